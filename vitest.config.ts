@@ -1,0 +1,14 @@
+import { defineConfig } from "vitest/config";
+
+// One worker: the software adapters use every core themselves, and GPU timing-free
+// tests gain nothing from contending for the device.
+export default defineConfig({
+  test: {
+    include: ["test/**/*.test.ts"],
+    pool: "forks",
+    maxWorkers: 1,
+    isolate: false,
+    testTimeout: 120_000,
+    hookTimeout: 120_000,
+  },
+});
