@@ -1,0 +1,179 @@
+// Reverse-mode automatic differentiation. Each op that touches a tensor with `requiresGrad` adds one
+// node; `backward` walks the nodes that the loss can reach in the reverse order of their making.
+
+import { FusenormError, UseAfterDisposeError } from "../errors.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import { formatShape, sameShape } from "../tensor/shape.ts";
+
+/**
+ * One op's place in the graph. Holds its own references to saved tensors until `backward` has passed, or until
+ * neither its output nor a later node needs it any more.
+ */
+export interface GraphNode {
+  readonly op: string;
+  /** The output tensor and the nodes that read it: at none, the node is freed. */
+  holders: number;
+  readonly order: number;
+  /** One entry per input: the node that made it, the leaf itself, or null where no gradient is wanted. */
+  readonly inputs: readonly (GraphNode | Tensor | null)[];
+  /** One gradient per input, or null; null itself once freed. The caller owns the gradients. */
+  backward: ((grad: Tensor) => readonly (Tensor | null)[]) | null;
+  /** Disposes what was saved. */
+  release: () => void;
+}
+
+let nextOrder = 0;
+let recording = true;
+
+/** True while ops add nodes. */
+export function isRecording(): boolean {
+  return recording;
+}
+
+/** Runs `fn` without building a graph: for inference and updates of parameters. */
+export function noGrad<T>(fn: () => T): T {
+  return withRecording(false, fn);
+}
+
+/** Runs `fn` with the graph on, also inside `noGrad`. */
+export function enableGrad<T>(fn: () => T): T {
+  return withRecording(true, fn);
+}
+
+function withRecording<T>(value: boolean, fn: () => T): T {
+  const outer = recording;
+  recording = value;
+  try {
+    return fn();
+  } finally {
+    recording = outer;
+  }
+}
+
+/** Adds a node for `out`, which then requires a gradient. */
+export function record(
+  out: Tensor,
+  op: string,
+  inputs: readonly (Tensor | null)[],
+  run: NonNullable<GraphNode["backward"]>,
+  release: () => void,
+): void {
+  const targets = inputs.map((input) => (input?.requiresGrad ? (input.node ?? input) : null));
+  for (const target of targets) if (isNode(target)) target.holders += 1;
+  out.requiresGrad = true;
+  out.node = { op, holders: 1, order: nextOrder++, inputs: targets, backward: run, release };
+}
+
+/** One holder fewer; frees the nodes that nobody holds. */
+export function drop(node: GraphNode): void {
+  node.holders -= 1;
+  if (node.holders === 0) free(node);
+}
+
+/** Disposes what `node` saved and lets go of the nodes before it. */
+function free(node: GraphNode): void {
+  const stack = [node];
+  for (let next = stack.pop(); next; next = stack.pop()) {
+    if (!next.backward) continue;
+    next.backward = null;
+    next.release();
+    for (const input of next.inputs) {
+      if (!isNode(input)) continue;
+      input.holders -= 1;
+      if (input.holders === 0) stack.push(input);
+    }
+  }
+}
+
+function isNode(target: GraphNode | Tensor | null): target is GraphNode {
+  return target !== null && "order" in target;
+}
+
+/** See `Tensor.backward`. */
+export function backward(root: Tensor, upstream: Tensor | null): void {
+  if (!root.requiresGrad) {
+    throw new FusenormError(
+      "backward: the tensor does not depend on any tensor with requiresGrad; set it on the parameters, and call outside of noGrad",
+    );
+  }
+  const gpu = root.gpu;
+  noGrad(() => {
+    const start = upstream ? upstream.alias() : gpu.keep(gpu.full(root.shape, 1));
+    if (!root.node) return addToLeaf(root, start);
+    const grads = new Map<GraphNode, Tensor>([[root.node, start]]);
+    try {
+      for (const node of reachable(root.node)) {
+        const grad = grads.get(node);
+        grads.delete(node);
+        if (grad) propagate(node, grad, grads);
+        free(node);
+      }
+    } finally {
+      for (const grad of grads.values()) grad.dispose();
+    }
+  });
+}
+
+function propagate(node: GraphNode, grad: Tensor, grads: Map<GraphNode, Tensor>): void {
+  const gpu = grad.gpu;
+  let inputGrads: readonly (Tensor | null)[];
+  try {
+    inputGrads = gpu.scope(() => node.backward!(grad));
+  } finally {
+    grad.dispose();
+  }
+  node.inputs.forEach((target, i) => {
+    const inputGrad = inputGrads[i];
+    if (!inputGrad) return;
+    gpu.keep(inputGrad);
+    if (!target) inputGrad.dispose();
+    else if (!isNode(target)) addToLeaf(target, inputGrad);
+    else {
+      const sum = grads.get(target);
+      if (!sum) grads.set(target, inputGrad);
+      else grads.set(target, add(sum, inputGrad));
+    }
+  });
+}
+
+/** Adds `grad`, which it takes over, to what the leaf has. */
+function addToLeaf(leaf: Tensor, grad: Tensor): void {
+  if (leaf.isDisposed) return grad.dispose();
+  if (!sameShape(leaf.shape, grad.shape)) {
+    throw new FusenormError(
+      `internal: gradient ${formatShape(grad.shape)} for a tensor of shape ${formatShape(leaf.shape)}`,
+    );
+  }
+  leaf.grad = leaf.grad ? add(leaf.grad, grad) : grad;
+}
+
+/** The sum, in a buffer that nobody else reads: gradients that share storage (views) are copied first. */
+function add(sum: Tensor, grad: Tensor): Tensor {
+  const gpu = sum.gpu;
+  let target = sum;
+  if (sum.isShared) {
+    target = gpu.keep(gpu.full(sum.shape, 0));
+    gpu.accumulate(target, sum);
+    sum.dispose();
+  }
+  gpu.accumulate(target, grad);
+  grad.dispose();
+  return target;
+}
+
+/** Every node behind `root`, latest first. */
+function reachable(root: GraphNode): GraphNode[] {
+  const found = new Set<GraphNode>();
+  const stack = [root];
+  for (let node = stack.pop(); node; node = stack.pop()) {
+    if (found.has(node)) continue;
+    if (!node.backward) {
+      throw new UseAfterDisposeError(
+        `backward: the graph of ${node.op} was freed by an earlier backward(); run the forward again, or add the losses and call backward once`,
+      );
+    }
+    found.add(node);
+    for (const input of node.inputs) if (isNode(input)) stack.push(input);
+  }
+  return [...found].sort((a, b) => b.order - a.order);
+}

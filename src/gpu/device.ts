@@ -1,0 +1,513 @@
+import { DeviceError, FusenormError, NonFiniteError } from "../errors.ts";
+import type { DType } from "../tensor/dtype.ts";
+import type { Shape } from "../tensor/shape.ts";
+import { Tensor, type TensorOptions } from "../tensor/tensor.ts";
+import { BufferPool, type MemoryStats, type Storage } from "./buffers.ts";
+import { Commands, type Grid } from "./commands.ts";
+import { KernelCache, type KernelSpec } from "./kernel.ts";
+import { type KernelTiming, Profiler } from "./profiler.ts";
+import { Variants } from "./variants.ts";
+
+/** What the adapter says of itself, and whether a processor does its work. */
+export interface AdapterSummary {
+  /** The most telling name it gives, e.g. `llvmpipe (LLVM 19.1.7, 256 bits)`. */
+  name: string;
+  vendor: string;
+  architecture: string;
+  description: string;
+  class: "hardware" | "software";
+}
+
+export interface DebugOptions {
+  /** Fill recycled buffers with NaN before they are handed out. */
+  poison?: boolean;
+  /** Check every op's float32 output for NaN and infinity; the next `sync` or `read` throws, naming the op. */
+  checkFinite?: boolean;
+}
+
+export interface GpuOptions {
+  /** Dispatches gathered in one submit. Default 128. */
+  flushEvery?: number;
+  debug?: DebugOptions;
+}
+
+export interface GpuRequestOptions extends GpuOptions {
+  /** Where to ask for an adapter. Default `navigator.gpu`. */
+  gpu?: GPU;
+  powerPreference?: GPUPowerPreference;
+}
+
+/** `gpu.stats`: counters since the start, but for the memory figures, which are of now. */
+export interface GpuStats extends MemoryStats {
+  dispatches: number;
+  submits: number;
+  pipelines: number;
+}
+
+/** A buffer range or a small block of constants, bound in the order of the shader's `@binding`s. */
+export type Binding = Tensor | BufferRange | ArrayBuffer | ArrayBufferView | null;
+
+export interface BufferRange {
+  storage: Storage;
+  byteOffset: number;
+  byteLength: number;
+}
+
+const WANTED_FEATURES: GPUFeatureName[] = [
+  "timestamp-query",
+  "shader-f16",
+  "subgroups",
+  "chromium-experimental-subgroup-matrix" as GPUFeatureName,
+];
+
+const WANTED_LIMITS = [
+  "maxBufferSize",
+  "maxStorageBufferBindingSize",
+  "maxStorageBuffersPerShaderStage",
+  "maxComputeWorkgroupStorageSize",
+  "maxComputeInvocationsPerWorkgroup",
+  "maxComputeWorkgroupSizeX",
+  "maxComputeWorkgroupSizeY",
+  "maxComputeWorkgroupSizeZ",
+  "maxComputeWorkgroupsPerDimension",
+] as const;
+
+const UNIFORM_CACHE = 4096;
+const BIND_GROUP_CACHE = 16384;
+
+const alive = new Set<Gpu>();
+
+/** The one live `Gpu`, for calls that name none. @throws DeviceError if there is none, or more than one. */
+export function defaultGpu(op: string): Gpu {
+  if (alive.size !== 1) {
+    throw new DeviceError(
+      `${op}: ${alive.size === 0 ? "there is no live Gpu" : `there are ${alive.size} live Gpus`}; pass one as { gpu }`,
+    );
+  }
+  return alive.values().next().value!;
+}
+
+/** A WebGPU device with what training needs around it: pooled buffers, batched commands, cached kernels. */
+export class Gpu {
+  readonly limits: GPUSupportedLimits;
+  readonly features: ReadonlySet<string>;
+  readonly commands: Commands;
+  /** Which variant of each kernel runs on this adapter. */
+  readonly variants = new Variants();
+  readonly debug: Required<DebugOptions>;
+  private readonly kernels: KernelCache;
+  private pool: BufferPool;
+  private readonly uniforms = new Map<string, GPUBuffer>();
+  private readonly bindGroups = new Map<string, GPUBindGroup>();
+  private readonly scopes: Set<Tensor>[] = [];
+  private failure: FusenormError | null = null;
+  private lastLabel = "";
+  private destroyed = false;
+  private finiteFlag: Tensor | null = null;
+  private readonly checkedLabels: string[] = [];
+
+  private constructor(
+    readonly device: GPUDevice,
+    readonly info: AdapterSummary,
+    options: GpuOptions,
+  ) {
+    this.limits = device.limits;
+    this.features = device.features as unknown as ReadonlySet<string>;
+    this.debug = { poison: false, checkFinite: false, ...options.debug };
+    this.commands = new Commands(device, options.flushEvery ?? 128);
+    this.kernels = new KernelCache(device, (error) => this.fail(error));
+    this.pool = new BufferPool(device, Math.min(device.limits.maxBufferSize, device.limits.maxStorageBufferBindingSize));
+    device.addEventListener("uncapturederror", (event) => {
+      event.preventDefault?.();
+      this.fail(new DeviceError(`${this.lastLabel || "gpu"}: ${(event as GPUUncapturedErrorEvent).error.message}`));
+    });
+    device.lost.then((info) => {
+      if (!this.destroyed) {
+        this.fail(new DeviceError(`the device was lost (${info.reason}) near ${this.lastLabel || "start"}: ${info.message}`));
+      }
+      alive.delete(this);
+    });
+    alive.add(this);
+  }
+
+  /**
+   * Asks `navigator.gpu` for an adapter and a device with all that the adapter offers. In Node, use
+   * `requestGpu` of `fusenorm/node`, which finds or brings an adapter first.
+   * @throws DeviceError if there is no WebGPU or no adapter.
+   */
+  static async request(options: GpuRequestOptions = {}): Promise<Gpu> {
+    const entry = options.gpu ?? globalThis.navigator?.gpu;
+    if (!entry) {
+      throw new DeviceError(
+        "Gpu.request: there is no navigator.gpu here; use a browser with WebGPU on a secure page, or in Node `requestGpu` from fusenorm/node",
+      );
+    }
+    const adapter = await entry.requestAdapter({ powerPreference: options.powerPreference ?? "high-performance" });
+    if (!adapter) {
+      throw new DeviceError("Gpu.request: WebGPU is here but offers no adapter; check the graphics driver");
+    }
+    return Gpu.fromAdapter(adapter, options);
+  }
+
+  /** A device with every limit and optional feature of `adapter` that the kernels can use. */
+  static async fromAdapter(adapter: GPUAdapter, options: GpuOptions = {}): Promise<Gpu> {
+    const requiredLimits: Record<string, number> = {};
+    for (const name of WANTED_LIMITS) requiredLimits[name] = adapter.limits[name];
+    const device = await adapter.requestDevice({
+      requiredLimits,
+      requiredFeatures: WANTED_FEATURES.filter((feature) => adapter.features.has(feature)),
+    });
+    return new Gpu(device, summarize(adapter.info), options);
+  }
+
+  /** Works on a device that the caller made and keeps: its own limits and features are what counts. */
+  static fromDevice(device: GPUDevice, options: GpuOptions = {}): Gpu {
+    return new Gpu(device, summarize(device.adapterInfo), options);
+  }
+
+  /** True where a processor does the work (lavapipe, SwiftShader): kernels without barriers win there. */
+  get isSoftware(): boolean {
+    return this.info.class === "software";
+  }
+
+  get stats(): GpuStats {
+    return { ...this.pool.stats, ...this.commands.stats, pipelines: this.kernels.count };
+  }
+
+  /** Starts `stats.peakBytes` anew from what is live now. */
+  resetPeak(): void {
+    this.pool.resetPeak();
+  }
+
+  // --- tensors -----------------------------------------------------------------------------------------
+
+  /** A tensor with the given content. `data` must hold exactly as many elements as `shape`. */
+  tensor(data: ArrayLike<number> | ArrayBufferView, shape: Shape, options: TensorOptions = {}): Tensor {
+    return Tensor.from(this, data, shape, options);
+  }
+
+  /** A tensor whose content is undefined until a kernel writes it. */
+  empty(shape: Shape, dtype: DType = "float32"): Tensor {
+    return Tensor.empty(this, shape, dtype);
+  }
+
+  zeros(shape: Shape, options: TensorOptions = {}): Tensor {
+    return this.full(shape, 0, options);
+  }
+
+  /** A tensor of one repeated value. */
+  full(shape: Shape, value: number, options: TensorOptions = {}): Tensor {
+    const tensor = Tensor.empty(this, shape, options.dtype ?? "float32");
+    tensor.fill(value);
+    tensor.requiresGrad = options.requiresGrad ?? false;
+    return tensor;
+  }
+
+  /**
+   * Runs `fn` and disposes every tensor made in it, except those that it returns (alone, or in an array or
+   * object) and the gradients that `backward` left on tensors.
+   */
+  scope<T>(fn: () => T): T {
+    const made = new Set<Tensor>();
+    this.scopes.push(made);
+    let result: T | undefined;
+    try {
+      result = fn();
+      if (result instanceof Promise) {
+        throw new FusenormError("gpu.scope: the function returned a promise; await outside of the scope");
+      }
+      return result;
+    } finally {
+      this.scopes.splice(this.scopes.lastIndexOf(made), 1);
+      const outer = this.scopes.at(-1);
+      for (const kept of tensorsIn(result)) {
+        if (made.delete(kept)) outer?.add(kept);
+      }
+      for (const tensor of made) tensor.dispose();
+    }
+  }
+
+  /** Internal: the innermost scope owns `tensor`. */
+  track(tensor: Tensor): void {
+    this.scopes.at(-1)?.add(tensor);
+  }
+
+  /** Takes `tensor` out of every scope: it lives until its `dispose()`. */
+  keep<T extends Tensor>(tensor: T): T {
+    for (const scope of this.scopes) scope.delete(tensor);
+    return tensor;
+  }
+
+  /** Internal: memory for `byteLength` bytes, padded to whole vec4s. */
+  allocate(byteLength: number, what: string): Storage {
+    this.check();
+    const padded = Math.ceil(byteLength / 16) * 16;
+    const { storage, recycled } = this.pool.acquire(padded, what);
+    if (recycled && this.debug.poison) this.fillWords({ storage, byteOffset: 0, byteLength: padded }, 0x7fc00000);
+    return storage;
+  }
+
+  /** Internal: wraps a caller's buffer. */
+  adopt(buffer: GPUBuffer): Storage {
+    return this.pool.adopt(buffer);
+  }
+
+  // --- kernels -----------------------------------------------------------------------------------------
+
+  /**
+   * Dispatches one kernel. `bindings[i]` is bound at `@binding(i)`; null leaves that number out; an
+   * `ArrayBuffer` or view becomes a uniform buffer.
+   */
+  run(spec: KernelSpec, bindings: readonly Binding[], grid: Grid, label = ""): void {
+    this.check();
+    const kernel = this.kernels.get(spec);
+    const limit = this.limits.maxComputeWorkgroupsPerDimension;
+    if (grid.some((groups) => groups !== undefined && (groups > limit || groups < 1))) {
+      throw new DeviceError(
+        `internal: ${kernel.name}: grid [${grid.join(", ")}] is outside 1 to ${limit} workgroups in a dimension; fold it with gpu.fold`,
+      );
+    }
+    this.lastLabel = label || kernel.name;
+    const buffers: GPUBuffer[] = [];
+    let key = `${kernel.id}`;
+    const resources: { binding: number; buffer: GPUBuffer; offset: number; size: number }[] = [];
+    for (let binding = 0; binding < bindings.length; binding += 1) {
+      const bound = bindings[binding]!;
+      if (bound === null) continue;
+      let buffer: GPUBuffer;
+      let offset = 0;
+      let size: number;
+      if (bound instanceof ArrayBuffer || ArrayBuffer.isView(bound)) {
+        buffer = this.uniform(bound);
+        size = buffer.size;
+      } else {
+        const range = bound instanceof Tensor ? bound.range : bound;
+        buffer = range.storage.buffer;
+        offset = range.byteOffset;
+        size = Math.min(Math.ceil(range.byteLength / 16) * 16, range.storage.byteLength - offset);
+        buffers.push(buffer);
+      }
+      key += `|${binding}:${this.pool.idOf(buffer)}:${offset}:${size}`;
+      resources.push({ binding, buffer, offset, size });
+    }
+    let bindGroup = this.bindGroups.get(key);
+    if (!bindGroup) {
+      bindGroup = this.device.createBindGroup({
+        label: this.lastLabel,
+        layout: kernel.layout,
+        entries: resources.map(({ binding, ...resource }) => ({ binding, resource })),
+      });
+      if (this.bindGroups.size >= BIND_GROUP_CACHE) this.bindGroups.clear();
+      this.bindGroups.set(key, bindGroup);
+    }
+    this.commands.dispatch({ kernel, bindGroup, grid, label: label || kernel.name }, buffers);
+  }
+
+  /** Compiles kernels ahead of their first use, without blocking. @throws ShaderError */
+  async warmup(specs: readonly KernelSpec[]): Promise<void> {
+    await this.kernels.warmup(specs);
+  }
+
+  /**
+   * `count` workgroups as a grid of at most two dimensions; the shader's index is
+   * `workgroup_id.x + workgroup_id.y * num_workgroups.x` and may run past `count`.
+   */
+  fold(count: number): [number, number] {
+    const limit = this.limits.maxComputeWorkgroupsPerDimension;
+    if (count <= limit) return [count, 1];
+    const rows = Math.ceil(count / limit);
+    return [Math.ceil(count / rows), rows];
+  }
+
+  /** Internal: sets every 4-byte word of a range. */
+  fillWords(range: BufferRange, bits: number): void {
+    const vec4s = Math.ceil(range.byteLength / 16);
+    const spec: KernelSpec = { shader: "memory", entry: "fill", constants: { VALUE_BITS: bits } };
+    this.run(spec, [range, null, new Uint32Array([vec4s, 0])], memoryGrid(vec4s), "fill");
+  }
+
+  /** Internal: `acc += x` for two float32 tensors of one size. */
+  accumulate(acc: Tensor, x: Tensor): void {
+    const vec4s = Math.ceil(x.byteLength / 16);
+    this.run(
+      { shader: "memory", entry: "accumulate" },
+      [acc, x, new Uint32Array([vec4s, 0])],
+      memoryGrid(vec4s),
+      "accumulate",
+    );
+  }
+
+  /** Internal, debug mode: remembers whether `x` holds NaN or infinity, to be reported at the next sync. */
+  checkFinite(x: Tensor, op: string): void {
+    if (!this.debug.checkFinite || x.dtype !== "float32" || this.commands.recording) return;
+    if (!this.finiteFlag) {
+      this.finiteFlag = this.keep(this.empty([1], "uint32"));
+      this.finiteFlag.fill(0xffffffff);
+    }
+    const ticket = this.checkedLabels.push(`${op} (output ${x.shape.join("×")})`) - 1;
+    const vec4s = x.size; // words here: the check reads one at a time
+    this.run(
+      { shader: "memory", entry: "check_finite" },
+      [this.finiteFlag, x, new Uint32Array([vec4s, ticket])],
+      memoryGrid(vec4s),
+      "check_finite",
+    );
+  }
+
+  // --- completion --------------------------------------------------------------------------------------
+
+  /** Submits what is encoded. */
+  flush(): void {
+    this.commands.flush();
+  }
+
+  /** Submits, waits until the GPU is done, and throws what went wrong on the way. */
+  async sync(): Promise<void> {
+    this.flush();
+    await this.device.queue.onSubmittedWorkDone();
+    await this.report();
+  }
+
+  /** Internal: the bytes of a range, after everything encoded so far. */
+  async readRange(range: BufferRange): Promise<ArrayBuffer> {
+    this.check();
+    const bytes = await this.commands.read(range.storage.buffer, range.byteOffset, range.byteLength);
+    await this.report();
+    return bytes;
+  }
+
+  private async report(): Promise<void> {
+    // Error events arrive in a later turn of the event loop than the completion they belong to.
+    await new Promise((resolve) => setTimeout(resolve, 0));
+    this.check();
+    if (this.finiteFlag && this.checkedLabels.length > 0) {
+      const { storage, byteOffset } = this.finiteFlag.range;
+      const labels = this.checkedLabels.splice(0);
+      const [first] = new Uint32Array(await this.commands.read(storage.buffer, byteOffset, 4));
+      if (first! < labels.length) {
+        this.finiteFlag.fill(0xffffffff);
+        throw new NonFiniteError(
+          `${labels[first!]}: the output holds NaN or infinity; it is the first such output since the last sync`,
+        );
+      }
+    }
+  }
+
+  /** Times every dispatch of `fn` by timestamp queries. @throws DeviceError without `timestamp-query`. */
+  async profile(fn: () => void | Promise<void>): Promise<KernelTiming[]> {
+    this.flush();
+    const profiler = new Profiler(this.device);
+    this.commands.profiler = profiler;
+    try {
+      await fn();
+      await this.sync();
+      return await profiler.collect();
+    } finally {
+      this.flush();
+      this.commands.profiler = null;
+      profiler.destroy();
+    }
+  }
+
+  /** Internal: runs `fn` with buffers drawn from `pool`, for captured plans. */
+  withPool<T>(pool: BufferPool, fn: () => T): T {
+    const outer = this.pool;
+    this.pool = pool;
+    try {
+      return fn();
+    } finally {
+      this.pool = outer;
+    }
+  }
+
+  /** Internal: a pool of its own for a captured plan. */
+  newPool(): BufferPool {
+    return new BufferPool(
+      this.device,
+      Math.min(this.device.limits.maxBufferSize, this.device.limits.maxStorageBufferBindingSize),
+    );
+  }
+
+  /** Gives pooled buffers that nobody holds back to the driver. */
+  trim(): void {
+    this.flush();
+    if (this.pool.trim() > 0) this.bindGroups.clear();
+  }
+
+  /** Frees everything and ends the device. Further use throws. */
+  destroy(): void {
+    if (this.destroyed) return;
+    this.commands.flush();
+    this.destroyed = true;
+    alive.delete(this);
+    this.commands.destroy();
+    this.pool.destroy();
+    this.bindGroups.clear();
+    for (const buffer of this.uniforms.values()) buffer.destroy();
+    this.uniforms.clear();
+    this.device.destroy();
+  }
+
+  private uniform(data: ArrayBuffer | ArrayBufferView): GPUBuffer {
+    const bytes = ArrayBuffer.isView(data)
+      ? new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
+      : new Uint8Array(data);
+    let key = "";
+    for (const byte of bytes) key += String.fromCharCode(byte);
+    let buffer = this.uniforms.get(key);
+    if (!buffer) {
+      if (this.uniforms.size >= UNIFORM_CACHE && !this.commands.recording) this.dropUniforms();
+      // Filled at creation, so that it needs no place in the queue and may be made inside a capture.
+      buffer = this.device.createBuffer({
+        size: Math.max(16, Math.ceil(bytes.byteLength / 16) * 16),
+        usage: GPUBufferUsage.UNIFORM,
+        mappedAtCreation: true,
+      });
+      new Uint8Array(buffer.getMappedRange()).set(bytes);
+      buffer.unmap();
+      this.uniforms.set(key, buffer);
+    }
+    return buffer;
+  }
+
+  /** Forgets cached constants. Not destroyed: captured plans may still bind them. */
+  private dropUniforms(): void {
+    this.uniforms.clear();
+    this.bindGroups.clear();
+  }
+
+  private fail(error: FusenormError): void {
+    this.failure ??= error;
+  }
+
+  /** Throws the first error that the device reported since the last check. */
+  private check(): void {
+    if (this.destroyed) throw new DeviceError("gpu: used after destroy()");
+    const failure = this.failure;
+    if (failure) {
+      this.failure = null;
+      throw failure;
+    }
+  }
+}
+
+function memoryGrid(vec4s: number): Grid {
+  return [Math.max(1, Math.min(1024, Math.ceil(vec4s / 64)))];
+}
+
+function summarize(info: GPUAdapterInfo | undefined): AdapterSummary {
+  const { vendor = "", architecture = "", description = "", device = "" } = info ?? {};
+  // Mesa and SwiftShader put a slug into `device` and the readable name into `description`.
+  const name = (/[ A-Z]/.test(device) ? device : description || device) || [vendor, architecture].filter(Boolean).join(" ") || "unnamed adapter";
+  const words = `${vendor} ${architecture} ${description} ${device}`.toLowerCase();
+  const software = /swiftshader|llvmpipe|lavapipe|software|basic render|\bwarp\b/.test(words);
+  const fallback = (info as { isFallbackAdapter?: boolean } | undefined)?.isFallbackAdapter === true;
+  return { name, vendor, architecture, description, class: software || fallback ? "software" : "hardware" };
+}
+
+function* tensorsIn(value: unknown, depth = 0): Iterable<Tensor> {
+  if (value instanceof Tensor) yield value;
+  else if (value && typeof value === "object" && depth < 4 && !ArrayBuffer.isView(value)) {
+    for (const item of Object.values(value)) yield* tensorsIn(item, depth + 1);
+  }
+}

@@ -1,0 +1,130 @@
+import { ShaderError } from "../errors.ts";
+import { type ShaderName, shaders } from "../generated/shaders.ts";
+
+/** One specialised entry point: `shaders/<shader>.wgsl`, `@compute fn <entry>`, override constants. */
+export interface KernelSpec {
+  shader: ShaderName | { name: string; source: string };
+  entry: string;
+  constants?: Record<string, number>;
+}
+
+/** A compiled kernel. `name` (`conv2d.forward`) is what the profiler and error messages show. */
+export interface Kernel {
+  readonly id: number;
+  readonly name: string;
+  readonly pipeline: GPUComputePipeline;
+  readonly layout: GPUBindGroupLayout;
+}
+
+const CACHE_SIZE = 2048;
+
+/** Loads, specialises and caches kernels: the only place that creates compute pipelines. */
+export class KernelCache {
+  private readonly modules = new Map<string, GPUShaderModule>();
+  private readonly kernels = new Map<string, Kernel>();
+  private readonly keys = new WeakMap<KernelSpec, string>();
+  private nextId = 1;
+
+  constructor(
+    private readonly device: GPUDevice,
+    private readonly onError: (error: ShaderError) => void,
+  ) {}
+
+  get count(): number {
+    return this.kernels.size;
+  }
+
+  get(spec: KernelSpec): Kernel {
+    const key = this.key(spec);
+    const known = this.kernels.get(key);
+    if (known) {
+      // Least recently used goes first: re-insert at the end.
+      if (this.kernels.size > CACHE_SIZE / 2) {
+        this.kernels.delete(key);
+        this.kernels.set(key, known);
+      }
+      return known;
+    }
+    this.device.pushErrorScope("validation");
+    const kernel = this.finish(key, spec, this.device.createComputePipeline(this.descriptor(spec)));
+    this.device.popErrorScope().then(
+      (error) => error && this.onError(describe(spec, error.message)),
+      () => {}, // a lost device reports itself
+    );
+    return kernel;
+  }
+
+  /** Compiles without blocking; `get` then finds the result. */
+  async warmup(specs: readonly KernelSpec[]): Promise<void> {
+    await Promise.all(
+      specs.map(async (spec) => {
+        const key = this.key(spec);
+        if (this.kernels.has(key)) return;
+        try {
+          this.finish(key, spec, await this.device.createComputePipelineAsync(this.descriptor(spec)));
+        } catch (error) {
+          throw describe(spec, error instanceof Error ? error.message : String(error));
+        }
+      }),
+    );
+  }
+
+  private finish(key: string, spec: KernelSpec, pipeline: GPUComputePipeline): Kernel {
+    const kernel: Kernel = {
+      id: this.nextId++,
+      name: nameOf(spec),
+      pipeline,
+      layout: pipeline.getBindGroupLayout(0),
+    };
+    if (this.kernels.size >= CACHE_SIZE) this.kernels.delete(this.kernels.keys().next().value!);
+    this.kernels.set(key, kernel);
+    return kernel;
+  }
+
+  private descriptor(spec: KernelSpec): GPUComputePipelineDescriptor {
+    return {
+      label: nameOf(spec),
+      layout: "auto",
+      compute: { module: this.module(spec), entryPoint: spec.entry, constants: spec.constants ?? {} },
+    };
+  }
+
+  private module(spec: KernelSpec): GPUShaderModule {
+    const name = shaderName(spec);
+    const code = typeof spec.shader === "string" ? shaders[spec.shader] : spec.shader.source;
+    if (code === undefined) throw new ShaderError(`internal: there is no shader "${name}"`);
+    // A user's own shader may share a name with another one: its source is the key.
+    const key = typeof spec.shader === "string" ? name : code;
+    let module = this.modules.get(key);
+    if (!module) {
+      module = this.device.createShaderModule({ label: `${name}.wgsl`, code });
+      this.modules.set(key, module);
+    }
+    return module;
+  }
+
+  private key(spec: KernelSpec): string {
+    let key = this.keys.get(spec);
+    if (key === undefined) {
+      const constants = Object.entries(spec.constants ?? {}).sort(([a], [b]) => (a < b ? -1 : 1));
+      const source = typeof spec.shader === "string" ? spec.shader : spec.shader.source;
+      key = `${source}|${spec.entry}|${constants.map(([name, value]) => `${name}=${value}`).join(",")}`;
+      this.keys.set(spec, key);
+    }
+    return key;
+  }
+}
+
+function shaderName(spec: KernelSpec): string {
+  return typeof spec.shader === "string" ? spec.shader : spec.shader.name;
+}
+
+function nameOf(spec: KernelSpec): string {
+  return `${shaderName(spec)}.${spec.entry}`;
+}
+
+/** Dawn's and browsers' messages carry the line and a caret; file, entry point and constants are added. */
+function describe(spec: KernelSpec, message: string): ShaderError {
+  const constants = JSON.stringify(spec.constants ?? {});
+  return new ShaderError(`${shaderName(spec)}.wgsl, entry point ${spec.entry}, constants ${constants}:\n${message}`);
+}

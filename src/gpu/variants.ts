@@ -1,0 +1,51 @@
+import { FusenormError } from "../errors.ts";
+
+/** One way to run a kernel, by a name such as `software_8x8`. */
+export type Variant = string;
+
+/**
+ * Which variant of a kernel runs. The op names its candidates and its own choice by adapter class and shape;
+ * `force` (tests, benchmarks) and what `remember` stored (autotune) go before it.
+ */
+export class Variants {
+  private readonly forced = new Map<string, Variant>();
+  private readonly tuned = new Map<string, Variant>();
+  /** Called with each choice that was neither forced nor remembered, so that autotune can learn what there is to tune. */
+  onPick: ((kernel: string, shape: string, candidates: readonly Variant[], fallback: Variant) => void) | null = null;
+
+  /** @param shape a key of the sizes that the choice may depend on, e.g. `32x32x32x16` */
+  pick(kernel: string, shape: string, candidates: readonly Variant[], fallback: Variant): Variant {
+    const forced = this.forced.get(kernel);
+    if (forced !== undefined) {
+      if (!candidates.includes(forced)) {
+        throw new FusenormError(
+          `${kernel}: variant "${forced}" was forced, at ${shape} there are ${candidates.join(", ")}; force one of these, or null`,
+        );
+      }
+      return forced;
+    }
+    this.onPick?.(kernel, shape, candidates, fallback);
+    const tuned = this.tuned.get(`${kernel}|${shape}`);
+    return tuned !== undefined && candidates.includes(tuned) ? tuned : fallback;
+  }
+
+  /** Makes every call use `variant`; null lets the chooser choose again. */
+  force(kernel: string, variant: Variant | null): void {
+    if (variant === null) this.forced.delete(kernel);
+    else this.forced.set(kernel, variant);
+  }
+
+  /** Stores a measured choice for one shape. */
+  remember(kernel: string, shape: string, variant: Variant): void {
+    this.tuned.set(`${kernel}|${shape}`, variant);
+  }
+
+  /** What was remembered, for a file; `load` takes it back. */
+  toJSON(): Record<string, Variant> {
+    return Object.fromEntries(this.tuned);
+  }
+
+  load(choices: Record<string, Variant>): void {
+    for (const [key, variant] of Object.entries(choices)) this.tuned.set(key, variant);
+  }
+}

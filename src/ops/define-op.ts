@@ -1,0 +1,216 @@
+// The contract every op follows: shapes checked in one place, forward with backward right beneath it.
+
+import { isRecording, record } from "../autograd/tape.ts";
+import { FusenormError, ShapeError } from "../errors.ts";
+import type { Grid } from "../gpu/commands.ts";
+import type { Binding, Gpu } from "../gpu/device.ts";
+import type { KernelSpec } from "../gpu/kernel.ts";
+import type { DType } from "../tensor/dtype.ts";
+import { formatShape, type Shape } from "../tensor/shape.ts";
+import { Tensor } from "../tensor/tensor.ts";
+
+/** Symbolic shapes by input: `"N H W C"`; `"..."` for any rank; a final `?` marks an input that may be null. */
+export type InputShapes = Record<string, string>;
+
+type TensorOf<S extends string> = S extends `${string}?` ? Tensor | null : Tensor;
+export type Inputs<I extends InputShapes> = { [K in keyof I]: TensorOf<I[K]> };
+type ShapeOf<S extends string> = S extends `${string}?` ? Shape | null : Shape;
+export type ShapesOf<I extends InputShapes> = { [K in keyof I]: ShapeOf<I[K]> };
+/** One gradient per input; null for inputs that need none. */
+export type Gradients<I extends InputShapes> = { [K in keyof I]: Tensor | null };
+
+/** What `forward` leaves for `backward`: tensors (inputs and the output included) and plain values. */
+export type Saved = Record<string, unknown>;
+
+/** What an op's forward and backward work with. */
+export interface OpContext<I extends InputShapes = InputShapes> {
+  readonly gpu: Gpu;
+  /** In forward: which inputs take part in the graph. In backward: which gradients to compute. */
+  readonly needsGrad: { readonly [K in keyof I]: boolean };
+  /** An output or a saved tensor, its content undefined. */
+  empty(shape: Shape, dtype?: DType): Tensor;
+  /** Scratch, freed when this forward or backward returns. */
+  temp(shape: Shape, dtype?: DType): Tensor;
+  /** Dispatches a kernel; see `Gpu.run`. */
+  run(kernel: KernelSpec, bindings: readonly Binding[], grid: Grid): void;
+}
+
+export interface OpDefinition<I extends InputShapes, P, Plan extends { out: Shape }, S extends Saved> {
+  /** snake_case; the same in shader, op, test and bench files. */
+  name: string;
+  inputs: I;
+  /** Element type of each input: float32 unless named here. */
+  dtypes?: { [K in keyof I]?: readonly DType[] };
+  /**
+   * Pure: checks parameters and shapes beyond what `inputs` says, and returns the output's shape with whatever forward
+   * and backward want to know. The only place that checks shapes. `dims` holds the letters of `inputs`.
+   */
+  infer(shapes: ShapesOf<I>, params: P, dims: Record<string, number>): Plan;
+  forward(ctx: OpContext<I>, inputs: Inputs<I>, plan: Plan, params: P): { out: Tensor; saved: S };
+  /** One gradient per input, `null` where `ctx.needsGrad` is false. Absent: the op is not differentiable. */
+  backward?(ctx: OpContext<I>, grad: Tensor, saved: S, plan: Plan, params: P): Gradients<I>;
+}
+
+export interface Op<I extends InputShapes, P> {
+  (inputs: Inputs<I>, params: P): Tensor;
+  readonly definition: OpDefinition<I, P, { out: Shape }, Saved>;
+}
+
+/** Makes an op that checks its inputs, runs its kernels, and takes its place in the graph. */
+export function defineOp<const I extends InputShapes, P, Plan extends { out: Shape }, S extends Saved>(
+  definition: OpDefinition<I, P, Plan, S>,
+): Op<I, P> {
+  const names = Object.keys(definition.inputs) as (keyof I & string)[];
+
+  const op = (inputs: Inputs<I>, params: P): Tensor => {
+    const gpu = checkInputs(definition, names, inputs as Record<string, Tensor | null>);
+    const shapes = Object.fromEntries(names.map((name) => [name, inputs[name]?.shape ?? null])) as ShapesOf<I>;
+    const dims = bindDims(definition.name, definition.inputs, shapes);
+    const plan = definition.infer(shapes, params, dims);
+    const graph = isRecording() && names.some((name) => inputs[name]?.requiresGrad);
+    const needsGrad = Object.fromEntries(
+      names.map((name) => [name, graph && inputs[name]?.requiresGrad === true]),
+    ) as { [K in keyof I]: boolean };
+
+    const { result, made } = inContext(gpu, definition.name, needsGrad, (ctx) =>
+      definition.forward(ctx, inputs, plan, params),
+    );
+    const { out, saved } = result;
+    if (graph) {
+      const own = holdSaved(saved);
+      record(
+        out,
+        definition.name,
+        names.map((name) => inputs[name]),
+        (grad) => {
+          if (!definition.backward) {
+            throw new FusenormError(`${definition.name}: this op has no backward; detach() its inputs`);
+          }
+          const grads = inContext(gpu, `${definition.name} backward`, needsGrad, (ctx) =>
+            definition.backward!(ctx, grad, own, plan, params),
+          );
+          const kept = new Set(Object.values(grads.result));
+          for (const tensor of grads.made) if (!kept.has(tensor)) tensor.dispose();
+          return names.map((name) => grads.result[name]);
+        },
+        () => {
+          for (const tensor of tensorsOf(own)) tensor.dispose();
+        },
+      );
+    }
+    for (const tensor of made) if (tensor !== out) tensor.dispose();
+    gpu.checkFinite(out, definition.name);
+    return out;
+  };
+  return Object.assign(op, { definition: definition as unknown as OpDefinition<I, P, { out: Shape }, Saved> });
+}
+
+/** The same contract for your own WGSL: `shader: { name, source }` in the kernels that `forward` and `backward` run. */
+export const customOp = defineOp;
+
+/** Runs one forward or backward; frees its scratch. `made` are the other tensors that it created. */
+function inContext<I extends InputShapes, R>(
+  gpu: Gpu,
+  label: string,
+  needsGrad: { readonly [K in keyof I]: boolean },
+  body: (ctx: OpContext<I>) => R,
+): { result: R; made: Tensor[] } {
+  const made: Tensor[] = [];
+  const temporary: Tensor[] = [];
+  try {
+    const result = body({
+      gpu,
+      needsGrad,
+      empty(shape, dtype) {
+        const tensor = gpu.empty(shape, dtype);
+        made.push(tensor);
+        return tensor;
+      },
+      temp(shape, dtype) {
+        const tensor = gpu.empty(shape, dtype);
+        temporary.push(tensor);
+        return tensor;
+      },
+      run: (kernel, bindings, grid) => gpu.run(kernel, bindings, grid, label),
+    });
+    return { result, made };
+  } catch (error) {
+    for (const tensor of made) tensor.dispose();
+    throw error;
+  } finally {
+    for (const tensor of temporary) tensor.dispose();
+  }
+}
+
+/** The graph's own handles on the saved tensors, so that the user may dispose of theirs. */
+function holdSaved<S extends Saved>(saved: S): S {
+  return Object.fromEntries(
+    Object.entries(saved).map(([name, value]) => [name, value instanceof Tensor ? value.alias() : value]),
+  ) as S;
+}
+
+function tensorsOf(saved: Saved): Tensor[] {
+  return Object.values(saved).filter((value): value is Tensor => value instanceof Tensor);
+}
+
+function checkInputs(
+  definition: { name: string; inputs: InputShapes; dtypes?: Record<string, readonly DType[] | undefined> },
+  names: readonly string[],
+  inputs: Record<string, Tensor | null>,
+): Gpu {
+  let gpu: Gpu | null = null;
+  for (const name of names) {
+    const input = inputs[name];
+    if (!input) {
+      if (definition.inputs[name]!.endsWith("?")) continue;
+      throw new ShapeError(`${definition.name}: ${name} is missing; expected a tensor ${symbols(definition.inputs[name]!)}`);
+    }
+    if (!(input instanceof Tensor)) {
+      throw new ShapeError(`${definition.name}: ${name} is ${typeof input}; expected a Tensor (gpu.tensor(data, shape))`);
+    }
+    input.range; // throws if disposed
+    const dtypes = definition.dtypes?.[name] ?? ["float32"];
+    if (!dtypes.includes(input.dtype)) {
+      throw new ShapeError(`${definition.name}: ${name} is ${input.dtype}; expected ${dtypes.join(" or ")}`);
+    }
+    if (gpu && input.gpu !== gpu) {
+      throw new ShapeError(`${definition.name}: ${name} is on another Gpu than ${names[0]}; expected all inputs on one`);
+    }
+    gpu = input.gpu;
+  }
+  if (!gpu) throw new ShapeError(`${definition.name}: no input tensor was given`);
+  return gpu;
+}
+
+/** Gives each letter the size that its first input has, and holds the other inputs to it. */
+function bindDims(op: string, inputs: InputShapes, shapes: Record<string, Shape | null>): Record<string, number> {
+  const dims: Record<string, number> = {};
+  const boundBy: Record<string, string> = {};
+  for (const [name, pattern] of Object.entries(inputs)) {
+    const shape = shapes[name];
+    const letters = pattern.replace("?", "").trim().split(/\s+/);
+    if (!shape || letters[0] === "...") continue;
+    if (shape.length !== letters.length) {
+      throw new ShapeError(
+        `${op}: ${name} has rank ${shape.length}, got ${formatShape(shape)}; expected ${symbols(pattern)} of rank ${letters.length}`,
+      );
+    }
+    letters.forEach((letter, axis) => {
+      const size = shape[axis]!;
+      if (dims[letter] === undefined) {
+        dims[letter] = size;
+        boundBy[letter] = name;
+      } else if (dims[letter] !== size) {
+        throw new ShapeError(
+          `${op}: ${name} ${symbols(pattern)} has ${letter} = ${size}, ${boundBy[letter]} ${symbols(inputs[boundBy[letter]!]!)} ` +
+            `has ${letter} = ${dims[letter]}; expected ${name} with ${letter} = ${dims[letter]}, got ${formatShape(shape)}`,
+        );
+      }
+    });
+  }
+  return dims;
+}
+
+function symbols(pattern: string): string {
+  return `[${pattern.replace("?", "").trim().split(/\s+/).join(", ")}]`;
+}

@@ -1,0 +1,257 @@
+import { backward, drop, type GraphNode } from "../autograd/tape.ts";
+import { ShapeError, UseAfterDisposeError } from "../errors.ts";
+import type { Storage } from "../gpu/buffers.ts";
+import { type BufferRange, defaultGpu, type Gpu } from "../gpu/device.ts";
+import { bytesPerElement, type DType } from "./dtype.ts";
+import { checkShape, formatShape, type Shape, sameShape, sizeOf } from "./shape.ts";
+
+export interface TensorOptions {
+  dtype?: DType;
+  /** Gather a gradient for this tensor in `backward`. Default false. */
+  requiresGrad?: boolean;
+}
+
+export type TensorData = Float32Array | Uint32Array | Uint8Array | Uint16Array;
+
+/** Row-major numbers on the GPU. A handle: several tensors may share one buffer (`detach`, `reshape`). */
+export class Tensor {
+  /** Set by the user on leaves; ops set it on their outputs. */
+  requiresGrad = false;
+  /** dLoss/dThis after `backward`, on leaves that require it. Kept until `zeroGrad` or `dispose`. */
+  grad: Tensor | null = null;
+  /** Internal: the graph node that made this tensor, or null on leaves. */
+  node: GraphNode | null = null;
+  private disposed = false;
+
+  private constructor(
+    readonly gpu: Gpu,
+    readonly shape: Shape,
+    readonly dtype: DType,
+    private readonly storage: Storage,
+    private readonly byteOffset: number,
+  ) {}
+
+  /** Internal: see `gpu.empty`. */
+  static empty(gpu: Gpu, shape: Shape, dtype: DType = "float32"): Tensor {
+    checkShape("tensor", shape);
+    const bytes = sizeOf(shape) * bytesPerElement(dtype);
+    return Tensor.over(gpu, gpu.allocate(bytes, `tensor ${formatShape(shape)} of ${dtype}`), 0, shape, dtype);
+  }
+
+  /** Internal: see `gpu.tensor`. */
+  static from(gpu: Gpu, data: ArrayLike<number> | ArrayBufferView, shape: Shape, options: TensorOptions): Tensor {
+    const dtype = options.dtype ?? "float32";
+    const tensor = Tensor.empty(gpu, shape, dtype);
+    try {
+      tensor.write(data);
+    } catch (error) {
+      tensor.dispose();
+      throw error;
+    }
+    tensor.requiresGrad = options.requiresGrad ?? false;
+    return tensor;
+  }
+
+  /**
+   * Looks at a buffer that the caller made (usage STORAGE, COPY_SRC, COPY_DST) and keeps; `dispose` leaves it alone.
+   * `byteOffset` must be a multiple of 256. `gpu` may be left out where there is only one.
+   */
+  static fromBuffer(
+    buffer: GPUBuffer,
+    shape: Shape,
+    options: { gpu?: Gpu; dtype?: DType; byteOffset?: number } = {},
+  ): Tensor {
+    const { gpu = defaultGpu("Tensor.fromBuffer"), dtype = "float32", byteOffset = 0 } = options;
+    checkShape("Tensor.fromBuffer", shape);
+    const end = byteOffset + Math.ceil((sizeOf(shape) * bytesPerElement(dtype)) / 16) * 16;
+    if (end > buffer.size) {
+      throw new ShapeError(
+        `Tensor.fromBuffer: ${formatShape(shape)} of ${dtype} at byte ${byteOffset} ends at ${end} (whole 16-byte ` +
+          `groups), the buffer has ${buffer.size} bytes; expected a buffer of at least ${end}`,
+      );
+    }
+    if (byteOffset % 256 !== 0) {
+      throw new ShapeError(`Tensor.fromBuffer: byteOffset is ${byteOffset}; expected a multiple of 256`);
+    }
+    const wanted = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST;
+    if ((buffer.usage & wanted) !== wanted) {
+      throw new ShapeError(
+        `Tensor.fromBuffer: the buffer's usage is ${buffer.usage}; expected STORAGE | COPY_SRC | COPY_DST (${wanted})`,
+      );
+    }
+    return Tensor.over(gpu, gpu.adopt(buffer), byteOffset, shape, dtype);
+  }
+
+  /** Internal: a handle on a range of `storage`, whose reference it takes over. */
+  static over(gpu: Gpu, storage: Storage, byteOffset: number, shape: Shape, dtype: DType): Tensor {
+    const tensor = new Tensor(gpu, shape, dtype, storage, byteOffset);
+    gpu.track(tensor);
+    return tensor;
+  }
+
+  get size(): number {
+    return sizeOf(this.shape);
+  }
+
+  get rank(): number {
+    return this.shape.length;
+  }
+
+  get byteLength(): number {
+    return this.size * bytesPerElement(this.dtype);
+  }
+
+  /** The bytes of this tensor, for binding. @throws UseAfterDisposeError */
+  get range(): BufferRange {
+    this.checkLive("used");
+    return { storage: this.storage, byteOffset: this.byteOffset, byteLength: this.byteLength };
+  }
+
+  /** The GPU buffer that holds the elements, for pipelines of your own; they start at `range.byteOffset`. */
+  get buffer(): GPUBuffer {
+    return this.range.storage.buffer;
+  }
+
+  get isDisposed(): boolean {
+    return this.disposed;
+  }
+
+  /** Internal: whether other handles look at the same elements. */
+  get isShared(): boolean {
+    return this.storage.isShared;
+  }
+
+  /** Another handle on the same elements, outside of the graph and of every scope. */
+  alias(shape: Shape = this.shape): Tensor {
+    this.checkLive("used");
+    if (sizeOf(shape) !== this.size) {
+      throw new ShapeError(
+        `reshape: ${formatShape(shape)} has ${sizeOf(shape)} elements, ${formatShape(this.shape)} has ${this.size}; expected the same number`,
+      );
+    }
+    return new Tensor(this.gpu, shape, this.dtype, this.storage.retain(), this.byteOffset);
+  }
+
+  /** The same elements, cut off from the graph. */
+  detach(): Tensor {
+    const tensor = this.alias();
+    this.gpu.track(tensor);
+    return tensor;
+  }
+
+  /** Overwrites the elements from the host. A float16 tensor takes raw 16-bit patterns or numbers. */
+  write(data: ArrayLike<number> | ArrayBufferView): void {
+    const { storage, byteOffset } = this.range;
+    const length = ArrayBuffer.isView(data) ? data.byteLength / elementBytes(data) : data.length;
+    if (length !== this.size) {
+      throw new ShapeError(
+        `tensor: data has ${length} elements, shape ${formatShape(this.shape)} has ${this.size}; expected the same number`,
+      );
+    }
+    this.gpu.commands.write(storage.buffer, byteOffset, encode(data, this.dtype));
+  }
+
+  /** Sets every element, on the GPU. */
+  fill(value: number): void {
+    const bits = new Uint32Array(encode([value, value, value, value], this.dtype).slice().buffer.slice(0, 4));
+    this.gpu.fillWords(this.range, bits[0]!);
+  }
+
+  /** The elements on the host. float16 is widened to a Float32Array. Waits for the GPU. */
+  async read(): Promise<TensorData> {
+    const bytes = await this.gpu.readRange(this.range);
+    if (this.dtype === "uint32") return new Uint32Array(bytes);
+    if (this.dtype === "uint8") return new Uint8Array(bytes);
+    if (this.dtype === "float16") return Float32Array.from(new Uint16Array(bytes), halfToNumber);
+    return new Float32Array(bytes);
+  }
+
+  /** The only element of a one-element tensor. */
+  async item(): Promise<number> {
+    if (this.size !== 1) throw new ShapeError(`item: shape ${formatShape(this.shape)} has ${this.size} elements; expected 1`);
+    return (await this.read())[0]!;
+  }
+
+  /**
+   * Back-propagates from this tensor and frees the graph behind it. `grad` (dLoss/dThis, the same shape) may be left
+   * out for one-element tensors, where it is 1. Gradients are added to what leaves already have.
+   * @throws UseAfterDisposeError when the graph was freed by an earlier `backward`.
+   */
+  backward(grad?: Tensor): void {
+    if (grad && !sameShape(grad.shape, this.shape)) {
+      throw new ShapeError(
+        `backward: grad is ${formatShape(grad.shape)}, the tensor ${formatShape(this.shape)}; expected the same shape`,
+      );
+    }
+    if (!grad && this.size !== 1) {
+      throw new ShapeError(
+        `backward: a tensor of shape ${formatShape(this.shape)} needs an upstream gradient; reduce it to a scalar, or pass grad`,
+      );
+    }
+    backward(this, grad ?? null);
+  }
+
+  /** Drops the gradient; the next `backward` starts from nothing. */
+  zeroGrad(): void {
+    this.grad?.dispose();
+    this.grad = null;
+  }
+
+  /** Gives this handle (and its gradient) back. Calling it again does nothing. */
+  dispose(): void {
+    if (this.disposed) return;
+    this.disposed = true;
+    this.zeroGrad();
+    if (this.node) drop(this.node);
+    this.node = null;
+    this.storage.release();
+    this.gpu.keep(this);
+  }
+
+  private checkLive(how: string): void {
+    if (this.disposed) {
+      throw new UseAfterDisposeError(
+        `tensor ${formatShape(this.shape)} was ${how} after dispose(); keep it with gpu.keep, return it from the scope, or dispose it later`,
+      );
+    }
+  }
+}
+
+function elementBytes(view: ArrayBufferView): number {
+  return (view as unknown as { BYTES_PER_ELEMENT?: number }).BYTES_PER_ELEMENT ?? 1;
+}
+
+function encode(data: ArrayLike<number> | ArrayBufferView, dtype: DType): TensorData {
+  if (dtype === "float32") return data instanceof Float32Array ? data : Float32Array.from(data as ArrayLike<number>);
+  if (dtype === "uint32") return data instanceof Uint32Array ? data : Uint32Array.from(data as ArrayLike<number>);
+  if (dtype === "uint8") return data instanceof Uint8Array ? data : Uint8Array.from(data as ArrayLike<number>);
+  return data instanceof Uint16Array ? data : Uint16Array.from(data as ArrayLike<number>, numberToHalf);
+}
+
+const f32 = new Float32Array(1);
+const u32 = new Uint32Array(f32.buffer);
+
+/** Nearest float16, ties to even; beyond 65,504 (rounded) infinity, as the format has it. */
+export function numberToHalf(value: number): number {
+  f32[0] = value;
+  const bits = u32[0]!;
+  const sign = (bits >>> 16) & 0x8000;
+  const magnitude = bits & 0x7fffffff;
+  if (magnitude >= 0x7f800000) return sign | (magnitude > 0x7f800000 ? 0x7e00 : 0x7c00);
+  if (magnitude >= 0x477ff000) return sign | 0x7c00;
+  if (magnitude < 0x38800000) {
+    // Subnormal: in units of 2^-24, rounded by the addition of 0.5 in float32 arithmetic.
+    f32[0] = Math.abs(value) + 0.5;
+    return sign | (u32[0]! - 0x3f000000);
+  }
+  const odd = (magnitude >>> 13) & 1;
+  return sign | ((magnitude - 0x38000000 + 0xfff + odd) >>> 13);
+}
+
+export function halfToNumber(half: number): number {
+  const sign = half & 0x8000 ? -1 : 1;
+  const exponent = (half >>> 10) & 31;
+  const fraction = half & 0x3ff;
+  if (exponent === 31) return fraction ? Number.NaN : sign * Number.POSITIVE_INFINITY;
+  return exponent === 0 ? sign * fraction * 2 ** -24 : sign * (1024 + fraction) * 2 ** (exponent - 25);
+}
