@@ -1,0 +1,29 @@
+export {
+  type Augmentation,
+  type AugmentOptions,
+  augmentation,
+  augmentImage,
+  pcg,
+} from "./augment.ts";
+export { CIFAR10_CLASSES, CIFAR100_CLASSES, type CifarKind, readCifarDataset } from "./cifar.ts";
+export {
+  balancedIndices,
+  type ChannelMoments,
+  channelMoments,
+  classCounts,
+  type DatasetSplits,
+  FASHION_MNIST_CLASSES,
+  type ImageDataset,
+  imageDataset,
+  type NamedBytes,
+  subset,
+} from "./dataset.ts";
+export { encodeIdx, gunzip, type IdxArray, parseIdx, readIdxDataset } from "./idx.ts";
+export {
+  type Batch,
+  BatchSampler,
+  type BatchSamplerOptions,
+  DataLoader,
+  type DataLoaderOptions,
+  epochOrder,
+} from "./loader.ts";

@@ -1,0 +1,219 @@
+import { readdir, readFile, stat } from "node:fs/promises";
+import { basename, join, resolve } from "node:path";
+import { type CifarKind, readCifarDataset } from "../data/cifar.ts";
+import {
+  type DatasetSplits,
+  FASHION_MNIST_CLASSES,
+  type ImageDataset,
+  type NamedBytes,
+} from "../data/dataset.ts";
+import { readIdxDataset } from "../data/idx.ts";
+import { DataError } from "../errors.ts";
+import { cacheDirectory, packagePath, readNamed } from "./files.ts";
+
+/** Data sets that have a name of their own; anything else is taken for a directory. */
+export const DATASET_NAMES = ["embedded", "fashion-mnist", "cifar10", "cifar100"] as const;
+export type DatasetName = (typeof DATASET_NAMES)[number];
+
+/** Where Debian and Ubuntu's package `dataset-fashion-mnist` puts its files. */
+const DEBIAN_FASHION_MNIST = "/usr/share/datasets/fashion-mnist";
+
+const WHAT_A_DIRECTORY_HOLDS = `expected one of
+  IDX (MNIST family):  {train,t10k}-images-idx3-ubyte[.gz] and {train,t10k}-labels-idx1-ubyte[.gz]
+  CIFAR-10 (binary):   data_batch_1.bin … data_batch_5.bin and test_batch.bin
+  CIFAR-100 (binary):  train.bin and test.bin
+in the directory or one level down; \`fusenorm data fetch fashion-mnist|cifar10|cifar100\` downloads them`;
+
+/** A data set's files, found but not read. */
+export interface FoundDataset {
+  kind: "idx" | CifarKind;
+  directory: string;
+  /** IDX: images, then labels. CIFAR: the batches in order. */
+  train: string[];
+  test: string[];
+}
+
+async function entriesOf(directory: string): Promise<{ files: string[]; directories: string[] }> {
+  try {
+    const entries = await readdir(directory, { withFileTypes: true });
+    const names: { files: string[]; directories: string[] } = { files: [], directories: [] };
+    for (const entry of entries.sort((a, b) => (a.name < b.name ? -1 : 1))) {
+      // A link counts as what it points to: stat follows it.
+      const isDirectory = entry.isSymbolicLink()
+        ? await stat(join(directory, entry.name)).then(
+            (s) => s.isDirectory(),
+            () => false,
+          )
+        : entry.isDirectory();
+      names[isDirectory ? "directories" : "files"].push(entry.name);
+    }
+    return names;
+  } catch (cause) {
+    const code = (cause as NodeJS.ErrnoException).code;
+    const what =
+      code === "ENOENT"
+        ? "no such directory"
+        : code === "ENOTDIR"
+          ? "a file, not a directory"
+          : (cause as Error).message;
+    throw new DataError(
+      `${directory}: ${what}; pass a directory with a data set, or one of the names ${DATASET_NAMES.join(", ")}`,
+      { cause },
+    );
+  }
+}
+
+const IDX_FILE = /^(?:(.*)[-_.])?(train|t10k|test)-(images|labels)[-.]idx\d-ubyte(\.gz)?$/;
+
+function matchFiles(directory: string, files: string[]): FoundDataset | undefined {
+  const found = (kind: FoundDataset["kind"], train: string[], test: string[]): FoundDataset => {
+    const missing = [...train, ...test].filter((file) => !files.includes(file));
+    if (missing.length) {
+      throw new DataError(
+        `${directory}: ${kind} files are incomplete: ${missing.join(", ")} missing; ${WHAT_A_DIRECTORY_HOLDS}`,
+      );
+    }
+    const paths = (names: string[]) => names.map((name) => join(directory, name));
+    return { kind, directory, train: paths(train), test: paths(test) };
+  };
+
+  const idx = files.filter((file) => IDX_FILE.test(file));
+  if (idx.length) {
+    const prefixes = new Set(idx.map((file) => IDX_FILE.exec(file)![1] ?? ""));
+    if (prefixes.size > 1) {
+      throw new DataError(
+        `${directory}: ${prefixes.size} IDX data sets in one directory (file names begin with ` +
+          `${[...prefixes].map((p) => `"${p}"`).join(", ")}); put the four files of one into a directory of its own`,
+      );
+    }
+    // Sorted, so that of a file that is there both plain and as .gz the plain one, first, is used.
+    const pick = (split: RegExp, what: string): string => {
+      const file = idx.find((name) => {
+        const match = IDX_FILE.exec(name)!;
+        return split.test(match[2]!) && match[3] === what;
+      });
+      return file ?? `${split.source.split("|")[0]}-${what}-idx${what === "images" ? 3 : 1}-ubyte[.gz]`;
+    };
+    const pair = (split: RegExp) => [pick(split, "images"), pick(split, "labels")];
+    return found("idx", pair(/train/), pair(/t10k|test/));
+  }
+  if (files.some((file) => /^(data_batch_\d|test_batch)\.bin$/.test(file))) {
+    return found(
+      "cifar10",
+      [1, 2, 3, 4, 5].map((i) => `data_batch_${i}.bin`),
+      ["test_batch.bin"],
+    );
+  }
+  if (files.includes("train.bin") || files.includes("test.bin")) {
+    return found("cifar100", ["train.bin"], ["test.bin"]);
+  }
+  return undefined;
+}
+
+/**
+ * Recognises the data set in a directory, or one level down, from its file names.
+ *
+ * @throws DataError if there is none, or more than one, or files of it are missing.
+ */
+export async function findDataset(directory: string): Promise<FoundDataset> {
+  const { files, directories } = await entriesOf(directory);
+  const here = matchFiles(directory, files);
+  if (here) return here;
+  const below: FoundDataset[] = [];
+  for (const name of directories) {
+    const path = join(directory, name);
+    const match = matchFiles(path, (await entriesOf(path)).files);
+    if (match) below.push(match);
+  }
+  if (below.length > 1) {
+    throw new DataError(
+      `${directory}: ${below.length} data sets below it (${below.map((d) => basename(d.directory)).join(", ")}); ` +
+        "pass the directory of one of them",
+    );
+  }
+  if (below[0]) return below[0];
+  const shown = [...files, ...directories.map((name) => `${name}/`)];
+  const holds = shown.length
+    ? `it holds ${shown.slice(0, 6).join(", ")}${shown.length > 6 ? `, … (${shown.length} entries)` : ""}`
+    : "it is empty";
+  throw new DataError(`${directory}: no data set found, ${holds}; ${WHAT_A_DIRECTORY_HOLDS}`);
+}
+
+/** Directory of the 2,500-image sample of Fashion-MNIST that comes with this package. */
+export function embeddedDirectory(): string {
+  return packagePath("data");
+}
+
+/**
+ * Where a data set is: for a name, the embedded sample or the download cache (Fashion-MNIST also as packaged by
+ * Debian); otherwise the path itself.
+ *
+ * @throws DataError if a name's data has not been downloaded.
+ */
+export async function datasetDirectory(source: string, cache?: string): Promise<string> {
+  if (source === "embedded") return embeddedDirectory();
+  if (!(DATASET_NAMES as readonly string[]).includes(source)) return resolve(source);
+  const places = [join(cacheDirectory(cache), source)];
+  if (source === "fashion-mnist") places.push(DEBIAN_FASHION_MNIST);
+  for (const place of places) {
+    const isThere = await stat(place).then(
+      (s) => s.isDirectory(),
+      () => false,
+    );
+    if (isThere) return place;
+  }
+  throw new DataError(
+    `${source}: not found in ${places.join(" or ")}; run \`fusenorm data fetch ${source}\`, or pass the directory it is in`,
+  );
+}
+
+async function classNamesOf(directory: string): Promise<string[] | undefined> {
+  const lines = await readFile(join(directory, "classes.txt"), "utf8").catch(() => undefined);
+  if (lines !== undefined) return lines.split(/\r?\n/).filter((line) => line.trim() !== "");
+  // Fashion-MNIST has the very file names of MNIST; only the directory's name tells them apart.
+  return /fashion/i.test(basename(directory)) ? [...FASHION_MNIST_CLASSES] : undefined;
+}
+
+const TITLES: Record<string, string> = {
+  embedded: "Fashion-MNIST sample",
+  "fashion-mnist": "Fashion-MNIST",
+  cifar10: "CIFAR-10",
+  cifar100: "CIFAR-100",
+};
+
+/**
+ * Reads a data set: `"embedded"`, `"fashion-mnist"`, `"cifar10"`, `"cifar100"`, or a directory with IDX or binary
+ * CIFAR files. An IDX directory may hold a `classes.txt`, one class name per line.
+ *
+ * @param options.cache the download cache, instead of the default one
+ * @param options.name title in tables and reports, instead of one from the source
+ * @throws DataError naming the file or directory, what was expected and found, and what to do.
+ */
+export async function loadDataset(
+  source: string,
+  options: { cache?: string; name?: string } = {},
+): Promise<DatasetSplits> {
+  const { kind, directory, train, test } = await findDataset(await datasetDirectory(source, options.cache));
+  const title = options.name ?? TITLES[source] ?? TITLES[kind] ?? basename(directory);
+  let splits: DatasetSplits;
+  if (kind === "idx") {
+    const read = async (split: string, paths: string[], classNames?: readonly string[]) => {
+      const [images, labels] = (await Promise.all(paths.map(readNamed))) as [NamedBytes, NamedBytes];
+      return readIdxDataset(`${title} ${split}`, images, labels, classNames);
+    };
+    const first = await read("train", train, await classNamesOf(directory));
+    splits = { train: first, test: await read("test", test, first.classNames) };
+  } else {
+    const read = async (split: string, paths: string[]) =>
+      readCifarDataset(`${title} ${split}`, kind, await Promise.all(paths.map(readNamed)));
+    splits = { train: await read("train", train), test: await read("test", test) };
+  }
+  const size = ({ height, width, channels }: ImageDataset) => `[${height}, ${width}, ${channels}]`;
+  if (size(splits.train) !== size(splits.test)) {
+    throw new DataError(
+      `${directory}: training images are ${size(splits.train)}, test images ${size(splits.test)} (height, width, ` +
+        "channels); expected one size: take all files from the same data set",
+    );
+  }
+  return splits;
+}
