@@ -1,0 +1,204 @@
+import { DeviceError } from "../errors.ts";
+import { Gpu, type GpuOptions } from "../gpu/device.ts";
+import {
+  type AdapterClass,
+  classify,
+  type Discovery,
+  discover,
+  type Found,
+  parseWish,
+  thisMachine,
+} from "./adapters.ts";
+import { installHybridPoll } from "./poll.ts";
+
+/** Dawn's switches, by name. */
+export interface Toggles {
+  enable: readonly string[];
+  disable: readonly string[];
+}
+
+/** What is asked of Dawn unless the caller says otherwise. */
+export const DEFAULT_TOGGLES: Toggles = {
+  // Unsafe APIs are the experimental features (subgroup matrices, for instance); float16 is otherwise hidden on NVIDIA.
+  enable: ["allow_unsafe_apis", "vulkan_enable_f16_on_nvidia"],
+  // Timestamps are otherwise rounded to 65.5 µs.
+  disable: ["timestamp_quantization"],
+};
+
+export interface AdapterRequest {
+  /** `hardware`, `lavapipe`, `swiftshader` or part of an adapter's name. Default: `FUSENORM_ADAPTER`, else the best. */
+  adapter?: string;
+  powerPreference?: GPUPowerPreference;
+  /** Further Dawn toggles, on top of `DEFAULT_TOGGLES`. */
+  toggles?: Partial<Toggles>;
+}
+
+export interface NodeGpuOptions extends GpuOptions, AdapterRequest {}
+
+/** An adapter with where it came from. */
+export interface NodeAdapter {
+  adapter: GPUAdapter;
+  /** Dawn's entry point, as `navigator.gpu` is in browsers. */
+  gpu: GPU;
+  /** The adapter's name in full, e.g. `llvmpipe (LLVM 19.1.7, 256 bits)`. */
+  name: string;
+  class: AdapterClass;
+  /** The way it was found, e.g. `the embedded SwiftShader`. */
+  route: string;
+  toggles: Toggles;
+}
+
+interface Dawn {
+  create(flags: string[]): GPU;
+  globals: Record<string, unknown>;
+}
+
+let dawn: Promise<Dawn> | null = null;
+
+/** Loads Dawn, sets the WebGPU globals that aren't there yet, and installs the hybrid poll. */
+async function loadDawn(): Promise<Dawn> {
+  dawn ??= (async () => {
+    let loaded: Dawn;
+    try {
+      loaded = (await import("webgpu")) as unknown as Dawn;
+    } catch (cause) {
+      const missing = (cause as NodeJS.ErrnoException).code === "ERR_MODULE_NOT_FOUND";
+      throw new DeviceError(
+        missing
+          ? "adapter: the package `webgpu` (Dawn for Node) is not installed; run `npm install webgpu`, and leave optional dependencies on"
+          : `adapter: the package \`webgpu\` has no working build for ${process.platform} on ${process.arch}: ${(cause as Error).message}`,
+        { cause },
+      );
+    }
+    for (const [name, value] of Object.entries(loaded.globals)) {
+      if (!(name in globalThis))
+        Object.defineProperty(globalThis, name, { value, configurable: true, writable: true });
+    }
+    installHybridPoll();
+    return loaded;
+  })();
+  // A failure isn't remembered: the caller may install the package and try again.
+  dawn.catch(() => {
+    dawn = null;
+  });
+  return dawn;
+}
+
+// Dawn crashes when its entry object is collected while a device of it lives, so each is kept for good. They are
+// few: one per set of flags and drivers.
+const instances = new Map<string, GPU>();
+
+function instance({ create }: Dawn, flags: string[], env: Record<string, string>): GPU {
+  const key = JSON.stringify([flags, env]);
+  let gpu = instances.get(key);
+  if (!gpu) {
+    gpu = create(flags);
+    instances.set(key, gpu);
+  }
+  return gpu;
+}
+
+/** Runs `fn` with `env` set for native code, which reads it when an instance is made. */
+async function withEnv<T>(env: Record<string, string>, fn: () => Promise<T>): Promise<T> {
+  const former = Object.keys(env).map((name) => [name, process.env[name]] as const);
+  Object.assign(process.env, env);
+  try {
+    return await fn();
+  } finally {
+    for (const [name, value] of former) {
+      if (value === undefined) delete process.env[name];
+      else process.env[name] = value;
+    }
+  }
+}
+
+// One request at a time: the environment is the process's.
+let queue: Promise<unknown> = Promise.resolve();
+
+function inTurn<T>(fn: () => Promise<T>): Promise<T> {
+  const result = queue.then(fn);
+  queue = result.catch(() => {});
+  return result;
+}
+
+function flagsFor(toggles: Toggles, name?: string): string[] {
+  const flags = [];
+  if (toggles.enable.length > 0) flags.push(`enable-dawn-features=${toggles.enable.join(",")}`);
+  if (toggles.disable.length > 0) flags.push(`disable-dawn-features=${toggles.disable.join(",")}`);
+  if (name !== undefined) flags.push(`adapter=${name}`);
+  return flags;
+}
+
+/** The names in the message that Dawn gives when no adapter has the name asked for. */
+export function namesInRefusal(message: string): string[] {
+  return [...message.matchAll(/name: '(.*)'$/gm)].map((match) => match[1]!);
+}
+
+/**
+ * Finds the best adapter (hardware, then lavapipe, then the embedded SwiftShader, unless told otherwise).
+ * @throws DeviceError saying what was found and what to do
+ */
+export function requestAdapter(options: AdapterRequest = {}): Promise<NodeAdapter> {
+  const toggles: Toggles = {
+    enable: [...DEFAULT_TOGGLES.enable, ...(options.toggles?.enable ?? [])],
+    disable: [...DEFAULT_TOGGLES.disable, ...(options.toggles?.disable ?? [])],
+  };
+  const powerPreference = options.powerPreference ?? "high-performance";
+  return inTurn(async () => {
+    const loaded = await loadDawn();
+    const list = (env: Record<string, string>) =>
+      withEnv(env, async () => {
+        try {
+          await instance(loaded, flagsFor(toggles, "\u0001no adapter has this name"), env).requestAdapter();
+          return [];
+        } catch (error) {
+          return namesInRefusal((error as Error).message);
+        }
+      });
+    const open = (env: Record<string, string>, name?: string) =>
+      withEnv(env, async (): Promise<Found<{ adapter: GPUAdapter; gpu: GPU }> | null> => {
+        const gpu = instance(loaded, flagsFor(toggles, name), env);
+        const adapter = await gpu.requestAdapter({ powerPreference });
+        if (!adapter) return null;
+        const { info } = adapter;
+        return {
+          adapter: { adapter, gpu },
+          name: name ?? (info.device || info.description || info.vendor),
+          class: classify(info as GPUAdapterInfo & { isFallbackAdapter?: boolean }),
+        };
+      });
+    const wish = parseWish(options.adapter ?? process.env.FUSENORM_ADAPTER);
+    const found: Discovery<{ adapter: GPUAdapter; gpu: GPU }> = await discover(wish, thisMachine(), {
+      open,
+      list,
+    });
+    return { ...found.adapter, name: found.name, class: found.class, route: found.route.label, toggles };
+  });
+}
+
+/**
+ * A `Gpu` in Node: Dawn on the best adapter there is, with all its limits and features. End it with
+ * `gpu.destroy()`.
+ * @throws DeviceError saying what was found and what to do
+ */
+export async function requestGpu(options: NodeGpuOptions = {}): Promise<Gpu> {
+  const { adapter } = await requestAdapter(options);
+  return Gpu.fromAdapter(adapter, options);
+}
+
+/**
+ * Sets `navigator.gpu` and the WebGPU globals, as other WebGPU libraries expect them, to the adapter that
+ * `requestGpu` would take. Their waits get the same hybrid poll.
+ */
+export async function installNavigatorGpu(options: AdapterRequest = {}): Promise<NodeAdapter> {
+  const found = await requestAdapter(options);
+  if (!globalThis.navigator) {
+    Object.defineProperty(globalThis, "navigator", {
+      value: { userAgent: `Node.js/${process.versions.node.split(".")[0]}` },
+      configurable: true,
+      writable: true,
+    });
+  }
+  Object.defineProperty(globalThis.navigator, "gpu", { value: found.gpu, configurable: true });
+  return found;
+}
