@@ -148,7 +148,7 @@ export function embeddedDirectory(): string {
  * Where a data set is: for a name, the embedded sample or the download cache (Fashion-MNIST also as packaged by
  * Debian); otherwise the path itself.
  *
- * @throws DataError if a name's data has not been downloaded.
+ * @throws DataError if a name's data has not been downloaded, or not all of it.
  */
 export async function datasetDirectory(source: string, cache?: string): Promise<string> {
   if (source === "embedded") return embeddedDirectory();
@@ -156,14 +156,15 @@ export async function datasetDirectory(source: string, cache?: string): Promise<
   const places = [join(cacheDirectory(cache), source)];
   if (source === "fashion-mnist") places.push(DEBIAN_FASHION_MNIST);
   for (const place of places) {
-    const isThere = await stat(place).then(
-      (s) => s.isDirectory(),
+    const isComplete = await findDataset(place).then(
+      () => true,
       () => false,
     );
-    if (isThere) return place;
+    if (isComplete) return place;
   }
   throw new DataError(
-    `${source}: not found in ${places.join(" or ")}; run \`fusenorm data fetch ${source}\`, or pass the directory it is in`,
+    `${source}: no complete copy in ${places.join(" or ")}; run \`fusenorm data fetch ${source}\`, ` +
+      "or pass the directory it is in",
   );
 }
 

@@ -1,0 +1,216 @@
+import { mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { gzipSync } from "node:zlib";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { classCounts, FASHION_MNIST_CLASSES } from "../../src/data/dataset.ts";
+import { encodeIdx } from "../../src/data/idx.ts";
+import { DataError } from "../../src/errors.ts";
+import { embeddedDirectory, findDataset, loadDataset } from "../../src/node/datasets.ts";
+import { cacheDirectory, writeFileAtomic } from "../../src/node/files.ts";
+
+let root: string;
+beforeEach(async () => {
+  root = await mkdtemp(join(tmpdir(), "fusenorm-data-"));
+});
+afterEach(() => rm(root, { recursive: true, force: true }));
+
+async function put(files: Record<string, Uint8Array | string>, directory = root): Promise<void> {
+  await mkdir(directory, { recursive: true });
+  for (const [name, contents] of Object.entries(files)) await writeFile(join(directory, name), contents);
+}
+
+function mnistFiles(sizes = { train: [6, 3, 2], t10k: [4, 3, 2] }): Record<string, Uint8Array> {
+  const files: Record<string, Uint8Array> = {};
+  for (const [split, shape] of Object.entries(sizes)) {
+    const [count, height, width] = shape as [number, number, number];
+    files[`${split}-images-idx3-ubyte`] = encodeIdx(
+      shape,
+      Uint8Array.from({ length: count * height * width }, (_, i) => i),
+    );
+    files[`${split}-labels-idx1-ubyte`] = encodeIdx(
+      [count],
+      Uint8Array.from({ length: count }, (_, i) => i % 3),
+    );
+  }
+  return files;
+}
+
+function cifarFiles(perFile = 2): Record<string, Uint8Array> {
+  const names = [1, 2, 3, 4, 5].map((i) => `data_batch_${i}.bin`);
+  // Every byte of batch i is i, the label too, so that the order of the files shows.
+  return Object.fromEntries(
+    [...names, "test_batch.bin"].map((name, i) => [name, new Uint8Array(perFile * 3073).fill(i + 1)]),
+  );
+}
+
+async function expectDataError(run: Promise<unknown>, ...parts: string[]): Promise<void> {
+  const error = await run.then(
+    () => undefined,
+    (e: unknown) => e,
+  );
+  expect(error).toBeInstanceOf(DataError);
+  for (const part of parts) expect((error as Error).message).toContain(part);
+}
+
+describe("the embedded sample", () => {
+  it("is 2,500 balanced images of Fashion-MNIST", async () => {
+    const { train, test } = await loadDataset("embedded");
+    expect(train).toMatchObject({ count: 2000, height: 28, width: 28, channels: 1, classes: 10 });
+    expect(test).toMatchObject({ count: 500, height: 28, width: 28, channels: 1, classes: 10 });
+    expect(classCounts(train)).toEqual(new Array(10).fill(200));
+    expect(classCounts(test)).toEqual(new Array(10).fill(50));
+    expect(train.classNames).toEqual([...FASHION_MNIST_CLASSES]);
+    // Fashion-MNIST's first training labels, as published: ankle boot, two T-shirts, dress, T-shirt, …
+    expect([...train.labels.subarray(0, 8)]).toEqual([9, 0, 0, 3, 0, 2, 7, 2]);
+    expect([...test.labels.subarray(0, 8)]).toEqual([9, 2, 1, 1, 6, 1, 4, 6]);
+  });
+
+  it("is small and carries its licence", async () => {
+    const directory = embeddedDirectory();
+    const sizes = await Promise.all(
+      (await readdir(directory)).map(async (name) => (await stat(join(directory, name))).size),
+    );
+    expect(sizes.reduce((a, b) => a + b)).toBeLessThan(1.5e6);
+    expect(await readFile(join(directory, "LICENSE"), "utf8")).toMatch(/MIT License[\s\S]*Zalando SE/);
+  });
+});
+
+describe("loadDataset", () => {
+  it("reads a directory of IDX files, plain or gzip, with class names if given", async () => {
+    const files = mnistFiles();
+    files["train-images-idx3-ubyte.gz"] = gzipSync(files["train-images-idx3-ubyte"]!);
+    delete files["train-images-idx3-ubyte"];
+    await put(files);
+    const { train, test } = await loadDataset(root);
+    expect(train).toMatchObject({ count: 6, height: 3, width: 2, channels: 1, classNames: ["0", "1", "2"] });
+    expect(test.count).toBe(4);
+    expect(train.images[7]).toBe(7);
+    await put({ "classes.txt": "ant\nbee\ncat\ndog\n" });
+    expect((await loadDataset(root, { name: "Insects" })).train).toMatchObject({
+      name: "Insects train",
+      classes: 4,
+      classNames: ["ant", "bee", "cat", "dog"],
+    });
+  });
+
+  it("takes Fashion-MNIST's class names from the directory's name", async () => {
+    const directory = join(root, "my-fashion-mnist");
+    await put(mnistFiles(), directory);
+    expect((await loadDataset(directory)).test.classNames).toEqual([...FASHION_MNIST_CLASSES]);
+  });
+
+  it("reads CIFAR-10 one level down, batches in order", async () => {
+    await put({ "notes.txt": "not data" });
+    await mkdir(join(root, "another"));
+    await put(cifarFiles(), join(root, "cifar-10-batches-bin"));
+    const { train, test } = await loadDataset(root);
+    expect([...train.labels]).toEqual([1, 1, 2, 2, 3, 3, 4, 4, 5, 5]);
+    expect([...test.labels]).toEqual([6, 6]);
+    expect(train.name).toBe("CIFAR-10 train");
+  });
+
+  it("reads CIFAR-100", async () => {
+    await put({
+      "train.bin": new Uint8Array(3 * 3074).fill(99),
+      "test.bin": new Uint8Array(3074),
+      "fine_label_names.txt": "",
+    });
+    const { train } = await loadDataset(root);
+    expect(train).toMatchObject({ count: 3, classes: 100 });
+    expect(train.classNames[train.labels[0]!]).toBe("worm");
+  });
+
+  it("finds named data in the cache", async () => {
+    await put(cifarFiles(), join(root, "cifar10"));
+    expect((await loadDataset("cifar10", { cache: root })).train.count).toBe(10);
+    await put({ "train.bin": "" }, join(root, "cifar100"));
+    await put(mnistFiles(), join(root, "fashion-mnist"));
+    expect((await loadDataset("fashion-mnist", { cache: root })).train.count).toBe(6);
+    await expectDataError(
+      loadDataset("cifar100", { cache: root }),
+      `cifar100: no complete copy in ${join(root, "cifar100")}; run \`fusenorm data fetch cifar100\``,
+    );
+  });
+
+  it("says what a directory without data must hold, and what it holds", async () => {
+    const needs = ["train,t10k", "data_batch_1.bin", "train.bin and test.bin", "fusenorm data fetch"];
+    await expectDataError(loadDataset(root), `${root}: no data set found, it is empty`, ...needs);
+    await put({ "cat.jpg": "", "dog.jpg": "" });
+    await expectDataError(loadDataset(root), "it holds cat.jpg, dog.jpg", ...needs);
+    await expectDataError(loadDataset(join(root, "nowhere")), "no such directory", "cifar10");
+    await expectDataError(loadDataset(join(root, "cat.jpg")), "a file, not a directory");
+  });
+
+  it("names missing files", async () => {
+    const files = cifarFiles();
+    delete files["data_batch_4.bin"];
+    delete files["test_batch.bin"];
+    await put(files);
+    await expectDataError(loadDataset(root), "incomplete: data_batch_4.bin, test_batch.bin missing");
+    const idx = join(root, "idx");
+    const mnist = mnistFiles();
+    delete mnist["t10k-labels-idx1-ubyte"];
+    await put(mnist, idx);
+    await expectDataError(loadDataset(idx), "incomplete: t10k-labels-idx1-ubyte[.gz] missing");
+    await put({ "train.bin": new Uint8Array(3074) }, join(root, "c100"));
+    await expectDataError(loadDataset(join(root, "c100")), "incomplete: test.bin missing");
+  });
+
+  it("does not choose between several data sets", async () => {
+    await put(cifarFiles(), join(root, "a"));
+    await put(mnistFiles(), join(root, "b"));
+    await expectDataError(findDataset(root), "2 data sets below it (a, b)");
+    const emnist = Object.entries(mnistFiles()).map(([name, bytes]) => [`emnist-${name}`, bytes] as const);
+    await put(Object.fromEntries(emnist), join(root, "b"));
+    await expectDataError(findDataset(join(root, "b")), "2 IDX data sets in one directory", '"emnist"');
+  });
+
+  it("names the damaged file of a directory", async () => {
+    const files = cifarFiles();
+    files["data_batch_3.bin"] = files["data_batch_3.bin"]!.subarray(0, 4000);
+    await put(files);
+    await expectDataError(
+      loadDataset(root),
+      join(root, "data_batch_3.bin"),
+      "multiple of 3073 bytes",
+      "found 4000 = 1 records + 927 bytes",
+    );
+  });
+
+  it("rejects splits that don't belong together", async () => {
+    await put(mnistFiles({ train: [6, 3, 2], t10k: [4, 3, 3] }));
+    await expectDataError(loadDataset(root), "training images are [3, 2, 1], test images [3, 3, 1]");
+    const files = mnistFiles();
+    files["t10k-labels-idx1-ubyte"] = encodeIdx([4], Uint8Array.of(0, 1, 2, 3));
+    await put(files);
+    await expectDataError(loadDataset(root), "label 3 at position 3; expected 0 … 2");
+  });
+});
+
+describe("files", () => {
+  it("puts the cache where the environment says", () => {
+    const before = { ...process.env };
+    try {
+      process.env.FUSENORM_CACHE = "/a";
+      process.env.XDG_CACHE_HOME = "/b";
+      expect(cacheDirectory()).toBe("/a");
+      expect(cacheDirectory("/c")).toBe("/c");
+      delete process.env.FUSENORM_CACHE;
+      expect(cacheDirectory()).toBe("/b/fusenorm");
+      delete process.env.XDG_CACHE_HOME;
+      process.env.HOME = "/home/u";
+      expect(cacheDirectory()).toBe("/home/u/.cache/fusenorm");
+    } finally {
+      process.env = before;
+    }
+  });
+
+  it("writes whole files or nothing", async () => {
+    await writeFileAtomic(join(root, "new", "file"), "text");
+    expect(await readFile(join(root, "new", "file"), "utf8")).toBe("text");
+    await mkdir(join(root, "taken", "x"), { recursive: true });
+    await expect(writeFileAtomic(join(root, "taken"), "text")).rejects.toThrow();
+    expect((await readdir(root)).sort()).toEqual(["new", "taken"]);
+  });
+});
