@@ -20,7 +20,8 @@ export class Storage {
     readonly id: number,
     readonly buffer: GPUBuffer,
     readonly byteLength: number,
-    private readonly onFree: (storage: Storage) => void,
+    /** Where the buffer goes when nobody holds it; null for a caller's own buffer. */
+    readonly pool: BufferPool | null,
   ) {}
 
   get live(): boolean {
@@ -40,7 +41,7 @@ export class Storage {
   release(): void {
     if (!this.live) throw new UseAfterDisposeError("internal: a buffer was released twice");
     this.references -= 1;
-    if (this.references === 0) this.onFree(this);
+    if (this.references === 0) this.pool?.recycle(this);
   }
 }
 
@@ -58,17 +59,21 @@ export function sizeClass(bytes: number): number {
  * `Commands.write`.
  */
 export class BufferPool {
-  readonly stats: MemoryStats = { liveBuffers: 0, liveBytes: 0, peakBytes: 0, pooledBuffers: 0, pooledBytes: 0 };
   private readonly free = new Map<number, GPUBuffer[]>();
   private readonly owned = new Set<GPUBuffer>();
-  private nextId = 1;
-  private readonly ids = new WeakMap<GPUBuffer, number>();
   private destroyed = false;
 
   constructor(
     private readonly device: GPUDevice,
     private readonly maxBytes: number,
+    /** Shared with the pools of captured plans, so that the counters are those of the device. */
+    readonly stats: MemoryStats = { liveBuffers: 0, liveBytes: 0, peakBytes: 0, pooledBuffers: 0, pooledBytes: 0 },
   ) {}
+
+  /** A pool of its own for a captured plan. */
+  fork(): BufferPool {
+    return new BufferPool(this.device, this.maxBytes, this.stats);
+  }
 
   /** A buffer of at least `bytes`, its content undefined. `recycled` tells whether it was used before. */
   acquire(bytes: number, what: string): { storage: Storage; recycled: boolean } {
@@ -95,26 +100,16 @@ export class BufferPool {
     this.stats.liveBuffers += 1;
     this.stats.liveBytes += capacity;
     this.stats.peakBytes = Math.max(this.stats.peakBytes, this.stats.liveBytes);
-    const storage = new Storage(this.idOf(buffer), buffer, capacity, (freed) => this.recycle(freed));
-    return { storage, recycled: waiting !== undefined };
+    return { storage: new Storage(bufferId(buffer), buffer, capacity, this), recycled: waiting !== undefined };
   }
 
   /** Wraps a buffer that somebody else owns: never pooled, never destroyed, not counted. */
   adopt(buffer: GPUBuffer): Storage {
-    return new Storage(this.idOf(buffer), buffer, buffer.size, () => {});
+    return new Storage(bufferId(buffer), buffer, buffer.size, null);
   }
 
-  /** A number that stands for the buffer in bind-group keys. */
-  idOf(buffer: GPUBuffer): number {
-    let id = this.ids.get(buffer);
-    if (id === undefined) {
-      id = this.nextId++;
-      this.ids.set(buffer, id);
-    }
-    return id;
-  }
-
-  private recycle(storage: Storage): void {
+  /** Internal: nobody holds the buffer any more. */
+  recycle(storage: Storage): void {
     if (this.destroyed) return;
     this.stats.liveBuffers -= 1;
     this.stats.liveBytes -= storage.byteLength;
@@ -128,16 +123,16 @@ export class BufferPool {
   /** Destroys the buffers that nobody holds; call after a submit. Returns how many. */
   trim(): number {
     let count = 0;
-    for (const list of this.free.values()) {
+    for (const [capacity, list] of this.free) {
       for (const buffer of list) {
         buffer.destroy();
         this.owned.delete(buffer);
+        this.stats.pooledBuffers -= 1;
+        this.stats.pooledBytes -= capacity;
         count += 1;
       }
     }
     this.free.clear();
-    this.stats.pooledBuffers = 0;
-    this.stats.pooledBytes = 0;
     return count;
   }
 
@@ -152,4 +147,17 @@ export class BufferPool {
     this.free.clear();
     Object.assign(this.stats, { liveBuffers: 0, liveBytes: 0, pooledBuffers: 0, pooledBytes: 0 });
   }
+}
+
+let nextId = 1;
+const ids = new WeakMap<GPUBuffer, number>();
+
+/** A number that stands for the buffer in bind-group keys. */
+export function bufferId(buffer: GPUBuffer): number {
+  let id = ids.get(buffer);
+  if (id === undefined) {
+    id = nextId++;
+    ids.set(buffer, id);
+  }
+  return id;
 }

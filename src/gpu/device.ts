@@ -2,9 +2,10 @@ import { DeviceError, FusenormError, NonFiniteError } from "../errors.ts";
 import type { DType } from "../tensor/dtype.ts";
 import type { Shape } from "../tensor/shape.ts";
 import { Tensor, type TensorOptions } from "../tensor/tensor.ts";
-import { BufferPool, type MemoryStats, type Storage } from "./buffers.ts";
-import { Commands, type Grid } from "./commands.ts";
+import { BufferPool, bufferId, type MemoryStats, type Storage } from "./buffers.ts";
+import { Commands, type Dispatch, type Grid } from "./commands.ts";
 import { KernelCache, type KernelSpec } from "./kernel.ts";
+import { Plan } from "./plan.ts";
 import { type KernelTiming, Profiler } from "./profiler.ts";
 import { Variants } from "./variants.ts";
 
@@ -97,6 +98,8 @@ export class Gpu {
   readonly debug: Required<DebugOptions>;
   private readonly kernels: KernelCache;
   private pool: BufferPool;
+  /** While capturing: the buffers of others that dispatches bind, held so that nobody reuses them. */
+  private borrowed: Set<Storage> | null = null;
   private readonly uniforms = new Map<string, GPUBuffer>();
   private readonly bindGroups = new Map<string, GPUBindGroup>();
   private readonly scopes: Set<Tensor>[] = [];
@@ -286,8 +289,11 @@ export class Gpu {
         offset = range.byteOffset;
         size = Math.min(Math.ceil(range.byteLength / 16) * 16, range.storage.byteLength - offset);
         buffers.push(buffer);
+        if (this.borrowed && range.storage.pool !== this.pool && !this.borrowed.has(range.storage)) {
+          this.borrowed.add(range.storage.retain());
+        }
       }
-      key += `|${binding}:${this.pool.idOf(buffer)}:${offset}:${size}`;
+      key += `|${binding}:${bufferId(buffer)}:${offset}:${size}`;
       resources.push({ binding, buffer, offset, size });
     }
     let bindGroup = this.bindGroups.get(key);
@@ -409,23 +415,46 @@ export class Gpu {
     }
   }
 
-  /** Internal: runs `fn` with buffers drawn from `pool`, for captured plans. */
-  withPool<T>(pool: BufferPool, fn: () => T): T {
+  /**
+   * Runs `fn` once, recording its dispatches, for `plan.run()` to repeat. Its buffers become the plan's own, shared
+   * between intermediate results by the order in which they were given back. `fn` must neither write tensors from the
+   * host nor read them; parameters and inputs that it uses must outlive the plan. Not reentrant.
+   * @throws DeviceError on a host write or read inside `fn`, or a capture inside a capture.
+   */
+  capture<T>(fn: () => T): Plan<T> {
+    if (this.commands.recording) {
+      throw new DeviceError("capture: called inside a captured function; capture the outer function alone");
+    }
+    this.check();
     const outer = this.pool;
+    const pool = outer.fork();
+    const before = outer.stats.liveBytes + outer.stats.pooledBytes;
+    const dispatches: Dispatch[] = [];
+    const borrowed = new Set<Storage>();
     this.pool = pool;
+    this.borrowed = borrowed;
+    this.commands.recording = dispatches;
     try {
-      return fn();
+      const result = this.scope(fn);
+      const outputs = [...tensorsIn(result)].map((tensor) => this.keep(tensor));
+      const bytes = outer.stats.liveBytes + outer.stats.pooledBytes - before;
+      return new Plan(this, result, outputs, dispatches, borrowed, pool, bytes);
+    } catch (error) {
+      for (const storage of borrowed) storage.release();
+      throw error;
     } finally {
       this.pool = outer;
+      this.borrowed = null;
+      this.commands.recording = null;
+      this.flush();
     }
   }
 
-  /** Internal: a pool of its own for a captured plan. */
-  newPool(): BufferPool {
-    return new BufferPool(
-      this.device,
-      Math.min(this.device.limits.maxBufferSize, this.device.limits.maxStorageBufferBindingSize),
-    );
+  /** Internal: see `Plan.run`. */
+  replay(dispatches: readonly Dispatch[]): void {
+    this.check();
+    this.commands.replay(dispatches);
+    this.flush();
   }
 
   /** Gives pooled buffers that nobody holds back to the driver. */

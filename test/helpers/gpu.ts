@@ -1,10 +1,10 @@
-import { requestGpu } from "../../src/node/request.ts";
 import type { Gpu } from "../../src/gpu/device.ts";
+import { requestGpu } from "../../src/node/request.ts";
 
 let shared: Promise<Gpu> | null = null;
 
 /** The one device of this test process, with recycled buffers poisoned. */
-export function testGpu(): Promise<Gpu> {
+export async function testGpu(): Promise<Gpu> {
   shared ??= requestGpu({ debug: { poison: true } });
   return shared;
 }

@@ -1,0 +1,115 @@
+import { existsSync, mkdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import type { Command } from "commander";
+import { DataError, UsageError } from "../errors.ts";
+import { runReport } from "../experiments/run-report.ts";
+import { loadDataset } from "../node/datasets.ts";
+import { writeFileAtomic } from "../node/files.ts";
+import { requestGpu } from "../node/request.ts";
+import { decodeCheckpoint, encodeCheckpoint } from "../train/checkpoint.ts";
+import { checkTrainOptions, defaultTrainOptions, type TrainOptions, Trainer } from "../train/trainer.ts";
+import { integer, number, positiveInteger } from "./options.ts";
+import { TrainingProgress } from "./progress.ts";
+
+export const CHECKPOINT_FILE = "checkpoint.safetensors";
+
+/** The options of one training run, shared by the commands that train. */
+export function addTrainOptions(command: Command): Command {
+  const d = defaultTrainOptions;
+  return command
+    .option("--depth <6n+2>", "layers: 8, 14, 20, 32, 44, 56, 110", positiveInteger, d.depth)
+    .option("--width <channels>", "channels of the first stage", positiveInteger, d.width)
+    .option("--init <scheme>", "xavier, xavier_normal, he or he_uniform", d.init)
+    .option("--schedule <name>", "constant, step (÷10 at 50 % and 75 %) or cosine", d.schedule)
+    .option("--warmup-steps <n>", "steps of linear warm-up", integer, d.warmupSteps)
+    .option("--momentum <m>", "momentum of SGD", number, d.momentum)
+    .option("--nesterov", "Nesterov's momentum", d.nesterov)
+    .option("--weight-decay <λ>", "weight decay", number, d.weightDecay)
+    .option("--batch-size <n>", "images a step", positiveInteger, d.batchSize)
+    .option("--epochs <n>", "passes over the training set", positiveInteger, d.epochs)
+    .option("--max-steps <n>", "end after so many steps", positiveInteger)
+    .option("--no-augment", "no random crops and flips")
+    .option("--seed <n>", "weights, order and augmentation", integer, d.seed)
+    .option("--log-every <n>", "steps between two readings", positiveInteger, d.logEvery);
+}
+
+interface TrainFlags extends Omit<TrainOptions, "maxSteps"> {
+  maxSteps?: number;
+  data: string;
+  out: string;
+  resume: boolean;
+}
+
+export function registerTrain(program: Command): void {
+  const command = program
+    .command("train")
+    .description("train one residual network; checkpoints after each epoch, history and report in --out")
+    .option("--data <dir>", "a directory, or embedded, fashion-mnist, cifar10", "embedded")
+    .option("--norm <where>", "batch, none or last", defaultTrainOptions.norm)
+    .option("--lr <rate>", "initial learning rate", number, defaultTrainOptions.lr)
+    .option("--out <dir>", "where results go", "runs/train")
+    .option("--resume", "go on from the checkpoint in --out", false);
+  addTrainOptions(command).action(train);
+}
+
+async function train(flags: TrainFlags): Promise<void> {
+  const { data: source, out, resume, ...rest } = flags;
+  const options: TrainOptions = { ...rest, maxSteps: rest.maxSteps ?? null };
+  checkTrainOptions(options);
+  const checkpointFile = join(out, CHECKPOINT_FILE);
+  if (existsSync(checkpointFile) && !resume) {
+    throw new UsageError(`train: ${checkpointFile} exists; pass --resume to go on from it, or another --out`);
+  }
+  if (resume && !existsSync(checkpointFile)) {
+    throw new DataError(`train: --resume was given, but there is no ${checkpointFile}; leave --resume out to start anew`);
+  }
+  const data = await loadDataset(source);
+  const gpu = await requestGpu();
+  const progress = new TrainingProgress();
+  const abort = new AbortController();
+  const interrupt = () => abort.abort();
+  process.once("SIGINT", interrupt);
+  try {
+    const trainer = new Trainer(gpu, data, options);
+    if (resume) trainer.resume(decodeCheckpoint(readFileSync(checkpointFile), checkpointFile));
+    mkdirSync(out, { recursive: true });
+    console.error(
+      `ResNet-${options.depth} (width ${options.width}, norm ${options.norm}) on ${data.train.name}, lr ${options.lr}, ` +
+        `${trainer.totalSteps} steps of ${options.batchSize}, on ${gpu.info.name} (${gpu.info.class})`,
+    );
+    const started = performance.now();
+    const startStep = trainer.step;
+    const history = await trainer.run({
+      ...progress.follow("train", trainer.totalSteps, startStep),
+      onCheckpoint: (state) => writeFileAtomic(checkpointFile, encodeCheckpoint(state)),
+      signal: abort.signal,
+    });
+    progress.stop();
+    const seconds = (performance.now() - started) / 1e3;
+    const rate = ((trainer.step - startStep) * options.batchSize) / seconds;
+    await writeFileAtomic(
+      join(out, "history.json"),
+      JSON.stringify({ options, dataset: data.train.name, adapter: gpu.info, seconds, ...history }, null, 1),
+    );
+    await writeFileAtomic(
+      join(out, "report.html"),
+      await runReport(`Training on ${data.train.name}`, [{ label: `${options.norm}, lr ${options.lr}`, history }], gpu.info),
+    );
+    const last = history.log.at(-1);
+    const test = history.evals.at(-1);
+    console.log(
+      abort.signal.aborted
+        ? `interrupted at step ${trainer.step}; --resume goes on from ${checkpointFile}`
+        : history.divergedAt !== null
+          ? `diverged at step ${history.divergedAt}: loss ${last?.loss}`
+          : `step ${trainer.step}: loss ${last?.loss.toFixed(4)}, test accuracy ${(100 * (test?.testAccuracy ?? 0)).toFixed(2)} %, ` +
+            `${rate.toFixed(0)} images/s, ${seconds.toFixed(0)} s; results in ${out}`,
+    );
+    trainer.dispose();
+    if (abort.signal.aborted) process.exitCode = 130;
+  } finally {
+    process.off("SIGINT", interrupt);
+    progress.stop();
+    gpu.destroy();
+  }
+}

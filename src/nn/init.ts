@@ -1,0 +1,26 @@
+import type { Random } from "../tensor/random.ts";
+import { type Shape, sizeOf } from "../tensor/shape.ts";
+
+/** How weights start. `xavier` is the paper's choice; `he` suits ReLU networks without normalisation. */
+export type Init = "xavier" | "xavier_normal" | "he" | "he_uniform";
+
+/**
+ * Initial weights of shape [K, R, S, C] or [K, C].
+ *
+ * - `xavier`: uniform in ±√(6 / (fanIn + fanOut)); `xavier_normal`: variance 2 / (fanIn + fanOut).
+ *   Glorot & Bengio (2010).
+ * - `he`: normal with variance 2 / fanIn; `he_uniform`: the same variance, uniform. He et al. (2015).
+ *
+ * fanIn = R·S·C, fanOut = R·S·K.
+ */
+export function initWeights(shape: Shape, init: Init, random: Random): Float32Array {
+  const fanIn = sizeOf(shape.slice(1));
+  const fanOut = (shape[0]! * fanIn) / shape.at(-1)!;
+  const variance = init.startsWith("xavier") ? 2 / (fanIn + fanOut) : 2 / fanIn;
+  const std = Math.sqrt(variance);
+  const uniform = init === "xavier" || init === "he_uniform";
+  const bound = Math.sqrt(3) * std;
+  return Float32Array.from({ length: sizeOf(shape) }, () =>
+    uniform ? bound * (2 * random.uniform() - 1) : std * random.normal(),
+  );
+}

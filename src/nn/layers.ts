@@ -1,0 +1,219 @@
+import { ShapeError } from "../errors.ts";
+import type { Gpu } from "../gpu/device.ts";
+import { batchNorm } from "../ops/batch_norm.ts";
+import { batchNormComposed } from "../ops/batch_norm_composed.ts";
+import { type Conv2dOptions, conv2d } from "../ops/conv2d.ts";
+import { relu } from "../ops/elementwise.ts";
+import { linear } from "../ops/linear.ts";
+import { avgPool2d, globalAvgPool2d, maxPool2d, type Pool2dOptions } from "../ops/pool2d.ts";
+import { flatten } from "../ops/reshape.ts";
+import { Random } from "../tensor/random.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import { type Init, initWeights } from "./init.ts";
+import { Module, parameter } from "./module.ts";
+
+/** Where initial weights come from. */
+export interface InitOptions {
+  /** Default `he`. */
+  init?: Init;
+  /** Default: a stream of seed 0. Pass one generator to all layers of a network. */
+  random?: Random;
+}
+
+export interface Conv2dLayerOptions extends Omit<Conv2dOptions, "bias">, InitOptions {
+  /** Default true. */
+  bias?: boolean;
+}
+
+function checkCount(layer: string, name: string, value: number): void {
+  if (!Number.isInteger(value) || value < 1) {
+    throw new ShapeError(`${layer}: ${name} is ${value}; expected a positive integer`);
+  }
+}
+
+/** 2-D convolution, [N, H, W, inChannels] → [N, P, Q, outChannels]; see `conv2d`. Biases start at 0. */
+export class Conv2d extends Module {
+  weight: Tensor;
+  bias: Tensor | null;
+  private readonly options: Omit<Conv2dOptions, "bias">;
+
+  constructor(
+    gpu: Gpu,
+    inChannels: number,
+    outChannels: number,
+    kernelSize: number | readonly [number, number],
+    options: Conv2dLayerOptions = {},
+  ) {
+    super();
+    const { bias = true, init = "he", random = new Random(0), ...convOptions } = options;
+    const [r, s] = typeof kernelSize === "number" ? [kernelSize, kernelSize] : kernelSize;
+    const groups = convOptions.groups ?? 1;
+    for (const [name, value] of Object.entries({ inChannels, outChannels, kernelHeight: r, kernelWidth: s, groups })) {
+      checkCount("Conv2d", name, value);
+    }
+    if (inChannels % groups !== 0 || outChannels % groups !== 0) {
+      throw new ShapeError(
+        `Conv2d: ${inChannels} input and ${outChannels} output channels in ${groups} groups; expected both to be multiples of groups`,
+      );
+    }
+    const shape = [outChannels, r, s, inChannels / groups];
+    this.weight = parameter(gpu, initWeights(shape, init, random), shape);
+    this.bias = bias ? parameter(gpu, new Float32Array(outChannels), [outChannels]) : null;
+    this.options = convOptions;
+  }
+
+  forward(x: Tensor): Tensor {
+    return conv2d(x, this.weight, { ...this.options, bias: this.bias });
+  }
+}
+
+/** Fully connected: [N, inFeatures] → [N, outFeatures]. */
+export class Linear extends Module {
+  weight: Tensor;
+  bias: Tensor | null;
+
+  constructor(gpu: Gpu, inFeatures: number, outFeatures: number, options: InitOptions & { bias?: boolean } = {}) {
+    super();
+    checkCount("Linear", "inFeatures", inFeatures);
+    checkCount("Linear", "outFeatures", outFeatures);
+    const { bias = true, init = "he", random = new Random(0) } = options;
+    const shape = [outFeatures, inFeatures];
+    this.weight = parameter(gpu, initWeights(shape, init, random), shape);
+    this.bias = bias ? parameter(gpu, new Float32Array(outFeatures), [outFeatures]) : null;
+  }
+
+  forward(x: Tensor): Tensor {
+    return linear(x, this.weight, this.bias);
+  }
+}
+
+export interface BatchNorm2dOptions {
+  eps?: number;
+  /** Share of the new batch in the running statistics; null for the plain average over all batches. Default 0.1. */
+  momentum?: number | null;
+  /** Learn γ and β. Default true. */
+  affine?: boolean;
+  /** Keep running statistics for `eval`. Default true; false uses batch statistics always. */
+  trackRunningStats?: boolean;
+  /** False composes it from plain ops, to compare. Default true. */
+  fused?: boolean;
+}
+
+/** What follows the normalisation in the same kernel. */
+export interface BatchNormTail {
+  activation?: "none" | "relu";
+  /** Added before the activation; same shape as the input. */
+  residual?: Tensor | null;
+}
+
+/** Batch normalisation over [N, H, W, C] or [N, C], per channel; see `batchNorm`. γ starts at 1, β at 0. */
+export class BatchNorm2d extends Module {
+  weight: Tensor | null;
+  bias: Tensor | null;
+  runningMean: Tensor | null;
+  runningVar: Tensor | null;
+  numBatchesTracked: Tensor | null;
+  private readonly eps: number;
+  private readonly momentum: number | null;
+  private readonly fused: boolean;
+
+  constructor(gpu: Gpu, channels: number, options: BatchNorm2dOptions = {}) {
+    super();
+    checkCount("BatchNorm2d", "channels", channels);
+    const { eps = 1e-5, momentum = 0.1, affine = true, trackRunningStats = true, fused = true } = options;
+    const vector = (value: number) => gpu.keep(gpu.full([channels], value));
+    this.weight = affine ? parameter(gpu, new Float32Array(channels).fill(1), [channels]) : null;
+    this.bias = affine ? parameter(gpu, new Float32Array(channels), [channels]) : null;
+    this.runningMean = trackRunningStats ? vector(0) : null;
+    this.runningVar = trackRunningStats ? vector(1) : null;
+    this.numBatchesTracked = trackRunningStats ? gpu.keep(gpu.zeros([1])) : null;
+    this.eps = eps;
+    this.momentum = momentum;
+    this.fused = fused;
+  }
+
+  /** `tail` folds a residual and a ReLU into the same pass over memory. */
+  forward(x: Tensor, tail: BatchNormTail = {}): Tensor {
+    const { runningMean, runningVar, numBatchesTracked, eps, momentum } = this;
+    const run = this.fused ? batchNorm : batchNormComposed;
+    return run(x, this.weight, this.bias, {
+      training: this.training || !runningMean,
+      runningMean,
+      runningVar,
+      numBatchesTracked,
+      eps,
+      momentum,
+      ...tail,
+    });
+  }
+}
+
+export class ReLU extends Module {
+  forward(x: Tensor): Tensor {
+    return relu(x);
+  }
+}
+
+export class MaxPool2d extends Module {
+  constructor(
+    private readonly kernelSize: number | readonly [number, number],
+    private readonly options: Pool2dOptions = {},
+  ) {
+    super();
+  }
+  forward(x: Tensor): Tensor {
+    return maxPool2d(x, this.kernelSize, this.options);
+  }
+}
+
+export class AvgPool2d extends Module {
+  constructor(
+    private readonly kernelSize: number | readonly [number, number],
+    private readonly options: Pool2dOptions = {},
+  ) {
+    super();
+  }
+  forward(x: Tensor): Tensor {
+    return avgPool2d(x, this.kernelSize, this.options);
+  }
+}
+
+/** [N, H, W, C] → [N, C]. */
+export class GlobalAvgPool2d extends Module {
+  forward(x: Tensor): Tensor {
+    return globalAvgPool2d(x);
+  }
+}
+
+/** [N, …] → [N, product]. */
+export class Flatten extends Module {
+  forward(x: Tensor): Tensor {
+    return flatten(x);
+  }
+}
+
+/**
+ * Layers one after the other. A `BatchNorm2d` with a `ReLU` behind it runs as one fused op. Intermediate results are
+ * given back as soon as only the graph needs them.
+ */
+export class Sequential extends Module {
+  readonly layers: Module[];
+
+  constructor(...layers: Module[]) {
+    super();
+    this.layers = layers;
+  }
+
+  forward(x: Tensor): Tensor {
+    let y = x;
+    for (let i = 0; i < this.layers.length; i += 1) {
+      const layer = this.layers[i]!;
+      const fuse = layer instanceof BatchNorm2d && this.layers[i + 1] instanceof ReLU;
+      const next = fuse ? layer.forward(y, { activation: "relu" }) : layer.forward(y);
+      if (fuse) i += 1;
+      if (y !== x && next !== y) y.dispose();
+      y = next;
+    }
+    return y;
+  }
+}

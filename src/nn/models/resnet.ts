@@ -1,0 +1,188 @@
+import { UsageError } from "../../errors.ts";
+import type { Gpu } from "../../gpu/device.ts";
+import { add, relu } from "../../ops/elementwise.ts";
+import { globalAvgPool2d } from "../../ops/pool2d.ts";
+import { pad } from "../../ops/pad.ts";
+import { slice } from "../../ops/slice.ts";
+import { Random } from "../../tensor/random.ts";
+import type { Tensor } from "../../tensor/tensor.ts";
+import type { Init } from "../init.ts";
+import { BatchNorm2d, type BatchNorm2dOptions, Conv2d, Linear } from "../layers.ts";
+import { Module } from "../module.ts";
+
+/** `batch`: after every convolution. `none`: nowhere. `last`: once, on the output of the last residual block. */
+export type ResNetNorm = "batch" | "none" | "last";
+
+export interface ResNetCifarOptions {
+  /** 6n + 2: 20, 32, 44, 56, 110 … Default 20. */
+  depth?: number;
+  /** Channels of the first stage; the next two have twice and four times as many. Default 16. */
+  width?: number;
+  norm?: ResNetNorm;
+  /** Default `xavier`, as in the paper. */
+  init?: Init;
+  seed?: number;
+  /** Default 3. */
+  inChannels?: number;
+  /** Default 10. */
+  classes?: number;
+  batchNorm?: BatchNorm2dOptions;
+}
+
+/** conv → norm → relu with the norm left out where there is none. */
+class ConvNorm extends Module {
+  readonly conv: Conv2d;
+  readonly norm: BatchNorm2d | null;
+
+  constructor(conv: Conv2d, norm: BatchNorm2d | null) {
+    super();
+    this.conv = conv;
+    this.norm = norm;
+  }
+
+  /** relu(norm(conv(x)) + residual) */
+  forward(x: Tensor, residual: Tensor | null = null, activation: "none" | "relu" = "relu"): Tensor {
+    const y = this.conv.forward(x);
+    if (this.norm) {
+      const z = this.norm.forward(y, { activation, residual });
+      y.dispose();
+      return z;
+    }
+    const sum = residual ? add(y, residual) : y;
+    if (sum !== y) y.dispose();
+    if (activation === "none") return sum;
+    const z = relu(sum);
+    sum.dispose();
+    return z;
+  }
+}
+
+/**
+ * Two 3×3 convolutions around a shortcut; the shortcut of a block that changes shape takes every second pixel and
+ * fills the new channels with zeros (option A of He et al. 2016: no parameters).
+ */
+export class BasicBlock extends Module {
+  readonly first: ConvNorm;
+  readonly second: ConvNorm;
+
+  constructor(
+    first: ConvNorm,
+    second: ConvNorm,
+    private readonly stride: number,
+    private readonly addedChannels: number,
+  ) {
+    super();
+    this.first = first;
+    this.second = second;
+  }
+
+  forward(x: Tensor): Tensor {
+    const shortcut = this.shortcut(x);
+    const middle = this.first.forward(x);
+    const out = this.second.forward(middle, shortcut);
+    middle.dispose();
+    if (shortcut !== x) shortcut.dispose();
+    return out;
+  }
+
+  private shortcut(x: Tensor): Tensor {
+    if (this.stride === 1 && this.addedChannels === 0) return x;
+    const [n, h, w, c] = x.shape as [number, number, number, number];
+    const strided = slice(x, [0, 0, 0, 0], [n, h, w, c], [1, this.stride, this.stride, 1]);
+    const before = Math.floor(this.addedChannels / 2);
+    const padded = pad(strided, [
+      [0, 0],
+      [0, 0],
+      [0, 0],
+      [before, this.addedChannels - before],
+    ]);
+    strided.dispose();
+    return padded;
+  }
+}
+
+/** The residual network for small images of He et al. (2016, § 4.2). Made by `resnetCifar`. */
+export class ResNetCifar extends Module {
+  constructor(
+    readonly stem: ConvNorm,
+    readonly blocks: BasicBlock[],
+    readonly lastNorm: BatchNorm2d | null,
+    readonly classifier: Linear,
+    readonly options: Required<Omit<ResNetCifarOptions, "batchNorm">>,
+  ) {
+    super();
+  }
+
+  /** [N, H, W, inChannels] → logits [N, classes]. */
+  forward(x: Tensor): Tensor {
+    let y = this.stem.forward(x);
+    const step = (next: Tensor) => {
+      y.dispose();
+      y = next;
+    };
+    for (const block of this.blocks) step(block.forward(y));
+    if (this.lastNorm) step(this.lastNorm.forward(y));
+    step(globalAvgPool2d(y));
+    step(this.classifier.forward(y));
+    return y;
+  }
+}
+
+/**
+ * ResNet of 6n+2 layers: a 3×3 stem, three stages of n blocks with `width`, 2·`width` and 4·`width` channels (the
+ * second and third start with stride 2), global average pooling, a linear classifier. Convolutions have biases only
+ * where no batch-norm follows.
+ * @throws UsageError unless depth is 6n + 2 with n ≥ 1.
+ */
+export function resnetCifar(gpu: Gpu, options: ResNetCifarOptions = {}): ResNetCifar {
+  const {
+    depth = 20,
+    width = 16,
+    norm = "batch",
+    init = "xavier",
+    seed = 0,
+    inChannels = 3,
+    classes = 10,
+    batchNorm,
+  } = options;
+  if (!Number.isInteger(depth) || depth < 8 || (depth - 2) % 6 !== 0) {
+    throw new UsageError(`resnetCifar: depth is ${depth}; expected 6n + 2 with n ≥ 1: 8, 14, 20, 32, 44, 56, 110 …`);
+  }
+  for (const [name, value] of Object.entries({ width, inChannels, classes })) {
+    if (!Number.isInteger(value) || value < 1) {
+      throw new UsageError(`resnetCifar: ${name} is ${value}; expected a positive integer`);
+    }
+  }
+  if (!["batch", "none", "last"].includes(norm)) {
+    throw new UsageError(`resnetCifar: norm is "${norm}"; expected "batch", "none" or "last"`);
+  }
+  const random = new Random(seed).fork("weights");
+  const convNorm = (from: number, to: number, stride: number) =>
+    new ConvNorm(
+      new Conv2d(gpu, from, to, 3, { stride, padding: 1, bias: norm !== "batch", init, random }),
+      norm === "batch" ? new BatchNorm2d(gpu, to, batchNorm) : null,
+    );
+
+  const stem = convNorm(inChannels, width, 1);
+  const blocks: BasicBlock[] = [];
+  let channels = width;
+  for (const stage of [0, 1, 2]) {
+    const to = width * 2 ** stage;
+    for (let i = 0; i < (depth - 2) / 6; i += 1) {
+      const stride = stage > 0 && i === 0 ? 2 : 1;
+      blocks.push(new BasicBlock(convNorm(channels, to, stride), convNorm(to, to, 1), stride, to - channels));
+      channels = to;
+    }
+  }
+  const lastNorm = norm === "last" ? new BatchNorm2d(gpu, channels, batchNorm) : null;
+  const classifier = new Linear(gpu, channels, classes, { init, random });
+  return new ResNetCifar(stem, blocks, lastNorm, classifier, {
+    depth,
+    width,
+    norm,
+    init,
+    seed,
+    inChannels,
+    classes,
+  });
+}

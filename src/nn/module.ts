@@ -1,0 +1,111 @@
+import { ShapeError } from "../errors.ts";
+import type { Gpu } from "../gpu/device.ts";
+import type { DType } from "../tensor/dtype.ts";
+import { formatShape, type Shape, sameShape } from "../tensor/shape.ts";
+import { Tensor, type TensorData } from "../tensor/tensor.ts";
+
+/** Named tensors on the host: what checkpoints hold. */
+export type StateDict = Record<string, { shape: Shape; dtype: DType; data: TensorData }>;
+
+/**
+ * A layer, or a network of layers. Fields that are tensors are its parameters (those that require gradients) and
+ * buffers (the others); fields that are modules, or arrays of modules, are its children. Names in `stateDict` are the
+ * fields' names joined by dots, as in PyTorch.
+ */
+export abstract class Module {
+  /** Batch statistics in batch-norm when true; running statistics when false. See `train` and `eval`. */
+  training = true;
+
+  abstract forward(x: Tensor): Tensor;
+
+  /** Children by field name, in order of declaration. */
+  *children(): Iterable<[string, Module]> {
+    for (const [name, value] of Object.entries(this)) {
+      if (value instanceof Module) yield [name, value];
+      else if (Array.isArray(value)) {
+        for (const [i, item] of value.entries()) if (item instanceof Module) yield [`${name}.${i}`, item];
+      }
+    }
+  }
+
+  /** This module and all below it, with their names (`""` for this one). */
+  *modules(prefix = ""): Iterable<[string, Module]> {
+    yield [prefix, this];
+    for (const [name, child] of this.children()) yield* child.modules(prefix ? `${prefix}.${name}` : name);
+  }
+
+  /** Every tensor of this module and those below it: parameters and buffers. */
+  *tensors(): Iterable<[string, Tensor]> {
+    for (const [path, module] of this.modules()) {
+      for (const [name, value] of Object.entries(module)) {
+        if (value instanceof Tensor) yield [path ? `${path}.${name}` : name, value];
+      }
+    }
+  }
+
+  namedParameters(): [string, Tensor][] {
+    return [...this.tensors()].filter(([, tensor]) => tensor.requiresGrad);
+  }
+
+  parameters(): Tensor[] {
+    return this.namedParameters().map(([, tensor]) => tensor);
+  }
+
+  /** Sets the mode of this module and all below it. */
+  train(mode = true): this {
+    for (const [, module] of this.modules()) module.training = mode;
+    return this;
+  }
+
+  eval(): this {
+    return this.train(false);
+  }
+
+  zeroGrad(): void {
+    for (const parameter of this.parameters()) parameter.zeroGrad();
+  }
+
+  /** Parameters and buffers, read back to the host. */
+  async stateDict(): Promise<StateDict> {
+    const state: StateDict = {};
+    for (const [name, tensor] of this.tensors()) {
+      state[name] = { shape: tensor.shape, dtype: tensor.dtype, data: await tensor.read() };
+    }
+    return state;
+  }
+
+  /** Overwrites parameters and buffers. @throws ShapeError before anything is written, if names or shapes differ. */
+  loadStateDict(state: StateDict): void {
+    const own = new Map(this.tensors());
+    const missing = [...own.keys()].filter((name) => !(name in state));
+    const unknown = Object.keys(state).filter((name) => !own.has(name));
+    if (missing.length > 0 || unknown.length > 0) {
+      throw new ShapeError(
+        `loadStateDict: missing ${list(missing)}, unexpected ${list(unknown)}; expected the state of the same network`,
+      );
+    }
+    for (const [name, tensor] of own) {
+      if (!sameShape(tensor.shape, state[name]!.shape)) {
+        throw new ShapeError(
+          `loadStateDict: ${name} is ${formatShape(state[name]!.shape)} in the state, ${formatShape(tensor.shape)} in the network; expected equal shapes`,
+        );
+      }
+    }
+    for (const [name, tensor] of own) tensor.write(state[name]!.data);
+  }
+
+  /** Frees parameters, their gradients, and buffers. */
+  dispose(): void {
+    for (const [, tensor] of this.tensors()) tensor.dispose();
+  }
+}
+
+/** A tensor that a module owns: outside of every scope. */
+export function parameter(gpu: Gpu, data: Float32Array, shape: Shape): Tensor {
+  return gpu.keep(gpu.tensor(data, shape, { requiresGrad: true }));
+}
+
+function list(names: readonly string[]): string {
+  if (names.length === 0) return "nothing";
+  return names.length > 4 ? `${names.slice(0, 4).join(", ")} and ${names.length - 4} more` : names.join(", ");
+}
