@@ -101,12 +101,16 @@ export function backward(root: Tensor, upstream: Tensor | null): void {
     const start = upstream ? upstream.alias() : gpu.keep(gpu.full(root.shape, 1));
     if (!root.node) return addToLeaf(root, start);
     const grads = new Map<GraphNode, Tensor>([[root.node, start]]);
+    const nodes = reachable(root.node);
+    // Held until their turn: freeing a node lets go of the ones before it.
+    for (const node of nodes) node.holders += 1;
     try {
-      for (const node of reachable(root.node)) {
+      for (const node of nodes) {
         const grad = grads.get(node);
         grads.delete(node);
         if (grad) propagate(node, grad, grads);
         free(node);
+        node.holders -= 1;
       }
     } finally {
       for (const grad of grads.values()) grad.dispose();

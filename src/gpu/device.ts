@@ -1,4 +1,4 @@
-import { DeviceError, FusenormError, NonFiniteError } from "../errors.ts";
+import { DeviceError, FusenormError, NonFiniteError, ShaderError } from "../errors.ts";
 import type { DType } from "../tensor/dtype.ts";
 import type { Shape } from "../tensor/shape.ts";
 import { Tensor, type TensorOptions } from "../tensor/tensor.ts";
@@ -384,6 +384,7 @@ export class Gpu {
 
   private async report(): Promise<void> {
     // Error events arrive in a later turn of the event loop than the completion they belong to.
+    await this.kernels.settle();
     await new Promise((resolve) => setTimeout(resolve, 0));
     this.check();
     if (this.finiteFlag && this.checkedLabels.length > 0) {
@@ -506,7 +507,8 @@ export class Gpu {
   }
 
   private fail(error: FusenormError): void {
-    this.failure ??= error;
+    // A shader that did not compile also fails where it is bound: the cause is the better message.
+    if (!this.failure || error instanceof ShaderError) this.failure = error;
   }
 
   /** Throws the first error that the device reported since the last check. */

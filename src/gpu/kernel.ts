@@ -24,6 +24,7 @@ export class KernelCache {
   private readonly kernels = new Map<string, Kernel>();
   private readonly keys = new WeakMap<KernelSpec, string>();
   private nextId = 1;
+  private readonly checks = new Set<Promise<void>>();
 
   constructor(
     private readonly device: GPUDevice,
@@ -47,11 +48,20 @@ export class KernelCache {
     }
     this.device.pushErrorScope("validation");
     const kernel = this.finish(key, spec, this.device.createComputePipeline(this.descriptor(spec)));
-    this.device.popErrorScope().then(
-      (error) => error && this.onError(describe(spec, error.message)),
-      () => {}, // a lost device reports itself
+    const check = this.device.popErrorScope().then(
+      (error) => {
+        this.checks.delete(check);
+        if (error) this.onError(describe(spec, error.message));
+      },
+      () => void this.checks.delete(check), // a lost device reports itself
     );
+    this.checks.add(check);
     return kernel;
+  }
+
+  /** Resolves when the device has said of every kernel so far whether it compiled. */
+  async settle(): Promise<void> {
+    await Promise.all(this.checks);
   }
 
   /** Compiles without blocking; `get` then finds the result. */

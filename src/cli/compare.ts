@@ -1,0 +1,123 @@
+import { mkdirSync } from "node:fs";
+import { join } from "node:path";
+import type { Command } from "commander";
+import { UsageError } from "../errors.ts";
+import { textTable } from "../experiments/page.ts";
+import { type LabelledRun, RUN_TABLE_HEAD, runReport, runRow } from "../experiments/run-report.ts";
+import type { ResNetNorm } from "../nn/models/resnet.ts";
+import { loadDataset } from "../node/datasets.ts";
+import { writeFileAtomic } from "../node/files.ts";
+import { requestGpu } from "../node/request.ts";
+import { checkTrainOptions, type TrainOptions, Trainer } from "../train/trainer.ts";
+import { listOf, positiveNumber } from "./options.ts";
+import { TrainingProgress } from "./progress.ts";
+import { addTrainOptions } from "./train.ts";
+
+/** A network and a run that fit the slowest adapter in a few minutes and still show what batch-norm does. */
+const quick = { depth: 26, width: 8, batchSize: 32, epochs: 1, schedule: "constant", augment: false } as const;
+
+interface CompareFlags extends Omit<TrainOptions, "norm" | "lr" | "maxSteps"> {
+  maxSteps?: number;
+  data: string;
+  out: string;
+  norm: ResNetNorm[];
+  lr: number[];
+}
+
+export function registerCompare(program: Command): void {
+  const command = program
+    .command("compare")
+    .description("train the same network with and without batch-norm at each learning rate, and compare")
+    .option("--data <dir>", "a directory, or embedded, fashion-mnist, cifar10", "embedded")
+    .option(
+      "--norm <list>",
+      "batch, none, last",
+      listOf((text) => text as ResNetNorm),
+      ["batch", "none"],
+    )
+    .option("--lr <list>", "learning rates", listOf(positiveNumber), [0.003, 0.1])
+    .option("--out <dir>", "where results go", "runs/compare");
+  addTrainOptions(command);
+  for (const option of command.options) {
+    const preset = (quick as Record<string, unknown>)[option.attributeName()];
+    if (preset !== undefined) option.default(preset);
+  }
+  command.action(compare);
+}
+
+async function compare(flags: CompareFlags): Promise<void> {
+  const { data: source, out, norm: norms, lr: rates, ...shared } = flags;
+  const configurations = norms.flatMap((norm) =>
+    rates.map((lr): TrainOptions => ({ ...shared, maxSteps: shared.maxSteps ?? null, norm, lr })),
+  );
+  for (const options of configurations) {
+    checkTrainOptions(options);
+    if (!["batch", "none", "last"].includes(options.norm)) {
+      throw new UsageError(`compare: --norm has "${options.norm}"; expected batch, none or last, separated by commas`);
+    }
+  }
+  const data = await loadDataset(source);
+  const gpu = await requestGpu();
+  const progress = new TrainingProgress();
+  const started = performance.now();
+  console.error(
+    `ResNet-${shared.depth} (width ${shared.width}) on ${data.train.name}: ${configurations.length} runs on ${gpu.info.name} (${gpu.info.class})`,
+  );
+  try {
+    mkdirSync(out, { recursive: true });
+    const runs: (LabelledRun & { options: TrainOptions })[] = [];
+    for (const options of configurations) {
+      const label = `${NORM_NAMES[options.norm]}, lr ${options.lr}`;
+      const trainer = new Trainer(gpu, data, options);
+      const history = await trainer.run(progress.follow(label.padEnd(28), trainer.totalSteps));
+      trainer.dispose();
+      runs.push({ label, history, options });
+    }
+    progress.stop();
+    const seconds = (performance.now() - started) / 1e3;
+    const sentence = conclude(runs);
+    await writeFileAtomic(
+      join(out, "runs.json"),
+      JSON.stringify({ dataset: data.train.name, adapter: gpu.info, seconds, runs }, null, 1),
+    );
+    const report = join(out, "report.html");
+    await writeFileAtomic(report, await runReport(`Batch-norm and the learning rate: ${data.train.name}`, runs, gpu.info, sentence));
+    console.log(`\n${textTable(RUN_TABLE_HEAD, runs.map(runRow))}\n\n${sentence}\n`);
+    console.log(`${seconds.toFixed(0)} s on ${gpu.info.name}; curves in ${report}`);
+  } finally {
+    progress.stop();
+    gpu.destroy();
+  }
+}
+
+const NORM_NAMES: Record<ResNetNorm, string> = {
+  batch: "with batch-norm",
+  none: "without batch-norm",
+  last: "batch-norm last",
+};
+
+/** What was seen, from the runs' numbers alone. */
+function conclude(runs: readonly (LabelledRun & { options: TrainOptions })[]): string {
+  const best = (norm: ResNetNorm) =>
+    runs
+      .filter(({ options }) => options.norm === norm)
+      .map((run) => ({
+        lr: run.options.lr,
+        diverged: run.history.divergedAt !== null,
+        accuracy: run.history.divergedAt === null ? (run.history.evals.at(-1)?.testAccuracy ?? 0) : 0,
+      }));
+  const describe = (norm: ResNetNorm) => {
+    const all = best(norm);
+    if (all.length === 0) return null;
+    const top = all.reduce((a, b) => (b.accuracy > a.accuracy ? b : a));
+    const diverged = all.filter((run) => run.diverged).map((run) => run.lr);
+    const fate = diverged.length > 0 ? `diverged at ${diverged.join(" and ")}` : "diverged at none of the rates";
+    const reach =
+      diverged.length === all.length
+        ? ""
+        : ` and reached ${(100 * top.accuracy).toFixed(1)} % test accuracy at best (rate ${top.lr})`;
+    return `${NORM_NAMES[norm]} it ${fate}${reach}`;
+  };
+  const parts = (["batch", "none", "last"] as const).map(describe).filter((part) => part !== null);
+  return `The same network at learning rates ${[...new Set(runs.map((run) => run.options.lr))].join(", ")}: ${parts.join("; ")}.`;
+}
