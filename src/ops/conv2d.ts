@@ -1,0 +1,162 @@
+// Convolution: shapes and parameters here, the choice of kernels in conv2d-kernels.ts.
+
+import { ShapeError } from "../errors.ts";
+import { formatShape } from "../tensor/shape.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import { type ConvGeometry, gradBias, gradInput, gradWeight, runForward } from "./conv2d-kernels.ts";
+import { defineOp } from "./define-op.ts";
+
+export interface Conv2dOptions {
+  /** [K], added to every pixel. Default none. */
+  bias?: Tensor | null;
+  /** Step of the filter in both directions, or [vertical, horizontal]. Default 1. */
+  stride?: number | readonly [number, number];
+  /**
+   * Zeros around the map: one number for all sides, [vertical, horizontal], [top, bottom, left, right], `"valid"`
+   * (none), or `"same"` (the output has the size of the input; the odd zero goes to the bottom and right; stride 1
+   * only). Default 0.
+   */
+  padding?: number | readonly [number, number] | readonly [number, number, number, number] | "same" | "valid";
+  /** Distance between the taps of the filter, for both directions, or [vertical, horizontal]. Default 1. */
+  dilation?: number | readonly [number, number];
+  /** Channels are split into this many groups, which do not see each other. `groups = C` is depthwise. Default 1. */
+  groups?: number;
+}
+
+type ConvParams = Omit<Conv2dOptions, "bias">;
+
+const op = defineOp({
+  name: "conv2d",
+  inputs: { x: "N H W C", weight: "K R S C/groups", bias: "K?" },
+  infer(shapes, params: ConvParams, dims) {
+    const geometry = inferConv2d(dims as Dims, params, formatShape(shapes.weight));
+    return { out: [geometry.N, geometry.P, geometry.Q, geometry.K], geometry };
+  },
+  forward(ctx, { x, weight, bias }, { out: shape, geometry }) {
+    const out = ctx.empty(shape);
+    runForward(ctx, geometry, out, x, weight, bias);
+    return { out, saved: { x: ctx.needsGrad.weight ? x : null, weight: ctx.needsGrad.x ? weight : null } };
+  },
+  backward(ctx, grad, { x, weight }, { geometry }) {
+    return {
+      x: weight && gradInput(ctx, geometry, grad, weight),
+      weight: x && gradWeight(ctx, geometry, grad, x),
+      bias: ctx.needsGrad.bias ? gradBias(ctx, geometry, grad) : null,
+    };
+  },
+});
+
+/**
+ * 2-D convolution (cross-correlation) over channels-last maps, as PyTorch's `conv2d`; differentiable in every input for
+ * every stride, padding, dilation and group count.
+ *
+ * @param x [N, H, W, C]
+ * @param weight [K, R, S, C / groups]
+ * @returns [N, P, Q, K] with P = ⌊(H + top + bottom − dilation·(R − 1) − 1) / stride⌋ + 1, and Q likewise
+ * @throws ShapeError for shapes and options that do not fit each other, or an output without pixels
+ */
+export function conv2d(x: Tensor, weight: Tensor, options: Conv2dOptions = {}): Tensor {
+  const { bias = null, ...params } = options;
+  return op({ x, weight, bias }, params);
+}
+
+type Dims = {
+  N: number;
+  H: number;
+  W: number;
+  C: number;
+  K: number;
+  R: number;
+  S: number;
+  "C/groups": number;
+};
+
+/** Checks the options against the sizes, and works out padding and output size. */
+export function inferConv2d(dims: Dims, params: ConvParams, weightShape: string): ConvGeometry {
+  const { N, H, W, C, K, R, S } = dims;
+  const { groups = 1 } = params;
+  const [strideH, strideW] = pair("stride", params.stride ?? 1);
+  const [dilationH, dilationW] = pair("dilation", params.dilation ?? 1);
+  if (!Number.isInteger(groups) || groups < 1) {
+    throw new ShapeError(
+      `conv2d: groups is ${groups}; expected a positive integer that divides C = ${C} and K = ${K}`,
+    );
+  }
+  if (C % groups !== 0 || K % groups !== 0) {
+    throw new ShapeError(
+      `conv2d: groups is ${groups}, x has C = ${C} channels and weight K = ${K}; expected groups to divide both`,
+    );
+  }
+  if (dims["C/groups"] * groups !== C) {
+    throw new ShapeError(
+      `conv2d: weight has ${dims["C/groups"]} input channels, x has ${C} in ${groups} group${groups > 1 ? "s" : ""}; ` +
+        `expected weight [K, R, S, C / groups] with C / groups = ${C / groups}, got ${weightShape}`,
+    );
+  }
+  const [top, bottom, left, right] = sides(params.padding ?? 0, {
+    strides: [strideH, strideW],
+    spans: [dilationH * (R - 1), dilationW * (S - 1)],
+  });
+  const size = (
+    name: string,
+    input: number,
+    padding: number,
+    dilation: number,
+    taps: number,
+    stride: number,
+  ) => {
+    const room = input + padding - dilation * (taps - 1) - 1;
+    if (room < 0) {
+      throw new ShapeError(
+        `conv2d: the filter spans ${dilation * (taps - 1) + 1} pixels, x has ${name} = ${input} and ${padding} of ` +
+          `padding; expected the filter to fit into the padded map (pad more, or use a smaller filter or dilation)`,
+      );
+    }
+    return Math.floor(room / stride) + 1;
+  };
+  const P = size("H", H, top + bottom, dilationH, R, strideH);
+  const Q = size("W", W, left + right, dilationW, S, strideW);
+  return { N, H, W, C, K, R, S, P, Q, strideH, strideW, top, left, dilationH, dilationW, groups };
+}
+
+function pair(name: string, value: number | readonly number[]): [number, number] {
+  const values = typeof value === "number" ? [value, value] : [...value];
+  if (values.length !== 2 || !values.every((v) => Number.isInteger(v) && v >= 1)) {
+    throw new ShapeError(
+      `conv2d: ${name} is ${show(value)}; expected a positive integer, or two as [vertical, horizontal]`,
+    );
+  }
+  return values as [number, number];
+}
+
+function sides(
+  padding: NonNullable<Conv2dOptions["padding"]>,
+  { strides, spans }: { strides: [number, number]; spans: [number, number] },
+): [number, number, number, number] {
+  if (padding === "valid") return [0, 0, 0, 0];
+  if (padding === "same") {
+    if (strides.some((stride) => stride !== 1)) {
+      throw new ShapeError(
+        `conv2d: padding is "same" with stride ${show(strides)}; "same" needs stride 1, give the padding in numbers`,
+      );
+    }
+    const [vertical, horizontal] = spans;
+    const top = Math.floor(vertical / 2);
+    const left = Math.floor(horizontal / 2);
+    return [top, vertical - top, left, horizontal - left];
+  }
+  const values =
+    typeof padding === "number" ? [padding] : Array.isArray(padding) ? [...padding] : [Number.NaN];
+  if (![1, 2, 4].includes(values.length) || !values.every((v) => Number.isInteger(v) && v >= 0)) {
+    throw new ShapeError(
+      `conv2d: padding is ${show(padding)}; expected a non-negative integer, [vertical, horizontal], [top, bottom, left, right], "same" or "valid"`,
+    );
+  }
+  if (values.length === 1) return [values[0]!, values[0]!, values[0]!, values[0]!];
+  if (values.length === 2) return [values[0]!, values[0]!, values[1]!, values[1]!];
+  return values as [number, number, number, number];
+}
+
+function show(value: unknown): string {
+  return Array.isArray(value) ? `[${value.join(", ")}]` : String(value);
+}
