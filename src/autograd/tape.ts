@@ -2,8 +2,8 @@
 // node; `backward` walks the nodes that the loss can reach in the reverse order of their making.
 
 import { FusenormError, UseAfterDisposeError } from "../errors.ts";
-import type { Tensor } from "../tensor/tensor.ts";
 import { formatShape, sameShape } from "../tensor/shape.ts";
+import type { Tensor } from "../tensor/tensor.ts";
 
 /**
  * One op's place in the graph. Holds its own references to saved tensors until `backward` has passed, or until
@@ -142,7 +142,10 @@ function propagate(node: GraphNode, grad: Tensor, grads: Map<GraphNode, Tensor>)
 
 /** Adds `grad`, which it takes over, to what the leaf has. */
 function addToLeaf(leaf: Tensor, grad: Tensor): void {
-  if (leaf.isDisposed) return grad.dispose();
+  if (leaf.isDisposed) {
+    grad.dispose();
+    return;
+  }
   if (!sameShape(leaf.shape, grad.shape)) {
     throw new FusenormError(
       `internal: gradient ${formatShape(grad.shape)} for a tensor of shape ${formatShape(leaf.shape)}`,

@@ -8,13 +8,20 @@ import type { ResNetNorm } from "../nn/models/resnet.ts";
 import { loadDataset } from "../node/datasets.ts";
 import { writeFileAtomic } from "../node/files.ts";
 import { requestGpu } from "../node/request.ts";
-import { checkTrainOptions, type TrainOptions, Trainer } from "../train/trainer.ts";
+import { checkTrainOptions, Trainer, type TrainOptions } from "../train/trainer.ts";
 import { listOf, positiveNumber } from "./options.ts";
 import { TrainingProgress } from "./progress.ts";
 import { addTrainOptions } from "./train.ts";
 
 /** A network and a run that fit the slowest adapter in a few minutes and still show what batch-norm does. */
-const quick = { depth: 26, width: 8, batchSize: 32, epochs: 1, schedule: "constant", augment: false } as const;
+const quick = {
+  depth: 26,
+  width: 8,
+  batchSize: 32,
+  epochs: 1,
+  schedule: "constant",
+  augment: false,
+} as const;
 
 interface CompareFlags extends Omit<TrainOptions, "norm" | "lr" | "maxSteps"> {
   maxSteps?: number;
@@ -53,7 +60,9 @@ async function compare(flags: CompareFlags): Promise<void> {
   for (const options of configurations) {
     checkTrainOptions(options);
     if (!["batch", "none", "last"].includes(options.norm)) {
-      throw new UsageError(`compare: --norm has "${options.norm}"; expected batch, none or last, separated by commas`);
+      throw new UsageError(
+        `compare: --norm has "${options.norm}"; expected batch, none or last, separated by commas`,
+      );
     }
   }
   const data = await loadDataset(source);
@@ -81,7 +90,10 @@ async function compare(flags: CompareFlags): Promise<void> {
       JSON.stringify({ dataset: data.train.name, adapter: gpu.info, seconds, runs }, null, 1),
     );
     const report = join(out, "report.html");
-    await writeFileAtomic(report, await runReport(`Batch-norm and the learning rate: ${data.train.name}`, runs, gpu.info, sentence));
+    await writeFileAtomic(
+      report,
+      await runReport(`Batch-norm and the learning rate: ${data.train.name}`, runs, gpu.info, sentence),
+    );
     console.log(`\n${textTable(RUN_TABLE_HEAD, runs.map(runRow))}\n\n${sentence}\n`);
     console.log(`${seconds.toFixed(0)} s on ${gpu.info.name}; curves in ${report}`);
   } finally {
@@ -111,7 +123,8 @@ function conclude(runs: readonly (LabelledRun & { options: TrainOptions })[]): s
     if (all.length === 0) return null;
     const top = all.reduce((a, b) => (b.accuracy > a.accuracy ? b : a));
     const diverged = all.filter((run) => run.diverged).map((run) => run.lr);
-    const fate = diverged.length > 0 ? `diverged at ${diverged.join(" and ")}` : "diverged at none of the rates";
+    const fate =
+      diverged.length > 0 ? `diverged at ${diverged.join(" and ")}` : "diverged at none of the rates";
     const reach =
       diverged.length === all.length
         ? ""

@@ -34,7 +34,8 @@ export class TrainingProgress {
         }
       },
       onEval: ({ step, testAccuracy }) => {
-        if (!bar) console.error(`${label} step ${step}/${totalSteps} test acc ${(100 * testAccuracy).toFixed(1)} %`);
+        if (!bar)
+          console.error(`${label} step ${step}/${totalSteps} test acc ${(100 * testAccuracy).toFixed(1)} %`);
       },
     };
   }

@@ -7,7 +7,7 @@ import { loadDataset } from "../node/datasets.ts";
 import { writeFileAtomic } from "../node/files.ts";
 import { requestGpu } from "../node/request.ts";
 import { decodeCheckpoint, encodeCheckpoint } from "../train/checkpoint.ts";
-import { checkTrainOptions, defaultTrainOptions, type TrainOptions, Trainer } from "../train/trainer.ts";
+import { checkTrainOptions, defaultTrainOptions, Trainer, type TrainOptions } from "../train/trainer.ts";
 import { integer, number, positiveInteger } from "./options.ts";
 import { TrainingProgress } from "./progress.ts";
 
@@ -61,7 +61,9 @@ async function train(flags: TrainFlags): Promise<void> {
     throw new UsageError(`train: ${checkpointFile} exists; pass --resume to go on from it, or another --out`);
   }
   if (resume && !existsSync(checkpointFile)) {
-    throw new DataError(`train: --resume was given, but there is no ${checkpointFile}; leave --resume out to start anew`);
+    throw new DataError(
+      `train: --resume was given, but there is no ${checkpointFile}; leave --resume out to start anew`,
+    );
   }
   const data = await loadDataset(source);
   const gpu = await requestGpu();
@@ -93,7 +95,11 @@ async function train(flags: TrainFlags): Promise<void> {
     );
     await writeFileAtomic(
       join(out, "report.html"),
-      await runReport(`Training on ${data.train.name}`, [{ label: `${options.norm}, lr ${options.lr}`, history }], gpu.info),
+      await runReport(
+        `Training on ${data.train.name}`,
+        [{ label: `${options.norm}, lr ${options.lr}`, history }],
+        gpu.info,
+      ),
     );
     const last = history.log.at(-1);
     const test = history.evals.at(-1);

@@ -67,7 +67,13 @@ export class BufferPool {
     private readonly device: GPUDevice,
     private readonly maxBytes: number,
     /** Shared with the pools of captured plans, so that the counters are those of the device. */
-    readonly stats: MemoryStats = { liveBuffers: 0, liveBytes: 0, peakBytes: 0, pooledBuffers: 0, pooledBytes: 0 },
+    readonly stats: MemoryStats = {
+      liveBuffers: 0,
+      liveBytes: 0,
+      peakBytes: 0,
+      pooledBuffers: 0,
+      pooledBytes: 0,
+    },
   ) {}
 
   /** A pool of its own for a captured plan. */
@@ -100,7 +106,10 @@ export class BufferPool {
     this.stats.liveBuffers += 1;
     this.stats.liveBytes += capacity;
     this.stats.peakBytes = Math.max(this.stats.peakBytes, this.stats.liveBytes);
-    return { storage: new Storage(bufferId(buffer), buffer, capacity, this), recycled: waiting !== undefined };
+    return {
+      storage: new Storage(bufferId(buffer), buffer, capacity, this),
+      recycled: waiting !== undefined,
+    };
   }
 
   /** Wraps a buffer that somebody else owns: never pooled, never destroyed, not counted. */

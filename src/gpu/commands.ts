@@ -94,7 +94,8 @@ export class Commands {
       : new Uint8Array(data);
     const whole = view.byteLength & ~3;
     // Dawn and browsers refuse shared memory and lengths that are not whole words.
-    const plain = view.buffer instanceof ArrayBuffer ? (view as Uint8Array<ArrayBuffer>) : new Uint8Array(view);
+    const plain =
+      view.buffer instanceof ArrayBuffer ? (view as Uint8Array<ArrayBuffer>) : new Uint8Array(view);
     if (whole > 0) this.device.queue.writeBuffer(buffer, byteOffset, plain, 0, whole);
     if (whole < view.byteLength) {
       const tail = new Uint8Array(4);
@@ -117,7 +118,9 @@ export class Commands {
   /** Copies `byteLength` bytes to the host, after everything encoded so far. */
   async read(buffer: GPUBuffer, byteOffset: number, byteLength: number): Promise<ArrayBuffer> {
     if (this.recording) {
-      throw new DeviceError("capture: a tensor was read inside a captured function; return it and read it after run()");
+      throw new DeviceError(
+        "capture: a tensor was read inside a captured function; return it and read it after run()",
+      );
     }
     // Copies are whole words from a word boundary; the excess is cut off below.
     const start = byteOffset & ~3;

@@ -119,14 +119,23 @@ export class Gpu {
     this.debug = { poison: false, checkFinite: false, ...options.debug };
     this.commands = new Commands(device, options.flushEvery ?? 128);
     this.kernels = new KernelCache(device, (error) => this.fail(error));
-    this.pool = new BufferPool(device, Math.min(device.limits.maxBufferSize, device.limits.maxStorageBufferBindingSize));
+    this.pool = new BufferPool(
+      device,
+      Math.min(device.limits.maxBufferSize, device.limits.maxStorageBufferBindingSize),
+    );
     device.addEventListener("uncapturederror", (event) => {
       event.preventDefault?.();
-      this.fail(new DeviceError(`${this.lastLabel || "gpu"}: ${(event as GPUUncapturedErrorEvent).error.message}`));
+      this.fail(
+        new DeviceError(`${this.lastLabel || "gpu"}: ${(event as GPUUncapturedErrorEvent).error.message}`),
+      );
     });
     device.lost.then((info) => {
       if (!this.destroyed) {
-        this.fail(new DeviceError(`the device was lost (${info.reason}) near ${this.lastLabel || "start"}: ${info.message}`));
+        this.fail(
+          new DeviceError(
+            `the device was lost (${info.reason}) near ${this.lastLabel || "start"}: ${info.message}`,
+          ),
+        );
       }
       alive.delete(this);
     });
@@ -145,7 +154,9 @@ export class Gpu {
         "Gpu.request: there is no navigator.gpu here; use a browser with WebGPU on a secure page, or in Node `requestGpu` from fusenorm/node",
       );
     }
-    const adapter = await entry.requestAdapter({ powerPreference: options.powerPreference ?? "high-performance" });
+    const adapter = await entry.requestAdapter({
+      powerPreference: options.powerPreference ?? "high-performance",
+    });
     if (!adapter) {
       throw new DeviceError("Gpu.request: WebGPU is here but offers no adapter; check the graphics driver");
     }
@@ -246,7 +257,8 @@ export class Gpu {
     this.check();
     const padded = Math.ceil(byteLength / 16) * 16;
     const { storage, recycled } = this.pool.acquire(padded, what);
-    if (recycled && this.debug.poison) this.fillWords({ storage, byteOffset: 0, byteLength: padded }, 0x7fc00000);
+    if (recycled && this.debug.poison)
+      this.fillWords({ storage, byteOffset: 0, byteLength: padded }, 0x7fc00000);
     return storage;
   }
 
@@ -529,7 +541,10 @@ function memoryGrid(vec4s: number): Grid {
 function summarize(info: GPUAdapterInfo | undefined): AdapterSummary {
   const { vendor = "", architecture = "", description = "", device = "" } = info ?? {};
   // Mesa and SwiftShader put a slug into `device` and the readable name into `description`.
-  const name = (/[ A-Z]/.test(device) ? device : description || device) || [vendor, architecture].filter(Boolean).join(" ") || "unnamed adapter";
+  const name =
+    (/[ A-Z]/.test(device) ? device : description || device) ||
+    [vendor, architecture].filter(Boolean).join(" ") ||
+    "unnamed adapter";
   const words = `${vendor} ${architecture} ${description} ${device}`.toLowerCase();
   const software = /swiftshader|llvmpipe|lavapipe|software|basic render|\bwarp\b/.test(words);
   const fallback = (info as { isFallbackAdapter?: boolean } | undefined)?.isFallbackAdapter === true;

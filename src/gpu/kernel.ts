@@ -136,5 +136,7 @@ function nameOf(spec: KernelSpec): string {
 /** Dawn's and browsers' messages carry the line and a caret; file, entry point and constants are added. */
 function describe(spec: KernelSpec, message: string): ShaderError {
   const constants = JSON.stringify(spec.constants ?? {});
-  return new ShaderError(`${shaderName(spec)}.wgsl, entry point ${spec.entry}, constants ${constants}:\n${message}`);
+  return new ShaderError(
+    `${shaderName(spec)}.wgsl, entry point ${spec.entry}, constants ${constants}:\n${message}`,
+  );
 }

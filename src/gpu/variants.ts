@@ -11,7 +11,9 @@ export class Variants {
   private readonly forced = new Map<string, Variant>();
   private readonly tuned = new Map<string, Variant>();
   /** Called with each choice that was neither forced nor remembered, so that autotune can learn what there is to tune. */
-  onPick: ((kernel: string, shape: string, candidates: readonly Variant[], fallback: Variant) => void) | null = null;
+  onPick:
+    | ((kernel: string, shape: string, candidates: readonly Variant[], fallback: Variant) => void)
+    | null = null;
 
   /** @param shape a key of the sizes that the choice may depend on, e.g. `32x32x32x16` */
   pick(kernel: string, shape: string, candidates: readonly Variant[], fallback: Variant): Variant {

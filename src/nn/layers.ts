@@ -48,7 +48,13 @@ export class Conv2d extends Module {
     const { bias = true, init = "he", random = new Random(0), ...convOptions } = options;
     const [r, s] = typeof kernelSize === "number" ? [kernelSize, kernelSize] : kernelSize;
     const groups = convOptions.groups ?? 1;
-    for (const [name, value] of Object.entries({ inChannels, outChannels, kernelHeight: r, kernelWidth: s, groups })) {
+    for (const [name, value] of Object.entries({
+      inChannels,
+      outChannels,
+      kernelHeight: r,
+      kernelWidth: s,
+      groups,
+    })) {
       checkCount("Conv2d", name, value);
     }
     if (inChannels % groups !== 0 || outChannels % groups !== 0) {
@@ -72,7 +78,12 @@ export class Linear extends Module {
   weight: Tensor;
   bias: Tensor | null;
 
-  constructor(gpu: Gpu, inFeatures: number, outFeatures: number, options: InitOptions & { bias?: boolean } = {}) {
+  constructor(
+    gpu: Gpu,
+    inFeatures: number,
+    outFeatures: number,
+    options: InitOptions & { bias?: boolean } = {},
+  ) {
     super();
     checkCount("Linear", "inFeatures", inFeatures);
     checkCount("Linear", "outFeatures", outFeatures);

@@ -64,7 +64,9 @@ export function defineOp<const I extends InputShapes, P, Plan extends { out: Sha
 
   const op = (inputs: Inputs<I>, params: P): Tensor => {
     const gpu = checkInputs(definition, names, inputs as Record<string, Tensor | null>);
-    const shapes = Object.fromEntries(names.map((name) => [name, inputs[name]?.shape ?? null])) as ShapesOf<I>;
+    const shapes = Object.fromEntries(
+      names.map((name) => [name, inputs[name]?.shape ?? null]),
+    ) as ShapesOf<I>;
     const dims = bindDims(definition.name, definition.inputs, shapes);
     const plan = definition.infer(shapes, params, dims);
     const graph = isRecording() && names.some((name) => inputs[name]?.requiresGrad);
@@ -102,7 +104,9 @@ export function defineOp<const I extends InputShapes, P, Plan extends { out: Sha
     gpu.checkFinite(out, definition.name);
     return out;
   };
-  return Object.assign(op, { definition: definition as unknown as OpDefinition<I, P, { out: Shape }, Saved> });
+  return Object.assign(op, {
+    definition: definition as unknown as OpDefinition<I, P, { out: Shape }, Saved>,
+  });
 }
 
 /** The same contract for your own WGSL: `shader: { name, source }` in the kernels that `forward` and `backward` run. */
@@ -163,10 +167,14 @@ function checkInputs(
     const input = inputs[name];
     if (!input) {
       if (definition.inputs[name]!.endsWith("?")) continue;
-      throw new ShapeError(`${definition.name}: ${name} is missing; expected a tensor ${symbols(definition.inputs[name]!)}`);
+      throw new ShapeError(
+        `${definition.name}: ${name} is missing; expected a tensor ${symbols(definition.inputs[name]!)}`,
+      );
     }
     if (!(input instanceof Tensor)) {
-      throw new ShapeError(`${definition.name}: ${name} is ${typeof input}; expected a Tensor (gpu.tensor(data, shape))`);
+      throw new ShapeError(
+        `${definition.name}: ${name} is ${typeof input}; expected a Tensor (gpu.tensor(data, shape))`,
+      );
     }
     input.range; // throws if disposed
     const dtypes = definition.dtypes?.[name] ?? ["float32"];
@@ -174,7 +182,9 @@ function checkInputs(
       throw new ShapeError(`${definition.name}: ${name} is ${input.dtype}; expected ${dtypes.join(" or ")}`);
     }
     if (gpu && input.gpu !== gpu) {
-      throw new ShapeError(`${definition.name}: ${name} is on another Gpu than ${names[0]}; expected all inputs on one`);
+      throw new ShapeError(
+        `${definition.name}: ${name} is on another Gpu than ${names[0]}; expected all inputs on one`,
+      );
     }
     gpu = input.gpu;
   }
@@ -183,7 +193,11 @@ function checkInputs(
 }
 
 /** Gives each letter the size that its first input has, and holds the other inputs to it. */
-function bindDims(op: string, inputs: InputShapes, shapes: Record<string, Shape | null>): Record<string, number> {
+function bindDims(
+  op: string,
+  inputs: InputShapes,
+  shapes: Record<string, Shape | null>,
+): Record<string, number> {
   const dims: Record<string, number> = {};
   const boundBy: Record<string, string> = {};
   for (const [name, pattern] of Object.entries(inputs)) {

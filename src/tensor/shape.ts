@@ -33,7 +33,9 @@ export function normalizeAxes(op: string, axes: readonly number[], rank: number)
   for (const axis of axes) {
     const index = axis < 0 ? axis + rank : axis;
     if (!Number.isInteger(axis) || index < 0 || index >= rank) {
-      throw new ShapeError(`${op}: axis ${axis} is outside a tensor of rank ${rank}; expected ${-rank} to ${rank - 1}`);
+      throw new ShapeError(
+        `${op}: axis ${axis} is outside a tensor of rank ${rank}; expected ${-rank} to ${rank - 1}`,
+      );
     }
     if (out.has(index)) throw new ShapeError(`${op}: axis ${axis} is named twice in [${axes.join(", ")}]`);
     out.add(index);

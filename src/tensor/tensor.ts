@@ -39,7 +39,12 @@ export class Tensor {
   }
 
   /** Internal: see `gpu.tensor`. */
-  static from(gpu: Gpu, data: ArrayLike<number> | ArrayBufferView, shape: Shape, options: TensorOptions): Tensor {
+  static from(
+    gpu: Gpu,
+    data: ArrayLike<number> | ArrayBufferView,
+    shape: Shape,
+    options: TensorOptions,
+  ): Tensor {
     const dtype = options.dtype ?? "float32";
     const tensor = Tensor.empty(gpu, shape, dtype);
     try {
@@ -168,7 +173,8 @@ export class Tensor {
 
   /** The only element of a one-element tensor. */
   async item(): Promise<number> {
-    if (this.size !== 1) throw new ShapeError(`item: shape ${formatShape(this.shape)} has ${this.size} elements; expected 1`);
+    if (this.size !== 1)
+      throw new ShapeError(`item: shape ${formatShape(this.shape)} has ${this.size} elements; expected 1`);
     return (await this.read())[0]!;
   }
 
@@ -222,9 +228,12 @@ function elementBytes(view: ArrayBufferView): number {
 }
 
 function encode(data: ArrayLike<number> | ArrayBufferView, dtype: DType): TensorData {
-  if (dtype === "float32") return data instanceof Float32Array ? data : Float32Array.from(data as ArrayLike<number>);
-  if (dtype === "uint32") return data instanceof Uint32Array ? data : Uint32Array.from(data as ArrayLike<number>);
-  if (dtype === "uint8") return data instanceof Uint8Array ? data : Uint8Array.from(data as ArrayLike<number>);
+  if (dtype === "float32")
+    return data instanceof Float32Array ? data : Float32Array.from(data as ArrayLike<number>);
+  if (dtype === "uint32")
+    return data instanceof Uint32Array ? data : Uint32Array.from(data as ArrayLike<number>);
+  if (dtype === "uint8")
+    return data instanceof Uint8Array ? data : Uint8Array.from(data as ArrayLike<number>);
   return data instanceof Uint16Array ? data : Uint16Array.from(data as ArrayLike<number>, numberToHalf);
 }
 

@@ -21,7 +21,8 @@ export function encodeCheckpoint({ tensors, metadata }: Checkpoint): Uint8Array<
   let offset = 0;
   for (const [name, { shape, dtype, data }] of Object.entries(tensors)) {
     const code = codes[dtype];
-    if (!code) throw new DataError(`checkpoint: ${name} is ${dtype}; expected ${Object.keys(codes).join(", ")}`);
+    if (!code)
+      throw new DataError(`checkpoint: ${name} is ${dtype}; expected ${Object.keys(codes).join(", ")}`);
     header[name] = { dtype: code, shape, data_offsets: [offset, offset + data.byteLength] };
     offset += data.byteLength;
   }
@@ -43,14 +44,22 @@ export function encodeCheckpoint({ tensors, metadata }: Checkpoint): Uint8Array<
 /** @throws DataError if the bytes are truncated, or not a checkpoint. `name` is the file's, for messages. */
 export function decodeCheckpoint(file: Uint8Array, name: string): Checkpoint {
   const bad = (what: string) =>
-    new DataError(`checkpoint ${name}: ${what}; expected a file that fusenorm wrote: start anew, or resume from another`);
+    new DataError(
+      `checkpoint ${name}: ${what}; expected a file that fusenorm wrote: start anew, or resume from another`,
+    );
   if (file.length < 8) throw bad(`has ${file.length} bytes, less than its header`);
   const length = Number(new DataView(file.buffer, file.byteOffset).getBigUint64(0, true));
-  if (length > file.length - 8) throw bad(`its header wants ${length} bytes, the file has ${file.length - 8} more`);
-  let header: Record<string, { dtype: keyof typeof constructors; shape: number[]; data_offsets: [number, number] }>;
+  if (length > file.length - 8)
+    throw bad(`its header wants ${length} bytes, the file has ${file.length - 8} more`);
+  let header: Record<
+    string,
+    { dtype: keyof typeof constructors; shape: number[]; data_offsets: [number, number] }
+  >;
   let metadata: Record<string, string>;
   try {
-    ({ __metadata__: metadata, ...header } = JSON.parse(new TextDecoder().decode(file.subarray(8, 8 + length))));
+    ({ __metadata__: metadata, ...header } = JSON.parse(
+      new TextDecoder().decode(file.subarray(8, 8 + length)),
+    ));
   } catch {
     throw bad("its header is not JSON");
   }

@@ -4,12 +4,12 @@ import { DataLoader } from "../data/loader.ts";
 import { DataError, UsageError } from "../errors.ts";
 import type { Gpu } from "../gpu/device.ts";
 import type { Init } from "../nn/init.ts";
-import type { StateDict } from "../nn/module.ts";
 import { type ResNetCifar, type ResNetNorm, resnetCifar } from "../nn/models/resnet.ts";
-import { cosine, multiStep, type Schedule, warmup } from "../optim/schedule.ts";
-import { SGD } from "../optim/sgd.ts";
+import type { StateDict } from "../nn/module.ts";
 import { accuracy } from "../ops/accuracy.ts";
 import { softmaxCrossEntropy } from "../ops/softmax_cross_entropy.ts";
+import { cosine, multiStep, type Schedule, warmup } from "../optim/schedule.ts";
+import { SGD } from "../optim/sgd.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 
@@ -110,15 +110,27 @@ export function checkTrainOptions(options: TrainOptions): void {
   rule("lr", Number.isFinite(options.lr) && options.lr > 0, "a number above 0");
   rule("momentum", options.momentum >= 0 && options.momentum < 1, "a number from 0 to below 1");
   rule("nesterov", !options.nesterov || options.momentum > 0, "false, or a momentum above 0");
-  rule("weightDecay", Number.isFinite(options.weightDecay) && options.weightDecay >= 0, "a number of at least 0");
+  rule(
+    "weightDecay",
+    Number.isFinite(options.weightDecay) && options.weightDecay >= 0,
+    "a number of at least 0",
+  );
   rule("batchSize", count(options.batchSize, 1), "a positive integer");
   rule("epochs", count(options.epochs, 1), "a positive integer");
   rule("maxSteps", options.maxSteps === null || count(options.maxSteps, 1), "a positive integer, or null");
   rule("warmupSteps", count(options.warmupSteps, 0), "an integer of at least 0");
   rule("logEvery", count(options.logEvery, 1), "a positive integer");
   rule("seed", count(options.seed, 0) && options.seed < 2 ** 32, "an integer from 0 to 2³² − 1");
-  rule("schedule", ["constant", "step", "cosine"].includes(options.schedule), '"constant", "step" or "cosine"');
-  rule("init", ["xavier", "xavier_normal", "he", "he_uniform"].includes(options.init), '"xavier", "xavier_normal", "he" or "he_uniform"');
+  rule(
+    "schedule",
+    ["constant", "step", "cosine"].includes(options.schedule),
+    '"constant", "step" or "cosine"',
+  );
+  rule(
+    "init",
+    ["xavier", "xavier_normal", "he", "he_uniform"].includes(options.init),
+    '"xavier", "xavier_normal", "he" or "he_uniform"',
+  );
 }
 
 /** Trains one `resnetCifar` on one data set. */
@@ -191,7 +203,8 @@ export class Trainer {
 
       const entry = await this.readLog();
       const now = performance.now();
-      const imagesPerSecond = ((this.stepsDone - clock.step) * this.options.batchSize * 1e3) / (now - clock.time);
+      const imagesPerSecond =
+        ((this.stepsDone - clock.step) * this.options.batchSize * 1e3) / (now - clock.time);
       Object.assign(clock, { time: now, step: this.stepsDone });
       const secondsLeft = ((this.totalSteps - this.stepsDone) * this.options.batchSize) / imagesPerSecond;
       callbacks.onLog?.({ ...entry, totalSteps: this.totalSteps, imagesPerSecond, secondsLeft });
@@ -254,8 +267,10 @@ export class Trainer {
   /** All that `resume` needs to go on as if nothing had happened. Call between `run`s, or in `onCheckpoint`. */
   async state(): Promise<Checkpoint> {
     const tensors: StateDict = {};
-    for (const [name, tensor] of Object.entries(await this.model.stateDict())) tensors[`model.${name}`] = tensor;
-    for (const [name, tensor] of Object.entries(await this.optimizer.stateDict())) tensors[`optimizer.${name}`] = tensor;
+    for (const [name, tensor] of Object.entries(await this.model.stateDict()))
+      tensors[`model.${name}`] = tensor;
+    for (const [name, tensor] of Object.entries(await this.optimizer.stateDict()))
+      tensors[`optimizer.${name}`] = tensor;
     const { options, stepsDone, history } = this;
     return {
       tensors,
@@ -356,4 +371,3 @@ function makeSchedule(options: TrainOptions, totalSteps: number): Schedule {
         );
   return warmupSteps > 0 ? warmup(base, warmupSteps) : base;
 }
-

@@ -142,7 +142,9 @@ describe("Gpu", () => {
 
     it("refuses host writes, reads and nesting inside", () => {
       const x = gpu.full([1], 2);
-      expect(() => gpu.capture(() => x.write([1]))).toThrow(/written from the host inside a captured function/);
+      expect(() => gpu.capture(() => x.write([1]))).toThrow(
+        /written from the host inside a captured function/,
+      );
       expect(() => gpu.capture(() => gpu.capture(() => square(x)))).toThrow(/inside a captured function/);
       expect([...gpu.capture(() => square(x)).result.shape]).toEqual([1]);
     });

@@ -1,8 +1,8 @@
 import { UsageError } from "../../errors.ts";
 import type { Gpu } from "../../gpu/device.ts";
 import { add, relu } from "../../ops/elementwise.ts";
-import { globalAvgPool2d } from "../../ops/pool2d.ts";
 import { pad } from "../../ops/pad.ts";
+import { globalAvgPool2d } from "../../ops/pool2d.ts";
 import { slice } from "../../ops/slice.ts";
 import { Random } from "../../tensor/random.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
@@ -146,7 +146,9 @@ export function resnetCifar(gpu: Gpu, options: ResNetCifarOptions = {}): ResNetC
     batchNorm,
   } = options;
   if (!Number.isInteger(depth) || depth < 8 || (depth - 2) % 6 !== 0) {
-    throw new UsageError(`resnetCifar: depth is ${depth}; expected 6n + 2 with n ≥ 1: 8, 14, 20, 32, 44, 56, 110 …`);
+    throw new UsageError(
+      `resnetCifar: depth is ${depth}; expected 6n + 2 with n ≥ 1: 8, 14, 20, 32, 44, 56, 110 …`,
+    );
   }
   for (const [name, value] of Object.entries({ width, inChannels, classes })) {
     if (!Number.isInteger(value) || value < 1) {

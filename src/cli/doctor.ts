@@ -1,0 +1,217 @@
+import type { Command } from "commander";
+import { FusenormError } from "../errors.ts";
+import { Gpu } from "../gpu/device.ts";
+import { type AdapterClass, type Survey, survey } from "../node/adapters.ts";
+import { type NodeAdapter, requestAdapter } from "../node/request.ts";
+import { type CopyBandwidth, measureCopyBandwidth } from "./measure.ts";
+
+export interface DoctorOptions {
+  json?: boolean;
+  adapter?: string;
+  /** False skips the measurements. */
+  measure?: boolean;
+}
+
+/** What `fusenorm doctor --json` prints. */
+export interface DoctorReport {
+  node: string;
+  platform: string;
+  /** What was there to search; Linux only. */
+  system?: Survey;
+  /** Why there is no adapter, or why it does not work. */
+  error?: string;
+  adapter?: {
+    name: string;
+    class: AdapterClass;
+    vendor: string;
+    architecture: string;
+    device: string;
+    driver: string;
+    foundThrough: string;
+  };
+  limits?: Record<string, number>;
+  features?: string[];
+  toggles?: { enable: readonly string[]; disable: readonly string[] };
+  copyBandwidth?: CopyBandwidth;
+  advice: string[];
+}
+
+const SHOWN_LIMITS = [
+  "maxBufferSize",
+  "maxStorageBufferBindingSize",
+  "maxStorageBuffersPerShaderStage",
+  "maxComputeInvocationsPerWorkgroup",
+  "maxComputeWorkgroupStorageSize",
+  "maxComputeWorkgroupSizeX",
+  "maxComputeWorkgroupsPerDimension",
+  "minSubgroupSize",
+  "maxSubgroupSize",
+] as const;
+
+/** Finds the adapter as every command does, and says what it is, what it can do and what would be better. */
+export async function examine(
+  options: DoctorOptions = {},
+  onStep: (step: string) => void = () => {},
+): Promise<DoctorReport> {
+  const report: DoctorReport = {
+    node: process.version,
+    platform: `${process.platform} ${process.arch}`,
+    advice: [],
+  };
+  if (process.platform === "linux") report.system = await survey();
+  let gpu: Gpu | undefined;
+  try {
+    onStep("looking for an adapter");
+    const found = await requestAdapter({ adapter: options.adapter });
+    describe(report, found);
+    gpu = await Gpu.fromAdapter(found.adapter);
+    if (options.measure !== false) {
+      onStep("measuring copy bandwidth");
+      report.copyBandwidth = await measureCopyBandwidth(gpu);
+    }
+  } catch (error) {
+    if (!(error instanceof FusenormError)) throw error;
+    report.error = error.message;
+  } finally {
+    gpu?.destroy();
+  }
+  report.advice = advise(report);
+  return report;
+}
+
+function describe(report: DoctorReport, { adapter, name, class: kind, route, toggles }: NodeAdapter): void {
+  const { info, limits, features } = adapter;
+  report.adapter = {
+    name,
+    class: kind,
+    vendor: info.vendor,
+    architecture: info.architecture,
+    device: info.device,
+    driver: info.description,
+    foundThrough: route,
+  };
+  const figures: Record<string, number> = {};
+  for (const limit of SHOWN_LIMITS) {
+    const value =
+      (limits as unknown as Record<string, number | undefined>)[limit] ??
+      (info as unknown as Record<string, number | undefined>)[
+        limit.replace("minSubgroup", "subgroupMin").replace("maxSubgroup", "subgroupMax")
+      ];
+    if (value !== undefined) figures[limit] = value;
+  }
+  report.limits = figures;
+  report.features = [...(features as unknown as Iterable<string>)].sort();
+  report.toggles = toggles;
+}
+
+/** What to do, for what was found. */
+export function advise({ error, adapter, system, platform, features }: DoctorReport): string[] {
+  const advice: string[] = [];
+  const linux = system !== undefined;
+  if (error && linux && !adapter) {
+    if (!system.systemLoader && system.manifests.length > 0) {
+      advice.push(
+        "There are Vulkan drivers but no Vulkan loader: install libvulkan1 (Debian, Ubuntu) or vulkan-loader.",
+      );
+    }
+    if (error.includes("no usable adapter")) {
+      advice.push(
+        "A Vulkan driver is installed, but gave Dawn no adapter: its GPU may be absent, or it may be too old (Mesa before 24).",
+      );
+    }
+    if ("missing" in system.embedded) advice.push(`${system.embedded.missing}.`);
+    for (const name of ["FUSENORM_ADAPTER", "VK_DRIVER_FILES", "VK_ICD_FILENAMES"]) {
+      if (system.env[name]) advice.push(`${name} is set, to "${system.env[name]}": try without.`);
+    }
+  }
+  if (adapter?.class === "swiftshader") {
+    advice.push(
+      "This is the slowest adapter. Mesa's lavapipe is 4 to 5 times as fast: `npm run setup:lavapipe` in a checkout, or install mesa-vulkan-drivers 24 or newer.",
+    );
+  }
+  if (adapter && adapter.class !== "hardware") {
+    advice.push(
+      linux
+        ? "The processor does the GPU's work. If this machine has a GPU, install its vendor's Vulkan driver (in a container: make the driver's files and /dev nodes visible)."
+        : `The processor does the GPU's work. If this machine (${platform}) has a GPU, install its vendor's driver.`,
+    );
+  }
+  if (features && !features.includes("timestamp-query")) {
+    advice.push("Without timestamp-query, benchmarks and the profiler use wall-clock times.");
+  }
+  return advice;
+}
+
+/** The report as text for a terminal. */
+export function format(report: DoctorReport): string {
+  const lines: string[] = [];
+  const row = (label: string, value: string) => lines.push(`${label.padEnd(18)}${value}`);
+  const list = (values: readonly string[], width = 90) => {
+    const rows: string[] = [];
+    for (const value of values) {
+      const last = rows.at(-1);
+      if (last !== undefined && last.length + value.length + 2 <= width)
+        rows[rows.length - 1] = `${last}, ${value}`;
+      else rows.push(value);
+    }
+    return rows.join(`\n${" ".repeat(18)}`) || "none";
+  };
+  const { adapter, system, limits, copyBandwidth } = report;
+  if (adapter) {
+    row("adapter", adapter.name);
+    row("driver", adapter.driver);
+    row("class", adapter.class === "hardware" ? "hardware" : `software (${adapter.class})`);
+    row("found through", adapter.foundThrough);
+  } else {
+    row("adapter", "none");
+  }
+  if (report.error) row("error", report.error);
+  row("system", `${report.platform}, Node ${report.node}`);
+  if (system) {
+    row("Vulkan loader", system.systemLoader ? "the system's" : "the system has none");
+    row("drivers", list([...system.manifests, ...system.extraManifests]));
+    row("embedded", "missing" in system.embedded ? "missing" : system.embedded.manifest);
+    for (const [name, value] of Object.entries(system.env)) row(name, value);
+  }
+  if (limits) {
+    for (const [index, [name, value]] of Object.entries(limits).entries()) {
+      row(index === 0 ? "limits" : "", `${name.padEnd(36)}${value.toLocaleString("en")}`);
+    }
+  }
+  if (report.features) row("features", list(report.features));
+  if (report.toggles) {
+    row(
+      "toggles",
+      list([...report.toggles.enable.map((t) => `+${t}`), ...report.toggles.disable.map((t) => `−${t}`)]),
+    );
+  }
+  if (copyBandwidth) {
+    const { gbPerSecond, bytes, workgroups, workgroupSize } = copyBandwidth;
+    row(
+      "copy bandwidth",
+      `${gbPerSecond.toPrecision(3)} GB/s read and written (${bytes / 2 ** 20} MiB, ${workgroups} workgroups of ${workgroupSize})`,
+    );
+  }
+  if (report.advice.length > 0) lines.push("", ...report.advice.map((advice) => `• ${advice}`));
+  return lines.join("\n");
+}
+
+export function registerDoctor(program: Command): void {
+  program
+    .command("doctor")
+    .description(
+      "show the GPU adapter, its limits, features and measured speed, and what to do when something is missing",
+    )
+    .option("--json", "print the report as JSON")
+    .option("--adapter <which>", "hardware, lavapipe, swiftshader, or part of an adapter's name")
+    .option("--no-measure", "leave the measurements out")
+    .action(async (options: DoctorOptions) => {
+      const showSteps = !options.json && process.stderr.isTTY;
+      const report = await examine(options, (step) => {
+        if (showSteps) process.stderr.write(`\r\u001b[K${step} …`);
+      });
+      if (showSteps) process.stderr.write("\r\u001b[K");
+      console.log(options.json ? JSON.stringify(report, null, 2) : format(report));
+      if (report.error) process.exitCode = 1;
+    });
+}
