@@ -290,6 +290,41 @@ function manifestsIn(folders: readonly string[]): string[] {
 /** Where some container hosts mount NVIDIA's driver, and where NixOS links the hardware's. */
 const EXTRA_FOLDERS = ["/usr/local/nvidia/share/vulkan/icd.d", "/run/opengl-driver/share/vulkan/icd.d"];
 
+/** What there is to find an adapter with, for `fusenorm doctor`. */
+export interface Survey {
+  /** Whether the system has a Vulkan loader (`libvulkan.so.1`) that can be opened. */
+  systemLoader: boolean;
+  manifests: string[];
+  extraManifests: string[];
+  /** Path of the embedded SwiftShader's manifest, or why there is none. */
+  embedded: { manifest: string } | { missing: string };
+  /** Variables that steer the choice, where set. */
+  env: Record<string, string>;
+}
+
+/** Looks around without asking for an adapter. Linux only: other systems need no search. */
+export async function survey(machine: Machine = thisMachine()): Promise<Survey> {
+  const steering = [
+    "FUSENORM_ADAPTER",
+    "FUSENORM_CACHE",
+    "VK_DRIVER_FILES",
+    "VK_ICD_FILENAMES",
+    "LD_LIBRARY_PATH",
+  ];
+  return {
+    systemLoader: machine.openLoader(SYSTEM_LOADER),
+    manifests: machine.manifests(),
+    extraManifests: machine.extraManifests(),
+    embedded: await machine.embedded().then(
+      ({ manifest }) => ({ manifest }),
+      (error: Error) => ({ missing: error.message }),
+    ),
+    env: Object.fromEntries(
+      steering.flatMap((name) => (machine.env[name] ? [[name, machine.env[name]!]] : [])),
+    ),
+  };
+}
+
 /** The machine that this process runs on. */
 export function thisMachine(): Machine {
   return {
