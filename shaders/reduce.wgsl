@@ -1,0 +1,173 @@
+// Sums over one axis of x [outer, rows, columns], of a term of its elements:
+//
+//   out[o, i] = scale · Σ_r term(x[o, r, i])  (+ centre[o, i])
+//   term: x | x·z | (x − centre)² | x − centre | z·(x − centre)
+//
+// The rows are dealt to `slices` in turn (slice s takes rows s, s + slices, …), so that neighbouring lanes read
+// neighbouring addresses. With more than one slice the output is [outer, slices, columns], and the host sums
+// that again, in the same order each time: results are equal from run to run, and there are no atomics.
+//
+// Elements are taken as vec4s (VEC4) or singly; a "column" is one of these. Where the reduced axis is the
+// innermost (ROW), four neighbours along it make up the vec4, and the last pass adds the four.
+//
+//   lanes      one invocation owns one (o, slice, column); no barriers
+//   tree       X columns × Y sub-slices of one slice; the sub-slices are added in a tree in workgroup memory
+
+override WORKGROUP_SIZE: u32 = 64;
+override X: u32 = 64;
+override Y: u32 = 4;
+override TERM: u32 = 0;
+override VEC4: bool = true;
+override ROW: bool = false;
+override TAIL: bool = false; // ROW: the axis ends within the last vec4
+override LAST: bool = true; // one slice: apply scale and centre, add up a row's vec4
+override ADD_CENTRE: bool = false;
+
+struct Sizes {
+  outer: u32,
+  rows: u32,
+  columns: u32,
+  slices: u32,
+  elements: u32, // TAIL: length of the reduced axis
+  centre_stride: u32, // elements from centre[o, 0] to centre[o + 1, 0]
+  scale: f32,
+}
+
+@group(0) @binding(0) var<storage, read_write> out: array<f32>;
+@group(0) @binding(1) var<uniform> sizes: Sizes;
+// Both views of one buffer: an override can't choose a type, only which one is read.
+@group(0) @binding(2) var<storage, read> x_vec4: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> x_scalar: array<f32>;
+@group(0) @binding(4) var<storage, read> z_vec4: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read> z_scalar: array<f32>;
+@group(0) @binding(6) var<storage, read> centre: array<f32>;
+
+var<workgroup> shared_sums: array<vec4<f32>, X * Y>;
+
+fn load_x(index: u32) -> vec4<f32> {
+  if (VEC4) {
+    return x_vec4[index];
+  }
+  return vec4<f32>(x_scalar[index], 0.0, 0.0, 0.0);
+}
+
+fn load_z(index: u32) -> vec4<f32> {
+  if (VEC4) {
+    return z_vec4[index];
+  }
+  return vec4<f32>(z_scalar[index], 0.0, 0.0, 0.0);
+}
+
+fn load_centre(o: u32, column: u32) -> vec4<f32> {
+  if (TERM < 2u && !ADD_CENTRE) {
+    return vec4<f32>(0.0);
+  }
+  let base = o * sizes.centre_stride;
+  if (ROW) {
+    return vec4<f32>(centre[base]);
+  }
+  if (VEC4) {
+    let first = base + 4u * column;
+    return vec4<f32>(centre[first], centre[first + 1u], centre[first + 2u], centre[first + 3u]);
+  }
+  return vec4<f32>(centre[base + column], 0.0, 0.0, 0.0);
+}
+
+fn term(index: u32, row: u32, middle: vec4<f32>) -> vec4<f32> {
+  let x = load_x(index);
+  var value = x;
+  if (TERM == 1u) {
+    value = x * load_z(index);
+  } else if (TERM == 2u) {
+    value = (x - middle) * (x - middle);
+  } else if (TERM == 3u) {
+    value = x - middle;
+  } else if (TERM == 4u) {
+    value = load_z(index) * (x - middle);
+  }
+  if (TAIL) {
+    value = select(vec4<f32>(0.0), value, 4u * row + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(sizes.elements));
+  }
+  return value;
+}
+
+// Sum of the terms of rows first, first + step, …
+fn sum_rows(o: u32, first: u32, step: u32, column: u32, middle: vec4<f32>) -> vec4<f32> {
+  var sum = vec4<f32>(0.0);
+  let base = o * sizes.rows * sizes.columns + column;
+  for (var row = first; row < sizes.rows; row += step) {
+    sum += term(base + row * sizes.columns, row, middle);
+  }
+  return sum;
+}
+
+fn store(o: u32, slice: u32, column: u32, sum: vec4<f32>, middle: vec4<f32>) {
+  var value = sum;
+  if (LAST) {
+    if (ROW && VEC4) {
+      value.x = (sum.x + sum.y) + (sum.z + sum.w);
+    }
+    value *= sizes.scale;
+    if (ADD_CENTRE) {
+      value += middle;
+    }
+    if (ROW) {
+      out[o] = value.x;
+      return;
+    }
+  }
+  let index = (o * sizes.slices + slice) * sizes.columns + column;
+  if (VEC4) {
+    out[4u * index] = value.x;
+    out[4u * index + 1u] = value.y;
+    out[4u * index + 2u] = value.z;
+    out[4u * index + 3u] = value.w;
+  } else {
+    out[index] = value.x;
+  }
+}
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn lanes(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  let count = sizes.outer * sizes.slices * sizes.columns;
+  for (var i = id.x; i < count; i += groups.x * WORKGROUP_SIZE) {
+    let column = i % sizes.columns;
+    let slice = (i / sizes.columns) % sizes.slices;
+    let o = i / (sizes.columns * sizes.slices);
+    let middle = load_centre(o, column);
+    store(o, slice, column, sum_rows(o, slice, sizes.slices, column, middle), middle);
+  }
+}
+
+@compute @workgroup_size(X, Y)
+fn tree(
+  @builtin(local_invocation_id) local: vec3<u32>,
+  @builtin(workgroup_id) group: vec3<u32>,
+  @builtin(num_workgroups) groups: vec3<u32>,
+) {
+  let blocks = (sizes.columns + X - 1u) / X;
+  let i = group.x + group.y * groups.x;
+  let slice = (i / blocks) % sizes.slices;
+  let o = i / (blocks * sizes.slices);
+  if (o >= sizes.outer) { // the grid is folded; whole workgroups leave
+    return;
+  }
+  let column = (i % blocks) * X + local.x;
+  let here = local.y * X + local.x;
+  var sum = vec4<f32>(0.0);
+  var middle = vec4<f32>(0.0);
+  if (column < sizes.columns) {
+    middle = load_centre(o, column);
+    sum = sum_rows(o, slice * Y + local.y, sizes.slices * Y, column, middle);
+  }
+  shared_sums[here] = sum;
+  for (var half = Y / 2u; half > 0u; half /= 2u) {
+    workgroupBarrier();
+    if (local.y < half) {
+      shared_sums[here] += shared_sums[here + half * X];
+    }
+  }
+  if (local.y == 0u && column < sizes.columns) {
+    store(o, slice, column, shared_sums[here], middle);
+  }
+}

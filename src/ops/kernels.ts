@@ -1,0 +1,277 @@
+// Dispatches of the elementwise and reduction kernels, which several ops' forwards and backwards share.
+
+import type { Gpu } from "../gpu/device.ts";
+import { type Shape, sizeOf } from "../tensor/shape.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import { type AxisGroup, groupAxes, type OperandLayout, operandLayout } from "./broadcast.ts";
+import type { OpContext } from "./define-op.ts";
+
+/** What the helpers below use of an op's context. */
+export type KernelContext = Pick<OpContext, "gpu" | "temp" | "run">;
+
+/** Workgroups and their size for a grid-stride loop over `items`: a software adapter has no use for thousands. */
+export function strideGrid(gpu: Gpu, items: number): { size: number; grid: [number] } {
+  const size = gpu.isSoftware ? 64 : 256;
+  return { size, grid: [Math.max(1, Math.min(Math.ceil(items / size), gpu.isSoftware ? 64 : 16384))] };
+}
+
+/** `OP` of the entry points of shaders/elementwise.wgsl. */
+export const Unary = { relu: 0, scale: 1 } as const;
+export const Binary = {
+  add: 0,
+  sub: 1,
+  subReversed: 2,
+  mul: 3,
+  reluGrad: 4,
+  squaredDifference: 5,
+  timesRstd: 6,
+  minusTimesRstd: 7,
+  varianceGradOfNormalize: 8,
+} as const;
+export const Ternary = { normalize: 0, varianceGrad: 1 } as const;
+
+function layoutBytes(layout: OperandLayout, factor: number): ArrayBuffer {
+  const bytes = new ArrayBuffer(96);
+  const words = new Uint32Array(bytes);
+  words.set([layout.vec4s, 0, layout.inner, layout.block, layout.dims.length]);
+  new Float32Array(bytes)[1] = factor;
+  words.set(layout.dims, 8);
+  words.set(layout.strides, 16);
+  return bytes;
+}
+
+/** out = f(a), of one size. */
+export function unary(ctx: KernelContext, op: number, out: Tensor, a: Tensor, factor = 1): void {
+  const { size, grid } = strideGrid(ctx.gpu, Math.ceil(out.size / 4));
+  const layout = operandLayout("", [out.size], [false]);
+  const constants = { WORKGROUP_SIZE: size, OP: op };
+  ctx.run({ shader: "elementwise", entry: "unary", constants }, [out, a, layoutBytes(layout, factor)], grid);
+}
+
+/** out = f(a, b): a as large as out, b as `layout` says. */
+export function binary(
+  ctx: KernelContext,
+  op: number,
+  out: Tensor,
+  a: Tensor,
+  b: Tensor,
+  layout: OperandLayout,
+  factor = 1,
+): void {
+  const { size, grid } = strideGrid(ctx.gpu, layout.vec4s);
+  const constants = { WORKGROUP_SIZE: size, OP: op, MODE: layout.mode };
+  ctx.run(
+    { shader: "elementwise", entry: "binary", constants },
+    [out, a, layoutBytes(layout, factor), b, b],
+    grid,
+  );
+}
+
+/** out = f(a, b, c): a as large as out, b and c as `layout` says. */
+export function ternary(
+  ctx: KernelContext,
+  op: number,
+  out: Tensor,
+  a: Tensor,
+  b: Tensor,
+  c: Tensor,
+  layout: OperandLayout,
+  factor = 1,
+): void {
+  const { size, grid } = strideGrid(ctx.gpu, layout.vec4s);
+  const constants = { WORKGROUP_SIZE: size, OP: op, MODE: layout.mode };
+  ctx.run(
+    { shader: "elementwise", entry: "ternary", constants },
+    [out, a, layoutBytes(layout, factor), b, b, c, c],
+    grid,
+  );
+}
+
+/** out = factor·b, repeated as `layout` says. */
+export function expandInto(
+  ctx: KernelContext,
+  out: Tensor,
+  b: Tensor,
+  layout: OperandLayout,
+  factor = 1,
+): void {
+  const { size, grid } = strideGrid(ctx.gpu, layout.vec4s);
+  const constants = { WORKGROUP_SIZE: size, MODE: layout.mode };
+  ctx.run(
+    { shader: "elementwise", entry: "expand", constants },
+    [out, null, layoutBytes(layout, factor), b, b],
+    grid,
+  );
+}
+
+/** The operand has the shape of the output. */
+export function sameLayout(shape: Shape): OperandLayout {
+  return operandLayout(
+    "",
+    shape,
+    shape.map(() => false),
+  );
+}
+
+/** `TERM` of shaders/reduce.wgsl. */
+export const Term = { x: 0, product: 1, squaredDeviation: 2, deviation: 3, productWithDeviation: 4 } as const;
+
+export interface ReduceOptions {
+  /** Multiplies the sum. Default 1. */
+  scale?: number;
+  /** x (default), x·z, (x − centre)² or z·(x − centre). */
+  term?: number;
+  /** As large as x. */
+  z?: Tensor;
+  /** As large as the output. */
+  centre?: Tensor;
+  /** Sums x − x₀ and adds x₀ again, x₀ the first element of each sum: for means, with scale = 1 / count. */
+  shifted?: boolean;
+}
+
+/** out = scale · Σ term(x) over the marked axes of `shape`, x's shape. */
+export function reduceInto(
+  ctx: KernelContext,
+  out: Tensor,
+  x: Tensor,
+  shape: Shape,
+  reduced: readonly boolean[],
+  options: ReduceOptions = {},
+): void {
+  const { scale = 1, term = Term.x, shifted = false } = options;
+  const groups = groupAxes(shape, reduced);
+  const at = groups.findLastIndex((group) => group.reduced);
+  const rest = groups.filter((_, i) => i !== at);
+  const sizes = (some: readonly AxisGroup[]) => some.map((group) => group.size);
+  const outer = sizeOf(sizes(groups.slice(0, Math.max(at, 0))));
+  const rows = at < 0 ? 1 : groups[at]!.size;
+  const inner = sizeOf(sizes(groups.slice(at + 1)));
+  if (!rest.some((group) => group.reduced)) {
+    reduceOne(ctx, out, x, outer, rows, inner, { ...options, scale, term, shifted });
+    return;
+  }
+  // Several groups (NCHW's N and HW, say): one at a time, innermost first, the terms made before.
+  const terms = term === Term.x ? x : makeTerms(ctx, x, shape, reduced, term, options);
+  const partial = ctx.temp([outer * inner]);
+  // A mean of means of equal counts is the mean; a plain sum takes its factor at the end.
+  const step = shifted ? 1 / rows : 1;
+  reduceOne(ctx, partial, terms, outer, rows, inner, { scale: step, term: Term.x, shifted });
+  const left = rest.map((group) => group.reduced);
+  reduceInto(ctx, out, partial, sizes(rest), left, { scale: scale / step, shifted });
+}
+
+function makeTerms(
+  ctx: KernelContext,
+  x: Tensor,
+  shape: Shape,
+  reduced: readonly boolean[],
+  term: number,
+  { z, centre }: ReduceOptions,
+): Tensor {
+  const terms = ctx.temp(shape);
+  if (term === Term.product) {
+    binary(ctx, Binary.mul, terms, x, z!, sameLayout(shape));
+    return terms;
+  }
+  const repeated = operandLayout("reduction", shape, reduced);
+  if (term === Term.squaredDeviation) {
+    binary(ctx, Binary.squaredDifference, terms, x, centre!, repeated);
+    return terms;
+  }
+  const deviations = ctx.temp(shape);
+  binary(ctx, Binary.sub, deviations, x, centre!, repeated);
+  binary(ctx, Binary.mul, terms, deviations, z!, sameLayout(shape));
+  return terms;
+}
+
+const DIRECT_ROWS = 256; // summed by one invocation, or by one workgroup, without partial sums
+const SOFTWARE_LANES = 2048;
+const GPU_WORKGROUPS = 1024;
+
+function reduceOne(
+  ctx: KernelContext,
+  out: Tensor,
+  x: Tensor,
+  outer: number,
+  axis: number,
+  inner: number,
+  options: Required<Pick<ReduceOptions, "scale" | "term" | "shifted">> & ReduceOptions,
+): void {
+  const row = inner === 1;
+  const vec4 = row ? outer === 1 || axis % 4 === 0 : inner % 4 === 0;
+  const columns = row ? 1 : inner / (vec4 ? 4 : 1);
+  const variant = ctx.gpu.variants.pick(
+    "reduce",
+    `${outer}x${axis}x${inner}`,
+    ["lanes", "tree"],
+    // Short sums keep a whole lane busy for less time than a tree in workgroup memory takes.
+    ctx.gpu.isSoftware || axis <= 64 ? "lanes" : "tree",
+  );
+  const X = Math.min(64, 2 ** Math.ceil(Math.log2(columns)));
+  const Y = 256 / X;
+
+  let source = x;
+  let rows = row && vec4 ? Math.ceil(axis / 4) : axis;
+  let first = true;
+  for (;;) {
+    const slices = sliceCount(variant, outer, rows, columns, X, Y);
+    const last = slices === 1;
+    const target = last ? out : ctx.temp([outer * slices * columns * (vec4 ? 4 : 1)]);
+    const term = first ? (options.shifted ? Term.deviation : options.term) : Term.x;
+    const constants: Record<string, number> = {
+      TERM: term,
+      VEC4: vec4 ? 1 : 0,
+      ROW: row ? 1 : 0,
+      TAIL: first && row && vec4 && axis % 4 !== 0 ? 1 : 0,
+      LAST: last ? 1 : 0,
+      ADD_CENTRE: last && options.shifted ? 1 : 0,
+    };
+    const layout = new ArrayBuffer(32);
+    const centreStride = options.shifted ? axis * inner : inner;
+    new Uint32Array(layout).set([outer, rows, columns, slices, axis, centreStride]);
+    new Float32Array(layout)[6] = options.scale;
+    const z = options.z && first ? options.z : source;
+    // The shift is the first element of each sum: row 0 of x itself.
+    const centre = options.shifted ? x : (options.centre ?? source);
+    const bindings = [target, layout, source, source, z, z, centre];
+    if (variant === "lanes") {
+      const { size, grid } = strideGrid(ctx.gpu, outer * slices * columns);
+      ctx.run(
+        { shader: "reduce", entry: "lanes", constants: { ...constants, WORKGROUP_SIZE: size } },
+        bindings,
+        grid,
+      );
+    } else {
+      const groups = outer * slices * Math.ceil(columns / X);
+      ctx.run(
+        { shader: "reduce", entry: "tree", constants: { ...constants, X, Y } },
+        bindings,
+        ctx.gpu.fold(groups),
+      );
+    }
+    if (last) return;
+    source = target;
+    rows = slices;
+    first = false;
+  }
+}
+
+/** Slices of at least 8 rows, as many as keep the adapter busy; 1 where the rows are few or the sums are many. */
+function sliceCount(
+  variant: string,
+  outer: number,
+  rows: number,
+  columns: number,
+  X: number,
+  Y: number,
+): number {
+  if (rows <= DIRECT_ROWS) return 1;
+  if (variant === "lanes") {
+    return Math.max(
+      1,
+      Math.min(DIRECT_ROWS, Math.floor(SOFTWARE_LANES / (outer * columns)), Math.floor(rows / 8)),
+    );
+  }
+  const groups = outer * Math.ceil(columns / X);
+  return Math.max(1, Math.min(Math.floor(GPU_WORKGROUPS / groups), Math.floor(rows / (8 * Y))));
+}

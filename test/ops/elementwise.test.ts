@@ -1,0 +1,277 @@
+import { describe, expect, it } from "vitest";
+import { ShapeError } from "../../src/errors.ts";
+import { add, expand, mul, normalize, relu, scale, sub } from "../../src/ops/elementwise.ts";
+import { sizeOf } from "../../src/tensor/shape.ts";
+import type { Tensor } from "../../src/tensor/tensor.ts";
+import { checkOp, type OpCase } from "../helpers/check-op.ts";
+import { testGpu } from "../helpers/gpu.ts";
+import { normals } from "../helpers/numbers.ts";
+import { elementwise, sumTo } from "../reference/elementwise.ts";
+
+type Shape = readonly number[];
+
+/** Each way a kernel finds its broadcast operand, and sizes around their edges. */
+const pairs: [string, Shape, Shape][] = [
+  ["one value", [1], [1]],
+  ["same shape, prime size", [3, 5, 7], [3, 5, 7]],
+  ["channels, power of two", [2, 3, 3, 8], [8]],
+  ["channels, other multiple of 4", [2, 3, 2, 12], [12]],
+  ["channels, odd", [2, 3, 2, 5], [5]],
+  ["one channel", [2, 3, 3, 1], [1]],
+  ["scalar []", [3, 7], []],
+  ["per sample and channel", [3, 2, 2, 4], [3, 1, 1, 4]],
+  ["per sample", [3, 2, 2, 3], [3, 1, 1, 1]],
+  ["per sample, ragged", [3, 5], [3, 1]],
+  ["NCHW channels", [2, 3, 4, 5], [1, 3, 1, 1]],
+  ["alternating axes", [2, 3, 2, 3, 2], [2, 1, 2, 1, 2]],
+];
+
+function binaryCase(
+  name: string,
+  op: (a: Tensor, b: Tensor) => Tensor,
+  f: (a: number, b: number) => number,
+  a: Shape,
+  b: Shape,
+  out: Shape,
+): OpCase {
+  return {
+    label: `${name} [${a}] [${b}]`,
+    inputs: { a, b },
+    run: (t) => op(t.a!, t.b!),
+    reference: (x) =>
+      elementwise(
+        out,
+        [
+          { data: x.a!, shape: a },
+          { data: x.b!, shape: b },
+        ],
+        f,
+      ),
+    variants: { reduce: ["lanes", "tree"] },
+  };
+}
+
+describe("elementwise", () => {
+  for (const [label, a, b] of pairs) {
+    it(`add, sub, mul: ${label}`, async () => {
+      await checkOp([
+        binaryCase("add", add, (x, y) => x + y, a, b, a),
+        binaryCase("sub", sub, (x, y) => x - y, a, b, a),
+        binaryCase("mul", mul, (x, y) => x * y, a, b, a),
+      ]);
+    });
+  }
+
+  it("takes the smaller input first, or two that both repeat", async () => {
+    await checkOp([
+      binaryCase("add", add, (x, y) => x + y, [4], [2, 3, 4], [2, 3, 4]),
+      binaryCase("sub", sub, (x, y) => x - y, [4], [2, 3, 4], [2, 3, 4]),
+      binaryCase("mul", mul, (x, y) => x * y, [3, 1], [2, 3, 4], [2, 3, 4]),
+      binaryCase("sub", sub, (x, y) => x - y, [3, 1], [1, 5], [3, 5]),
+      binaryCase("mul", mul, (x, y) => x * y, [2, 1, 4], [3, 1], [2, 3, 4]),
+    ]);
+  });
+
+  it("uses one tensor twice", async () => {
+    await checkOp([
+      {
+        label: "x + x",
+        inputs: { x: [3, 5] },
+        run: (t) => add(t.x!, t.x!),
+        reference: ({ x }) => x!.map((v) => 2 * v),
+      },
+      {
+        label: "x · x",
+        inputs: { x: [3, 5] },
+        run: (t) => mul(t.x!, t.x!),
+        reference: ({ x }) => x!.map((v) => v * v),
+      },
+      {
+        label: "x − x",
+        inputs: { x: [3, 5] },
+        run: (t) => sub(t.x!, t.x!),
+        reference: ({ x }) => x!.map(() => 0),
+      },
+    ]);
+  });
+
+  it("relu", async () => {
+    await checkOp(
+      [[1], [4, 7], [3, 5, 7], [2, 3, 3, 8]].map((shape) => ({
+        label: `relu [${shape}]`,
+        inputs: { x: shape },
+        run: (t) => relu(t.x!),
+        reference: ({ x }) => x!.map((v) => Math.max(v, 0)),
+      })),
+    );
+  });
+
+  it("relu: gradient 0 at 0, NaN and infinity pass", async () => {
+    const gpu = await testGpu();
+    const x = gpu.tensor(
+      [0, -0, Number.NaN, -1, 2, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY],
+      [7],
+      {
+        requiresGrad: true,
+      },
+    );
+    const y = relu(x);
+    expect([...(await y.read())].map((v) => v + 0)).toEqual([
+      0,
+      0,
+      Number.NaN,
+      0,
+      2,
+      Number.POSITIVE_INFINITY,
+      0,
+    ]);
+    const ones = gpu.full([7], 1);
+    y.backward(ones);
+    const dx = [...(await x.grad!.read())];
+    expect(dx.filter((_, i) => i !== 2)).toEqual([0, 0, 0, 1, 1, 0]);
+    for (const tensor of [x, y, ones]) tensor.dispose();
+  });
+
+  it("scale by a number, by channels", async () => {
+    await checkOp([
+      {
+        label: "number",
+        inputs: { x: [3, 5, 7] },
+        run: (t) => scale(t.x!, -2.5),
+        reference: ({ x }) => x!.map((v) => -2.5 * v),
+      },
+      binaryCase("scale", scale, (x, y) => x * y, [2, 3, 3, 6], [6], [2, 3, 3, 6]),
+    ]);
+  });
+
+  it("expand", async () => {
+    const shapes: [Shape, Shape][] = [
+      [[4], [2, 3, 4]],
+      [
+        [3, 1],
+        [3, 5],
+      ],
+      [[1], [7]],
+      [
+        [2, 1, 3],
+        [2, 2, 3],
+      ],
+      [[5], [5]],
+    ];
+    await checkOp(
+      shapes.map(([x, to]) => ({
+        label: `[${x}] to [${to}]`,
+        inputs: { x },
+        run: (t) => expand(t.x!, to),
+        reference: (v) => elementwise(to, [{ data: v.x!, shape: x }], (a) => a),
+      })),
+    );
+  });
+
+  for (const [shape, statistics] of [
+    [[2, 3, 3, 8], [8]],
+    [[3, 2, 2, 5], [5]],
+    [[1, 1, 1, 1], [1]],
+    [
+      [3, 2, 2, 4],
+      [3, 1, 1, 4],
+    ],
+    [
+      [4, 6],
+      [4, 1],
+    ],
+    [
+      [2, 3, 4, 5],
+      [1, 3, 1, 1],
+    ],
+  ] as [Shape, Shape][]) {
+    it(`normalize [${shape}] by [${statistics}]`, async () => {
+      const size = sizeOf(statistics);
+      const variance = { shape: statistics, data: normals(size, 5).map((v) => 0.2 + v * v) };
+      await checkOp({
+        label: "normalize",
+        inputs: { x: shape, mean: statistics, variance },
+        run: (t) => normalize(t.x!, t.mean!, t.variance!, 1e-3),
+        reference: (a) =>
+          elementwise(
+            shape,
+            [
+              { data: a.x!, shape },
+              { data: a.mean!, shape: statistics },
+              { data: a.variance!, shape: statistics },
+            ],
+            (x, m, v) => (x - m) / Math.sqrt(v + 1e-3),
+          ),
+        variants: { reduce: ["lanes", "tree"] },
+      });
+    });
+  }
+
+  it("sizes past 65,535 workgroups, in each reading mode", async () => {
+    // 65,536 workgroups of 256 vec4s are 268 MB: the loop over the grid is what is tested, at its cap of 16,384.
+    const rows = 2 ** 16 + 3;
+    const big: [Shape, Shape][] = [
+      [[rows, 16], [16]],
+      [[rows, 12], [12]],
+      [[rows, 5], [5]],
+      [
+        [rows, 8],
+        [rows, 1],
+      ],
+    ];
+    await checkOp(
+      big.map(([a, b]) => ({
+        ...binaryCase("mul", mul, (x, y) => x * y, a, b, a),
+        // Central differences of sums over 10⁵ elements cost minutes: their own gradient is as simple as the op.
+        differentiable: false,
+      })),
+    );
+  });
+
+  it("gradients of large broadcasts", async () => {
+    const shape = [2 ** 16 + 3, 4];
+    const gpu = await testGpu();
+    const x = normals(sizeOf(shape), 1);
+    const dy = normals(sizeOf(shape), 2);
+    const expected = sumTo(
+      x.map((v, i) => v * dy[i]!),
+      shape,
+      [4],
+    );
+    const before = gpu.stats.liveBuffers;
+    for (const variant of ["lanes", "tree"]) {
+      gpu.variants.force("reduce", variant);
+      const b = gpu.full([4], 1, { requiresGrad: true });
+      const tensors = [gpu.tensor(x, shape), gpu.tensor(dy, shape)];
+      const y = mul(tensors[0]!, b);
+      y.backward(tensors[1]);
+      const actual = await b.grad!.read();
+      for (let i = 0; i < 4; i += 1) expect(Math.abs(actual[i]! - expected[i]!)).toBeLessThan(1e-5 * 300);
+      for (const tensor of [b, y, ...tensors]) tensor.dispose();
+      gpu.variants.force("reduce", null);
+    }
+    expect(gpu.stats.liveBuffers).toBe(before);
+  });
+
+  it("says what is wrong with the input", async () => {
+    const gpu = await testGpu();
+    gpu.scope(() => {
+      const x = gpu.zeros([2, 3, 4]);
+      const c = gpu.zeros([3]);
+      expect(() => add(x, c)).toThrow(ShapeError);
+      expect(() => add(x, c)).toThrow(
+        "add: a is [2, 3, 4], b is [3]; expected sizes, counted from the last axis, to be equal or 1",
+      );
+      expect(() => mul(x, gpu.zeros([5, 1, 1]))).toThrow("mul: a is [2, 3, 4], b is [5, 1, 1]");
+      expect(() => scale(x, c)).toThrow("scale: factor is [3], the other input [2, 3, 4]");
+      expect(() => scale(x, Number.NaN)).toThrow("scale: factor is NaN; expected a finite number");
+      expect(() => expand(x, [3, 4])).toThrow("expand: x is [2, 3, 4], the other input [3, 4]");
+      expect(() => normalize(x, gpu.zeros([4]), gpu.zeros([1]))).toThrow(
+        "normalize: mean is [4], variance [1]",
+      );
+      expect(() => normalize(x, c, c)).toThrow("normalize: mean is [3]");
+      expect(() => normalize(x, gpu.zeros([4]), gpu.zeros([4]), -1)).toThrow("normalize: eps is -1");
+      expect(() => relu(gpu.empty([2], "uint32"))).toThrow("relu: x is uint32; expected float32");
+    });
+  });
+});
