@@ -1,7 +1,7 @@
 // Figures as SVG text, drawn on the server by Vega-Lite. Text and axes take the page's colour (`currentColor`), so that
 // one figure serves light and dark pages.
 
-import { Error as VegaErrorLevel, parse, View } from "vega";
+import { parse, Error as VegaErrorLevel, View } from "vega";
 import { compile, type TopLevelSpec } from "vega-lite";
 
 /** Okabe & Ito's colours: told apart by colour-blind readers, legible on white and on black. */
@@ -25,7 +25,12 @@ export async function renderSvg(spec: TopLevelSpec): Promise<string> {
       font: "system-ui, sans-serif",
       view: { stroke: null },
       axis,
-      legend: { labelColor: "currentColor", titleColor: "currentColor", orient: "top" as const, labelLimit: 260 },
+      legend: {
+        labelColor: "currentColor",
+        titleColor: "currentColor",
+        orient: "top" as const,
+        labelLimit: 260,
+      },
       title: { color: "currentColor", anchor: "start" as const, fontWeight: 600 as const },
       header: { labelColor: "currentColor", titleColor: "currentColor" },
       range: { category: PALETTE },
@@ -63,7 +68,9 @@ export function lineChart(series: readonly Series[], options: LineChartOptions):
   const { title, x, y, xScale = "linear", yScale = "linear", yDomain, yFormat } = options;
   const shown = (value: number, scale: string) => Number.isFinite(value) && (scale === "linear" || value > 0);
   const values = series.flatMap(({ label, points }) =>
-    points.filter(([px, py]) => shown(px, xScale) && shown(py, yScale)).map(([px, py]) => ({ series: label, px, py })),
+    points
+      .filter(([px, py]) => shown(px, xScale) && shown(py, yScale))
+      .map(([px, py]) => ({ series: label, px, py })),
   );
   return renderSvg({
     width: 460,

@@ -15,7 +15,8 @@ export const RUN_TABLE_HEAD = ["run", "steps", "train loss", "train accuracy", "
 export function runRow({ label, history }: LabelledRun): string[] {
   const last = history.log.at(-1);
   const test = history.evals.at(-1);
-  const percent = (share: number | undefined) => (share === undefined ? "–" : `${(100 * share).toFixed(1)} %`);
+  const percent = (share: number | undefined) =>
+    share === undefined ? "–" : `${(100 * share).toFixed(1)} %`;
   return [
     label,
     String(last?.step ?? 0),
@@ -35,7 +36,10 @@ export async function runReport(
 ): Promise<string> {
   const figures = await Promise.all([
     lineChart(
-      runs.map(({ label, history }) => ({ label, points: history.log.map(({ step, loss }) => [step, loss] as const) })),
+      runs.map(({ label, history }) => ({
+        label,
+        points: history.log.map(({ step, loss }) => [step, loss] as const),
+      })),
       { title: "Training loss", x: "step", y: "cross-entropy (nats)", yScale: "log" },
     ),
     lineChart(
