@@ -1,4 +1,4 @@
-import { DataError } from "../errors.ts";
+import { DataError, ShapeError } from "../errors.ts";
 
 /** Labelled images of one size, as bytes. */
 export interface ImageDataset {
@@ -157,4 +157,34 @@ export function channelMoments(dataset: ImageDataset): ChannelMoments {
     moments.std.push(Math.sqrt(variance) / 255);
   }
   return moments;
+}
+
+/**
+ * The normalised value (byte / 255 − mean) / std of each byte, [channels, 256].
+ *
+ * @throws ShapeError unless there is one finite mean and one positive std per channel.
+ */
+export function normalizationTable(
+  op: string,
+  dataset: ImageDataset,
+  { mean, std }: { mean: readonly number[]; std: readonly number[] },
+): Float32Array {
+  for (const [name, values] of Object.entries({ mean, std })) {
+    if (values.length !== dataset.channels || !values.every(Number.isFinite)) {
+      throw new ShapeError(
+        `${op}: ${name} is [${values.join(", ")}], ${dataset.name} has ${dataset.channels} channels; ` +
+          "expected one finite number per channel: use channelMoments(train)",
+      );
+    }
+  }
+  if (!std.every((s) => s > 0)) {
+    throw new ShapeError(
+      `${op}: std is [${std.join(", ")}]; expected values above 0 (a channel of one constant value can't be ` +
+        "normalised: pass 1 for it)",
+    );
+  }
+  return Float32Array.from({ length: dataset.channels * 256 }, (_, i) => {
+    const c = i >> 8;
+    return ((i & 255) / 255 - mean[c]!) / std[c]!;
+  });
 }

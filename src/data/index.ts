@@ -18,6 +18,7 @@ export {
   type NamedBytes,
   subset,
 } from "./dataset.ts";
+export { DeviceDataset, type DeviceDatasetOptions } from "./device-dataset.ts";
 export { encodeIdx, gunzip, type IdxArray, parseIdx, readIdxDataset } from "./idx.ts";
 export {
   type Batch,

@@ -1,7 +1,7 @@
 import { ShapeError } from "../errors.ts";
 import { Random } from "../tensor/random.ts";
 import { type AugmentOptions, augmentation, checkAugment, copyWindow } from "./augment.ts";
-import type { ImageDataset } from "./dataset.ts";
+import { type ImageDataset, normalizationTable } from "./dataset.ts";
 
 /** The order in which `epoch` visits `count` images: a permutation that depends on its arguments only. */
 export function epochOrder(seed: number, epoch: number, count: number): Uint32Array {
@@ -103,27 +103,10 @@ export class DataLoader {
     this.seed = options.seed;
     this.augment = augment;
     if (augment) checkAugment(augment);
-    for (const [name, values] of Object.entries({ mean, std })) {
-      if (values.length !== dataset.channels || !values.every(Number.isFinite)) {
-        throw new ShapeError(
-          `DataLoader: ${name} is [${values.join(", ")}], ${dataset.name} has ${dataset.channels} channels; ` +
-            "expected one finite number per channel: use channelMoments(train)",
-        );
-      }
-    }
-    if (!std.every((s) => s > 0)) {
-      throw new ShapeError(
-        `DataLoader: std is [${std.join(", ")}]; expected values above 0 (a channel of one constant value can't be ` +
-          "normalised: pass 1 for it)",
-      );
-    }
     [this.height, this.width] = padTo;
     checkInteger("padTo height", this.height, dataset.height, 2 ** 16);
     checkInteger("padTo width", this.width, dataset.width, 2 ** 16);
-    this.table = Float32Array.from({ length: dataset.channels * 256 }, (_, i) => {
-      const c = i >> 8;
-      return ((i & 255) / 255 - mean[c]!) / std[c]!;
-    });
+    this.table = normalizationTable("DataLoader", dataset, { mean, std });
   }
 
   /** Batch `index` (0 … batchesPerEpoch−1) of `epoch`. */

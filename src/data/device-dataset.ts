@@ -1,0 +1,101 @@
+import { ShapeError } from "../errors.ts";
+import type { Gpu } from "../gpu/device.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import { type AugmentOptions, checkAugment } from "./augment.ts";
+import { type ChannelMoments, type ImageDataset, normalizationTable } from "./dataset.ts";
+
+export interface DeviceDatasetOptions extends ChannelMoments {
+  seed: number;
+  /** Default null: the images as they are. */
+  augment?: AugmentOptions | null;
+  /** Bytes of images in one buffer at most. Default: what the adapter can bind. */
+  chunkBytes?: number;
+}
+
+interface Chunk {
+  pixels: Tensor;
+  labels: Tensor;
+  first: number;
+  count: number;
+}
+
+/**
+ * A data set as bytes on the GPU. `gather` makes a batch there, so that a training step moves nothing but image
+ * numbers from the host, and gives the same floats as `DataLoader`, bit for bit.
+ */
+export class DeviceDataset {
+  private readonly chunks: Chunk[] = [];
+  private readonly table: Tensor;
+  private readonly augment: AugmentOptions | null;
+
+  constructor(
+    private readonly gpu: Gpu,
+    private readonly dataset: ImageDataset,
+    private readonly options: DeviceDatasetOptions,
+  ) {
+    this.augment = options.augment ?? null;
+    if (this.augment) checkAugment(this.augment);
+    const { images, labels, count, channels } = dataset;
+    this.table = gpu.keep(
+      gpu.tensor(normalizationTable("DeviceDataset", dataset, options), [channels * 256]),
+    );
+    const bytesEach = images.length / count;
+    const limit = options.chunkBytes ?? gpu.limits.maxStorageBufferBindingSize - 16;
+    const perChunk = Math.floor(limit / bytesEach);
+    for (let first = 0; first < count; first += perChunk) {
+      const part = Math.min(perChunk, count - first);
+      const pixels = images.subarray(first * bytesEach, (first + part) * bytesEach);
+      this.chunks.push({
+        pixels: gpu.keep(gpu.tensor(pixels, [pixels.length], { dtype: "uint8" })),
+        labels: gpu.keep(gpu.tensor(labels.subarray(first, first + part), [part], { dtype: "uint8" })),
+        first,
+        count: part,
+      });
+    }
+  }
+
+  /**
+   * Fills `images` [B, H, W, C] and `labels` (uint32 [B]) with the images that `indices` (uint32 [B]) names, augmented
+   * as in the epoch that `epoch` (uint32 [1]) holds. Reads nothing from the host: it may be captured.
+   */
+  gather(indices: Tensor, epoch: Tensor, images: Tensor, labels: Tensor): void {
+    const { height, width, channels } = this.dataset;
+    const batch = indices.size;
+    const expected = [batch, height, width, channels];
+    if (images.shape.join() !== expected.join() || labels.size !== batch) {
+      throw new ShapeError(
+        `gather: images are [${images.shape.join(", ")}] and labels [${labels.shape.join(", ")}] for ${batch} indices; ` +
+          `expected [${expected.join(", ")}] and [${batch}]`,
+      );
+    }
+    const shared = { BATCH: batch, HEIGHT: height, WIDTH: width, CHANNELS: channels };
+    const constants = {
+      ...shared,
+      SEED: this.options.seed,
+      PAD: this.augment?.pad ?? 0,
+      FLIP: this.augment?.flip ? 1 : 0,
+    };
+    const grid = Math.min(Math.ceil((batch * height * width) / 64), this.gpu.isSoftware ? 64 : 4096);
+    for (const { pixels, labels: bytes, first, count } of this.chunks) {
+      const chunk = new Uint32Array([first, count]);
+      this.gpu.run(
+        { shader: "gather_batch", entry: "forward", constants },
+        [images, pixels, indices, chunk, epoch, this.table],
+        [grid],
+      );
+      this.gpu.run(
+        { shader: "gather_batch", entry: "labels", constants: shared },
+        [labels, bytes, indices, chunk],
+        [Math.ceil(batch / 64)],
+      );
+    }
+  }
+
+  dispose(): void {
+    this.table.dispose();
+    for (const { pixels, labels } of this.chunks) {
+      pixels.dispose();
+      labels.dispose();
+    }
+  }
+}
