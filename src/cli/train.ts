@@ -29,6 +29,7 @@ export function addTrainOptions(command: Command): Command {
     .option("--epochs <n>", "passes over the training set", positiveInteger, d.epochs)
     .option("--max-steps <n>", "end after so many steps", positiveInteger)
     .option("--no-augment", "no random crops and flips")
+    .option("--no-capture", "dispatch every step anew instead of replaying the first")
     .option("--seed <n>", "weights, order and augmentation", integer, d.seed)
     .option("--log-every <n>", "steps between two readings", positiveInteger, d.logEvery);
 }
