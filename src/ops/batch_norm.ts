@@ -1,0 +1,185 @@
+// Training: stats → finalize → apply. Backward: grad_stats → grad_finalize → grad_apply. See shaders/batch_norm.wgsl.
+
+import { ShapeError } from "../errors.ts";
+import { formatShape, type Shape, sameShape, sizeOf } from "../tensor/shape.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import { batchNormKernels } from "./batch_norm_kernels.ts";
+import { defineOp } from "./define-op.ts";
+
+export interface BatchNormOptions {
+  /** True: the batch's own statistics, and the running ones are updated. False: the running statistics. */
+  training: boolean;
+  /** [C]; updated in place in training, needed otherwise. */
+  runningMean?: Tensor | null;
+  /** [C]; the unbiased variance, as in PyTorch. */
+  runningVar?: Tensor | null;
+  /** [1], counts training batches; needed for `momentum: null`. */
+  numBatchesTracked?: Tensor | null;
+  /** Share of the new batch in the running statistics; null for the average over all batches. Default 0.1. */
+  momentum?: number | null;
+  /** Added to the variance. Default 1e-5. */
+  eps?: number;
+  /** Applied last, in the same pass. Default "none". */
+  activation?: "none" | "relu";
+  /** x's shape; added before the activation, in the same pass. */
+  residual?: Tensor | null;
+}
+
+export interface BatchNormParams extends Required<Omit<BatchNormOptions, "residual">> {}
+
+const batchNormOp = defineOp({
+  name: "batch_norm",
+  inputs: { x: "...", gamma: "C?", beta: "C?", residual: "...?" },
+  infer({ x, gamma, beta, residual }, params: BatchNormParams) {
+    return inferBatchNorm("batchNorm", { x, gamma, beta, residual }, params);
+  },
+  forward(ctx, { x, gamma, beta, residual }, plan, params) {
+    const kernels = batchNormKernels(ctx.gpu, plan.count, plan.channels);
+    const saved = ctx.empty([5, kernels.width]);
+    if (params.training) kernels.measure(ctx, x, saved, { gamma, beta, ...params });
+    else kernels.adopt(ctx, saved, { gamma, beta, ...params });
+    const out = ctx.empty(plan.out);
+    const counter = params.training && params.runningMean ? params.numBatchesTracked : null;
+    kernels.apply(ctx, out, x, saved, { residual, relu: plan.relu, counter });
+    // x alone gives the ReLU's mask, but for the residual, which would take as much memory as y does.
+    return { out, saved: { x, numbers: saved, y: plan.relu && residual ? out : null } };
+  },
+  // dz = dy where y > 0; dx = γ·rstd·(dz − Σdz/n − x̂·Σ(dz·x̂)/n); dγ = Σ dz·x̂, dβ = Σ dz, dresidual = dz
+  backward(ctx, grad, { x, numbers, y }, plan, params) {
+    const kernels = batchNormKernels(ctx.gpu, plan.count, plan.channels);
+    const { needsGrad } = ctx;
+    const dz = !y ? grad : needsGrad.residual ? ctx.empty(plan.out) : ctx.temp(plan.out);
+    const relu = plan.relu && !y;
+    const dgamma = ctx.empty([plan.channels]);
+    const dbeta = ctx.empty([plan.channels]);
+    const affine = ctx.temp([2, kernels.width]);
+    kernels.reduceGrad(ctx, x, grad, numbers, {
+      affine,
+      dgamma,
+      dbeta,
+      relu,
+      y,
+      dz,
+      training: params.training,
+    });
+    const dx = needsGrad.x ? ctx.empty(plan.out) : null;
+    if (dx) kernels.applyGrad(ctx, dx, x, dz, numbers, affine, relu);
+    return {
+      x: dx,
+      gamma: needsGrad.gamma ? dgamma : null,
+      beta: needsGrad.beta ? dbeta : null,
+      residual: !needsGrad.residual ? null : y ? dz : grad.alias(),
+    };
+  },
+});
+
+/**
+ * Batch normalisation over every axis but the last, with an optional residual and ReLU in the same pass:
+ * `y = act((x − mean) / √(var + eps) · γ + β [+ residual])`. Ioffe & Szegedy 2015; semantics of PyTorch's `batch_norm`.
+ * Training uses the batch's mean and biased variance, and moves the running statistics (with the unbiased variance)
+ * towards them on the GPU. Differentiable in x, gamma, beta and residual; keeps x (and y, with residual and ReLU)
+ * for backward.
+ * @param x [N, H, W, C] or [N, C], or any other rank with channels last
+ * @param gamma [C], or null for 1
+ * @param beta [C], or null for 0
+ * @throws ShapeError for one value per channel in training, mismatched channels, inference without running statistics,
+ *   or an eps or momentum out of range.
+ */
+export function batchNorm(
+  x: Tensor,
+  gamma: Tensor | null,
+  beta: Tensor | null,
+  options: BatchNormOptions,
+): Tensor {
+  const { residual = null, ...rest } = options;
+  return batchNormOp({ x, gamma, beta, residual }, batchNormParams(rest));
+}
+
+/** The options with PyTorch's defaults. */
+export function batchNormParams(options: Omit<BatchNormOptions, "residual">): BatchNormParams {
+  return {
+    training: options.training,
+    runningMean: options.runningMean ?? null,
+    runningVar: options.runningVar ?? null,
+    numBatchesTracked: options.numBatchesTracked ?? null,
+    momentum: options.momentum === undefined ? 0.1 : options.momentum,
+    eps: options.eps ?? 1e-5,
+    activation: options.activation ?? "none",
+  };
+}
+
+/** Checks shapes and parameters for `op`. `count` is the number of values per channel. */
+export function inferBatchNorm(
+  op: string,
+  shapes: { x: Shape; gamma: Shape | null; beta: Shape | null; residual: Shape | null },
+  params: BatchNormParams,
+) {
+  const { x, residual } = shapes;
+  const { training, runningMean, runningVar, numBatchesTracked, momentum, eps, activation } = params;
+  if (x.length < 2) {
+    throw new ShapeError(
+      `${op}: x has rank ${x.length}, got ${formatShape(x)}; expected [N, H, W, C] or [N, C], channels last`,
+    );
+  }
+  const channels = x.at(-1)!;
+  const count = sizeOf(x) / channels;
+  const perChannel: Record<string, Shape | null> = {
+    gamma: shapes.gamma,
+    beta: shapes.beta,
+    runningMean: runningMean?.shape ?? null,
+    runningVar: runningVar?.shape ?? null,
+  };
+  for (const [name, shape] of Object.entries(perChannel)) {
+    if (shape && !sameShape(shape, [channels])) {
+      throw new ShapeError(
+        `${op}: ${name} is ${formatShape(shape)}, x has ${channels} channels, got ${formatShape(x)}; expected [${channels}]`,
+      );
+    }
+  }
+  if (residual && !sameShape(residual, x)) {
+    throw new ShapeError(
+      `${op}: residual is ${formatShape(residual)}, x is ${formatShape(x)}; expected the same shape`,
+    );
+  }
+  if (!runningMean !== !runningVar) {
+    throw new ShapeError(
+      `${op}: runningMean is ${runningMean ? "given" : "null"}, runningVar is ${runningVar ? "given" : "null"}; ` +
+        "expected both or neither",
+    );
+  }
+  if (!training && !runningMean) {
+    throw new ShapeError(
+      `${op}: training is false and there are no running statistics; pass runningMean and runningVar, or training: true`,
+    );
+  }
+  if (training && count === 1) {
+    throw new ShapeError(
+      `${op}: x ${formatShape(x)} has 1 value per channel, and training needs more than 1 for a variance; ` +
+        "use a larger batch, or training: false",
+    );
+  }
+  if (numBatchesTracked && sizeOf(numBatchesTracked.shape) !== 1) {
+    throw new ShapeError(
+      `${op}: numBatchesTracked is ${formatShape(numBatchesTracked.shape)}; expected one number, [1]`,
+    );
+  }
+  if (momentum === null ? training && runningMean && !numBatchesTracked : !(momentum >= 0 && momentum <= 1)) {
+    throw new ShapeError(
+      momentum === null
+        ? `${op}: momentum is null, the average over all batches, and numBatchesTracked is null; pass a tensor [1] to count in`
+        : `${op}: momentum is ${momentum}; expected a number from 0 to 1, or null for the average over all batches`,
+    );
+  }
+  if (!(eps >= 0 && Number.isFinite(eps))) {
+    throw new ShapeError(`${op}: eps is ${eps}; expected a finite number that is not negative, such as 1e-5`);
+  }
+  if (activation !== "none" && activation !== "relu") {
+    throw new ShapeError(`${op}: activation is "${activation}"; expected "none" or "relu"`);
+  }
+  for (const [name, tensor] of Object.entries({ runningMean, runningVar, numBatchesTracked })) {
+    if (tensor && tensor.dtype !== "float32") {
+      throw new ShapeError(`${op}: ${name} is ${tensor.dtype}; expected float32`);
+    }
+  }
+  return { out: x, count, channels, relu: activation === "relu" };
+}

@@ -1,0 +1,47 @@
+import { noGrad } from "../autograd/tape.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import { type BatchNormOptions, batchNormParams, inferBatchNorm } from "./batch_norm.ts";
+import { batchNormKernels } from "./batch_norm_kernels.ts";
+import { add, mul, normalize, relu } from "./elementwise.ts";
+import { mean, variance } from "./reduce.ts";
+
+/**
+ * The same numbers as `batchNorm`, composed of plain ops: `mean`, `variance`, `normalize`, `mul`, `add`, `relu`, each
+ * with its own pass over memory and its own backward. What fusing gains is measured against this.
+ * Arguments, defaults and errors are those of `batchNorm`.
+ */
+export function batchNormComposed(
+  x: Tensor,
+  gamma: Tensor | null,
+  beta: Tensor | null,
+  options: BatchNormOptions,
+): Tensor {
+  const { gpu } = x;
+  const { residual = null, ...rest } = options;
+  const params = batchNormParams(rest);
+  const shapes = {
+    x: x.shape,
+    gamma: gamma?.shape ?? null,
+    beta: beta?.shape ?? null,
+    residual: residual?.shape ?? null,
+  };
+  const plan = inferBatchNorm("batchNormComposed", shapes, params);
+  return gpu.scope(() => {
+    let m = params.runningMean!;
+    let v = params.runningVar!;
+    if (params.training) {
+      const axes = x.shape.map((_, axis) => axis).slice(0, -1);
+      m = mean(x, axes);
+      v = variance(x, axes, { correction: 0, mean: m });
+      if (params.runningMean) {
+        const kernels = batchNormKernels(gpu, plan.count, plan.channels);
+        noGrad(() => kernels.updateRunning(gpu, m, v, params));
+      }
+    }
+    let y = normalize(x, m, v, params.eps);
+    if (gamma) y = mul(y, gamma);
+    if (beta) y = add(y, beta);
+    if (residual) y = add(y, residual);
+    return plan.relu ? relu(y) : y;
+  });
+}
