@@ -1,0 +1,176 @@
+// What the contenders of `bench:peers` are given: the same work with the same numbers, in one layout.
+
+/** One piece of work. Sizes are N, H, W, C; convolutions are 3×3 with stride 1 and padding 1. */
+export type Work =
+  | { op: "batch_norm"; pass: Pass; shape: Size4 }
+  | { op: "conv2d"; pass: Pass; shape: Size4; outChannels: number }
+  | { op: "resnet_step"; depth: number; batch: number; size: number; classes: number };
+
+export type Pass = "forward" | "forward+backward";
+export type Size4 = readonly [number, number, number, number];
+
+/** Float arrays by name, NHWC, weights `[K, R, S, C]` and `[out, in]`. */
+export interface WorkData {
+  arrays: Record<string, Float32Array>;
+  /** `resnet_step` only: the parameters in the order of the network. */
+  parameters: Parameter[];
+  /** `resnet_step` only: one label per image. */
+  labels: Uint32Array;
+}
+
+export interface Parameter {
+  kind: "conv" | "gamma" | "beta" | "linear" | "bias";
+  shape: readonly number[];
+  data: Float32Array;
+}
+
+/** Of batch-norm everywhere. */
+export const EPSILON = 1e-5;
+/** Of the training step: SGD as PyTorch has it, without weight decay. */
+export const LEARNING_RATE = 0.05;
+export const MOMENTUM = 0.9;
+/** Training steps whose losses the contenders are compared by; from the second on they depend on gradients. */
+export const COMPARED_STEPS = 3;
+
+/** One work item, made ready on one contender. */
+export interface Prepared {
+  /** Does the work `iterations` times, and returns when the device has done it. */
+  run(iterations: number): Promise<void>;
+  /**
+   * The numbers, for comparison: y; or y, dx, dγ, dβ; or y, dx, dw; or the losses of the first training steps.
+   * NHWC and `[K, R, S, C]`, whatever the contender works with.
+   */
+  result(): Promise<Float32Array[]>;
+  dispose(): void;
+}
+
+export interface Contender {
+  readonly name: string;
+  /** What does the work: the adapter's name, or the processor. */
+  readonly device: string;
+  /** Why it can't do `work`, or null. */
+  refuses(work: Work): string | null;
+  prepare(work: Work, data: WorkData): Promise<Prepared>;
+  close(): Promise<void>;
+}
+
+/** `batch_norm forward+backward 32×32×32×32` */
+export function describeWork(work: Work): string {
+  if (work.op === "resnet_step") return `resnet-${work.depth} training step, batch ${work.batch}`;
+  const shape = work.shape.join("×");
+  return work.op === "conv2d"
+    ? `conv 3×3 ${work.pass} ${shape}→${work.outChannels}`
+    : `BN+ReLU ${work.pass} ${shape}`;
+}
+
+/** Names of what `Prepared.result` holds. */
+export function resultNames(work: Work): string[] {
+  if (work.op === "resnet_step") return Array.from({ length: COMPARED_STEPS }, (_, i) => `loss ${i + 1}`);
+  if (work.pass === "forward") return ["y"];
+  return work.op === "conv2d" ? ["y", "dx", "dw"] : ["y", "dx", "dγ", "dβ"];
+}
+
+/** A small seeded generator of normal numbers (mulberry32, Box-Muller), independent of any contender. */
+export function normals(count: number, seed: number, mean = 0, std = 1): Float32Array {
+  let state = seed >>> 0;
+  const next = () => {
+    state = (state + 0x6d2b79f5) >>> 0;
+    let t = Math.imul(state ^ (state >>> 15), 1 | state);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
+  };
+  return Float32Array.from(
+    { length: count },
+    () => mean + std * Math.sqrt(-2 * Math.log(1 - next())) * Math.cos(2 * Math.PI * next()),
+  );
+}
+
+const product = (sizes: readonly number[]) => sizes.reduce((a, b) => a * b, 1);
+
+/** The inputs of `work`, always the same. The upstream gradient is random: with ones, dx and dγ vanish. */
+export function workData(work: Work): WorkData {
+  const none = { arrays: {}, parameters: [], labels: new Uint32Array() };
+  if (work.op === "resnet_step") {
+    const { batch, size, classes } = work;
+    const labels = Uint32Array.from({ length: batch }, (_, i) => (i * 7) % classes);
+    const arrays = { x: normals(batch * size * size * 3, 1) };
+    return { arrays, labels, parameters: resnetParameters(work.depth, 3, classes) };
+  }
+  const [n, h, w, c] = work.shape;
+  const count = product(work.shape);
+  if (work.op === "batch_norm") {
+    return {
+      ...none,
+      arrays: {
+        x: normals(count, 1, 0.5, 2),
+        gamma: normals(c, 2, 1, 0.2),
+        beta: normals(c, 3, 0, 0.2),
+        dy: normals(count, 4),
+      },
+    };
+  }
+  const k = work.outChannels;
+  return {
+    ...none,
+    arrays: {
+      x: normals(count, 1),
+      w: normals(k * 9 * c, 2, 0, Math.sqrt(2 / (9 * c))),
+      dy: normals(n * h * w * k, 4),
+    },
+  };
+}
+
+/** Parameters of the CIFAR ResNet with batch-norm: stem, blocks (two conv + BN each), classifier. */
+export function resnetParameters(depth: number, inChannels: number, classes: number): Parameter[] {
+  const parameters: Parameter[] = [];
+  let seed = 100;
+  const add = (kind: Parameter["kind"], shape: number[], mean: number, std: number) => {
+    seed += 1;
+    parameters.push({ kind, shape, data: normals(product(shape), seed, mean, std) });
+  };
+  const convNorm = (from: number, to: number) => {
+    add("conv", [to, 3, 3, from], 0, Math.sqrt(2 / (9 * from)));
+    add("gamma", [to], 1, 0.1);
+    add("beta", [to], 0, 0.1);
+  };
+  convNorm(inChannels, 16);
+  let channels = 16;
+  for (const to of [16, 32, 64]) {
+    for (let block = 0; block < (depth - 2) / 6; block += 1) {
+      convNorm(channels, to);
+      convNorm(to, to);
+      channels = to;
+    }
+  }
+  add("linear", [classes, channels], 0, Math.sqrt(1 / channels));
+  add("bias", [classes], 0, 0);
+  return parameters;
+}
+
+/** Re-orders the axes of a row-major array. */
+export function transpose(
+  data: Float32Array,
+  shape: readonly number[],
+  axes: readonly number[],
+): Float32Array {
+  const strides = shape.map((_, axis) => product(shape.slice(axis + 1)));
+  const sizes = axes.map((axis) => shape[axis]!);
+  const steps = axes.map((axis) => strides[axis]!);
+  const out = new Float32Array(data.length);
+  const index = sizes.map(() => 0);
+  let from = 0;
+  for (let to = 0; to < out.length; to += 1) {
+    out[to] = data[from]!;
+    for (let axis = sizes.length - 1; axis >= 0; axis -= 1) {
+      from += steps[axis]!;
+      index[axis]! += 1;
+      if (index[axis]! < sizes[axis]!) break;
+      from -= steps[axis]! * sizes[axis]!;
+      index[axis] = 0;
+    }
+  }
+  return out;
+}
+
+export const TO_NCHW = [0, 3, 1, 2] as const;
+export const TO_NHWC = [0, 2, 3, 1] as const;
