@@ -12,6 +12,9 @@ export interface Dispatch {
   grid: Grid;
   /** The op that asked for it, for profiles and errors. */
   label: string;
+  /** Bytes of the buffers it binds, each once: what it moves if every byte is touched once. */
+  bytes: number;
+  flops: number;
 }
 
 export interface CommandStats {
@@ -55,12 +58,14 @@ export class Commands {
     this.pending += dispatches.length;
   }
 
-  private encode({ kernel, bindGroup, grid, label }: Dispatch): void {
+  private encode(dispatch: Dispatch): void {
+    const { kernel, bindGroup, grid } = dispatch;
     this.stats.dispatches += 1;
+    if (this.profiler?.full) this.flush();
     this.encoder ??= this.device.createCommandEncoder();
     let pass = this.pass;
     if (this.profiler) {
-      pass = this.encoder.beginComputePass(this.profiler.next(kernel.name, label, grid));
+      pass = this.encoder.beginComputePass(this.profiler.next(dispatch));
       this.boundKernel = null;
     } else {
       pass ??= this.pass = this.encoder.beginComputePass();

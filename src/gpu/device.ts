@@ -284,6 +284,7 @@ export class Gpu {
     }
     this.lastLabel = label || kernel.name;
     const buffers: GPUBuffer[] = [];
+    let bytes = 0;
     let key = `${kernel.id}`;
     const resources: { binding: number; buffer: GPUBuffer; offset: number; size: number }[] = [];
     for (let binding = 0; binding < bindings.length; binding += 1) {
@@ -301,6 +302,7 @@ export class Gpu {
         offset = range.byteOffset;
         size = Math.min(Math.ceil(range.byteLength / 16) * 16, range.storage.byteLength - offset);
         buffers.push(buffer);
+        bytes += range.byteLength;
         if (this.borrowed && range.storage.pool !== this.pool && !this.borrowed.has(range.storage)) {
           this.borrowed.add(range.storage.retain());
         }
@@ -318,7 +320,8 @@ export class Gpu {
       if (this.bindGroups.size >= BIND_GROUP_CACHE) this.bindGroups.clear();
       this.bindGroups.set(key, bindGroup);
     }
-    this.commands.dispatch({ kernel, bindGroup, grid, label: label || kernel.name }, buffers);
+    const { flops = 0 } = spec;
+    this.commands.dispatch({ kernel, bindGroup, grid, label: label || kernel.name, bytes, flops }, buffers);
   }
 
   /** Compiles kernels ahead of their first use, without blocking. @throws ShaderError */

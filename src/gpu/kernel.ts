@@ -6,6 +6,8 @@ export interface KernelSpec {
   shader: ShaderName | { name: string; source: string };
   entry: string;
   constants?: Record<string, number>;
+  /** Floating-point operations of this dispatch (a multiply-add is two), for profiles. */
+  flops?: number;
 }
 
 /** A compiled kernel. `name` (`conv2d.forward`) is what the profiler and error messages show. */

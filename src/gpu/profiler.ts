@@ -1,12 +1,17 @@
 import { DeviceError } from "../errors.ts";
-import type { Grid } from "./commands.ts";
+import type { Dispatch, Grid } from "./commands.ts";
 
-/** One dispatch as the GPU timed it. Times in microseconds from the first dispatch of its submit. */
+/** One dispatch as the GPU timed it. */
 export interface KernelTiming {
+  /** `conv2d.forward` */
   kernel: string;
+  /** The op that asked for it. */
   label: string;
   grid: Grid;
-  submit: number;
+  /** Bytes of the buffers it binds. */
+  bytes: number;
+  flops: number;
+  /** Microseconds since the first dispatch of the profile. */
   startUs: number;
   durationUs: number;
 }
@@ -20,7 +25,7 @@ const CAPACITY = 2048; // dispatches per query set: two timestamps each, 4,096 b
  */
 export class Profiler {
   private readonly querySet: GPUQuerySet;
-  private entries: Omit<KernelTiming, "startUs" | "durationUs" | "submit">[] = [];
+  private entries: Omit<KernelTiming, "startUs" | "durationUs">[] = [];
   private readonly batches: { buffer: GPUBuffer; entries: Profiler["entries"] }[] = [];
   private readonly spare: GPUBuffer[] = [];
 
@@ -33,17 +38,16 @@ export class Profiler {
     this.querySet = device.createQuerySet({ type: "timestamp", count: 2 * CAPACITY });
   }
 
-  /** True when the current submit can take no further dispatch. */
+  /** True when the set can hold no further dispatch before it is resolved. */
   get full(): boolean {
     return this.entries.length >= CAPACITY;
   }
 
-  next(kernel: string, label: string, grid: Grid): GPUComputePassDescriptor {
+  next({ kernel, label, grid, bytes, flops }: Dispatch): GPUComputePassDescriptor {
     const index = this.entries.length;
-    if (this.full) return {}; // untimed: a submit of more than CAPACITY dispatches
-    this.entries.push({ kernel, label, grid });
+    this.entries.push({ kernel: kernel.name, label, grid, bytes, flops });
     return {
-      label: kernel,
+      label: kernel.name,
       timestampWrites: {
         querySet: this.querySet,
         beginningOfPassWriteIndex: 2 * index,
@@ -73,18 +77,18 @@ export class Profiler {
   /** The timings of everything submitted since the last call. */
   async collect(): Promise<KernelTiming[]> {
     const timings: KernelTiming[] = [];
-    for (const [submit, { buffer, entries }] of this.batches.splice(0).entries()) {
+    let origin: bigint | null = null;
+    for (const { buffer, entries } of this.batches.splice(0)) {
       await buffer.mapAsync(GPUMapMode.READ);
       const ticks = new BigUint64Array(buffer.getMappedRange());
-      const origin = ticks[0]!;
-      entries.forEach((entry, i) => {
+      origin ??= ticks[0]!;
+      for (const [i, entry] of entries.entries()) {
         timings.push({
           ...entry,
-          submit,
           startUs: Number(ticks[2 * i]! - origin) / 1e3,
           durationUs: Number(ticks[2 * i + 1]! - ticks[2 * i]!) / 1e3,
         });
-      });
+      }
       buffer.unmap();
       buffer.destroy();
     }

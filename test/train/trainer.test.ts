@@ -1,0 +1,125 @@
+import { describe, expect, it } from "vitest";
+import { imageDataset } from "../../src/data/dataset.ts";
+import { decodeCheckpoint, encodeCheckpoint } from "../../src/train/checkpoint.ts";
+import { type TrainOptions, Trainer } from "../../src/train/trainer.ts";
+import { testGpu } from "../helpers/gpu.ts";
+import { generator } from "../helpers/numbers.ts";
+
+/** Small images whose class is where the bright square is: learnable in a few steps. */
+function squares(name: string, count: number, seed: number) {
+  const next = generator(seed);
+  const images = new Uint8Array(count * 64);
+  const labels = Uint8Array.from({ length: count }, (_, i) => {
+    const label = Math.floor(4 * next());
+    for (let p = 0; p < 64; p += 1) {
+      const inside = Math.floor(p / 32) === Math.floor(label / 2) && Math.floor((p % 8) / 4) === label % 2;
+      images[i * 64 + p] = 60 * next() + (inside ? 120 : 0);
+    }
+    return label;
+  });
+  return imageDataset({ name, images, labels, height: 8, width: 8, channels: 1, classNames: [..."abcd"] });
+}
+
+const data = { train: squares("squares train", 70, 1), test: squares("squares test", 33, 2) };
+const options: Partial<TrainOptions> = {
+  depth: 8,
+  width: 4,
+  lr: 0.05,
+  batchSize: 16,
+  epochs: 4,
+  schedule: "cosine",
+  logEvery: 3,
+  seed: 7,
+};
+
+describe("Trainer", () => {
+  it("learns, with the same bits captured and eager, and leaves no buffer behind", async () => {
+    const gpu = await testGpu();
+    const before = gpu.stats.liveBuffers;
+    const histories = [];
+    for (const capture of [true, false]) {
+      const trainer = new Trainer(gpu, data, { ...options, capture, epochs: 8 });
+      histories.push(await trainer.run());
+      trainer.dispose();
+    }
+    expect(histories[0]).toEqual(histories[1]);
+    expect(histories[0]!.log.at(-1)!.loss).toBeLessThan(0.7 * histories[0]!.log[0]!.loss);
+    expect(histories[0]!.evals).toHaveLength(8);
+    expect(histories[0]!.evals.at(-1)!.testAccuracy).toBeGreaterThan(0.6);
+    expect(gpu.stats.liveBuffers).toBe(before);
+  });
+
+  it("keeps its buffers flat over steps", async () => {
+    const gpu = await testGpu();
+    const trainer = new Trainer(gpu, data, { ...options, capture: false, logEvery: 1 });
+    const live: number[] = [];
+    await trainer.run({ onLog: () => void live.push(gpu.stats.liveBuffers) });
+    expect(new Set(live.slice(1)).size).toBe(1);
+    trainer.dispose();
+  });
+
+  it("resumes exactly: the same losses as an uninterrupted run", async () => {
+    const gpu = await testGpu();
+    const whole = new Trainer(gpu, data, options);
+    const expected = await whole.run();
+    const abort = new AbortController();
+    const first = new Trainer(gpu, data, options);
+    let file: Uint8Array | null = null;
+    await first.run({
+      onLog: ({ step }) => step >= 6 && abort.abort(), // inside the second epoch
+      onCheckpoint: (state) => {
+        file = encodeCheckpoint(state);
+      },
+      signal: abort.signal,
+    });
+    expect(first.step).toBeLessThan(whole.totalSteps);
+    const second = new Trainer(gpu, data, options);
+    second.resume(decodeCheckpoint(file!, "test"));
+    expect(second.step).toBe(first.step);
+    const resumed = await second.run();
+    expect(resumed.log.map(({ step, loss }) => [step, loss])).toEqual(expected.log.map(({ step, loss }) => [step, loss]));
+    expect(resumed.evals).toEqual(expected.evals);
+    for (const trainer of [whole, first, second]) trainer.dispose();
+  });
+
+  it("refuses a checkpoint of another run, and changes nothing", async () => {
+    const gpu = await testGpu();
+    const trainer = new Trainer(gpu, data, options);
+    const state = await trainer.state();
+    const other = new Trainer(gpu, data, { ...options, lr: 0.01 });
+    expect(() => other.resume(state)).toThrow(/trained with lr 0.05, this run has 0.01/);
+    const bytes = encodeCheckpoint(state);
+    expect(() => decodeCheckpoint(bytes.subarray(0, bytes.length - 5), "cut")).toThrow(/checkpoint cut: it ends at byte/);
+    expect(() => decodeCheckpoint(bytes.subarray(0, 20), "cut")).toThrow(/its header wants/);
+    expect(decodeCheckpoint(bytes, "whole").tensors).toEqual(state.tensors);
+    trainer.dispose();
+    other.dispose();
+  });
+
+  it("stops at divergence and says where", async () => {
+    const gpu = await testGpu();
+    const trainer = new Trainer(gpu, data, { ...options, norm: "none", lr: 1e4, schedule: "constant", logEvery: 1 });
+    const history = await trainer.run();
+    expect(history.divergedAt).toBeGreaterThan(0);
+    expect(history.divergedAt).toBeLessThan(trainer.totalSteps);
+    trainer.dispose();
+  });
+
+  it("refuses options out of range, naming value and rule", async () => {
+    const gpu = await testGpu();
+    const before = gpu.stats.liveBuffers;
+    const bad: [Partial<TrainOptions>, RegExp][] = [
+      [{ lr: Number.NaN }, /lr is NaN; expected a number above 0/],
+      [{ momentum: 1 }, /momentum is 1/],
+      [{ depth: 21 }, /depth is 21; expected 6n \+ 2/],
+      [{ norm: "layer" as never }, /norm is "layer"/],
+      [{ batchSize: 0 }, /batchSize is 0/],
+      [{ batchSize: 71 }, /batchSize 71 with dropLast leaves no batch of 70/],
+      [{ seed: -1 }, /seed is -1/],
+      [{ schedule: "exponential" as never }, /schedule is exponential/],
+      [{ nesterov: true, momentum: 0 }, /nesterov is true/],
+    ];
+    for (const [wrong, message] of bad) expect(() => new Trainer(gpu, data, { ...options, ...wrong })).toThrow(message);
+    expect(gpu.stats.liveBuffers).toBe(before);
+  });
+});
