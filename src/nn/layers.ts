@@ -35,7 +35,7 @@ function checkCount(layer: string, name: string, value: number): void {
 export class Conv2d extends Module {
   weight: Tensor;
   bias: Tensor | null;
-  private readonly options: Omit<Conv2dOptions, "bias">;
+  readonly options: Omit<Conv2dOptions, "bias">;
 
   constructor(
     gpu: Gpu,
