@@ -1,0 +1,87 @@
+import { ShapeError } from "../errors.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import { defineOp } from "./define-op.ts";
+import { reduceInto, strideGrid } from "./kernels.ts";
+import { runRows } from "./softmax.ts";
+
+export interface SoftmaxCrossEntropyOptions {
+  /** What becomes of the N losses: their mean (default), their sum, or themselves. */
+  reduction?: "mean" | "sum" | "none";
+  /** ε of Szegedy et al. (2016): the target is 1 − ε + ε/K for the label, ε/K for the others. Default 0. */
+  labelSmoothing?: number;
+}
+
+const NAN_BITS = 0x7fc00000;
+
+const softmaxCrossEntropyOp = defineOp({
+  name: "softmaxCrossEntropy",
+  inputs: { logits: "N K", labels: "N" },
+  dtypes: { labels: ["uint32"] },
+  infer({ logits }, { reduction, labelSmoothing }: Required<SoftmaxCrossEntropyOptions>) {
+    if (!["mean", "sum", "none"].includes(reduction)) {
+      throw new ShapeError(
+        `softmaxCrossEntropy: reduction is ${reduction}; expected "mean", "sum" or "none"`,
+      );
+    }
+    if (!(labelSmoothing >= 0 && labelSmoothing <= 1)) {
+      throw new ShapeError(`softmaxCrossEntropy: labelSmoothing is ${labelSmoothing}; expected 0 to 1`);
+    }
+    const [rows, classes] = logits as readonly [number, number];
+    const factor = reduction === "mean" ? 1 / rows : 1;
+    const sizes = new ArrayBuffer(16);
+    new Uint32Array(sizes).set([rows, classes, 0, NAN_BITS]);
+    new Float32Array(sizes)[2] = factor;
+    return { out: reduction === "none" ? [rows] : [], rows, classes, factor, sizes };
+  },
+  forward(
+    ctx,
+    { logits, labels },
+    { out: shape, rows, classes, factor, sizes },
+    { reduction, labelSmoothing },
+  ) {
+    const out = ctx.empty(shape);
+    const losses = reduction === "none" ? out : ctx.temp([rows]);
+    const statistics = ctx.empty([rows, 2]);
+    const constants = { SMOOTHING: labelSmoothing };
+    const bindings = [losses, statistics, logits, labels, sizes];
+    runRows(ctx, "softmax_cross_entropy", "forward", constants, bindings, rows, classes);
+    if (losses !== out) reduceInto(ctx, out, losses, [rows], [true], { scale: factor });
+    return { out, saved: { logits, labels, statistics } };
+  },
+  backward(
+    ctx,
+    grad,
+    { logits, labels, statistics },
+    { rows, classes, sizes },
+    { reduction, labelSmoothing },
+  ) {
+    const dlogits = ctx.empty([rows, classes]);
+    const { size, grid } = strideGrid(ctx.gpu, rows * classes);
+    const constants = {
+      WORKGROUP_SIZE: size,
+      SMOOTHING: labelSmoothing,
+      PER_ROW: reduction === "none" ? 1 : 0,
+    };
+    ctx.run(
+      { shader: "softmax_cross_entropy", entry: "grad_input", constants },
+      [dlogits, statistics, logits, labels, sizes, grad],
+      grid,
+    );
+    return { logits: dlogits, labels: null };
+  },
+});
+
+/**
+ * −log softmax(logits)[label], one loss for each row of logits [N, K] with its label in [N] (uint32), by a
+ * log-sum-exp that can't overflow. Shape [] for "mean" and "sum", [N] for "none".
+ *
+ * A label of K or more can't be seen from the host without waiting for the GPU: its loss and gradient are NaN.
+ * @throws ShapeError if the shapes do not go together, or for an unknown reduction or a smoothing outside 0 … 1.
+ */
+export function softmaxCrossEntropy(
+  logits: Tensor,
+  labels: Tensor,
+  { reduction = "mean", labelSmoothing = 0 }: SoftmaxCrossEntropyOptions = {},
+): Tensor {
+  return softmaxCrossEntropyOp({ logits, labels }, { reduction, labelSmoothing });
+}

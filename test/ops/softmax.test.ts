@@ -1,0 +1,52 @@
+import { describe, expect, it } from "vitest";
+import { add } from "../../src/ops/elementwise.ts";
+import { softmax } from "../../src/ops/softmax.ts";
+import { checkOp } from "../helpers/check-op.ts";
+import { testGpu } from "../helpers/gpu.ts";
+import { normals } from "../helpers/numbers.ts";
+import { rowsOf, softmaxRow } from "../reference/softmax.ts";
+
+const sixteenths = (count: number) => normals(count, 5, 0, 3).map((value) => Math.round(16 * value) / 16);
+const variants = { softmax: ["lanes", "tree"] };
+
+describe("softmax", () => {
+  it("over the last axis, of any length", async () => {
+    const shapes = [[1], [7], [3, 10], [2, 3, 5], [1, 1], [5, 131], [2, 300]];
+    await checkOp(
+      shapes.map((shape) => ({
+        label: `[${shape}]`,
+        inputs: { x: shape },
+        run: (t) => softmax(t.x!),
+        reference: ({ x }) => Float64Array.from(rowsOf(x!, shape.at(-1)!).flatMap(softmaxRow)),
+        variants,
+      })),
+    );
+  });
+
+  it("logits far from zero, and more rows than one grid dimension has workgroups", async () => {
+    const rows = 2 ** 16 + 3;
+    await checkOp({
+      label: "large",
+      inputs: { x: { shape: [rows, 3], data: sixteenths(rows * 3) } },
+      // Exact in float32, and softmax does not see it.
+      run: (t) => softmax(add(t.x!, t.x!.gpu.full([1], 8192))),
+      reference: ({ x }) => Float64Array.from(rowsOf(x!, 3).flatMap(softmaxRow)),
+      referenceGrad: ({ x }, dy) => {
+        const dx = rowsOf(x!, 3).flatMap((row, n) => {
+          const y = softmaxRow(row);
+          const product = y.reduce((sum, value, k) => sum + value * dy[n * 3 + k]!, 0);
+          return y.map((value, k) => value * (dy[n * 3 + k]! - product));
+        });
+        return { x: Float64Array.from(dx) };
+      },
+      variants,
+    });
+  });
+
+  it("says what is wrong with the input", async () => {
+    const gpu = await testGpu();
+    gpu.scope(() =>
+      expect(() => softmax(gpu.zeros([]))).toThrow("softmax: x is a scalar []; expected [..., K]"),
+    );
+  });
+});
