@@ -27,6 +27,11 @@ export interface OpContext<I extends InputShapes = InputShapes> {
   readonly gpu: Gpu;
   /** In forward: which inputs take part in the graph. In backward: which gradients to compute. */
   readonly needsGrad: { readonly [K in keyof I]: boolean };
+  /**
+   * In backward: where to write the gradient of input `name`, its content undefined. For a parameter that an optimiser has
+   * packed, that is its place among the packed gradients; for anything else a new tensor of the input's shape.
+   */
+  grad(name: keyof I & string): Tensor;
   /** An output or a saved tensor, its content undefined. */
   empty(shape: Shape, dtype?: DType): Tensor;
   /** Scratch, freed when this forward or backward returns. */
@@ -74,12 +79,17 @@ export function defineOp<const I extends InputShapes, P, Plan extends { out: Sha
       names.map((name) => [name, graph && inputs[name]?.requiresGrad === true]),
     ) as { [K in keyof I]: boolean };
 
-    const { result, made } = inContext(gpu, definition.name, needsGrad, (ctx) =>
+    const { result, made } = inContext(gpu, definition.name, needsGrad, null, (ctx) =>
       definition.forward(ctx, inputs, plan, params),
     );
     const { out, saved } = result;
     if (graph) {
       const own = holdSaved(saved);
+      const targets = names.map((name) => ({
+        name,
+        shape: inputs[name]?.shape ?? [],
+        leaf: leafOf(inputs[name]),
+      }));
       record(
         out,
         definition.name,
@@ -88,7 +98,7 @@ export function defineOp<const I extends InputShapes, P, Plan extends { out: Sha
           if (!definition.backward) {
             throw new FusenormError(`${definition.name}: this op has no backward; detach() its inputs`);
           }
-          const grads = inContext(gpu, `${definition.name} backward`, needsGrad, (ctx) =>
+          const grads = inContext(gpu, `${definition.name} backward`, needsGrad, targets, (ctx) =>
             definition.backward!(ctx, grad, own, plan, params),
           );
           const kept = new Set(Object.values(grads.result));
@@ -117,6 +127,7 @@ function inContext<I extends InputShapes, R>(
   gpu: Gpu,
   label: string,
   needsGrad: { readonly [K in keyof I]: boolean },
+  targets: readonly { name: string; shape: Shape; leaf: Tensor | null }[] | null,
   body: (ctx: OpContext<I>) => R,
 ): { result: R; made: Tensor[] } {
   const made: Tensor[] = [];
@@ -125,6 +136,13 @@ function inContext<I extends InputShapes, R>(
     const result = body({
       gpu,
       needsGrad,
+      grad(name) {
+        const target = targets?.find((candidate) => candidate.name === name);
+        if (!target) throw new FusenormError(`internal: ${label}: ${name} is no input that has a gradient`);
+        const tensor = target.leaf?.takeGradSlot() ?? gpu.empty(target.shape);
+        made.push(tensor);
+        return tensor;
+      },
       empty(shape, dtype) {
         const tensor = gpu.empty(shape, dtype);
         made.push(tensor);
@@ -144,6 +162,11 @@ function inContext<I extends InputShapes, R>(
   } finally {
     for (const tensor of temporary) tensor.dispose();
   }
+}
+
+/** The input if a gradient ends there, for its slot. */
+function leafOf(input: Tensor | null | undefined): Tensor | null {
+  return input?.requiresGrad && !input.node ? input : null;
 }
 
 /** The graph's own handles on the saved tensors, so that the user may dispose of theirs. */

@@ -19,9 +19,13 @@ export class Tensor {
   requiresGrad = false;
   /** dLoss/dThis after `backward`, on leaves that require it. Kept until `zeroGrad` or `dispose`. */
   grad: Tensor | null = null;
+  /** Internal: where an optimiser wants this leaf's gradient; see `Packed`. */
+  gradSlot: Tensor | null = null;
   /** Internal: the graph node that made this tensor, or null on leaves. */
   node: GraphNode | null = null;
   private disposed = false;
+  private isRange = false;
+  private slotTaken = false;
 
   private constructor(
     readonly gpu: Gpu,
@@ -123,7 +127,22 @@ export class Tensor {
 
   /** Internal: whether other handles look at the same elements. */
   get isShared(): boolean {
-    return this.storage.isShared;
+    return this.storage.isShared && !this.isRange;
+  }
+
+  /** Internal: a handle on part of this tensor's buffer that nothing else looks at, `byteOffset` from its start. */
+  part(byteOffset: number, shape: Shape): Tensor {
+    const { storage } = this.range;
+    const tensor = new Tensor(this.gpu, shape, this.dtype, storage.retain(), this.byteOffset + byteOffset);
+    tensor.isRange = true;
+    return tensor;
+  }
+
+  /** Internal: a handle on the slot for this leaf's first gradient since `zeroGrad`; null when it has one already. */
+  takeGradSlot(): Tensor | null {
+    if (!this.gradSlot || this.grad || this.slotTaken) return null;
+    this.slotTaken = true;
+    return this.gradSlot.part(0, this.shape);
   }
 
   /** Another handle on the same elements, outside of the graph and of every scope. */
@@ -201,6 +220,7 @@ export class Tensor {
   zeroGrad(): void {
     this.grad?.dispose();
     this.grad = null;
+    this.slotTaken = false;
   }
 
   /** Gives this handle (and its gradient) back. Calling it again does nothing. */

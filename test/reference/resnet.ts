@@ -133,7 +133,6 @@ export function lossAndGradients(
   });
   const weight = parameters["classifier.weight"]!.data;
   const bias = parameters["classifier.bias"]!.data;
-  const classes = bias.length;
   let loss = 0;
   const dPooled = new Float64Array(pooled.length);
   for (let i = 0; i < n; i += 1) {
