@@ -302,7 +302,8 @@ export class Gpu {
         offset = range.byteOffset;
         size = Math.min(Math.ceil(range.byteLength / 16) * 16, range.storage.byteLength - offset);
         buffers.push(buffer);
-        bytes += range.byteLength;
+        // A buffer bound twice, in place of one that is not wanted, moves once.
+        if (!resources.some((r) => r.buffer === buffer && r.offset === offset)) bytes += range.byteLength;
         if (this.borrowed && range.storage.pool !== this.pool && !this.borrowed.has(range.storage)) {
           this.borrowed.add(range.storage.retain());
         }
