@@ -1,0 +1,173 @@
+import { ShapeError } from "../errors.ts";
+import { formatShape, type Shape } from "../tensor/shape.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import { defineOp } from "./define-op.ts";
+import { strideGrid } from "./kernels.ts";
+import { mean } from "./reduce.ts";
+
+type Pair = number | readonly [number, number];
+
+export interface Pool2dOptions {
+  /** Default: the kernel size. */
+  stride?: Pair;
+  /** Pixels around the map: all sides, [vertical, horizontal] or [top, bottom, left, right]; at most half the kernel. */
+  padding?: Pair | readonly [number, number, number, number];
+  /** Keep a last window that starts inside the map or its left padding but ends beyond it. Default false. */
+  ceilMode?: boolean;
+}
+
+export interface AvgPool2dOptions extends Pool2dOptions {
+  /** Divide by the padded pixels too. Default true. */
+  countIncludePad?: boolean;
+}
+
+interface Pool2dParams extends AvgPool2dOptions {
+  kernelSize: Pair;
+}
+
+interface Pool2dPlan {
+  out: Shape;
+  x: Shape;
+  vec4: boolean;
+  /** `Sizes` of shaders/pool2d.wgsl for an output of so many elements. */
+  sizes(elements: number): Int32Array;
+}
+
+function pair(op: string, name: string, value: Pair, least: number): readonly [number, number] {
+  const both = typeof value === "number" ? [value, value] : [...value];
+  if (both.length !== 2 || both.some((v) => !Number.isInteger(v) || v < least)) {
+    throw new ShapeError(
+      `${op}: ${name} is ${JSON.stringify(value)}; expected an integer of at least ${least}, or [vertical, horizontal]`,
+    );
+  }
+  return both as [number, number];
+}
+
+function poolPlan(op: string, x: Shape, params: Pool2dParams): Pool2dPlan {
+  const [n, height, width, channels] = x as readonly [number, number, number, number];
+  const kernel = pair(op, "kernelSize", params.kernelSize, 1);
+  const stride = pair(op, "stride", params.stride ?? params.kernelSize, 1);
+  const { padding = 0, ceilMode = false } = params;
+  const [top, bottom, left, right] =
+    typeof padding !== "number" && padding.length === 4
+      ? [
+          ...pair(op, "padding", [padding[0], padding[1]], 0),
+          ...pair(op, "padding", [padding[2], padding[3]], 0),
+        ]
+      : pair(op, "padding", padding as Pair, 0).flatMap((v) => [v, v]);
+  const extent = (name: string, size: number, axis: 0 | 1, before: number, after: number) => {
+    if (2 * before > kernel[axis] || 2 * after > kernel[axis]) {
+      throw new ShapeError(
+        `${op}: ${name} is padded by ${before} and ${after}, the kernel has ${kernel[axis]}; expected at most half the kernel`,
+      );
+    }
+    const room = size + before + after - kernel[axis];
+    if (room < 0) {
+      throw new ShapeError(
+        `${op}: the kernel spans ${kernel[axis]} pixels, x ${formatShape(x)} has ${name} = ${size} and ${before + after} of ` +
+          "padding; expected the kernel to fit into the padded map",
+      );
+    }
+    const count = Math.floor(room / stride[axis]) + 1;
+    // As PyTorch: a window more if something is left over, unless it would start in the right padding.
+    const extra = ceilMode && room % stride[axis] !== 0 && count * stride[axis] < size + before;
+    return count + (extra ? 1 : 0);
+  };
+  const rows = extent("H", height, 0, top!, bottom!);
+  const columns = extent("W", width, 1, left!, right!);
+  return {
+    out: [n, rows, columns, channels],
+    x,
+    vec4: channels % 4 === 0,
+    sizes: (elements) =>
+      new Int32Array([
+        ...[Math.ceil(elements / 4), channels, height, width, rows, columns],
+        ...[...kernel, ...stride, top!, left!, bottom!, right!],
+      ]),
+  };
+}
+
+const maxPool2dOp = defineOp({
+  name: "maxPool2d",
+  inputs: { x: "N H W C" },
+  infer: ({ x }, params: Pool2dParams) => poolPlan("maxPool2d", x, params),
+  forward(ctx, { x }, plan) {
+    const out = ctx.empty(plan.out);
+    const { size, grid } = strideGrid(ctx.gpu, Math.ceil(out.size / 4));
+    // Which pixel won is needed by the gradient alone; without one, x stands in for a buffer that is not written.
+    const taps = ctx.needsGrad.x ? ctx.empty(plan.out, "uint32") : null;
+    const constants = { WORKGROUP_SIZE: size, VEC4: plan.vec4 ? 1 : 0, KEEP_TAPS: taps ? 1 : 0 };
+    const unwritten = taps ?? ctx.temp([4], "uint32");
+    ctx.run(
+      { shader: "pool2d", entry: "max_forward", constants },
+      [out, plan.sizes(out.size), x, x, unwritten],
+      grid,
+    );
+    return { out, saved: { taps } };
+  },
+  backward(ctx, grad, { taps }, plan) {
+    const dx = ctx.empty(plan.x);
+    const { size, grid } = strideGrid(ctx.gpu, Math.ceil(dx.size / 4));
+    ctx.run(
+      { shader: "pool2d", entry: "max_grad", constants: { WORKGROUP_SIZE: size, VEC4: plan.vec4 ? 1 : 0 } },
+      [dx, plan.sizes(dx.size), grad, grad, null, taps!, taps!],
+      grid,
+    );
+    return { x: dx };
+  },
+});
+
+const avgPool2dOp = defineOp({
+  name: "avgPool2d",
+  inputs: { x: "N H W C" },
+  infer: ({ x }, params: Pool2dParams) => poolPlan("avgPool2d", x, params),
+  forward(ctx, { x }, plan, { countIncludePad = true }) {
+    const out = ctx.empty(plan.out);
+    const { size, grid } = strideGrid(ctx.gpu, Math.ceil(out.size / 4));
+    const constants = {
+      WORKGROUP_SIZE: size,
+      VEC4: plan.vec4 ? 1 : 0,
+      COUNT_PADDING: countIncludePad ? 1 : 0,
+    };
+    ctx.run({ shader: "pool2d", entry: "avg_forward", constants }, [out, plan.sizes(out.size), x, x], grid);
+    return { out, saved: {} };
+  },
+  backward(ctx, grad, _, plan, { countIncludePad = true }) {
+    const dx = ctx.empty(plan.x);
+    const { size, grid } = strideGrid(ctx.gpu, Math.ceil(dx.size / 4));
+    const constants = {
+      WORKGROUP_SIZE: size,
+      VEC4: plan.vec4 ? 1 : 0,
+      COUNT_PADDING: countIncludePad ? 1 : 0,
+    };
+    ctx.run({ shader: "pool2d", entry: "avg_grad", constants }, [dx, plan.sizes(dx.size), grad, grad], grid);
+    return { x: dx };
+  },
+});
+
+/**
+ * The maximum over windows of x [N, H, W, C], as PyTorch's `max_pool2d`: padding never wins, and the gradient goes
+ * to the first of equal pixels.
+ * @throws ShapeError for a kernel that does not fit, or padding of more than half of it.
+ */
+export function maxPool2d(x: Tensor, kernelSize: Pair, options: Pool2dOptions = {}): Tensor {
+  return maxPool2dOp({ x }, { kernelSize, ...options });
+}
+
+/**
+ * The average over windows of x [N, H, W, C], as PyTorch's `avg_pool2d`.
+ * @throws ShapeError for a kernel that does not fit, or padding of more than half of it.
+ */
+export function avgPool2d(x: Tensor, kernelSize: Pair, options: AvgPool2dOptions = {}): Tensor {
+  return avgPool2dOp({ x }, { kernelSize, ...options });
+}
+
+/** The average over all pixels: x [N, H, W, C] → [N, C]. @throws ShapeError if x is not of rank 4. */
+export function globalAvgPool2d(x: Tensor): Tensor {
+  if (x.rank !== 4) {
+    throw new ShapeError(
+      `globalAvgPool2d: x has rank ${x.rank}, got ${formatShape(x.shape)}; expected [N, H, W, C]`,
+    );
+  }
+  return mean(x, [1, 2]);
+}
