@@ -46,7 +46,7 @@ function makeConcat(count: number): ConcatOp {
       const grads: Record<string, Tensor | null> = {};
       for (const name of names) {
         const part = plan.parts[name]!;
-        grads[name] = ctx.needsGrad[name] ? ctx.empty(part.dims) : null;
+        grads[name] = ctx.needsGrad[name] ? ctx.grad(name) : null;
         if (grads[name]) gatherInto(ctx, "concat", grads[name], grad, part);
       }
       return grads;

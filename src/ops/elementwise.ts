@@ -29,7 +29,7 @@ const reluOp = defineOp({
   },
   // dx = dy where y > 0
   backward(ctx, grad, { out }, plan) {
-    const dx = ctx.empty(plan.out);
+    const dx = ctx.grad("x");
     binary(ctx, Binary.reluGrad, dx, grad, out, sameLayout(plan.out));
     return { x: dx };
   },
@@ -56,8 +56,8 @@ const scaleOp = defineOp({
     unary(ctx, Unary.scale, out, x, factor);
     return { out, saved: {} };
   },
-  backward(ctx, grad, _, plan, { factor }) {
-    const dx = ctx.empty(plan.out);
+  backward(ctx, grad, _saved, _plan, { factor }) {
+    const dx = ctx.grad("x");
     unary(ctx, Unary.scale, dx, grad, factor);
     return { x: dx };
   },
@@ -89,21 +89,21 @@ function defineSum(name: string, kernel: number, signs: { a: 1 | -1; b: 1 | -1 }
     },
     // da = ±dy; db = ±Σ dy over the axes along which b repeats
     backward(ctx, grad, _, plan) {
-      const signed = (sign: 1 | -1, shape: Shape) => {
-        if (sign === 1) return grad.alias(shape);
-        const negative = ctx.empty(shape);
+      const signed = (name: "a" | "b", shape: Shape) => {
+        if (signs[name] === 1) return grad.alias(shape);
+        const negative = ctx.grad(name);
         unary(ctx, Unary.scale, negative, grad, -1);
         return negative;
       };
       const summed = () => {
-        const db = ctx.empty(plan.b);
+        const db = ctx.grad("b");
         reduceInto(ctx, db, grad, plan.out, plan.repeated, { scale: signs.b });
         return db;
       };
       const repeats = plan.repeated.includes(true);
       return {
-        a: ctx.needsGrad.a ? signed(signs.a, plan.out) : null,
-        b: ctx.needsGrad.b ? (repeats ? summed() : signed(signs.b, plan.b)) : null,
+        a: ctx.needsGrad.a ? signed("a", plan.out) : null,
+        b: ctx.needsGrad.b ? (repeats ? summed() : signed("b", plan.b)) : null,
       };
     },
   });
@@ -127,11 +127,11 @@ const mulOp = defineOp({
     let da: Tensor | null = null;
     let db: Tensor | null = null;
     if (b) {
-      da = ctx.empty(plan.out);
+      da = ctx.grad("a");
       binary(ctx, Binary.mul, da, grad, b, plan.layout);
     }
     if (a) {
-      db = ctx.empty(plan.b);
+      db = ctx.grad("b");
       if (plan.repeated.includes(true)) {
         reduceInto(ctx, db, a, plan.out, plan.repeated, { term: Term.product, z: grad });
       } else {
@@ -155,7 +155,7 @@ const expandOp = defineOp({
     return { out, saved: {} };
   },
   backward(ctx, grad, _, plan) {
-    const dx = ctx.empty(plan.x);
+    const dx = ctx.grad("x");
     reduceInto(ctx, dx, grad, plan.out, plan.repeated);
     return { x: dx };
   },
@@ -241,18 +241,18 @@ const normalizeOp = defineOp({
     let dmean: Tensor | null = null;
     let dvariance: Tensor | null = null;
     if (ctx.needsGrad.x) {
-      dx = ctx.empty(plan.out);
+      dx = ctx.grad("x");
       binary(ctx, Binary.timesRstd, dx, grad, variance, plan.layout, eps);
     }
     if (ctx.needsGrad.mean) {
       const sum = ctx.temp(plan.statistics);
-      dmean = ctx.empty(plan.statistics);
+      dmean = ctx.grad("mean");
       reduceInto(ctx, sum, grad, plan.out, plan.repeated);
       binary(ctx, Binary.minusTimesRstd, dmean, sum, variance, perStatistic, eps);
     }
     if (x) {
       const sum = ctx.temp(plan.statistics);
-      dvariance = ctx.empty(plan.statistics);
+      dvariance = ctx.grad("variance");
       reduceInto(ctx, sum, x, plan.out, plan.repeated, {
         term: Term.productWithDeviation,
         z: grad,

@@ -36,7 +36,7 @@ const padOp = defineOp({
   },
   // dx = the part of dy that x fills
   backward(ctx, grad, _, plan, { padding }) {
-    const dx = ctx.empty(plan.x);
+    const dx = ctx.grad("x");
     const strides = stridesOf(plan.out);
     const offset = padding.reduce((sum, [before], axis) => sum + before * strides[axis]!, 0);
     gatherInto(ctx, "pad", dx, grad, { offset, dims: plan.x, strides });

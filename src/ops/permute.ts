@@ -29,7 +29,7 @@ const permuteOp = defineOp({
   },
   // the inverse permutation of dy
   backward(ctx, grad, _, { out, x, from }) {
-    const dx = ctx.empty(x);
+    const dx = ctx.grad("x");
     const strides = stridesOf(out);
     gatherInto(ctx, "permute", dx, grad, {
       offset: 0,

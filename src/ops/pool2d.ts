@@ -106,7 +106,7 @@ const maxPool2dOp = defineOp({
     return { out, saved: { taps } };
   },
   backward(ctx, grad, { taps }, plan) {
-    const dx = ctx.empty(plan.x);
+    const dx = ctx.grad("x");
     const { size, grid } = strideGrid(ctx.gpu, Math.ceil(dx.size / 4));
     ctx.run(
       { shader: "pool2d", entry: "max_grad", constants: { WORKGROUP_SIZE: size, VEC4: plan.vec4 ? 1 : 0 } },
@@ -133,7 +133,7 @@ const avgPool2dOp = defineOp({
     return { out, saved: {} };
   },
   backward(ctx, grad, _, plan, { countIncludePad = true }) {
-    const dx = ctx.empty(plan.x);
+    const dx = ctx.grad("x");
     const { size, grid } = strideGrid(ctx.gpu, Math.ceil(dx.size / 4));
     const constants = {
       WORKGROUP_SIZE: size,

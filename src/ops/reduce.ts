@@ -64,7 +64,7 @@ function defineSum(name: string, mean: boolean) {
     },
     // dx = dy for each summand
     backward(ctx, grad, _, plan) {
-      const dx = ctx.empty(plan.x);
+      const dx = ctx.grad("x");
       expandInto(ctx, dx, grad, plan.layout, mean ? 1 / plan.count : 1);
       return { x: dx };
     },
@@ -126,7 +126,7 @@ const varianceOp = defineOp({
   // dx = 2/(n − correction) · (x − mean)·dy. The mean's own dependence on x drops out, since Σ (x − mean) = 0.
   backward(ctx, grad, { x, centre }, plan) {
     if (!ctx.needsGrad.x) return { x: null, mean: null };
-    const dx = ctx.empty(plan.x);
+    const dx = ctx.grad("x");
     ternary(ctx, Ternary.varianceGrad, dx, x, centre, grad, plan.layout, 2 / plan.divisor);
     return { x: dx, mean: null };
   },

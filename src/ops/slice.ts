@@ -49,8 +49,8 @@ const sliceOp = defineOp({
     return { out, saved: {} };
   },
   // dx = dy where it was taken, 0 elsewhere
-  backward(ctx, grad, _, { x, starts }, { steps }) {
-    const dx = ctx.empty(x);
+  backward(ctx, grad, _, { starts }, { steps }) {
+    const dx = ctx.grad("x");
     placeInto(ctx, "slice", dx, grad, starts, steps);
     return { x: dx };
   },

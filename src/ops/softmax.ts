@@ -44,7 +44,7 @@ const softmaxOp = defineOp({
     return { out, saved: { out } };
   },
   backward(ctx, grad, { out }, plan) {
-    const dx = ctx.empty(plan.out);
+    const dx = ctx.grad("x");
     const sizes = new Uint32Array([plan.rows, plan.classes]);
     runRows(ctx, "softmax", "grad_input", {}, [dx, sizes, out, grad], plan.rows, plan.classes);
     return { x: dx };

@@ -55,7 +55,7 @@ const softmaxCrossEntropyOp = defineOp({
     { rows, classes, sizes },
     { reduction, labelSmoothing },
   ) {
-    const dlogits = ctx.empty([rows, classes]);
+    const dlogits = ctx.grad("logits");
     const { size, grid } = strideGrid(ctx.gpu, rows * classes);
     const constants = {
       WORKGROUP_SIZE: size,
