@@ -3,7 +3,7 @@ import { FusenormError } from "../errors.ts";
 import { Gpu } from "../gpu/device.ts";
 import { type AdapterClass, type Survey, survey } from "../node/adapters.ts";
 import { type NodeAdapter, requestAdapter } from "../node/request.ts";
-import { type CopyBandwidth, measureCopyBandwidth } from "./measure.ts";
+import { type CopyBandwidth, type MatmulRate, measureCopyBandwidth, measureMatmul } from "./measure.ts";
 
 export interface DoctorOptions {
   json?: boolean;
@@ -33,6 +33,7 @@ export interface DoctorReport {
   features?: string[];
   toggles?: { enable: readonly string[]; disable: readonly string[] };
   copyBandwidth?: CopyBandwidth;
+  matmul?: MatmulRate;
   advice: string[];
 }
 
@@ -68,6 +69,8 @@ export async function examine(
     if (options.measure !== false) {
       onStep("measuring copy bandwidth");
       report.copyBandwidth = await measureCopyBandwidth(gpu);
+      onStep("measuring matmul");
+      report.matmul = await measureMatmul(gpu);
     }
   } catch (error) {
     if (!(error instanceof FusenormError)) throw error;
@@ -156,7 +159,7 @@ export function format(report: DoctorReport): string {
     }
     return rows.join(`\n${" ".repeat(18)}`) || "none";
   };
-  const { adapter, system, limits, copyBandwidth } = report;
+  const { adapter, system, limits, copyBandwidth, matmul } = report;
   if (adapter) {
     row("adapter", adapter.name);
     row("driver", adapter.driver);
@@ -190,6 +193,12 @@ export function format(report: DoctorReport): string {
     row(
       "copy bandwidth",
       `${gbPerSecond.toPrecision(3)} GB/s read and written (${bytes / 2 ** 20} MiB, ${workgroups} workgroups of ${workgroupSize})`,
+    );
+  }
+  if (matmul) {
+    row(
+      "matmul",
+      `${matmul.gflops.toPrecision(3)} GFLOP/s (float32, ${matmul.size} × ${matmul.size} × ${matmul.size})`,
     );
   }
   if (report.advice.length > 0) lines.push("", ...report.advice.map((advice) => `• ${advice}`));

@@ -239,7 +239,7 @@ function failure(wish: AdapterWish, machine: Machine, notes: readonly string[]):
     default:
       return `adapter: there is none; ${found}; ${
         onLinux
-          ? "install a Vulkan driver (the GPU vendor's, or `mesa-vulkan-drivers` 24 or newer for a software one), or `npm install --save-dev @sparticuz/chromium` on x64"
+          ? "install a Vulkan driver (the GPU vendor's, or `mesa-vulkan-drivers` 24 or newer for a software one)"
           : "install the GPU vendor's driver"
       }; \`fusenorm doctor\` tells more${worker}`;
   }

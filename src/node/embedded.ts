@@ -52,8 +52,7 @@ export function embeddedArchive(platform = process.platform, arch: string = proc
     } catch {}
   }
   throw new DeviceError(
-    `embedded SwiftShader: ${PACKAGE} is not installed; \`npm install --save-dev ${PACKAGE}\` brings it, ` +
-      "or install a Vulkan driver (Debian, Ubuntu: `mesa-vulkan-drivers`)",
+    `embedded SwiftShader: ${PACKAGE} is not installed; \`npm install --save-dev ${PACKAGE}\` brings it`,
   );
 }
 

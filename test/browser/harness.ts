@@ -18,6 +18,7 @@ export interface PageTest {
   name: string;
   passed: boolean;
   errors: string[];
+  ms: number;
 }
 
 const FLAGS = [

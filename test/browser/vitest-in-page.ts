@@ -44,11 +44,12 @@ export async function runFiles(files: Record<string, () => Promise<unknown>>): P
 function* outcomes(task: Task, file: File): Generator<PageTest> {
   const errors = task.result?.errors?.map((error) => error.message ?? String(error)) ?? [];
   const path = file.filepath.replace(/^\//, "");
+  const ms = Math.round(task.result?.duration ?? 0);
   if (task.type === "test") {
-    yield { file: path, name: task.name, passed: task.result?.state === "pass", errors };
+    yield { file: path, name: task.name, passed: task.result?.state === "pass", errors, ms };
     return;
   }
   // A suite has an outcome of its own only where a hook, or the import of its file, failed.
-  if (errors.length > 0) yield { file: path, name: task.name, passed: false, errors };
+  if (errors.length > 0) yield { file: path, name: task.name, passed: false, errors, ms };
   for (const inner of task.tasks) yield* outcomes(inner, file);
 }

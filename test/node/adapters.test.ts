@@ -180,7 +180,7 @@ describe("adapter discovery, when it fails", () => {
     const message = await failure("", { systemLoader: false, noEmbedded: true });
     expect(message).toContain("no Vulkan driver is installed");
     expect(message).toContain("embedded SwiftShader: it is not installed");
-    expect(message).toContain("npm install --save-dev @sparticuz/chromium");
+    expect(message).toContain("install a Vulkan driver");
   });
 
   it("names what there is instead of hardware", async () => {
