@@ -1,6 +1,7 @@
 // Whole-buffer helpers of the tensor layer.
 //
 //   fill          out[i] = VALUE_BITS                       any 4-byte type
+//   copy          acc[i] = x[i]
 //   accumulate    acc[i] = acc[i] + x[i]                    float32: the sum of two gradients
 //   check_finite  flag = min(flag, TICKET) if any x[i] is NaN or infinite
 //
@@ -24,6 +25,14 @@ fn fill(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
   let stride = groups.x * WORKGROUP_SIZE;
   for (var i = id.x; i < size.vec4s; i += stride) {
     out[i] = vec4<u32>(VALUE_BITS);
+  }
+}
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn copy(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  let stride = groups.x * WORKGROUP_SIZE;
+  for (var i = id.x; i < size.vec4s; i += stride) {
+    acc[i] = x[i];
   }
 }
 

@@ -348,6 +348,17 @@ export class Gpu {
     this.run(spec, [range, null, new Uint32Array([vec4s, 0])], memoryGrid(vec4s), "fill");
   }
 
+  /** Internal: copies a range, in whole vec4s. */
+  copyRange(from: BufferRange, to: BufferRange): void {
+    const vec4s = Math.ceil(from.byteLength / 16);
+    this.run(
+      { shader: "memory", entry: "copy" },
+      [to, from, new Uint32Array([vec4s, 0])],
+      memoryGrid(vec4s),
+      "copy",
+    );
+  }
+
   /** Internal: `acc += x` for two float32 tensors of one size. */
   accumulate(acc: Tensor, x: Tensor): void {
     const vec4s = Math.ceil(x.byteLength / 16);

@@ -31,8 +31,8 @@ export class Tensor {
     readonly gpu: Gpu,
     readonly shape: Shape,
     readonly dtype: DType,
-    private readonly storage: Storage,
-    private readonly byteOffset: number,
+    private storage: Storage,
+    private byteOffset: number,
   ) {}
 
   /** Internal: see `gpu.empty`. */
@@ -138,6 +138,17 @@ export class Tensor {
     return tensor;
   }
 
+  /** Internal: moves the elements into part of `target`'s buffer. Other handles keep the old ones. */
+  moveTo(target: Tensor, byteOffset: number): void {
+    const { storage } = target.range;
+    const place = { storage, byteOffset: target.byteOffset + byteOffset, byteLength: this.byteLength };
+    this.gpu.copyRange(this.range, place);
+    this.storage.release();
+    this.storage = storage.retain();
+    this.byteOffset = place.byteOffset;
+    this.isRange = true;
+  }
+
   /** Internal: a handle on the slot for this leaf's first gradient since `zeroGrad`; null when it has one already. */
   takeGradSlot(): Tensor | null {
     if (!this.gradSlot || this.grad || this.slotTaken) return null;
@@ -228,6 +239,7 @@ export class Tensor {
     if (this.disposed) return;
     this.disposed = true;
     this.zeroGrad();
+    this.gradSlot = null;
     if (this.node) drop(this.node);
     this.node = null;
     this.storage.release();

@@ -1,6 +1,6 @@
-import type { Tensor } from "../../src/tensor/tensor.ts";
 import { customOp } from "../../src/ops/define-op.ts";
 import { sizeOf } from "../../src/tensor/shape.ts";
+import type { Tensor } from "../../src/tensor/tensor.ts";
 
 const shader = {
   name: "square",
@@ -29,8 +29,12 @@ const op = customOp({
     return { out, saved: { x } };
   },
   backward(ctx, grad, { x }, { out: shape, count }) {
-    const dx = ctx.empty(shape);
-    ctx.run({ shader, entry: "grad_input" }, [dx, x, grad, new Uint32Array([count])], [Math.ceil(count / 64)]);
+    const dx = ctx.grad("x");
+    ctx.run(
+      { shader, entry: "grad_input" },
+      [dx, x, grad, new Uint32Array([count])],
+      [Math.ceil(count / 64)],
+    );
     return { x: dx };
   },
 });

@@ -29,7 +29,11 @@ export function lossAndGradients(
   const grads: Record<string, Float64Array> = {};
   for (const [name, { data }] of Object.entries(parameters)) grads[name] = new Float64Array(data.length);
   const backward: (() => void)[] = [];
-  const value = (data: Float64Array, of: Shape4): Value => ({ data, grad: new Float64Array(data.length), shape: of });
+  const value = (data: Float64Array, of: Shape4): Value => ({
+    data,
+    grad: new Float64Array(data.length),
+    shape: of,
+  });
   const addTo = (target: Float64Array, part: Float64Array) => {
     part.forEach((v, i) => {
       target[i]! += v;

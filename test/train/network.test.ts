@@ -15,7 +15,14 @@ describe("ten training steps against the float64 reference, parameter by paramet
       it(`norm ${norm}${fused ? "" : ", composed of plain ops"}`, async () => {
         const gpu = await testGpu();
         const live = gpu.stats.liveBuffers;
-        const model = resnetCifar(gpu, { depth: 8, width: 4, norm, init: "he", seed: 3, batchNorm: { fused } });
+        const model = resnetCifar(gpu, {
+          depth: 8,
+          width: 4,
+          norm,
+          init: "he",
+          seed: 3,
+          batchNorm: { fused },
+        });
         const optimizer = new SGD(model.parameters(), sgd);
         const parameters: Parameters = {};
         for (const [name, tensor] of model.namedParameters()) {
@@ -26,7 +33,13 @@ describe("ten training steps against the float64 reference, parameter by paramet
         for (let step = 0; step < 10; step += 1) {
           const images = normals(shape[0] * 8 * 8 * 3, 50 + step);
           const labels = Uint32Array.from({ length: shape[0] }, () => 10 * next());
-          const expected = lossAndGradients({ blocks: 1, norm, eps: 1e-5 }, parameters, images, shape, labels);
+          const expected = lossAndGradients(
+            { blocks: 1, norm, eps: 1e-5 },
+            parameters,
+            images,
+            shape,
+            labels,
+          );
           const loss = gpu.scope(() => {
             const x = gpu.tensor(images, shape);
             const y = gpu.tensor(labels, [shape[0]], { dtype: "uint32" });
@@ -35,18 +48,27 @@ describe("ten training steps against the float64 reference, parameter by paramet
             result.backward();
             return result;
           });
-          expect(Math.abs((await loss.item()) - expected.loss) / expected.loss, `loss of step ${step}`).toBeLessThan(1e-4);
+          expect(
+            Math.abs((await loss.item()) - expected.loss) / expected.loss,
+            `loss of step ${step}`,
+          ).toBeLessThan(1e-4);
           loss.dispose();
           if (step === 0) {
             for (const [name, tensor] of model.namedParameters()) {
-              expect(relativeError(await tensor.grad!.read(), expected.grads[name]!), `d ${name}`).toBeLessThan(1e-4);
+              expect(
+                relativeError(await tensor.grad!.read(), expected.grads[name]!),
+                `d ${name}`,
+              ).toBeLessThan(1e-4);
             }
           }
           optimizer.step();
           sgdStep(parameters, expected.grads, velocity, sgd);
         }
         for (const [name, tensor] of model.namedParameters()) {
-          expect(relativeError(await tensor.read(), parameters[name]!.data), `${name} after ten steps`).toBeLessThan(1e-3);
+          expect(
+            relativeError(await tensor.read(), parameters[name]!.data),
+            `${name} after ten steps`,
+          ).toBeLessThan(1e-3);
         }
         optimizer.dispose();
         model.dispose();

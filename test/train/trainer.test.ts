@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { imageDataset } from "../../src/data/dataset.ts";
 import { decodeCheckpoint, encodeCheckpoint } from "../../src/train/checkpoint.ts";
-import { type TrainOptions, Trainer } from "../../src/train/trainer.ts";
+import { Trainer, type TrainOptions } from "../../src/train/trainer.ts";
 import { testGpu } from "../helpers/gpu.ts";
 import { generator } from "../helpers/numbers.ts";
 
@@ -77,7 +77,9 @@ describe("Trainer", () => {
     second.resume(decodeCheckpoint(file!, "test"));
     expect(second.step).toBe(first.step);
     const resumed = await second.run();
-    expect(resumed.log.map(({ step, loss }) => [step, loss])).toEqual(expected.log.map(({ step, loss }) => [step, loss]));
+    expect(resumed.log.map(({ step, loss }) => [step, loss])).toEqual(
+      expected.log.map(({ step, loss }) => [step, loss]),
+    );
     expect(resumed.evals).toEqual(expected.evals);
     for (const trainer of [whole, first, second]) trainer.dispose();
   });
@@ -89,7 +91,9 @@ describe("Trainer", () => {
     const other = new Trainer(gpu, data, { ...options, lr: 0.01 });
     expect(() => other.resume(state)).toThrow(/trained with lr 0.05, this run has 0.01/);
     const bytes = encodeCheckpoint(state);
-    expect(() => decodeCheckpoint(bytes.subarray(0, bytes.length - 5), "cut")).toThrow(/checkpoint cut: it ends at byte/);
+    expect(() => decodeCheckpoint(bytes.subarray(0, bytes.length - 5), "cut")).toThrow(
+      /checkpoint cut: it ends at byte/,
+    );
     expect(() => decodeCheckpoint(bytes.subarray(0, 20), "cut")).toThrow(/its header wants/);
     expect(decodeCheckpoint(bytes, "whole").tensors).toEqual(state.tensors);
     trainer.dispose();
@@ -98,7 +102,13 @@ describe("Trainer", () => {
 
   it("stops at divergence and says where", async () => {
     const gpu = await testGpu();
-    const trainer = new Trainer(gpu, data, { ...options, norm: "none", lr: 1e4, schedule: "constant", logEvery: 1 });
+    const trainer = new Trainer(gpu, data, {
+      ...options,
+      norm: "none",
+      lr: 1e4,
+      schedule: "constant",
+      logEvery: 1,
+    });
     const history = await trainer.run();
     expect(history.divergedAt).toBeGreaterThan(0);
     expect(history.divergedAt).toBeLessThan(trainer.totalSteps);
@@ -119,7 +129,8 @@ describe("Trainer", () => {
       [{ schedule: "exponential" as never }, /schedule is exponential/],
       [{ nesterov: true, momentum: 0 }, /nesterov is true/],
     ];
-    for (const [wrong, message] of bad) expect(() => new Trainer(gpu, data, { ...options, ...wrong })).toThrow(message);
+    for (const [wrong, message] of bad)
+      expect(() => new Trainer(gpu, data, { ...options, ...wrong })).toThrow(message);
     expect(gpu.stats.liveBuffers).toBe(before);
   });
 });
