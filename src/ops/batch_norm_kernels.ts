@@ -20,13 +20,12 @@ export interface Geometry {
   tail: number;
   slices: number;
   sliceRows: number;
-  /** Invocations of the apply kernels, a multiple of width4. */
-  stride: number;
 }
 
-const WORKGROUP_SIZE = 64;
-const SOFTWARE_LANES = 2048;
-const APPLY_LANES = 4096;
+const WORKGROUP_SIZE = 32;
+const SOFTWARE_LANES = 512;
+/** Below this, variances under 1e-27 count: see `SMALL_EPS` in the shader. */
+const SMALL_EPS = 1e-20;
 
 export function softwareGeometry(count: number, channels: number): Geometry {
   const fewest = 4 / gcd(channels, 4);
@@ -38,7 +37,6 @@ export function softwareGeometry(count: number, channels: number): Geometry {
   const rows = Math.floor(total / (4 * width4));
   const slices = Math.max(1, Math.min(Math.floor(SOFTWARE_LANES / width4), Math.floor(rows / 16)));
   const sliceRows = Math.ceil(rows / slices);
-  const applies = Math.max(1, Math.min(Math.floor(APPLY_LANES / width4), Math.ceil(rows / 4)));
   return {
     channels,
     count,
@@ -47,7 +45,6 @@ export function softwareGeometry(count: number, channels: number): Geometry {
     tail: total - 4 * width4 * rows,
     slices: sliceRows === 0 ? 1 : Math.ceil(rows / sliceRows),
     sliceRows,
-    stride: width4 * applies,
   };
 }
 
@@ -70,21 +67,9 @@ export class BatchNormKernels {
   /** Elements in a row of per-channel numbers, each channel repeated. */
   readonly width: number;
   private readonly specs = new Map<string, KernelSpec>();
-  private readonly constants: Record<string, number>;
 
   constructor(private readonly geometry: Geometry) {
-    const { channels, width4, rows, tail, slices, sliceRows, stride } = geometry;
-    this.width = 4 * width4;
-    this.constants = {
-      WORKGROUP_SIZE,
-      CHANNELS: channels,
-      WIDTH4: width4,
-      ROWS: rows,
-      TAIL: tail,
-      SLICES: slices,
-      SLICE_ROWS: sliceRows,
-      STRIDE: stride,
-    };
+    this.width = 4 * geometry.width4;
   }
 
   /** The batch's statistics into `saved`, and into the running ones if there are any. */
@@ -92,21 +77,27 @@ export class BatchNormKernels {
     const { slices } = this.geometry;
     const { runningMean, runningVar, numBatchesTracked } = params;
     const partials = ctx.temp([slices, 3, this.width]);
-    ctx.run(this.spec("stats", { SMALL_EPS: params.eps < 1e-20 }), [partials, x], this.columnGrid(slices));
-    const bindings = [saved, partials, ...this.affine(params, partials), this.numbers(params)];
-    if (!runningMean) ctx.run(this.finalizeSpec("finalize", params), bindings, this.channelGrid());
-    else {
+    const stats = this.spec("stats", { SMALL_EPS: params.eps < SMALL_EPS });
+    const sizes = this.params(params);
+    ctx.run(stats, [partials, x, null, null, null, null, null, sizes], this.columnGrid());
+    const bindings = [saved, partials, ...this.affine(params, partials)];
+    if (!runningMean) {
+      const spec = this.finalizeSpec("finalize", params);
+      ctx.run(spec, [...bindings, null, null, null, sizes], this.channelGrid());
+    } else {
       const spec = this.finalizeSpec("finalize_running", params);
       const counter = numBatchesTracked ?? partials;
-      ctx.run(spec, [...bindings, runningMean, runningVar!, counter], this.channelGrid());
+      ctx.run(spec, [...bindings, counter, runningMean, runningVar!, sizes], this.channelGrid());
     }
   }
 
   /** The running statistics into `saved`. */
   adopt(ctx: Context, saved: Tensor, params: ForwardParams): void {
     const spec = this.finalizeSpec("finalize_inference", params);
-    const bindings = [saved, null, ...this.affine(params, params.runningMean!), this.numbers(params)];
-    ctx.run(spec, [...bindings, params.runningMean, params.runningVar], this.channelGrid());
+    const { runningMean, runningVar } = params;
+    const affine = this.affine(params, runningMean!);
+    const bindings = [saved, null, ...affine, null, runningMean, runningVar, this.params(params)];
+    ctx.run(spec, bindings, this.channelGrid());
   }
 
   /** For statistics computed elsewhere (`variance` biased): moves the running ones, and counts the batch. */
@@ -118,7 +109,7 @@ export class BatchNormKernels {
   ): void {
     const { runningMean, runningVar, numBatchesTracked } = params;
     const counter = numBatchesTracked ?? gpu.zeros([1]);
-    const bindings = [null, mean, variance, counter, this.numbers(params), runningMean, runningVar];
+    const bindings = [null, mean, variance, counter, null, runningMean, runningVar, this.params(params)];
     gpu.run(this.spec("update_running"), bindings, [1]);
     if (counter !== numBatchesTracked) counter.dispose();
   }
@@ -135,8 +126,8 @@ export class BatchNormKernels {
       RELU: relu,
       HAS_RESIDUAL: residual !== null,
     });
-    const bindings = [y, x, residual ?? x, saved];
-    ctx.run(spec, counter ? [...bindings, counter] : bindings, this.applyGrid());
+    const bindings = [y, x, residual ?? x, saved, counter, null, null, this.params()];
+    ctx.run(spec, bindings, this.columnGrid());
   }
 
   /** Σdz and Σdz·x̂ into dbeta and dgamma, the coefficients of dx into `affine`, and dz with the mask of `y`, if given. */
@@ -155,17 +146,18 @@ export class BatchNormKernels {
       training: boolean;
     },
   ): void {
-    const { slices, count } = this.geometry;
+    const { slices } = this.geometry;
     const { affine, dgamma, dbeta, relu, y, dz, training } = options;
     const partials = ctx.temp([slices, 2, this.width]);
-    if (y) {
-      ctx.run(this.spec("grad_stats_residual"), [partials, x, dy, saved, y, dz], this.columnGrid(slices));
-    } else {
-      ctx.run(this.spec("grad_stats", { RELU: relu }), [partials, x, dy, saved], this.columnGrid(slices));
-    }
-    const spec = this.spec("grad_finalize", { BATCH_STATISTICS: training });
-    const numbers = new Float32Array([0, 0, count]);
-    ctx.run(spec, [affine, partials, saved, dgamma, numbers, dbeta], this.channelGrid());
+    const spec = y ? this.spec("grad_stats_residual") : this.spec("grad_stats", { RELU: relu });
+    const bindings = [partials, x, dy, saved, ...(y ? [y, dz] : [null, null]), null, this.params()];
+    ctx.run(spec, bindings, this.columnGrid());
+    const finalize = this.spec("grad_finalize", { BATCH_STATISTICS: training });
+    ctx.run(
+      finalize,
+      [affine, partials, saved, dgamma, null, dbeta, null, this.params()],
+      this.channelGrid(),
+    );
   }
 
   applyGrad(
@@ -177,7 +169,8 @@ export class BatchNormKernels {
     affine: Tensor,
     relu: boolean,
   ): void {
-    ctx.run(this.spec("grad_apply", { RELU: relu }), [dx, x, dz, saved, affine], this.applyGrid());
+    const bindings = [dx, x, dz, saved, affine, null, null, this.params()];
+    ctx.run(this.spec("grad_apply", { RELU: relu }), bindings, this.columnGrid());
   }
 
   /** γ and β; where one is missing, `instead` is bound and not read. */
@@ -185,19 +178,25 @@ export class BatchNormKernels {
     return [gamma ?? instead, beta ?? instead];
   }
 
-  private numbers({ eps, momentum }: Pick<ForwardParams, "eps" | "momentum">): Float32Array {
-    return new Float32Array([eps, momentum ?? -1, this.geometry.count]);
+  /** `Params` of the shader. */
+  private params({ eps, momentum }: { eps: number; momentum: number | null } = { eps: 0, momentum: 0 }) {
+    const { channels, width4, rows, tail, slices, sliceRows, count } = this.geometry;
+    const params = new ArrayBuffer(36);
+    new Uint32Array(params).set([channels, width4, rows, tail, slices, sliceRows]);
+    new Float32Array(params).set([count, eps, momentum ?? -1], 6);
+    return params;
   }
 
-  private finalizeSpec(entry: string, { gamma, beta }: ForwardParams): KernelSpec {
-    return this.spec(entry, { HAS_GAMMA: gamma !== null, HAS_BETA: beta !== null });
+  private finalizeSpec(entry: string, { gamma, beta, eps }: ForwardParams): KernelSpec {
+    const flags = { HAS_GAMMA: gamma !== null, HAS_BETA: beta !== null };
+    return this.spec(entry, { ...flags, SMALL_EPS: eps < SMALL_EPS });
   }
 
   private spec(entry: string, flags: Record<string, boolean> = {}): KernelSpec {
     const key = entry + Object.values(flags);
     let spec = this.specs.get(key);
     if (!spec) {
-      const constants = { ...this.constants };
+      const constants: Record<string, number> = { WORKGROUP_SIZE, HAS_TAIL: this.geometry.tail > 0 ? 1 : 0 };
       for (const [name, value] of Object.entries(flags)) constants[name] = value ? 1 : 0;
       spec = { shader: "batch_norm", entry, constants };
       this.specs.set(key, spec);
@@ -205,12 +204,9 @@ export class BatchNormKernels {
     return spec;
   }
 
-  private columnGrid(slices: number): [number] {
-    return [Math.ceil((this.geometry.width4 * slices) / WORKGROUP_SIZE)];
-  }
-
-  private applyGrid(): [number] {
-    return [Math.ceil(this.geometry.stride / WORKGROUP_SIZE)];
+  private columnGrid(): [number] {
+    const { width4, slices } = this.geometry;
+    return [Math.ceil((width4 * slices) / WORKGROUP_SIZE)];
   }
 
   private channelGrid(): [number] {

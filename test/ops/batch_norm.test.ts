@@ -114,7 +114,54 @@ describe("batch_norm", () => {
     ]);
   });
 
-  /** y, dx, dgamma, dbeta of one call; the input may hold anything. */
+  it("moves the running statistics as PyTorch does", async () => {
+    const gpu = await testGpu();
+    const [count, channels] = [21, 6];
+    const before = gpu.stats.liveBuffers;
+    for (const op of [batchNorm, batchNormComposed]) {
+      for (const momentum of [0.1, null]) {
+        const runningMean = gpu.tensor(normals(channels, 1), [channels]);
+        const runningVar = gpu.full([channels], 2);
+        const numBatchesTracked = gpu.zeros([1]);
+        let mean = Array.from(normals(channels, 1));
+        let variance = mean.map(() => 2);
+        for (let batch = 1; batch <= 3; batch += 1) {
+          const data = normals(count * channels, 10 + batch, 3, 2);
+          const x = gpu.tensor(data, [count, channels]);
+          const options = { training: true, runningMean, runningVar, numBatchesTracked, momentum };
+          op(x, null, null, options).dispose();
+          x.dispose();
+          const now = channelStatistics({ count, channels }, data);
+          const factor = momentum ?? 1 / batch;
+          mean = mean.map((m, c) => m + factor * (now.mean[c]! - m));
+          variance = variance.map((v, c) => v + factor * ((now.variance[c]! * count) / (count - 1) - v));
+        }
+        expect(relativeError(await runningMean.read(), mean)).toBeLessThan(1e-6);
+        expect(relativeError(await runningVar.read(), variance)).toBeLessThan(1e-6);
+        expect(await numBatchesTracked.item()).toBe(3);
+        for (const tensor of [runningMean, runningVar, numBatchesTracked]) tensor.dispose();
+      }
+    }
+    expect(gpu.stats.liveBuffers).toBe(before);
+  });
+
+  it("keeps its precision where the mean is a thousand deviations away", async () => {
+    for (const ratio of [10, 1000]) {
+      await checkOp([
+        bnCase(`mean ${ratio}`, [4, 9, 11, 8], { x: normals(4 * 99 * 8, 3, ratio, 1), relu: true }),
+        bnCase(`mean ${ratio}`, [2, 5, 7, 3], { x: normals(210, 3, -ratio, 1), residual: true, relu: true }),
+        bnCase(`mean ${ratio}`, [4, 40, 41, 16], { x: normals(6560 * 16, 3, ratio, 1) }),
+      ]);
+    }
+  });
+
+  it("keeps its precision with an outlier where the measuring starts", async () => {
+    const x = normals(997 * 8, 3);
+    x.set([100, -100, 300, 300, -300, 1000, 50, 20]);
+    await checkOp(bnCase("an outlier", [997, 8], { x }));
+  });
+
+  /** y, dx, dgamma, dbeta of one call; x may hold anything. */
   async function values(x: Float64Array, shape: Shape, options: Partial<BatchNormOptions> = {}) {
     const gpu = await testGpu();
     const channels = shape.at(-1)!;
@@ -125,24 +172,135 @@ describe("batch_norm", () => {
     const y = batchNorm(input, gamma, beta, { training: true, ...options });
     const out = await y.read();
     y.backward(dy);
-    const grads = [await input.grad!.read(), await gamma.grad!.read(), await beta.grad!.read()];
+    const [dx, dgamma, dbeta] = [await input.grad!.read(), await gamma.grad!.read(), await beta.grad!.read()];
     for (const tensor of [input, gamma, beta, dy, y]) tensor.dispose();
-    return [out, ...grads];
+    return { y: out, dx, dgamma, dbeta };
   }
 
-  it("keeps its precision where the mean is a thousand deviations away", async () => {
-    for (const ratio of [10, 1000]) {
-      await checkOp(
-        [
-          bnCase(`mean ${ratio}`, [4, 9, 11, 8], { x: normals(4 * 99 * 8, 3, ratio, 1), relu: true }),
-          bnCase(`mean ${ratio}`, [2, 5, 7, 3], {
-            x: normals(210, 3, -ratio, 1),
-            residual: true,
-            relu: true,
-          }),
-          bnCase(`mean ${ratio}`, [4, 40, 41, 16], { x: normals(6560 * 16, 3, ratio, 1) }),
-        ].map(({ referenceGrad, ...c }) => ({ ...c, referenceGrad: referenceGrad! })),
+  /** Against float64, where finite differences of the reference have no sense. */
+  async function compareValues(x: Float64Array, shape: Shape, eps: number) {
+    const channels = shape.at(-1)!;
+    const b = { count: x.length / channels, channels, eps, relu: false };
+    const arrays = { x: x.map(Math.fround), gamma: normals(channels, 5), beta: normals(channels, 6) };
+    const expected = batchNormReferenceGrad(b, arrays, normals(x.length, 7));
+    const actual = await values(x, shape, { eps });
+    expect(relativeError(actual.y, batchNormReference(b, arrays)), `y, eps ${eps}`).toBeLessThan(1e-5);
+    // In units of its own size: squares of 1e-18 and less are no float32 numbers.
+    const unit = Math.max(...expected.x.map(Math.abs)) || 1;
+    const scaled = (values: ArrayLike<number>) => Float64Array.from(values, (v) => v / unit);
+    expect(relativeError(scaled(actual.dx), scaled(expected.x)), `dx, eps ${eps}`).toBeLessThan(1e-4);
+    expect(relativeError(actual.dgamma, expected.gamma), `dgamma, eps ${eps}`).toBeLessThan(1e-4);
+    expect(relativeError(actual.dbeta, expected.beta), `dbeta, eps ${eps}`).toBeLessThan(1e-4);
+  }
+
+  it("takes values near 1e±18", async () => {
+    const shape = [2999, 6];
+    const unit = normals(2999 * 6, 3, 0.5);
+    for (const eps of [1e-5, 0]) {
+      await compareValues(
+        unit.map((v) => v * 1e18),
+        shape,
+        eps,
+      );
+      await compareValues(
+        unit.map((v) => v * 1e-18),
+        shape,
+        eps,
+      );
+      // Channels of every size side by side.
+      await compareValues(
+        unit.map((v, i) => v * 10 ** ((i % 6) * 7 - 18)),
+        shape,
+        eps,
       );
     }
+    // One channel from tiny to huge within a slice.
+    await compareValues(
+      unit.map((v, i) => v * 10 ** (((i * 7) % 31) - 15)),
+      shape,
+      1e-5,
+    );
+  });
+
+  it("gives finite results for constant channels", async () => {
+    for (const value of [0, 1, -3.7, 1e18]) {
+      const { y, dx, dgamma, dbeta } = await values(new Float64Array(105 * 5).fill(value), [105, 5]);
+      const beta = normals(5, 6);
+      for (const [i, v] of y.entries()) expect(v).toBeCloseTo(beta[i % 5]!, 5);
+      for (const grads of [dx, dgamma, dbeta]) expect(grads.every(Number.isFinite)).toBe(true);
+    }
+  });
+
+  it("lets a NaN through to the channel it is in, and to no other", async () => {
+    for (const channels of [8, 3]) {
+      const x = normals(200 * channels, 3);
+      x[67 * channels + 1] = Number.NaN;
+      for (const activation of ["none", "relu"] as const) {
+        const { y, dx } = await values(x, [200, channels], { activation });
+        for (const [i, v] of y.entries()) expect(Number.isNaN(v), `y[${i}]`).toBe(i % channels === 1);
+        for (const [i, v] of dx.entries()) expect(Number.isNaN(v), `dx[${i}]`).toBe(i % channels === 1);
+      }
+    }
+  });
+
+  it("gives the same bits in every run", async () => {
+    const shape = [7, 13, 11, 12];
+    const x = normals(sizeOf(shape), 3);
+    const first = await values(x, shape, { activation: "relu" });
+    for (let run = 0; run < 3; run += 1) {
+      expect(await values(x, shape, { activation: "relu" })).toEqual(first);
+    }
+  });
+
+  it("names what is wrong", async () => {
+    const gpu = await testGpu();
+    const before = gpu.stats.liveBuffers;
+    gpu.scope(() => {
+      const x = gpu.zeros([2, 3, 3, 8]);
+      const eight = gpu.zeros([8]);
+      const four = gpu.zeros([4]);
+      const wrong: [RegExp, Tensor, Tensor | null, Partial<BatchNormOptions>][] = [
+        [/x has rank 1, got \[8\]; expected \[N, H, W, C\]/, eight, null, {}],
+        [/gamma is \[4\], x has 8 channels, got \[2, 3, 3, 8\]; expected \[8\]/, x, four, {}],
+        [/runningMean is \[4\], x has 8 channels/, x, null, { runningMean: four, runningVar: four }],
+        [/runningMean is given, runningVar is null; expected both/, x, null, { runningMean: eight }],
+        [
+          /training is false and there are no running statistics; pass runningMean/,
+          x,
+          null,
+          { training: false },
+        ],
+        [/residual is \[8\], x is \[2, 3, 3, 8\]; expected the same shape/, x, null, { residual: eight }],
+        [/momentum is 1.5; expected a number from 0 to 1/, x, null, { momentum: 1.5 }],
+        [/momentum is NaN; expected/, x, null, { momentum: Number.NaN }],
+        [
+          /momentum is null.*numBatchesTracked is null/,
+          x,
+          null,
+          { momentum: null, runningMean: eight, runningVar: eight },
+        ],
+        [/numBatchesTracked is \[4\]; expected one number/, x, null, { numBatchesTracked: four }],
+        [/eps is -1; expected a finite number/, x, null, { eps: -1 }],
+        [/activation is "gelu"; expected "none" or "relu"/, x, null, { activation: "gelu" as never }],
+        [/x \[1, 1, 1, 8\] has 1 value per channel.*larger batch/, gpu.zeros([1, 1, 1, 8]), null, {}],
+        [
+          /runningMean is uint32; expected float32/,
+          x,
+          null,
+          { runningMean: gpu.empty([8], "uint32"), runningVar: eight },
+        ],
+      ];
+      for (const op of [batchNorm, batchNormComposed]) {
+        for (const [message, input, gamma, options] of wrong) {
+          const call = () => op(input, gamma, null, { training: true, ...options });
+          expect(call).toThrow(ShapeError);
+          expect(call).toThrow(new RegExp(`^${op.name}: .*${message.source}`));
+        }
+      }
+      expect(() =>
+        batchNorm(x, null, null, { training: true, residual: gpu.empty([2, 3, 3, 8], "uint32") }),
+      ).toThrow(/batch_norm: residual is uint32; expected float32/);
+    });
+    expect(gpu.stats.liveBuffers).toBe(before);
   });
 });
