@@ -1,3 +1,4 @@
+import { tmpdir } from "node:os";
 import { DeviceError } from "../errors.ts";
 import { Gpu, type GpuOptions } from "../gpu/device.ts";
 import {
@@ -98,8 +99,10 @@ function instance({ create }: Dawn, flags: string[], env: Record<string, string>
   return gpu;
 }
 
-/** Runs `fn` with `env` set for native code, which reads it when an instance is made. */
-async function withEnv<T>(env: Record<string, string>, fn: () => Promise<T>): Promise<T> {
+/** Runs `fn` with `drivers` set for native code, which reads it when an instance is made. */
+async function withEnv<T>(drivers: Record<string, string>, fn: () => Promise<T>): Promise<T> {
+  // Older Mesa complains on stderr where there is no session's folder, which it doesn't need here.
+  const env = process.env.XDG_RUNTIME_DIR ? drivers : { ...drivers, XDG_RUNTIME_DIR: tmpdir() };
   const former = Object.keys(env).map((name) => [name, process.env[name]] as const);
   Object.assign(process.env, env);
   try {
