@@ -165,7 +165,7 @@ fn grad_input(
   }
 }
 
-// out: partial sums [SLICES, K, R, S, CG].
+// out: partial sums [SLICES, K, R·S·CG rounded up to a multiple of 4].
 @compute @workgroup_size(64)
 fn grad_weight(
   @builtin(workgroup_id) workgroup: vec3<u32>,
@@ -213,7 +213,7 @@ fn grad_weight(
     acc += row_sum;
   }
   for (var j = 0u; j < 4 && k0 + j <= k_last; j++) {
-    out[(slice * K + k0 + j) * columns + column] = acc[j];
+    out[(slice * K + k0 + j) * ((columns + 3) / 4 * 4) + column] = acc[j];
   }
 }
 
@@ -222,7 +222,7 @@ struct Sizes { slices: u32, count: u32, rows: u32 }
 @group(0) @binding(1) var<storage, read> source: array<f32>;
 @group(0) @binding(2) var<uniform> size: Sizes;
 
-// source [rows, count]; out: partial sums [slices, count], one invocation per number.
+// source [rows, count] → out: partial sums [slices, count rounded up to a multiple of 4], one invocation per number.
 @compute @workgroup_size(64)
 fn sum_rows(
   @builtin(workgroup_id) workgroup: vec3<u32>,
@@ -240,17 +240,37 @@ fn sum_rows(
   for (var row = slice * per_slice; row < end; row++) {
     sum += source[row * size.count + i];
   }
-  out[slice * size.count + i] = sum;
+  out[slice * ((size.count + 3) / 4 * 4) + i] = sum;
 }
 
-// source [slices, count]: out[i] = Σ_slice source[slice, i], first slice first.
+// source [slices, rows, count rounded up to a multiple of 4] → out [rows, count], summed first slice first.
+@group(0) @binding(1) var<storage, read> partials: array<vec4<f32>>;
+
 @compute @workgroup_size(64)
 fn sum_partials(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-  for (var i = id.x; i < size.count; i += groups.x * WORKGROUP) {
-    var sum = 0.0;
+  let quads = (size.count + 3) / 4;
+  for (var i = id.x; i < size.rows * quads; i += groups.x * WORKGROUP) {
+    var sum = vec4<f32>();
     for (var slice = 0u; slice < size.slices; slice++) {
-      sum += source[slice * size.count + i];
+      sum += partials[slice * size.rows * quads + i];
     }
-    out[i] = sum;
+    let column = (i % quads) * 4;
+    let at = (i / quads) * size.count + column;
+    for (var j = 0u; j < 4 && column + j < size.count; j++) {
+      out[at + j] = sum[j];
+    }
+  }
+}
+
+// source: w [K, R, S, CG] → out: [C, R, S, KG], what grad_input reads as the weights of a convolution of dy.
+@compute @workgroup_size(64)
+fn transpose_weight(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  let CG = C / GROUPS;
+  let KG = K / GROUPS;
+  for (var i = id.x; i < C * R * S * KG; i += groups.x * WORKGROUP) {
+    let k = i % KG;
+    let tap = (i / KG) % (R * S);
+    let c = i / (KG * R * S);
+    out[i] = source[(((c / CG) * KG + k) * R * S + tap) * CG + c % CG];
   }
 }

@@ -1,6 +1,8 @@
 // Which kernel of shaders/conv2d*.wgsl does a convolution, and with what grid.
 
+import type { Gpu } from "../gpu/device.ts";
 import type { KernelSpec } from "../gpu/kernel.ts";
+import type { Variant } from "../gpu/variants.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { OpContext } from "./define-op.ts";
 
@@ -25,9 +27,27 @@ export interface ConvGeometry {
   groups: number;
 }
 
+/** The variants that can do one kernel here, best guess first. */
+export interface ConvVariants {
+  forward: readonly Variant[];
+  grad_input: readonly Variant[];
+  grad_weight: readonly Variant[];
+}
+
 type Context = Pick<OpContext, "gpu" | "empty" | "temp" | "run">;
 
 const WORKGROUP = 64;
+
+/** What this adapter can use for a convolution of these sizes; each list starts with what is chosen untuned. */
+export function conv2dVariants(gpu: Gpu, g: ConvGeometry): ConvVariants {
+  return {
+    forward: gatherVariants(gpu, g, forwardMap(g)),
+    grad_input: gatherVariants(gpu, g, backwardMap(g)),
+    grad_weight: inOrder(gpu, subgroupLanes(gpu) > 0 && (g.K / g.groups) % 4 === 0 ? ["subgroup_4x16"] : [], [
+      "scalar_1x4",
+    ]),
+  };
+}
 
 /** y = conv(x, weight) + bias */
 export function runForward(
@@ -38,19 +58,29 @@ export function runForward(
   weight: Tensor,
   bias: Tensor | null,
 ): void {
+  const variant = pick(ctx.gpu, g, "forward");
+  if (variant !== "scalar_4x4") {
+    gather(ctx, g, forwardMap(g), variant, { out, x, weight, bias });
+    return;
+  }
   const constants = { ...sizes(g), HAS_BIAS: bias ? 1 : 0 };
   const blocks = Math.ceil(g.K / g.groups / 4) * g.groups * Math.ceil((g.N * g.P * g.Q) / (4 * WORKGROUP));
   // Without a bias any buffer of at least K numbers may stand at its place.
-  ctx.run(
-    { shader: "conv2d", entry: "forward", constants },
-    [out, x, weight, bias ?? weight],
-    ctx.gpu.fold(blocks),
-  );
+  const bindings = [out, x, weight, bias ?? weight];
+  ctx.run({ shader: "conv2d", entry: "forward", constants }, bindings, ctx.gpu.fold(blocks));
 }
 
 /** dx from dy */
 export function gradInput(ctx: Context, g: ConvGeometry, dy: Tensor, weight: Tensor): Tensor {
   const dx = ctx.empty([g.N, g.H, g.W, g.C]);
+  const variant = pick(ctx.gpu, g, "grad_input");
+  if (variant !== "scalar_4x4") {
+    const transposed = ctx.temp([g.C, g.R, g.S, g.K / g.groups]);
+    const kernel: KernelSpec = { shader: "conv2d", entry: "transpose_weight", constants: sizes(g) };
+    ctx.run(kernel, [transposed, weight], [Math.min(256, Math.ceil(transposed.size / WORKGROUP))]);
+    gather(ctx, g, backwardMap(g), variant, { out: dx, x: dy, weight: transposed, bias: null });
+    return dx;
+  }
   const { strideH, strideW } = g;
   const phasePixels = g.N * Math.ceil(g.H / strideH) * Math.ceil(g.W / strideW);
   const blocks =
@@ -62,15 +92,30 @@ export function gradInput(ctx: Context, g: ConvGeometry, dy: Tensor, weight: Ten
 
 /** dw from dy and x: partial sums over slices of the output rows, then their sum in order. */
 export function gradWeight(ctx: Context, g: ConvGeometry, dy: Tensor, x: Tensor): Tensor {
-  const columns = g.R * g.S * (g.C / g.groups);
-  const tiles = Math.ceil(columns / WORKGROUP) * Math.ceil(g.K / g.groups / 4) * g.groups;
-  return sumOfSlices(ctx, g.N * g.P, tiles, [g.K, g.R, g.S, g.C / g.groups], (out, slices) => {
-    const kernel = {
-      shader: "conv2d",
-      entry: "grad_weight",
-      constants: { ...sizes(g), SLICES: slices },
-    } as const;
-    ctx.run(kernel, [out, x, null, null, dy], ctx.gpu.fold(tiles * slices));
+  const perGroup = g.C / g.groups;
+  const columns = g.R * g.S * perGroup;
+  const shape = [g.K, g.R, g.S, perGroup];
+  if (pick(ctx.gpu, g, "grad_weight") === "scalar_1x4") {
+    const tiles = Math.ceil(columns / WORKGROUP) * Math.ceil(g.K / g.groups / 4) * g.groups;
+    return sumOfSlices(ctx, shape, columns, g.N * g.P, tiles, (out, slices) => {
+      const constants = { ...sizes(g), SLICES: slices };
+      const bindings = [out, x, null, null, dy];
+      ctx.run({ shader: "conv2d", entry: "grad_weight", constants }, bindings, ctx.gpu.fold(tiles * slices));
+    });
+  }
+  // As few lanes without work as whole subgroups allow: 3×3 filters over 16 channels have 36 quads of columns.
+  const quads = Math.ceil(columns / 4);
+  const workgroup = 8 * Math.ceil(quads / Math.ceil(quads / 256) / 8);
+  const tiles = Math.ceil(quads / workgroup) * Math.ceil(g.K / g.groups / 16) * g.groups;
+  return sumOfSlices(ctx, shape, columns, g.N * g.P, tiles, (out, slices) => {
+    const map = forwardMap(g);
+    const constants = { ...mapSizes(ctx.gpu, g, map), SLICES: slices, WORKGROUP: workgroup };
+    const bindings = [out, x, x, null, dy];
+    ctx.run(
+      { shader: "conv2d_subgroup", entry: "grad_weight_16", constants },
+      bindings,
+      ctx.gpu.fold(tiles * slices),
+    );
   });
 }
 
@@ -82,34 +127,140 @@ export function gradBias(ctx: Context, g: ConvGeometry, dy: Tensor): Tensor {
 /** [columns]: the sum of each column of `dy` [rows, columns]. */
 export function sumRows(ctx: Context, dy: Tensor, rows: number, columns: number): Tensor {
   const tiles = Math.ceil(columns / WORKGROUP);
-  return sumOfSlices(ctx, rows, tiles, [columns], (out, slices) => {
+  return sumOfSlices(ctx, [columns], columns, rows, tiles, (out, slices) => {
     const size = new Uint32Array([slices, columns, rows]);
     ctx.run({ shader: "conv2d", entry: "sum_rows" }, [out, dy, size], ctx.gpu.fold(tiles * slices));
   });
 }
 
-/** Runs `partials` over as many slices of `rows` as keep the adapter busy, and adds them up. */
+// --- one gathering convolution, for y from x or dx from dy ------------------------------------------------
+
+/** Every pixel of an output map gathers from an input map. */
+interface GatherMap {
+  grad: boolean;
+  IH: number;
+  IW: number;
+  IC: number;
+  OH: number;
+  OW: number;
+  OC: number;
+  /** Channels are read four at a time. */
+  vec4: boolean;
+}
+
+function forwardMap(g: ConvGeometry): GatherMap {
+  const { H: IH, W: IW, C: IC, P: OH, Q: OW, K: OC } = g;
+  return { grad: false, IH, IW, IC, OH, OW, OC, vec4: (IC / g.groups) % 4 === 0 };
+}
+
+function backwardMap(g: ConvGeometry): GatherMap {
+  const { P: IH, Q: IW, K: IC, H: OH, W: OW, C: OC } = g;
+  return { grad: true, IH, IW, IC, OH, OW, OC, vec4: (IC / g.groups) % 4 === 0 };
+}
+
+function gatherVariants(gpu: Gpu, g: ConvGeometry, map: GatherMap): Variant[] {
+  const perGroup = map.OC / g.groups;
+  const subgroup: Variant[] = [];
+  if (subgroupLanes(gpu) > 0 && perGroup % 4 === 0) {
+    // A block of 16 channels takes about 1.6 times as long as one of 8.
+    const blocks: Variant[] = ["subgroup_4x16", "subgroup_4x8"];
+    if (1.6 * Math.ceil(perGroup / 16) > Math.ceil(perGroup / 8)) blocks.reverse();
+    subgroup.push(...blocks);
+    if (g.S === 3 && g.strideW === 1 && g.dilationW === 1) {
+      // Rows are cut into quads: worth it unless much of the last quad is empty.
+      const waste = (4 * Math.ceil(map.OW / 4)) / map.OW;
+      subgroup.splice(waste <= 1.2 ? 0 : 2, 0, "subgroup_row_4x8");
+    }
+  }
+  return inOrder(gpu, subgroup, ["scalar_4x4"]);
+}
+
+interface GatherTensors {
+  out: Tensor;
+  x: Tensor;
+  /** [OC, R, S, IC / groups] */
+  weight: Tensor;
+  bias: Tensor | null;
+}
+
+function gather(
+  ctx: Context,
+  g: ConvGeometry,
+  map: GatherMap,
+  variant: Variant,
+  tensors: GatherTensors,
+): void {
+  const { out, x, weight, bias } = tensors;
+  const row = variant === "subgroup_row_4x8";
+  const channels = variant === "subgroup_4x16" ? 16 : 8;
+  const phases = map.grad ? g.strideH * g.strideW : 1;
+  const rows = map.grad ? Math.ceil(map.OH / g.strideH) : map.OH;
+  const columns = map.grad ? Math.ceil(map.OW / g.strideW) : map.OW;
+  const lanes = row ? g.N * rows * Math.ceil(map.OW / 4) : Math.ceil((g.N * rows * columns) / 4);
+  const blocks = Math.ceil(map.OC / g.groups / channels) * g.groups * phases * Math.ceil(lanes / WORKGROUP);
+  const constants = { ...mapSizes(ctx.gpu, g, map), HAS_BIAS: bias ? 1 : 0 };
+  const entry = row ? "conv_row_8" : `conv_${channels}`;
+  ctx.run(
+    { shader: "conv2d_subgroup", entry, constants },
+    [out, x, x, weight, weight, bias ?? weight],
+    ctx.gpu.fold(blocks),
+  );
+}
+
+function mapSizes(gpu: Gpu, g: ConvGeometry, map: GatherMap): Record<string, number> {
+  const { IH, IW, IC, OH, OW, OC } = map;
+  return {
+    ...{ N: g.N, IH, IW, IC, OH, OW, OC, R: g.R, S: g.S, GROUPS: g.groups },
+    ...{ SH: g.strideH, SW: g.strideW, PT: g.top, PL: g.left, DH: g.dilationH, DW: g.dilationW },
+    ...{ GRAD: map.grad ? 1 : 0, VEC4: map.vec4 ? 1 : 0, NARROW: subgroupLanes(gpu) < 8 ? 1 : 0 },
+  };
+}
+
+// --- shared ----------------------------------------------------------------------------------------------
+
+/** The fewest lanes a subgroup may have; 0 without subgroups. */
+export function subgroupLanes(gpu: Gpu): number {
+  if (!gpu.features.has("subgroups")) return 0;
+  const info = gpu.device.adapterInfo as { subgroupMinSize?: number } | undefined;
+  return Math.max(4, info?.subgroupMinSize ?? 4); // 4 is the least that WebGPU allows
+}
+
+/** Kernels that lean on subgroups as SIMD lanes go first where a processor does the work, last elsewhere. */
+function inOrder(gpu: Gpu, subgroup: readonly Variant[], others: readonly Variant[]): Variant[] {
+  return gpu.isSoftware ? [...subgroup, ...others] : [...others, ...subgroup];
+}
+
+function pick(gpu: Gpu, g: ConvGeometry, kernel: keyof ConvVariants): Variant {
+  const candidates = conv2dVariants(gpu, g)[kernel];
+  const shape = Object.values(g).join("x");
+  return gpu.variants.pick(`conv2d.${kernel}`, shape, candidates, candidates[0]!);
+}
+
+/**
+ * Runs `partials` over as many slices of `rows` as keep the adapter busy, and adds them up. A partial result has its
+ * last dimension, `columns`, rounded up to a multiple of 4.
+ */
 function sumOfSlices(
   ctx: Context,
+  shape: readonly number[],
+  columns: number,
   rows: number,
   tiles: number,
-  shape: readonly number[],
   partials: (out: Tensor, slices: number) => void,
 ): Tensor {
   const out = ctx.empty(shape);
-  const slices = sliceCount(rows, Math.ceil((ctx.gpu.isSoftware ? 64 : 1024) / tiles));
-  if (slices === 1) {
+  const slices = sliceCount(rows, Math.ceil((ctx.gpu.isSoftware ? 32 : 1024) / tiles));
+  if (slices === 1 && columns % 4 === 0) {
     partials(out, 1);
     return out;
   }
-  const scratch = ctx.temp([slices, ...shape]);
+  const count = out.size / columns;
+  const quads = count * Math.ceil(columns / 4);
+  const scratch = ctx.temp([slices, 4 * quads]);
   partials(scratch, slices);
   const kernel: KernelSpec = { shader: "conv2d", entry: "sum_partials" };
-  ctx.run(
-    kernel,
-    [out, scratch, new Uint32Array([slices, out.size, 0])],
-    [Math.min(1024, Math.ceil(out.size / WORKGROUP))],
-  );
+  const size = new Uint32Array([slices, columns, count]);
+  ctx.run(kernel, [out, scratch, size], [Math.min(1024, Math.ceil(quads / WORKGROUP))]);
   return out;
 }
 

@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { ShapeError } from "../../src/errors.ts";
-import { type Conv2dOptions, conv2d } from "../../src/ops/conv2d.ts";
+import { type Conv2dOptions, conv2d, inferConv2d } from "../../src/ops/conv2d.ts";
+import { conv2dVariants } from "../../src/ops/conv2d-kernels.ts";
 import { checkOp, type OpCase } from "../helpers/check-op.ts";
 import { testGpu } from "../helpers/gpu.ts";
 import {
@@ -19,16 +20,28 @@ interface Extra {
   bias?: boolean;
 }
 
-/** A case of checkOp: x [N, H, W, C], weight [K, R, S, C / groups]. */
+const gpu = await testGpu();
+
+/** A case of checkOp with every variant of every kernel: x [N, H, W, C], weight [K, R, S, C / groups]. */
 function convCase(label: string, x: Four, weight: Four, extra: Extra = {}): OpCase {
   const { stride = [1, 1], padding = [0, 0, 0, 0], dilation = [1, 1], groups = 1, bias = false } = extra;
   const c: ReferenceConv = { x, weight, stride, padding, dilation, groups };
+  const [N, H, W, C] = x;
+  const [K, R, S, perGroup] = weight;
+  const geometry = inferConv2d({ N, H, W, C, K, R, S, "C/groups": perGroup }, extra, String(weight));
+  const variants = conv2dVariants(gpu, geometry);
   return {
     label: `${label} ${x.join("×")} * ${weight.join("×")}`,
     inputs: { x, weight, ...(bias ? { bias: [weight[0]] } : {}) },
     run: (t) => conv2d(t.x!, t.weight!, { stride, padding, dilation, groups, bias: t.bias ?? null }),
     reference: (a) => conv2dReference(c, { x: a.x!, weight: a.weight!, bias: a.bias! }),
     referenceGrad: (a, dy) => ({ ...conv2dReferenceGrad(c, { x: a.x!, weight: a.weight! }, dy) }),
+    // The chosen ones run anyway.
+    variants: {
+      "conv2d.forward": variants.forward.slice(1),
+      "conv2d.grad_input": variants.grad_input.slice(1),
+      "conv2d.grad_weight": variants.grad_weight.slice(1),
+    },
   };
 }
 
@@ -108,7 +121,6 @@ describe("conv2d", () => {
   });
 
   it("runs past 65,535 workgroups", async () => {
-    const gpu = await testGpu();
     // 1×1 over one channel: the output is the input times one number; a workgroup takes at most 256 pixels.
     const [height, width] = [4099, 4099];
     const data = Float32Array.from({ length: height * width }, (_, i) => (i * 7919) % 1021);
@@ -130,7 +142,6 @@ describe("conv2d", () => {
   });
 
   it("gives the same bits on every run", async () => {
-    const gpu = await testGpu();
     const values = (count: number) => Float32Array.from({ length: count }, (_, i) => Math.sin(i * 1.7) * 3);
     const run = async () => {
       const x = gpu.tensor(values(4 * 9 * 9 * 16), [4, 9, 9, 16], { requiresGrad: true });
@@ -146,7 +157,6 @@ describe("conv2d", () => {
   });
 
   it("computes only the gradients that are wanted", async () => {
-    const gpu = await testGpu();
     const x = gpu.tensor(new Float32Array(2 * 4 * 4 * 4), [2, 4, 4, 4]);
     const weight = gpu.tensor(new Float32Array(8 * 9 * 4), [8, 3, 3, 4], { requiresGrad: true });
     const y = conv2d(x, weight, { padding: "same" });
@@ -157,7 +167,6 @@ describe("conv2d", () => {
   });
 
   it("reads padding as PyTorch does", async () => {
-    const gpu = await testGpu();
     const x = gpu.tensor(new Float32Array(7 * 8), [1, 7, 8, 1]);
     const weight = gpu.tensor(new Float32Array(4 * 3), [1, 4, 3, 1]);
     const shape = (options: Conv2dOptions) => gpu.scope(() => conv2d(x, weight, options).shape);
@@ -191,7 +200,6 @@ describe("conv2d", () => {
   });
 
   it("names what does not fit", async () => {
-    const gpu = await testGpu();
     const made = [
       gpu.tensor(new Float32Array(1 * 4 * 4 * 8), [1, 4, 4, 8]),
       gpu.tensor(new Float32Array(16 * 9 * 8), [16, 3, 3, 8]),

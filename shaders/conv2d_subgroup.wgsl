@@ -1,0 +1,415 @@
+enable subgroups;
+
+// Convolution for adapters whose lanes are a processor's SIMD lanes (lavapipe: 8, SwiftShader: 4).
+//
+//   conv         y = conv(x, w) + bias; with GRAD the same loops give dx = conv_transposed(dy, w): see the phases below
+//   conv_row     the same for filters of width 3 without stride or dilation: each x is loaded once for its three taps
+//   grad_weight  dw, as partial sums over slices of the output rows (added up by conv2d.wgsl `sum_partials`)
+//
+// On such adapters a load costs the same for one number that all lanes share as for a vec4 of its own in each lane, and
+// more than a dozen multiplications. So shared numbers, the weights in `conv`, are loaded as vec4s of their own, one
+// output channel per lane, and then handed around with subgroupBroadcast, which is one shuffle of a register. There
+// are no barriers and no workgroup memory.
+//
+// Layouts: x [N, IH, IW, IC]   w [OC, R, S, ICG]   out [N, OH, OW, OC]   ICG = IC / GROUPS, OCG = OC / GROUPS.
+// With GRAD, x is dy and out is dx, and w is transposed beforehand (conv2d.wgsl `transpose_weight`).
+// One invocation owns 4 output pixels × 8 or 16 output channels (conv), or 4 columns (r, s, c) × 16 channels of dy
+// (grad_weight). All lanes of a workgroup share their output channels (conv), or their slice of rows (grad_weight).
+//
+// OCG is a multiple of 4. VEC4 says that ICG is one, too; without it inputs are loaded number by number.
+
+override N: u32 = 1;
+override IH: u32 = 1;
+override IW: u32 = 1;
+override IC: u32 = 1;
+override OH: u32 = 1;
+override OW: u32 = 1;
+override OC: u32 = 1;
+override R: u32 = 1;
+override S: u32 = 1;
+override SH: i32 = 1;
+override SW: i32 = 1;
+override PT: i32 = 0;
+override PL: i32 = 0;
+override DH: i32 = 1;
+override DW: i32 = 1;
+override GROUPS: u32 = 1;
+override GRAD: bool = false;
+override VEC4: bool = true;
+override HAS_BIAS: bool = false;
+override SLICES: u32 = 1; // of the N·OH output rows, in grad_weight
+override NARROW: bool = false; // subgroups may have as few as 4 lanes
+override WORKGROUP: u32 = 64;
+
+@group(0) @binding(0) var<storage, read_write> out: array<vec4<f32>>;
+// Each input is bound twice, as numbers and as vec4s.
+@group(0) @binding(1) var<storage, read> x: array<f32>;
+@group(0) @binding(2) var<storage, read> x4: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> w: array<f32>; // dy in grad_weight
+@group(0) @binding(4) var<storage, read> w4: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read> bias: array<vec4<f32>>;
+
+// Four numbers of x from element `at` on, of which the first `count` exist; zeros outside of the map.
+fn input(at: u32, count: u32, inside: bool) -> vec4<f32> {
+  if (VEC4) {
+    return select(vec4<f32>(0), x4[select(0u, at, inside) / 4], inside);
+  }
+  let exists = vec4<bool>(inside) & (vec4<u32>(0, 1, 2, 3) < vec4<u32>(count));
+  let i = select(vec4<u32>(0), at + vec4<u32>(0, 1, 2, 3), exists);
+  return select(vec4<f32>(0), vec4<f32>(x[i.x], x[i.y], x[i.z], x[i.w]), exists);
+}
+
+// Likewise of w.
+fn weights(at: u32, count: u32) -> vec4<f32> {
+  if (VEC4) {
+    return w4[at / 4];
+  }
+  let exists = vec4<u32>(0, 1, 2, 3) < vec4<u32>(count);
+  let i = select(vec4<u32>(at), at + vec4<u32>(0, 1, 2, 3), exists);
+  return select(vec4<f32>(0), vec4<f32>(w[i.x], w[i.y], w[i.z], w[i.w]), exists);
+}
+
+// What lane `i` of eight holds; in subgroups of four, `second` holds lanes 4 to 7.
+struct Shared8 { first: vec4<f32>, second: vec4<f32> }
+
+// acc[k][pixel] += Σ_c xs[c][pixel] · w[k][c], k = 0 … 7 from lanes 0 … 7
+fn multiply(acc: ptr<function, array<vec4<f32>, 8>>, xs: mat4x4<f32>, ws: Shared8) {
+  (*acc)[0] += xs * subgroupBroadcast(ws.first, 0u);
+  (*acc)[1] += xs * subgroupBroadcast(ws.first, 1u);
+  (*acc)[2] += xs * subgroupBroadcast(ws.first, 2u);
+  (*acc)[3] += xs * subgroupBroadcast(ws.first, 3u);
+  (*acc)[4] += xs * select(subgroupBroadcast(ws.first, 4u), subgroupBroadcast(ws.second, 0u), NARROW);
+  (*acc)[5] += xs * select(subgroupBroadcast(ws.first, 5u), subgroupBroadcast(ws.second, 1u), NARROW);
+  (*acc)[6] += xs * select(subgroupBroadcast(ws.first, 6u), subgroupBroadcast(ws.second, 2u), NARROW);
+  (*acc)[7] += xs * select(subgroupBroadcast(ws.first, 7u), subgroupBroadcast(ws.second, 3u), NARROW);
+}
+
+// The weights of channels k0 … k0 + 7 (no further than k_last) at one tap, four input channels from c on.
+fn shared_weights(k0: u32, k_last: u32, lane: u32, tap: u32, c: u32) -> Shared8 {
+  let ICG = IC / GROUPS;
+  let row = R * S * ICG;
+  let at = tap * ICG + c;
+  if (NARROW) {
+    return Shared8(
+      weights(min(k0 + (lane & 3), k_last) * row + at, ICG - c),
+      weights(min(k0 + 4 + (lane & 3), k_last) * row + at, ICG - c),
+    );
+  }
+  let own = weights(min(k0 + (lane & 7), k_last) * row + at, ICG - c);
+  return Shared8(own, own);
+}
+
+fn store(acc: ptr<function, array<vec4<f32>, 8>>, pixels: vec4<u32>, valid: vec4<bool>, k0: u32, k_end: u32) {
+  for (var half = 0u; half < 2; half++) {
+    let k = k0 + half * 4;
+    if (k < k_end) {
+      let b = select(vec4<f32>(0), bias[select(0u, k / 4, HAS_BIAS)], HAS_BIAS);
+      let j = half * 4;
+      let y = transpose(mat4x4<f32>((*acc)[j], (*acc)[j + 1], (*acc)[j + 2], (*acc)[j + 3]));
+      for (var i = 0u; i < 4; i++) {
+        if (valid[i]) { out[(pixels[i] * OC + k) / 4] = y[i] + b; }
+      }
+    }
+  }
+}
+
+// Forward: out(i) reads x(i·SH + r·DH − PT). Backward, the other way round: dx(h) reads dy((h + PT − r·DH) / SH) for
+// the taps r where that is whole. The rows h with the same (h + PT) % SH, one phase, use the same taps and neighbouring
+// rows of dy, so a phase is a stride-1 problem; a workgroup stays within one. Forward has one phase.
+struct Axis {
+  phases: i32,
+  count: u32, // positions in a phase, the last of which may lie past the end
+  out_step: i32,
+  in_step: i32,
+}
+fn vertical() -> Axis {
+  if (GRAD) { return Axis(SH, (OH + u32(SH) - 1) / u32(SH), SH, 1); }
+  return Axis(1, OH, 1, SH);
+}
+fn horizontal() -> Axis {
+  if (GRAD) { return Axis(SW, (OW + u32(SW) - 1) / u32(SW), SW, 1); }
+  return Axis(1, OW, 1, SW);
+}
+// First position of a phase in `out`.
+fn first(phase: i32, stride: i32, padding: i32) -> i32 {
+  return select(0, (phase + stride - padding % stride) % stride, GRAD);
+}
+fn skips(first: i32, tap: i32, stride: i32, padding: i32) -> bool {
+  return GRAD && (first + padding - tap) % stride != 0;
+}
+// What is added to position · in_step.
+fn offset(first: i32, tap: i32, stride: i32, padding: i32) -> i32 {
+  return select(tap - padding, (first + padding - tap) / stride, GRAD);
+}
+
+struct Block { k_block: u32, group: u32, first_h: i32, first_w: i32, pixels: u32 }
+
+// What a workgroup works on; neighbouring workgroups share their pixels.
+fn block_of(workgroup: vec3<u32>, groups: vec3<u32>, k_blocks: u32) -> Block {
+  var id = workgroup.x + workgroup.y * groups.x;
+  var block: Block;
+  block.k_block = id % k_blocks;
+  id /= k_blocks;
+  block.group = id % GROUPS;
+  id /= GROUPS;
+  let phases_w = u32(horizontal().phases);
+  block.first_w = first(i32(id % phases_w), SW, PL);
+  id /= phases_w;
+  let phases_h = u32(vertical().phases);
+  block.first_h = first(i32(id % phases_h), SH, PT);
+  block.pixels = (id / phases_h) * WORKGROUP;
+  return block;
+}
+
+// Four consecutive pixels of a phase.
+struct Pixels { image: vec4<u32>, i: vec4<i32>, j: vec4<i32>, out: vec4<u32>, valid: vec4<bool> }
+fn pixels_of(block: Block, lane: u32) -> Pixels {
+  let rows = vertical().count;
+  let columns = horizontal().count;
+  let total = N * rows * columns;
+  let wanted = (block.pixels + lane) * 4 + vec4<u32>(0, 1, 2, 3);
+  let m = min(wanted, vec4<u32>(total - 1));
+  var pixels: Pixels;
+  pixels.image = m / (rows * columns);
+  pixels.i = vec4<i32>((m / columns) % rows);
+  pixels.j = vec4<i32>(m % columns);
+  let h = pixels.i * vertical().out_step + block.first_h;
+  let w_ = pixels.j * horizontal().out_step + block.first_w;
+  pixels.out = (pixels.image * OH + vec4<u32>(h)) * OW + vec4<u32>(w_);
+  pixels.valid = (wanted < vec4<u32>(total)) & (h < vec4<i32>(i32(OH))) & (w_ < vec4<i32>(i32(OW)));
+  return pixels;
+}
+
+// Where four pixels read x at one tap.
+struct Source { at: vec4<u32>, inside: vec4<bool> }
+fn source(pixels: Pixels, group: u32, offset_h: i32, offset_w: i32) -> Source {
+  let h = pixels.i * vertical().in_step + offset_h;
+  let v = pixels.j * horizontal().in_step + offset_w;
+  var from_: Source;
+  from_.inside = (h >= vec4<i32>(0)) & (h < vec4<i32>(i32(IH))) & (v >= vec4<i32>(0)) & (v < vec4<i32>(i32(IW)));
+  from_.at = ((pixels.image * IH + vec4<u32>(h)) * IW + vec4<u32>(v)) * IC + group * (IC / GROUPS);
+  return from_;
+}
+// [c][pixel]: four channels of four pixels
+fn load(from_: Source, c: u32) -> mat4x4<f32> {
+  let count = IC / GROUPS - c;
+  return transpose(mat4x4<f32>(
+    input(from_.at.x + c, count, from_.inside.x),
+    input(from_.at.y + c, count, from_.inside.y),
+    input(from_.at.z + c, count, from_.inside.z),
+    input(from_.at.w + c, count, from_.inside.w),
+  ));
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn conv_8(
+  @builtin(workgroup_id) workgroup: vec3<u32>,
+  @builtin(num_workgroups) groups: vec3<u32>,
+  @builtin(local_invocation_index) lane: u32,
+  @builtin(subgroup_invocation_id) sublane: u32,
+) {
+  let ICG = IC / GROUPS;
+  let OCG = OC / GROUPS;
+  let block = block_of(workgroup, groups, (OCG + 7) / 8);
+  let pixels = pixels_of(block, lane);
+  let k0 = block.group * OCG + block.k_block * 8;
+  let k_end = (block.group + 1) * OCG;
+
+  var acc: array<vec4<f32>, 8>; // by output channel: four pixels
+  for (var r = 0u; r < R; r++) {
+    let top = i32(r) * DH;
+    if (skips(block.first_h, top, SH, PT)) { continue; }
+    for (var s = 0u; s < S; s++) {
+      let left = i32(s) * DW;
+      if (skips(block.first_w, left, SW, PL)) { continue; }
+      let from_ = source(pixels, block.group, offset(block.first_h, top, SH, PT), offset(block.first_w, left, SW, PL));
+      for (var c = 0u; c < ICG; c += 4) {
+        multiply(&acc, load(from_, c), shared_weights(k0, k_end - 1, sublane, r * S + s, c));
+      }
+    }
+  }
+  store(&acc, pixels.out, pixels.valid, k0, k_end);
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn conv_16(
+  @builtin(workgroup_id) workgroup: vec3<u32>,
+  @builtin(num_workgroups) groups: vec3<u32>,
+  @builtin(local_invocation_index) lane: u32,
+  @builtin(subgroup_invocation_id) sublane: u32,
+) {
+  let ICG = IC / GROUPS;
+  let OCG = OC / GROUPS;
+  let block = block_of(workgroup, groups, (OCG + 15) / 16);
+  let pixels = pixels_of(block, lane);
+  let k0 = block.group * OCG + block.k_block * 16;
+  let k_end = (block.group + 1) * OCG;
+
+  var low: array<vec4<f32>, 8>;
+  var high: array<vec4<f32>, 8>;
+  for (var r = 0u; r < R; r++) {
+    let top = i32(r) * DH;
+    if (skips(block.first_h, top, SH, PT)) { continue; }
+    for (var s = 0u; s < S; s++) {
+      let left = i32(s) * DW;
+      if (skips(block.first_w, left, SW, PL)) { continue; }
+      let from_ = source(pixels, block.group, offset(block.first_h, top, SH, PT), offset(block.first_w, left, SW, PL));
+      for (var c = 0u; c < ICG; c += 4) {
+        let xs = load(from_, c);
+        multiply(&low, xs, shared_weights(k0, k_end - 1, sublane, r * S + s, c));
+        multiply(&high, xs, shared_weights(k0 + 8, k_end - 1, sublane, r * S + s, c));
+      }
+    }
+  }
+  store(&low, pixels.out, pixels.valid, k0, k_end);
+  store(&high, pixels.out, pixels.valid, k0 + 8, k_end);
+}
+
+// S = 3 and no horizontal stride or dilation: four pixels of one row read six neighbours of x.
+@compute @workgroup_size(WORKGROUP)
+fn conv_row_8(
+  @builtin(workgroup_id) workgroup: vec3<u32>,
+  @builtin(num_workgroups) groups: vec3<u32>,
+  @builtin(local_invocation_index) lane: u32,
+  @builtin(subgroup_invocation_id) sublane: u32,
+) {
+  let ICG = IC / GROUPS;
+  let OCG = OC / GROUPS;
+  let block = block_of(workgroup, groups, (OCG + 7) / 8);
+  let rows = vertical().count;
+  let quads = (OW + 3) / 4;
+  let wanted = block.pixels + lane;
+  let m = min(wanted, N * rows * quads - 1);
+  let image = m / (rows * quads);
+  let i = i32((m / quads) % rows);
+  let j = (m % quads) * 4;
+  let k0 = block.group * OCG + block.k_block * 8;
+  let k_end = (block.group + 1) * OCG;
+
+  // The leftmost neighbour, which is tap 0, or with GRAD tap 2.
+  let left = i32(j) + select(-PL, PL - 2, GRAD);
+  let columns = vec4<i32>(left) + vec4<i32>(0, 1, 2, 3);
+  let inside_w = (columns >= vec4<i32>(0)) & (columns < vec4<i32>(i32(IW)));
+  let inside_4 = left + 4 >= 0 && left + 4 < i32(IW);
+  let inside_5 = left + 5 >= 0 && left + 5 < i32(IW);
+
+  var acc: array<vec4<f32>, 8>;
+  for (var r = 0u; r < R; r++) {
+    let top = i32(r) * DH;
+    if (skips(block.first_h, top, SH, PT)) { continue; }
+    let h = i * vertical().in_step + offset(block.first_h, top, SH, PT);
+    let inside_h = h >= 0 && h < i32(IH);
+    let at = ((image * IH + u32(h)) * IW + u32(left)) * IC + block.group * ICG;
+    for (var c = 0u; c < ICG; c += 4) {
+      let count = ICG - c;
+      let x0 = input(at + c, count, inside_h && inside_w.x);
+      let x1 = input(at + IC + c, count, inside_h && inside_w.y);
+      let x2 = input(at + 2 * IC + c, count, inside_h && inside_w.z);
+      let x3 = input(at + 3 * IC + c, count, inside_h && inside_w.w);
+      let x4_ = input(at + 4 * IC + c, count, inside_h && inside_4);
+      let x5 = input(at + 5 * IC + c, count, inside_h && inside_5);
+      let tap_0 = r * 3 + select(0u, 2u, GRAD);
+      let tap_2 = r * 3 + select(2u, 0u, GRAD);
+      multiply(&acc, transpose(mat4x4<f32>(x0, x1, x2, x3)), shared_weights(k0, k_end - 1, sublane, tap_0, c));
+      multiply(&acc, transpose(mat4x4<f32>(x1, x2, x3, x4_)), shared_weights(k0, k_end - 1, sublane, r * 3 + 1, c));
+      multiply(&acc, transpose(mat4x4<f32>(x2, x3, x4_, x5)), shared_weights(k0, k_end - 1, sublane, tap_2, c));
+    }
+  }
+  let row = i * vertical().out_step + block.first_h;
+  let valid = vec4<bool>(wanted < N * rows * quads && row < i32(OH)) & (j + vec4<u32>(0, 1, 2, 3) < vec4<u32>(OW));
+  let pixels = (image * OH + u32(row)) * OW + j + vec4<u32>(0, 1, 2, 3);
+  store(&acc, pixels, valid, k0, k_end);
+}
+
+// Four columns (r, s, c) of dw; with VEC4 four channels of one tap. Past the end the last one repeats.
+struct Columns { c: vec4<u32>, top: vec4<i32>, left: vec4<i32> }
+fn columns_of(quad: u32, ICG: u32) -> Columns {
+  let column = min(quad * 4 + vec4<u32>(0, 1, 2, 3), vec4<u32>(R * S * ICG - 1));
+  return Columns(column % ICG, vec4<i32>(column / (S * ICG)) * DH - PT, vec4<i32>((column / ICG) % S) * DW - PL);
+}
+
+// acc[k] += x · dy[k], k = 0 … 3
+fn rank1(acc: mat4x4<f32>, xs: vec4<f32>, d: vec4<f32>) -> mat4x4<f32> {
+  return acc + mat4x4<f32>(xs * d.x, xs * d.y, xs * d.z, xs * d.w);
+}
+
+// x [N, IH, IW, IC] and dy (`w`) [N, OH, OW, OC] → partial sums [SLICES, OC, R·S·ICG rounded up to a multiple of 4].
+@compute @workgroup_size(WORKGROUP)
+fn grad_weight_16(
+  @builtin(workgroup_id) workgroup: vec3<u32>,
+  @builtin(num_workgroups) groups: vec3<u32>,
+  @builtin(local_invocation_index) lane: u32,
+  @builtin(subgroup_invocation_id) sublane: u32,
+) {
+  let ICG = IC / GROUPS;
+  let OCG = OC / GROUPS;
+  let k_blocks = (OCG + 15) / 16;
+  let quads = (R * S * ICG + 3) / 4;
+  let quad_blocks = (quads + WORKGROUP - 1) / WORKGROUP;
+  var id = workgroup.x + workgroup.y * groups.x;
+  let quad = (id % quad_blocks) * WORKGROUP + lane;
+  id /= quad_blocks;
+  let k_block = id % k_blocks;
+  id /= k_blocks;
+  let group = id % GROUPS;
+  let slice = id / GROUPS;
+
+  let columns = columns_of(quad, ICG);
+  let k0 = group * OCG + k_block * 16;
+  let k_end = (group + 1) * OCG;
+  // This lane's share of dy: four channels of one pixel of two.
+  let k_lane = min(k0 + (sublane & 3) * 4, k_end - 4);
+  let q_lane = select((sublane >> 2) & 1, 0u, NARROW);
+
+  let rows = N * OH;
+  let per_slice = (rows + SLICES - 1) / SLICES;
+  let end = min((slice + 1) * per_slice, rows);
+  var acc_0: mat4x4<f32>; // [k][column]
+  var acc_1: mat4x4<f32>;
+  var acc_2: mat4x4<f32>;
+  var acc_3: mat4x4<f32>;
+  for (var row = slice * per_slice; row < end; row++) {
+    let h = i32(row % OH) * SH + columns.top;
+    let inside_h = (h >= vec4<i32>(0)) & (h < vec4<i32>(i32(IH)));
+    let at_row = ((row / OH) * IH + vec4<u32>(h)) * IW;
+    for (var q = 0u; q < OW; q += 2) {
+      // Past the end of the row dy repeats, and x is zero.
+      let first = w4[((row * OW + min(q + q_lane, OW - 1)) * OC + k_lane) / 4];
+      var second = first;
+      if (NARROW) { second = w4[((row * OW + min(q + 1, OW - 1)) * OC + k_lane) / 4]; }
+      let v0 = i32(q) * SW + columns.left;
+      let v1 = v0 + SW;
+      let x0 = column_values(at_row, v0, columns.c + group * ICG, inside_h);
+      let x1 = column_values(at_row, v1, columns.c + group * ICG, inside_h & vec4<bool>(q + 1 < OW));
+      acc_0 = rank1(acc_0, x0, subgroupBroadcast(first, 0u));
+      acc_1 = rank1(acc_1, x0, subgroupBroadcast(first, 1u));
+      acc_2 = rank1(acc_2, x0, subgroupBroadcast(first, 2u));
+      acc_3 = rank1(acc_3, x0, subgroupBroadcast(first, 3u));
+      acc_0 = rank1(acc_0, x1, select(subgroupBroadcast(first, 4u), subgroupBroadcast(second, 0u), NARROW));
+      acc_1 = rank1(acc_1, x1, select(subgroupBroadcast(first, 5u), subgroupBroadcast(second, 1u), NARROW));
+      acc_2 = rank1(acc_2, x1, select(subgroupBroadcast(first, 6u), subgroupBroadcast(second, 2u), NARROW));
+      acc_3 = rank1(acc_3, x1, select(subgroupBroadcast(first, 7u), subgroupBroadcast(second, 3u), NARROW));
+    }
+  }
+  if (quad < quads && slice < SLICES) {
+    store_columns(acc_0, slice * OC + k0, k_end - k0, quad, quads);
+    store_columns(acc_1, slice * OC + k0 + 4, max(k_end - k0, 4) - 4, quad, quads);
+    store_columns(acc_2, slice * OC + k0 + 8, max(k_end - k0, 8) - 8, quad, quads);
+    store_columns(acc_3, slice * OC + k0 + 12, max(k_end - k0, 12) - 12, quad, quads);
+  }
+}
+
+fn column_values(at_row: vec4<u32>, v: vec4<i32>, c: vec4<u32>, wanted: vec4<bool>) -> vec4<f32> {
+  let inside = wanted & (v >= vec4<i32>(0)) & (v < vec4<i32>(i32(IW)));
+  let at = select(vec4<u32>(0), (at_row + vec4<u32>(v)) * IC + c, inside);
+  if (VEC4) {
+    return select(vec4<f32>(0), x4[at.x / 4], inside.x);
+  }
+  return select(vec4<f32>(0), vec4<f32>(x[at.x], x[at.y], x[at.z], x[at.w]), inside);
+}
+
+fn store_columns(acc: mat4x4<f32>, k: u32, count: u32, quad: u32, quads: u32) {
+  for (var i = 0u; i < min(count, 4); i++) {
+    out[(k + i) * quads + quad] = acc[i];
+  }
+}
