@@ -92,7 +92,7 @@ class JaxContender implements Contender {
         for (const out of outputs) out.dispose();
       },
       result: async () => {
-        const out = await Promise.all(call().map(async (array) => Float32Array.from(await array.data())));
+        const out: Float32Array[] = await Promise.all(call().map(async (array) => Float32Array.from(await array.data())));
         if (work.op === "conv2d") {
           const k = work.outChannels;
           out[0] = transpose(out[0]!, [n, k, h, w], TO_NHWC);

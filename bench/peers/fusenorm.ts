@@ -1,0 +1,142 @@
+// This package, on the same footing as its peers. Captured plans are its counterpart of their `jit`.
+import type { Gpu } from "../../src/gpu/device.ts";
+import type { Plan } from "../../src/gpu/plan.ts";
+import { resnetCifar } from "../../src/nn/models/resnet.ts";
+import { batchNorm } from "../../src/ops/batch_norm.ts";
+import { conv2d } from "../../src/ops/conv2d.ts";
+import { softmaxCrossEntropy } from "../../src/ops/softmax_cross_entropy.ts";
+import { SGD } from "../../src/optim/sgd.ts";
+import type { Tensor } from "../../src/tensor/tensor.ts";
+import {
+  COMPARED_STEPS,
+  type Contender,
+  EPSILON,
+  LEARNING_RATE,
+  MOMENTUM,
+  type Prepared,
+  type Work,
+  type WorkData,
+} from "../lib/work.ts";
+
+export function fusenorm(gpu: Gpu): Contender {
+  return {
+    name: "fusenorm",
+    device: gpu.info.name,
+    refuses: () => null,
+    prepare: async (work, data) =>
+      work.op === "resnet_step" ? prepareStep(gpu, work, data) : prepareOp(gpu, work, data),
+    close: async () => gpu.destroy(),
+  };
+}
+
+async function done(gpu: Gpu): Promise<void> {
+  gpu.flush();
+  await gpu.device.queue.onSubmittedWorkDone();
+}
+
+async function readAll(tensors: readonly Tensor[]): Promise<Float32Array[]> {
+  const out: Float32Array[] = [];
+  for (const tensor of tensors) out.push((await tensor.read()) as Float32Array);
+  return out;
+}
+
+function prepareOp(gpu: Gpu, work: Exclude<Work, { op: "resnet_step" }>, data: WorkData): Prepared {
+  const { arrays } = data;
+  const both = work.pass === "forward+backward";
+  const [n, h, w, c] = work.shape;
+  const tensor = (name: string, shape: readonly number[], requiresGrad: boolean) =>
+    gpu.keep(gpu.tensor(arrays[name]!, shape, { requiresGrad }));
+  const x = tensor("x", work.shape, both);
+  let leaves: Tensor[];
+  let dy: Tensor | null = null;
+  let forward: () => Tensor;
+  if (work.op === "batch_norm") {
+    const gamma = tensor("gamma", [c], both);
+    const beta = tensor("beta", [c], both);
+    leaves = [x, gamma, beta];
+    if (both) dy = tensor("dy", work.shape, false);
+    forward = () => batchNorm(x, gamma, beta, { training: true, eps: EPSILON, activation: "relu" });
+  } else {
+    const k = work.outChannels;
+    const weight = tensor("w", [k, 3, 3, c], both);
+    leaves = [x, weight];
+    if (both) dy = tensor("dy", [n, h, w, k], false);
+    forward = () => conv2d(x, weight, { padding: 1 });
+  }
+  const plan: Plan<Tensor[]> = gpu.capture(() => {
+    const y = forward();
+    if (!dy) return [y];
+    y.backward(dy);
+    return [
+      y.detach(),
+      ...leaves.map((leaf) => {
+        const { grad } = leaf;
+        leaf.grad = null;
+        return grad!;
+      }),
+    ];
+  });
+  return {
+    run: async (iterations) => {
+      for (let i = 0; i < iterations; i += 1) plan.run();
+      await done(gpu);
+    },
+    result: async () => {
+      plan.run();
+      return readAll(plan.result);
+    },
+    dispose() {
+      plan.dispose();
+      for (const one of [...leaves, ...(dy ? [dy] : [])]) one.dispose();
+    },
+  };
+}
+
+function prepareStep(gpu: Gpu, work: Extract<Work, { op: "resnet_step" }>, data: WorkData): Prepared {
+  const { depth, batch, size, classes } = work;
+  const model = resnetCifar(gpu, { depth, classes });
+  const parameters = model.parameters();
+  const images = gpu.keep(gpu.tensor(data.arrays.x!, [batch, size, size, 3]));
+  const labels = gpu.keep(gpu.tensor(data.labels, [batch], { dtype: "uint32" }));
+  const start = () => {
+    data.parameters.forEach(({ data: values }, i) => {
+      parameters[i]!.write(values);
+    });
+    return new SGD(parameters, { lr: LEARNING_RATE, momentum: MOMENTUM });
+  };
+  const capture = () =>
+    gpu.capture(() => {
+      const loss = softmaxCrossEntropy(model.forward(images), labels);
+      loss.backward();
+      optimizer.step();
+      model.zeroGrad();
+      return loss.detach();
+    });
+  let optimizer = start();
+  let plan = capture(); // runs the first step
+  return {
+    run: async (iterations) => {
+      for (let i = 0; i < iterations; i += 1) plan.run();
+      await done(gpu);
+    },
+    result: async () => {
+      plan.dispose();
+      optimizer.dispose();
+      optimizer = start();
+      plan = capture();
+      const losses: Float32Array[] = [];
+      for (let i = 0; i < COMPARED_STEPS; i += 1) {
+        if (i > 0) plan.run();
+        losses.push(Float32Array.of(await plan.result.item()));
+      }
+      return losses;
+    },
+    dispose() {
+      plan.dispose();
+      optimizer.dispose();
+      model.dispose();
+      images.dispose();
+      labels.dispose();
+    },
+  };
+}
