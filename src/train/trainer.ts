@@ -101,6 +101,8 @@ export interface RunCallbacks {
   onCheckpoint?: (state: Checkpoint) => void | Promise<void>;
   /** Stops the run at the next reading; the state is checkpointed first. */
   signal?: AbortSignal;
+  /** Measure on the test set after each epoch. Default true. */
+  evaluate?: boolean;
 }
 
 /** Loss above this is divergence (paper, § 3.1). */
@@ -221,7 +223,7 @@ export class Trainer {
       const secondsLeft = ((this.totalSteps - this.stepsDone) * this.options.batchSize) / imagesPerSecond;
       callbacks.onLog?.({ ...entry, totalSteps: this.totalSteps, imagesPerSecond, secondsLeft });
       const aborted = callbacks.signal?.aborted === true;
-      if (epochEnds && this.history.divergedAt === null) {
+      if (epochEnds && callbacks.evaluate !== false && this.history.divergedAt === null) {
         const result = await evaluate(this.gpu, this.model, this.testLoader);
         this.history.evals.push({ step: this.stepsDone, epoch: this.epoch, ...result });
         callbacks.onEval?.(this.history.evals.at(-1)!);
