@@ -27,7 +27,32 @@ export {
   resnetCifar,
 } from "./nn/models/resnet.ts";
 export { Module, type StateDict } from "./nn/module.ts";
+export { accuracy } from "./ops/accuracy.ts";
+export { type BatchNormOptions, batchNorm } from "./ops/batch_norm.ts";
+export { batchNormComposed } from "./ops/batch_norm_composed.ts";
+export { concat, concatChannels } from "./ops/concat.ts";
+export { type Conv2dOptions, conv2d } from "./ops/conv2d.ts";
 export { customOp, defineOp, type Op, type OpContext, type OpDefinition } from "./ops/define-op.ts";
+export { add, expand, mul, normalize, relu, scale, sub } from "./ops/elementwise.ts";
+export * from "./ops/layout.ts";
+export { linear } from "./ops/linear.ts";
+export { type MatmulOptions, matmul } from "./ops/matmul.ts";
+export { pad, pad2d } from "./ops/pad.ts";
+export { permute, transpose } from "./ops/permute.ts";
+export {
+  type AvgPool2dOptions,
+  avgPool2d,
+  globalAvgPool2d,
+  maxPool2d,
+  type Pool2dOptions,
+} from "./ops/pool2d.ts";
+export { mean, type ReduceAxesOptions, sum, type VarianceOptions, variance } from "./ops/reduce.ts";
+export { flatten, reshape } from "./ops/reshape.ts";
+export { slice } from "./ops/slice.ts";
+export { softmax } from "./ops/softmax.ts";
+export { type SoftmaxCrossEntropyOptions, softmaxCrossEntropy } from "./ops/softmax_cross_entropy.ts";
+export { cosine, multiStep, type Schedule, stepDecay, warmup } from "./optim/schedule.ts";
+export { SGD, type SGDOptions } from "./optim/sgd.ts";
 export type { DType } from "./tensor/dtype.ts";
 export { Random, type Seed } from "./tensor/random.ts";
 export type { Shape } from "./tensor/shape.ts";

@@ -46,8 +46,11 @@ export function registerCompare(program: Command): void {
     .option("--out <dir>", "where results go", "runs/compare");
   addTrainOptions(command);
   for (const option of command.options) {
-    const preset = (quick as Record<string, unknown>)[option.attributeName()];
-    if (preset !== undefined) option.default(preset);
+    const name = option.attributeName();
+    const preset = (quick as Record<string, unknown>)[name];
+    if (preset === undefined) continue;
+    option.default(preset);
+    command.setOptionValueWithSource(name, preset, "default");
   }
   command.action(compare);
 }

@@ -1,4 +1,4 @@
-import { DeviceError, FusenormError, NonFiniteError, ShaderError } from "../errors.ts";
+import { DeviceError, FusenormError, NonFiniteError } from "../errors.ts";
 import type { DType } from "../tensor/dtype.ts";
 import type { Shape } from "../tensor/shape.ts";
 import { Tensor, type TensorOptions } from "../tensor/tensor.ts";
@@ -125,9 +125,10 @@ export class Gpu {
     );
     device.addEventListener("uncapturederror", (event) => {
       event.preventDefault?.();
-      this.fail(
-        new DeviceError(`${this.lastLabel || "gpu"}: ${(event as GPUUncapturedErrorEvent).error.message}`),
-      );
+      const label = this.lastLabel || "gpu";
+      const { message } = (event as GPUUncapturedErrorEvent).error;
+      // A shader that did not compile also fails where it is bound: let the cause be told first.
+      void this.kernels.settle().then(() => this.fail(new DeviceError(`${label}: ${message}`)));
     });
     device.lost.then((info) => {
       if (!this.destroyed) {
@@ -534,8 +535,7 @@ export class Gpu {
   }
 
   private fail(error: FusenormError): void {
-    // A shader that did not compile also fails where it is bound: the cause is the better message.
-    if (!this.failure || error instanceof ShaderError) this.failure = error;
+    this.failure ??= error;
   }
 
   /** Throws the first error that the device reported since the last check. */

@@ -71,7 +71,7 @@ describe("Gpu", () => {
     own.queue.writeBuffer(buffer, 256, new Float32Array([2, 3]));
     const x = Tensor.fromBuffer(buffer, [2], { gpu: borrowed, byteOffset: 256 });
     expect([...(await square(x).read())]).toEqual([4, 9]);
-    expect(() => Tensor.fromBuffer(buffer, [2])).toThrow(/2 live Gpus/);
+    expect(() => Tensor.fromBuffer(buffer, [2])).toThrow(/\d live Gpus/);
     expect(() => Tensor.fromBuffer(buffer, [200], { gpu: borrowed })).toThrow(/ends at 800.*has 512 bytes/);
     expect(() => Tensor.fromBuffer(buffer, [2], { gpu: borrowed, byteOffset: 8 })).toThrow(/multiple of 256/);
     x.dispose();
