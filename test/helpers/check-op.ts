@@ -48,7 +48,9 @@ async function checkCase(gpu: Gpu, c: OpCase, index: number): Promise<void> {
     const input = c.inputs[name]!;
     shapes[name] = "shape" in input ? input.shape : input;
     arrays[name] =
-      "shape" in input ? Float64Array.from(input.data, Math.fround) : normals(sizeOf(shapes[name]!), seed + 17 * i);
+      "shape" in input
+        ? Float64Array.from(input.data, Math.fround)
+        : normals(sizeOf(shapes[name]!), seed + 17 * i);
   });
   const expected = c.reference(arrays);
   const grad = normals(expected.length, seed + 999);
@@ -101,7 +103,13 @@ async function checkCase(gpu: Gpu, c: OpCase, index: number): Promise<void> {
 }
 
 /** By input: all partial derivatives, or those at the sampled indices `at`. */
-function referenceGradients(c: OpCase, names: readonly string[], arrays: Arrays, grad: Float64Array, seed: number) {
+function referenceGradients(
+  c: OpCase,
+  names: readonly string[],
+  arrays: Arrays,
+  grad: Float64Array,
+  seed: number,
+) {
   const given = c.referenceGrad?.(arrays, grad);
   const out: Record<string, { at: number[] | null; values: Float64Array }> = {};
   names.forEach((name, n) => {
@@ -110,14 +118,19 @@ function referenceGradients(c: OpCase, names: readonly string[], arrays: Arrays,
     const next = generator(seed + 31 * n + 5);
     const at = all
       ? Array.from({ length: size }, (_, i) => i)
-      : Array.from({ length: Math.min(size, given ? 12 : SAMPLED_DIFFERENCES) }, () => Math.floor(next() * size));
+      : Array.from({ length: Math.min(size, given ? 12 : SAMPLED_DIFFERENCES) }, () =>
+          Math.floor(next() * size),
+        );
     const differences = Float64Array.from(at, (i) => centralDifference(c, arrays, name, i, grad));
     if (given) {
       const picked = Float64Array.from(at, (i) => given[name]![i]!);
       const scale = Math.sqrt(given[name]!.reduce((sum, v) => sum + v * v, 0) / size) || 1;
       picked.forEach((value, i) => {
         const error = Math.abs(value - differences[i]!) / Math.max(scale, Math.abs(value));
-        expect(error, `${c.label}: the reference's d${name}[${at[i]}] against finite differences`).toBeLessThan(1e-5);
+        expect(
+          error,
+          `${c.label}: the reference's d${name}[${at[i]}] against finite differences`,
+        ).toBeLessThan(1e-5);
       });
       out[name] = { at: null, values: given[name]! };
     } else {

@@ -28,7 +28,7 @@ const op = customOp({
     ctx.run({ shader, entry: "forward" }, [out, x, null, size], [Math.ceil(count / 64)]);
     return { out, saved: { x } };
   },
-  backward(ctx, grad, { x }, { out: shape, count }) {
+  backward(ctx, grad, { x }, { count }) {
     const dx = ctx.grad("x");
     ctx.run(
       { shader, entry: "grad_input" },

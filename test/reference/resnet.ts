@@ -112,7 +112,11 @@ export function lossAndGradients(
     each((from, at) => {
       y.data[at] = x.data[from]!;
     });
-    backward.push(() => each((from, at) => void (x.grad[from]! += y.grad[at]!)));
+    backward.push(() =>
+      each((from, at) => {
+        x.grad[from]! += y.grad[at]!;
+      }),
+    );
     return y;
   };
 
