@@ -6,6 +6,7 @@ import { packagePath } from "../node/files.ts";
 import { registerCompare } from "./compare.ts";
 import { registerData } from "./data.ts";
 import { registerDoctor } from "./doctor.ts";
+import { registerReport, registerReproduce } from "./reproduce.ts";
 import { registerTrain } from "./train.ts";
 
 const { version } = JSON.parse(readFileSync(packagePath("package.json"), "utf8")) as { version: string };
@@ -16,6 +17,8 @@ const program = new Command("fusenorm")
   .showHelpAfterError("(fusenorm --help lists the commands and options)")
   .exitOverride();
 
+registerReproduce(program);
+registerReport(program);
 registerCompare(program);
 registerTrain(program);
 registerData(program);

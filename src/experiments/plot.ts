@@ -7,19 +7,26 @@ import { compile, type TopLevelSpec } from "vega-lite";
 /** Okabe & Ito's colours: told apart by colour-blind readers, legible on white and on black. */
 export const PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
 
+const WIDTH = 460;
+const HEIGHT = 260;
+
 const axis = {
   domainColor: "currentColor",
   gridColor: "currentColor",
   gridOpacity: 0.15,
   labelColor: "currentColor",
+  labelOverlap: true,
   tickColor: "currentColor",
   titleColor: "currentColor",
+  titleFontWeight: 400,
 };
 
 /** SVG of a Vega-Lite specification in this package's style. */
 export async function renderSvg(spec: TopLevelSpec): Promise<string> {
   const styled = {
     background: "transparent",
+    width: WIDTH,
+    height: HEIGHT,
     ...spec,
     config: {
       font: "system-ui, sans-serif",
@@ -28,10 +35,11 @@ export async function renderSvg(spec: TopLevelSpec): Promise<string> {
       legend: {
         labelColor: "currentColor",
         titleColor: "currentColor",
-        orient: "top" as const,
+        titleFontWeight: 400,
+        orient: "top",
         labelLimit: 260,
       },
-      title: { color: "currentColor", anchor: "start" as const, fontWeight: 600 as const },
+      title: { color: "currentColor", anchor: "start", fontWeight: 600 },
       header: { labelColor: "currentColor", titleColor: "currentColor" },
       range: { category: PALETTE },
       ...spec.config,
@@ -47,53 +55,294 @@ export async function renderSvg(spec: TopLevelSpec): Promise<string> {
   }
 }
 
+/** A point of a line, with the band around it where there is one. */
+export type Point = readonly [x: number, y: number, low?: number, high?: number];
+
 export interface Series {
   label: string;
-  points: readonly (readonly [x: number, y: number])[];
+  points: readonly Point[];
+  /** Default: a line, with points on it where there are few. */
+  dashed?: boolean;
 }
 
-export interface LineChartOptions {
+export interface AxesOptions {
   title: string;
   /** With units. */
   x: string;
   y: string;
   xScale?: "linear" | "log";
   yScale?: "linear" | "log";
+  xDomain?: readonly [number, number];
   yDomain?: readonly [number, number];
+  xFormat?: string;
   yFormat?: string;
 }
 
-/** One line a series. Points that are not finite, or not positive on a log scale, are left out. */
-export function lineChart(series: readonly Series[], options: LineChartOptions): Promise<string> {
-  const { title, x, y, xScale = "linear", yScale = "linear", yDomain, yFormat } = options;
-  const shown = (value: number, scale: string) => Number.isFinite(value) && (scale === "linear" || value > 0);
-  const values = series.flatMap(({ label, points }) =>
+const shown = (value: number, scale: string) => Number.isFinite(value) && (scale === "linear" || value > 0);
+
+function channel(title: string, scale: string, domain?: readonly number[], format?: string) {
+  return {
+    type: "quantitative" as const,
+    title,
+    scale: {
+      type: scale as "linear",
+      nice: !domain,
+      ...(domain ? { domain: [...domain] } : { zero: false }),
+    },
+    axis: { ...(format ? { format } : scale === "log" ? { format: "~g" } : {}), tickCount: 6 },
+  };
+}
+
+/** Powers of ten as labels where a log axis spans many of them. */
+function logFormat(values: readonly number[], scale: string): string | undefined {
+  if (scale !== "log" || values.length === 0) return undefined;
+  const low = values.reduce((a, b) => Math.min(a, b));
+  const high = values.reduce((a, b) => Math.max(a, b));
+  return low < 1e-3 || high > 1e4 ? "~e" : undefined;
+}
+
+/**
+ * One line a series, with a band where the points have one. Points that are not finite, or not positive on a log scale,
+ * are left out; bands on a log scale end at the lowest value shown.
+ */
+export function lineChart(series: readonly Series[], options: AxesOptions): Promise<string> {
+  const { title, x, y, xScale = "linear", yScale = "linear", xDomain, yDomain } = options;
+  const values = series.flatMap(({ label, points, dashed }) =>
     points
       .filter(([px, py]) => shown(px, xScale) && shown(py, yScale))
-      .map(([px, py]) => ({ series: label, px, py })),
+      .map(([px, py, low, high]) => ({ series: label, px, py, low, high, dash: dashed ? "theory" : "data" })),
   );
-  return renderSvg({
-    width: 460,
-    height: 260,
+  const floor = Math.min(...values.map(({ py }) => py)) / (yScale === "log" ? 2 : 1);
+  for (const value of values) {
+    if (value.low !== undefined && !shown(value.low, yScale)) value.low = yScale === "log" ? floor : value.py;
+    if (value.high !== undefined && !Number.isFinite(value.high)) value.high = value.py;
+  }
+  const color = {
+    field: "series",
+    type: "nominal" as const,
+    title: null,
+    scale: { domain: series.map(({ label }) => label) },
+    legend: { columns: 2 },
+  };
+  const xs = values.map(({ px }) => px);
+  const ys = values.map(({ py }) => py);
+  const xChannel = channel(x, xScale, xDomain, options.xFormat ?? logFormat(xs, xScale));
+  const yChannel = channel(y, yScale, yDomain, options.yFormat ?? logFormat(ys, yScale));
+  const hasBand = values.some(({ low }) => low !== undefined);
+  const spec = {
     title,
     data: { values },
-    mark: { type: "line", strokeWidth: 2, clip: true, point: values.length <= 6 * series.length },
-    encoding: {
-      x: { field: "px", type: "quantitative", title: x, scale: { type: xScale } },
-      y: {
-        field: "py",
-        type: "quantitative",
-        title: y,
-        scale: { type: yScale, ...(yDomain ? { domain: [...yDomain] } : { zero: false }) },
-        axis: yFormat ? { format: yFormat } : {},
+    layer: [
+      ...(hasBand
+        ? [
+            {
+              transform: [{ filter: "isValid(datum.low)" }],
+              mark: { type: "area" as const, opacity: 0.2, clip: true },
+              encoding: {
+                x: { ...xChannel, field: "px" },
+                y: { ...yChannel, field: "low" },
+                y2: { field: "high" },
+                color,
+              },
+            },
+          ]
+        : []),
+      {
+        mark: {
+          type: "line" as const,
+          strokeWidth: 2,
+          clip: true,
+          point: values.length <= 12 * series.length ? { size: 24 } : false,
+        },
+        encoding: {
+          x: { ...xChannel, field: "px" },
+          y: { ...yChannel, field: "py" },
+          color,
+          strokeDash: {
+            field: "dash",
+            type: "nominal" as const,
+            scale: { domain: ["data", "theory"], range: [[], [5, 4]] },
+            legend: null,
+          },
+        },
       },
-      color: {
-        field: "series",
-        type: "nominal",
-        title: null,
-        scale: { domain: series.map(({ label }) => label) },
-        legend: { columns: 2 },
+    ],
+  };
+  return renderSvg(spec as TopLevelSpec);
+}
+
+export interface Bins {
+  label: string;
+  /** One more than counts. */
+  edges: readonly number[];
+  counts: readonly number[];
+}
+
+/** A histogram as bars, with curves over it. Empty bins have no bar; on a log axis bars stand on `baseline`. */
+export function histogramChart(
+  { label, edges, counts }: Bins,
+  curves: readonly Series[],
+  options: AxesOptions & { baseline?: number; color?: number },
+): Promise<string> {
+  const { title, x, y, xScale = "linear", yScale = "linear", xDomain, yDomain } = options;
+  const baseline = options.baseline ?? (yScale === "log" ? 0.5 : 0);
+  const values = counts
+    .map((count, i) => ({ from: edges[i]!, to: edges[i + 1]!, count, baseline, series: label }))
+    .filter(({ count }) => count > 0);
+  const lines = curves.flatMap((curve) =>
+    curve.points
+      .filter(([px, py]) => shown(px, xScale) && shown(py, yScale))
+      .map(([px, py]) => ({ series: curve.label, px, py })),
+  );
+  const names = [label, ...curves.map((curve) => curve.label)];
+  const first = options.color ?? 0;
+  const color = {
+    field: "series",
+    type: "nominal" as const,
+    title: null,
+    scale: { domain: names, range: names.map((_, i) => PALETTE[(first + i) % PALETTE.length]!) },
+    legend: names.length > 1 ? {} : null,
+  };
+  const top = Math.max(...counts, ...lines.map(({ py }) => py));
+  const yChannel = channel(
+    y,
+    yScale,
+    yDomain ?? (yScale === "log" ? [baseline, top * 1.3] : undefined),
+    options.yFormat,
+  );
+  const xChannel = channel(x, xScale, xDomain ?? [edges[0]!, edges.at(-1)!], options.xFormat);
+  return renderSvg({
+    title,
+    layer: [
+      {
+        data: { values },
+        mark: { type: "rect", opacity: lines.length > 0 ? 0.55 : 0.9, clip: true },
+        encoding: {
+          x: { ...xChannel, field: "from" },
+          x2: { field: "to" },
+          y: { ...yChannel, field: "baseline" },
+          y2: { field: "count" },
+          color,
+        },
       },
-    },
+      {
+        data: { values: lines },
+        mark: { type: "line", strokeWidth: 2, clip: true },
+        encoding: { x: { ...xChannel, field: "px" }, y: { ...yChannel, field: "py" }, color },
+      },
+    ],
+  } as TopLevelSpec);
+}
+
+export interface HeatMapOptions {
+  title: string;
+  x: string;
+  y: string;
+  /** What the colours mean, with units. */
+  color: string;
+  /** Column and row names, in order. */
+  columns: readonly (string | number)[];
+  rows: readonly (string | number)[];
+  /** `diverging` is symmetric about 0. */
+  scale?: "linear" | "log" | "diverging";
+  /** Ends of the colours; default the range of the values. Values outside take the colour of the end. */
+  domain?: readonly [number, number];
+  colorFormat?: string;
+  /** Write each value into its cell. */
+  text?: (value: number) => string;
+}
+
+/** `values[row][column]` as colours with a colour bar. Values that cannot be shown stay empty. */
+export function heatMap(values: readonly (readonly number[])[], options: HeatMapOptions): Promise<string> {
+  const { title, x, y, color, columns, rows, scale = "linear", text } = options;
+  const type = scale === "log" ? "log" : "linear";
+  const cells = values.flatMap((row, r) =>
+    row.map((value, c) => ({ column: columns[c]!, row: rows[r]!, value, text: text?.(value) })),
+  );
+  const visible = cells.filter(({ value }) => shown(value, type));
+  const numbers = visible.map(({ value }) => value);
+  const largest = numbers.reduce((a, b) => Math.max(a, Math.abs(b)), 0);
+  const domain =
+    options.domain ??
+    (scale === "diverging"
+      ? [-largest, largest]
+      : [
+          numbers.reduce((a, b) => Math.min(a, b), Infinity),
+          numbers.reduce((a, b) => Math.max(a, b), -Infinity),
+        ]);
+  const wide = (names: readonly unknown[]) => (names.length > 16 ? Math.ceil(names.length / 10) : 1);
+  const ticks = (names: readonly (string | number)[]) => ({
+    values: names.filter((_, i) => i % wide(names) === 0),
+    labelAngle: 0,
+    grid: false,
+    domain: false,
+    ticks: false,
   });
+  const position = {
+    x: {
+      field: "column",
+      type: "ordinal" as const,
+      title: x,
+      sort: null,
+      scale: { domain: [...columns], padding: 0 },
+      axis: ticks(columns),
+    },
+    y: {
+      field: "row",
+      type: "ordinal" as const,
+      title: y,
+      sort: null,
+      scale: { domain: [...rows], padding: 0 },
+      axis: ticks(rows),
+    },
+  };
+  const spec = {
+    title,
+    data: { values: visible },
+    layer: [
+      {
+        mark: { type: "rect" as const },
+        encoding: {
+          ...position,
+          color: {
+            field: "value",
+            type: "quantitative" as const,
+            title: color,
+            scale: {
+              type,
+              domain,
+              clamp: true,
+              scheme: scale === "diverging" ? "blueorange" : "viridis",
+            },
+            legend: {
+              orient: "right",
+              gradientLength: HEIGHT - 30,
+              titleLimit: 200,
+              tickCount: 6,
+              ...(options.colorFormat
+                ? { format: options.colorFormat }
+                : type === "log"
+                  ? { format: "~e" }
+                  : { format: "~g" }),
+            },
+          },
+        },
+      },
+      ...(text
+        ? [
+            {
+              mark: {
+                type: "text" as const,
+                stroke: "black",
+                strokeWidth: 0.4,
+                fill: "white",
+                fontWeight: 600,
+              },
+              encoding: { ...position, text: { field: "text", type: "nominal" as const } },
+            },
+          ]
+        : []),
+    ],
+  };
+  return renderSvg(spec as unknown as TopLevelSpec);
 }

@@ -1,0 +1,38 @@
+import { UsageError } from "../errors.ts";
+import { bnLastLayer } from "./bn-last-layer.ts";
+import { divergence } from "./divergence.ts";
+import type { Experiment } from "./experiment.ts";
+import { gradientAlignment } from "./gradient-alignment.ts";
+import { gradientHistogram } from "./gradient-histogram.ts";
+import { learningRates } from "./learning-rates.ts";
+import { logitGradients } from "./logit-gradients.ts";
+import { lossLandscape } from "./loss-landscape.ts";
+import { momentsByDepth } from "./moments-by-depth.ts";
+import { randomMatrices } from "./random-matrices.ts";
+import { sgdNoise } from "./sgd-noise.ts";
+
+/** In the order of the paper. */
+export const EXPERIMENTS: readonly Experiment[] = [
+  learningRates,
+  gradientHistogram,
+  lossLandscape,
+  divergence,
+  momentsByDepth,
+  logitGradients,
+  gradientAlignment,
+  randomMatrices,
+  bnLastLayer,
+  sgdNoise,
+];
+
+/** The experiments of these ids, in the order of the paper; all of them for none. @throws UsageError for an unknown id */
+export function selectExperiments(ids: readonly string[]): Experiment[] {
+  const known = EXPERIMENTS.map(({ id }) => id);
+  const unknown = ids.find((id) => !known.includes(id));
+  if (unknown !== undefined) {
+    throw new UsageError(
+      `reproduce: there is no experiment "${unknown}"; expected some of ${known.join(", ")}`,
+    );
+  }
+  return EXPERIMENTS.filter(({ id }) => ids.length === 0 || ids.includes(id));
+}
