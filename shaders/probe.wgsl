@@ -126,8 +126,8 @@ fn pack(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn step(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
   for (var i = id.x; i < sizes.count; i += groups.x * WORKGROUP_SIZE) {
-    let from = x[sizes.offset + i];
-    let to = from - sizes.low * direction[sizes.offset + i];
-    out[i] = select(to, from, sizes.low == 0.0);
+    let start = x[sizes.offset + i];
+    let end = start - sizes.low * direction[sizes.offset + i];
+    out[i] = select(end, start, sizes.low == 0.0);
   }
 }
