@@ -4,7 +4,7 @@
 //   dlogits[n, k] = g[n] · (exp(z_k − m)/s − (1 − ε)·[k = y] − ε/K),        s = Σ_k exp(z_k − m)
 //
 // With m taken out, no exponential overflows and no digits are lost for large logits. (m, s) is saved for the
-// gradient. A label of K or more reads nothing: its loss and its row of the gradient are NaN.
+// gradient. A label of K or more reads nothing: its loss and its row of the gradient are NaN, as in a row with NaN.
 //
 //   forward       one invocation owns one row; no barriers
 //   forward_tree  one workgroup owns one row: maximum and sums by a tree in workgroup memory
@@ -35,12 +35,17 @@ fn row_max(base: u32, first: u32, step: u32) -> f32 {
   return m;
 }
 
+// By the bits: WGSL lets compilers assume that `v != v` never holds, and exp and log of NaN differ between adapters.
+fn is_nan(v: f32) -> bool {
+  return (bitcast<u32>(v) & 0x7fffffffu) > 0x7f800000u;
+}
+
 // (Σ exp(z − m), Σ (z − m))
 fn row_sums(base: u32, first: u32, step: u32, m: f32) -> vec2<f32> {
   var sums = vec2<f32>(0.0);
   for (var k = first; k < sizes.classes; k += step) {
     let z = logits[base + k] - m;
-    sums += vec2<f32>(exp(z), z);
+    sums += vec2<f32>(select(exp(z), z, is_nan(z)), z);
   }
   return sums;
 }
@@ -48,7 +53,7 @@ fn row_sums(base: u32, first: u32, step: u32, m: f32) -> vec2<f32> {
 fn store(row: u32, m: f32, sums: vec2<f32>) {
   let label = labels[row];
   var value = bitcast<f32>(sizes.nan_bits);
-  if (label < sizes.classes) {
+  if (label < sizes.classes && !is_nan(sums.x)) {
     value = log(sums.x) - (1.0 - SMOOTHING) * (logits[row * sizes.classes + label] - m);
     if (SMOOTHING > 0.0) {
       value -= SMOOTHING / f32(sizes.classes) * sums.y;

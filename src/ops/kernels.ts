@@ -208,12 +208,12 @@ function reduceOne(
     ctx.gpu.isSoftware || axis <= 64 ? "lanes" : "tree",
   );
   const X = Math.min(64, 2 ** Math.ceil(Math.log2(columns)));
-  const Y = 256 / X;
 
   let source = x;
   let rows = row && vec4 ? Math.ceil(axis / 4) : axis;
   let first = true;
   for (;;) {
+    const Y = Math.min(256 / X, 2 ** Math.ceil(Math.log2(rows)));
     const slices = sliceCount(variant, outer, rows, columns, X, Y);
     const last = slices === 1;
     const target = last ? out : ctx.temp([outer * slices * columns * (vec4 ? 4 : 1)]);

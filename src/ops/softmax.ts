@@ -21,7 +21,8 @@ export function runRows(
     ctx.gpu.isSoftware || classes < 64 ? "lanes" : "tree",
   );
   if (variant === "tree") {
-    const spec = { shader, entry: `${entry}_tree`, constants: { ...constants, WORKGROUP_SIZE: 128 } };
+    const lanes = Math.min(128, 2 ** Math.ceil(Math.log2(classes)));
+    const spec = { shader, entry: `${entry}_tree`, constants: { ...constants, WORKGROUP_SIZE: lanes } };
     ctx.run(spec, bindings, ctx.gpu.fold(rows));
   } else {
     const { size, grid } = strideGrid(ctx.gpu, rows);

@@ -208,7 +208,7 @@ describe("elementwise", () => {
   }
 
   it("sizes past 65,535 workgroups, in each reading mode", async () => {
-    // 65,536 workgroups of 256 vec4s are 268 MB: the loop over the grid is what is tested, at its cap of 16,384.
+    // Kernels loop over the grid, which has at most 16,384 workgroups: what is tested is that none is left out.
     const rows = 2 ** 16 + 3;
     const big: [Shape, Shape][] = [
       [[rows, 16], [16]],

@@ -1,4 +1,4 @@
-import { describe, expect, it } from "vitest";
+import { afterEach, describe, expect, it } from "vitest";
 import { ShapeError } from "../../src/errors.ts";
 import { mean, sum, variance } from "../../src/ops/reduce.ts";
 import { sizeOf } from "../../src/tensor/shape.ts";
@@ -27,6 +27,8 @@ const reductions: [string, number[], number[]][] = [
 const variants = { reduce: ["lanes", "tree"] };
 
 describe("reduce", () => {
+  afterEach(async () => (await testGpu()).variants.force("reduce", null));
+
   for (const [label, shape, axes] of reductions) {
     it(`sum, mean, variance: ${label}`, async () => {
       const count =
@@ -114,7 +116,6 @@ describe("reduce", () => {
         ).toBeLessThan(1e-5);
         for (const tensor of [x, ...results]) tensor.dispose();
       }
-      gpu.variants.force("reduce", null);
     }
     expect(gpu.stats.liveBuffers).toBe(before);
   });
@@ -158,7 +159,6 @@ describe("reduce", () => {
         out.dispose();
       }
       expect(new Set(runs).size).toBe(1);
-      gpu.variants.force("reduce", null);
     }
     x.dispose();
   });

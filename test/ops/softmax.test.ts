@@ -43,6 +43,20 @@ describe("softmax", () => {
     });
   });
 
+  it("a NaN makes its own row NaN, and no other", async () => {
+    const gpu = await testGpu();
+    for (const variant of variants.softmax) {
+      const out = gpu.scope(() => {
+        gpu.variants.force("softmax", variant);
+        const y = softmax(gpu.tensor([1, Number.NaN, 2, 0, 1, 2], [2, 3]));
+        gpu.variants.force("softmax", null);
+        return y;
+      });
+      expect([...(await out.read())].map(Number.isNaN)).toEqual([true, true, true, false, false, false]);
+      out.dispose();
+    }
+  });
+
   it("says what is wrong with the input", async () => {
     const gpu = await testGpu();
     gpu.scope(() =>

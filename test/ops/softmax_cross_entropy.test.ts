@@ -109,13 +109,21 @@ describe("softmaxCrossEntropy", () => {
     }
   });
 
-  it("a NaN among the logits reaches the loss", async () => {
+  it("a NaN among the logits reaches its loss and its gradient, and no other", async () => {
     const gpu = await testGpu();
-    const logits = gpu.tensor([1, Number.NaN, 2], [1, 3]);
-    const labels = gpu.tensor([0], [1], { dtype: "uint32" });
-    const loss = softmaxCrossEntropy(logits, labels);
-    expect(await loss.item()).toBeNaN();
-    for (const tensor of [logits, labels, loss]) tensor.dispose();
+    for (const variant of ["lanes", "tree"]) {
+      gpu.variants.force("softmax_cross_entropy", variant);
+      const logits = gpu.tensor([1, Number.NaN, 2, 0, 1, 2], [2, 3], { requiresGrad: true });
+      const labels = gpu.tensor([0, 1], [2], { dtype: "uint32" });
+      const loss = softmaxCrossEntropy(logits, labels, { reduction: "none" });
+      gpu.variants.force("softmax_cross_entropy", null);
+      expect([...(await loss.read())].map(Number.isNaN)).toEqual([true, false]);
+      const dy = gpu.full([2], 1);
+      loss.backward(dy);
+      const nan = [...(await logits.grad!.read())].map(Number.isNaN);
+      expect(nan).toEqual([true, true, true, false, false, false]);
+      for (const tensor of [logits, labels, loss, dy]) tensor.dispose();
+    }
   });
 
   it("says what is wrong with the input", async () => {
