@@ -5,6 +5,7 @@ import { batchNorm } from "../src/ops/batch_norm.ts";
 import { batchNormComposed } from "../src/ops/batch_norm_composed.ts";
 import type { Tensor } from "../src/tensor/tensor.ts";
 import { heldForBackward } from "./lib/held.ts";
+import { input } from "./lib/inputs.ts";
 import type { BenchCase, BenchGroup, Runnable } from "./lib/runner.ts";
 import { cifarShapes, elements, imagenetShapes, type NamedShape, WIDE } from "./lib/shapes.ts";
 import { withVariants } from "./lib/variants.ts";
@@ -64,22 +65,14 @@ function group(
 
 function prepare(gpu: Gpu, shape: Size4, pass: Pass, tail: Tail, normalize: typeof batchNorm): Runnable {
   const requiresGrad = pass !== "forward";
-  const tensor = (sizes: readonly number[], seed: number, grad: boolean, mean = 0, std = 1) => {
-    const count = sizes.reduce((a, b) => a * b, 1);
-    // Random numbers for a million elements, repeated: making more takes longer than timing them.
-    const some = normals(Math.min(count, 2 ** 20), seed, mean, std);
-    const data = new Float32Array(count);
-    for (let at = 0; at < count; at += some.length) {
-      data.set(some.subarray(0, Math.min(some.length, count - at)), at);
-    }
-    return gpu.keep(gpu.tensor(data, sizes, { requiresGrad: grad }));
-  };
   const channels = shape[3];
-  const x = tensor(shape, 1, requiresGrad, 0.5, 2);
-  const dy = requiresGrad ? tensor(shape, 2, false) : null;
-  const residual = tail === "residual+relu" ? tensor(shape, 3, requiresGrad) : null;
-  const gamma = tensor([channels], 4, requiresGrad, 1, 0.2);
-  const beta = tensor([channels], 5, requiresGrad, 0, 0.2);
+  const x = input(gpu, shape, 1, { requiresGrad, mean: 0.5, std: 2 });
+  const dy = requiresGrad ? input(gpu, shape, 2) : null;
+  const residual = tail === "residual+relu" ? input(gpu, shape, 3, { requiresGrad }) : null;
+  const vector = (seed: number, mean: number) =>
+    gpu.keep(gpu.tensor(normals(channels, seed, mean, 0.2), [channels], { requiresGrad }));
+  const gamma = vector(4, 1);
+  const beta = vector(5, 0);
   const activation = tail === "plain" ? "none" : "relu";
   const forward = (input: Tensor) => normalize(input, gamma, beta, { training: true, activation, residual });
   const leaves = [x, gamma, beta, ...(residual ? [residual] : [])];

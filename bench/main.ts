@@ -12,6 +12,7 @@ import { writeFileAtomic } from "../src/node/files.ts";
 import { requestGpu } from "../src/node/request.ts";
 import { chromeTrace } from "../src/train/profile-report.ts";
 import { type CopyBandwidth, fastestCopy, largeCopyBytes } from "./lib/copy.ts";
+import { dropInputs } from "./lib/inputs.ts";
 import {
   alignedTable,
   comparisonTable,
@@ -75,11 +76,15 @@ export function benchCommand(): Command {
 /** Runs the groups that `options` ask for. `onGroup` gets each result as it is there. */
 export async function runBenches(
   gpu: Gpu,
-  options: Pick<BenchOptions, "filter" | "quick" | "variants" | "batch" | "rounds" | "callMs">,
+  options: Pick<BenchOptions, "filter" | "quick" | "variants" | "batch" | "rounds" | "callMs"> & {
+    /** Groups that would begin later than this (`performance.now()`) are left out. */
+    deadline?: number;
+  },
   hooks: {
     onStart?(groups: number): void;
     onGroupStart?(title: string): void;
     onGroup?(group: GroupResult): void;
+    onFailure?(title: string, message: string): void;
     onProfile?(caseId: string, timings: KernelTiming[]): void;
   } = {},
 ): Promise<BenchResults> {
@@ -95,18 +100,31 @@ export async function runBenches(
   };
   hooks.onStart?.(groups.length);
   const done: GroupResult[] = [];
+  const missing: BenchResults["missing"] = [];
   for (const group of groups) {
+    if (performance.now() > (options.deadline ?? Number.POSITIVE_INFINITY)) {
+      missing.push({ id: group.id, reason: "out of time", failed: false });
+      continue;
+    }
     hooks.onGroupStart?.(group.title);
-    const result = await runGroup(gpu, group, {
-      rounds: options.rounds ?? (quick ? 5 : 15),
-      callMs: options.callMs ?? (quick ? 15 : 40),
-      maxPreparedBytes: gpu.isSoftware ? 1e9 : 8e9,
-      copyConfig,
-      onProfile: hooks.onProfile,
-    });
-    done.push(result);
-    hooks.onGroup?.(result);
+    try {
+      const result = await runGroup(gpu, group, {
+        rounds: options.rounds ?? (quick ? 5 : 15),
+        callMs: options.callMs ?? (quick ? 15 : 40),
+        maxPreparedBytes: gpu.isSoftware ? 1e9 : 8e9,
+        copyConfig,
+        onProfile: hooks.onProfile,
+      });
+      done.push(result);
+      hooks.onGroup?.(result);
+    } catch (error) {
+      // Too large for this adapter's memory, say: the others go on.
+      if (!(error instanceof FusenormError)) throw error;
+      missing.push({ id: group.id, reason: error.message, failed: true });
+      hooks.onFailure?.(group.title, error.message);
+    }
   }
+  dropInputs(gpu);
   const { gbPerSecond, bytes } = copy;
   return {
     schema: SCHEMA,
@@ -115,6 +133,7 @@ export async function runBenches(
     quick,
     copy: { gbPerSecond, bytes },
     groups: done,
+    missing,
   };
 }
 
@@ -178,6 +197,11 @@ async function main(argv: readonly string[]): Promise<void> {
       await writeFileAtomic(join(options.out, file), content);
     const paths = Object.keys(files).map((file) => join(options.out, file));
     console.log(`\nwritten: ${paths.join(", ")}`);
+    const failed = results.missing.filter((one) => one.failed);
+    if (failed.length > 0) {
+      console.error(`bench: ${failed.length} groups failed: ${failed.map(({ id }) => id).join(", ")}`);
+      process.exitCode = 1;
+    }
     if (earlier) {
       const comparison = compareResults(earlier, results, options.threshold);
       console.log(`\nagainst ${options.compare}\n${comparisonTable(comparison, options.threshold)}`);
@@ -223,6 +247,10 @@ function groupProgress() {
         const times = group.cases.map((one) => `${one.name} ${formatMs(one.wall.median)} ms`).join(", ");
         console.error(`${count}/${total} ${group.title}: ${times}`);
       }
+    },
+    onFailure(title: string, message: string) {
+      count += 1;
+      console.error(`${count}/${total} ${title}: ${message}`);
     },
     stop: () => bar?.stop(),
   };

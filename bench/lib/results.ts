@@ -27,6 +27,8 @@ export interface BenchResults {
   /** Of a tensor past the caches where the adapter allows it, at the start of the run. */
   copy: { gbPerSecond: number; bytes: number };
   groups: GroupResult[];
+  /** Groups without a result: out of time, or the error that they ended with. */
+  missing: { id: string; reason: string; failed: boolean }[];
 }
 
 export function environment(version: string, adapter: AdapterSummary): Environment {

@@ -2,11 +2,13 @@
 
 /** One piece of work. Sizes are N, H, W, C; convolutions are 3×3 with stride 1 and padding 1. */
 export type Work =
-  | { op: "batch_norm"; pass: Pass; shape: Size4 }
+  | { op: "batch_norm"; pass: Pass; shape: Size4; tail?: Tail }
   | { op: "conv2d"; pass: Pass; shape: Size4; outChannels: number }
   | { op: "resnet_step"; depth: number; batch: number; size: number; classes: number };
 
 export type Pass = "forward" | "forward+backward";
+/** What follows batch-norm: nothing, ReLU (the default), or the addition of a residual and then ReLU. */
+export type Tail = "plain" | "relu" | "residual+relu";
 export type Size4 = readonly [number, number, number, number];
 
 /** Float arrays by name, NHWC, weights `[K, R, S, C]` and `[out, in]`. */
@@ -37,7 +39,7 @@ export interface Prepared {
   /** Does the work `iterations` times, and returns when the device has done it. */
   run(iterations: number): Promise<void>;
   /**
-   * The numbers, for comparison: y; or y, dx, dγ, dβ; or y, dx, dw; or the losses of the first training steps.
+   * The numbers, for comparison: y; or y, dx, dγ, dβ (and dresidual); or y, dx, dw; or the losses of the first training steps.
    * NHWC and `[K, R, S, C]`, whatever the contender works with.
    */
   result(): Promise<Float32Array[]>;
@@ -60,14 +62,15 @@ export function describeWork(work: Work): string {
   const shape = work.shape.join("×");
   return work.op === "conv2d"
     ? `conv 3×3 ${work.pass} ${shape}→${work.outChannels}`
-    : `BN+ReLU ${work.pass} ${shape}`;
+    : `BN${{ plain: "", relu: "+ReLU", "residual+relu": "+add+ReLU" }[work.tail ?? "relu"]} ${work.pass} ${shape}`;
 }
 
 /** Names of what `Prepared.result` holds. */
 export function resultNames(work: Work): string[] {
   if (work.op === "resnet_step") return Array.from({ length: COMPARED_STEPS }, (_, i) => `loss ${i + 1}`);
   if (work.pass === "forward") return ["y"];
-  return work.op === "conv2d" ? ["y", "dx", "dw"] : ["y", "dx", "dγ", "dβ"];
+  if (work.op === "conv2d") return ["y", "dx", "dw"];
+  return ["y", "dx", "dγ", "dβ", ...(work.tail === "residual+relu" ? ["dresidual"] : [])];
 }
 
 /** A small seeded generator of normal numbers (mulberry32, Box-Muller), independent of any contender. */
@@ -106,6 +109,7 @@ export function workData(work: Work): WorkData {
         gamma: normals(c, 2, 1, 0.2),
         beta: normals(c, 3, 0, 0.2),
         dy: normals(count, 4),
+        ...(work.tail === "residual+relu" ? { residual: normals(count, 5) } : {}),
       },
     };
   }

@@ -34,8 +34,8 @@ class JaxContender implements Contender {
     readonly device: string,
   ) {}
 
-  refuses(): null {
-    return null;
+  refuses(work: Work): string | null {
+    return work.op === "batch_norm" && work.tail && work.tail !== "relu" ? "not written for it" : null;
   }
 
   private array(data: Float32Array, shape: readonly number[]): Array {
@@ -92,7 +92,9 @@ class JaxContender implements Contender {
         for (const out of outputs) out.dispose();
       },
       result: async () => {
-        const out: Float32Array[] = await Promise.all(call().map(async (array) => Float32Array.from(await array.data())));
+        const out: Float32Array[] = await Promise.all(
+          call().map(async (array) => Float32Array.from(await array.data())),
+        );
         if (work.op === "conv2d") {
           const k = work.outChannels;
           out[0] = transpose(out[0]!, [n, k, h, w], TO_NHWC);

@@ -23,6 +23,7 @@ class OrtContender implements Contender {
   readonly device = `${cpus().length} × ${cpus()[0]?.model ?? "unknown processor"}`;
 
   refuses(work: Work): string | null {
+    if (work.op === "batch_norm" && work.tail && work.tail !== "relu") return "not written for it";
     return work.op === "resnet_step" ? "its CPU provider does not train" : null;
   }
 

@@ -72,8 +72,8 @@ class TfjsContender implements Contender {
     readonly device: string,
   ) {}
 
-  refuses(): null {
-    return null;
+  refuses(work: Work): string | null {
+    return work.op === "batch_norm" && work.tail && work.tail !== "relu" ? "not written for it" : null;
   }
 
   private async done(): Promise<void> {

@@ -16,7 +16,7 @@ import {
   type Prepared,
   type Work,
   type WorkData,
-} from "../lib/work.ts";
+} from "./work.ts";
 
 export function fusenorm(gpu: Gpu): Contender {
   return {
@@ -55,7 +55,11 @@ function prepareOp(gpu: Gpu, work: Exclude<Work, { op: "resnet_step" }>, data: W
     const beta = tensor("beta", [c], both);
     leaves = [x, gamma, beta];
     if (both) dy = tensor("dy", work.shape, false);
-    forward = () => batchNorm(x, gamma, beta, { training: true, eps: EPSILON, activation: "relu" });
+    const tail = work.tail ?? "relu";
+    const residual = tail === "residual+relu" ? tensor("residual", work.shape, both) : null;
+    if (residual) leaves.push(residual);
+    const activation = tail === "plain" ? "none" : "relu";
+    forward = () => batchNorm(x, gamma, beta, { training: true, eps: EPSILON, activation, residual });
   } else {
     const k = work.outChannels;
     const weight = tensor("w", [k, 3, 3, c], both);
