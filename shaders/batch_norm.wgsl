@@ -7,16 +7,16 @@
 //   dgamma = sum(dz * xhat),  dbeta = sum(dz),  dresidual = dz
 //   (Ioffe & Szegedy 2015, section 3; the statistics are merged after Chan, Golub & LeVeque 1979.)
 //
-// Layout. x, y, residual and their gradients are [N, H, W, C], read as a flat array of vec4s. REPEAT rows of C
-// channels make a *wide row* of WIDTH4 whole vec4s, so that a vec4 column always holds the same channels, also where
-// C % 4 != 0. ROWS is the number of full wide rows; TAIL elements follow them. Element j of a wide row is channel
+// Layout. x, y, residual and their gradients are [N, H, W, C], read as a flat array of vec4s. One or more rows of C
+// channels make a *wide row* of width4 whole vec4s, so that a vec4 column always holds the same channels, also where
+// C % 4 != 0. `rows` is the number of full wide rows; `tail` elements follow them. Element j of a wide row is channel
 // j % C. An invocation owns one column: its per-channel numbers stay in registers.
 //
-// Numbers per channel live in rows of WIDTH elements, a channel repeated REPEAT times:
-//   saved     [5, WIDTH]          origin, a, b, rstd, shift
-//   partials  [SLICES, 3, WIDTH]  origin, offset, deviation             of x in one slice of rows
-//             [SLICES, 2, WIDTH]  sum(dz), sum(dz * xhat)               in one slice of rows
-//   affine    [2, WIDTH]          p, q                                  dx = a * (dz + (x - origin) * p + q)
+// Numbers per channel live in rows of 4 * width4 elements, each channel repeated as in a wide row:
+//   saved     [5, 4 * width4]          origin, a, b, rstd, shift
+//   partials  [slices, 3, 4 * width4]  origin, offset, deviation        of x in one slice of rows
+//             [slices, 2, 4 * width4]  sum(dz), sum(dz * xhat)          in one slice of rows
+//   affine    [2, 4 * width4]          p, q                             dx = a * (dz + (x - origin) * p + q)
 //
 // Precision. A mean of 1000 standard deviations, rounded to float32, is off by 3e-5 of them. So a mean is kept as
 // origin + offset, where the origin is a value near it: (x - origin) is exact, and
@@ -24,9 +24,15 @@
 // Squares are averaged, not summed, and where they leave float32's range all the same (std near 1e19, or below 1e-18
 // with a tiny eps) the slice is measured again in units of a power of two near its largest deviation.
 //
-// No workgroup memory here, and no barrier but in `update_running`; every sum has a fixed order.
+// Two families. Software adapters: one invocation measures a column in a run of rows that lie next to each other in
+// memory, with neither barrier nor workgroup memory (entry points without suffix). GPUs (`_workgroup`): X columns by Y
+// rows in a workgroup, coalesced, then a tree over Y in workgroup memory; a barrier stands before each of its steps.
+// Every sum has a fixed order: results have the same bits in every run on one adapter.
 
 override WORKGROUP_SIZE: u32 = 64;
+// Columns and rows of a workgroup in the `_workgroup` entry points.
+override X: u32 = 1;
+override Y: u32 = 64;
 override HAS_GAMMA: bool = true;
 override HAS_BETA: bool = true;
 override HAS_RESIDUAL: bool = false;
@@ -37,8 +43,8 @@ override HAS_TAIL: bool = false;
 override BATCH_STATISTICS: bool = true;
 // Measure again below 1e-27 also: only where eps is so small that it would matter.
 override SMALL_EPS: bool = false;
-
-const LARGE_BITS = 0x7f800000u; // the exponent of infinity and NaN
+// Apply kernels: neighbouring invocations take neighbouring vec4s of the whole tensor, rather than runs of rows.
+override STRIDED: bool = false;
 
 // Sizes are no override constants: compiling a kernel for each shape costs a software adapter a quarter of a second
 // and gains nothing.
@@ -49,14 +55,43 @@ struct Params {
   tail: u32,
   slices: u32,
   slice_rows: u32,
+  stride: u32, // invocations of a STRIDED kernel, a multiple of width4
   count: f32, // values per channel
   eps: f32,
   momentum: f32, // negative for the cumulative average
 }
 
+@group(0) @binding(0) var<storage, read_write> partials: array<vec4<f32>>;
+@group(0) @binding(0) var<storage, read_write> y: array<vec4<f32>>;
+@group(0) @binding(0) var<storage, read_write> dx: array<vec4<f32>>;
+@group(0) @binding(0) var<storage, read_write> affine: array<f32>;
+@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> slices: array<f32>; // partials, by element
+@group(0) @binding(1) var<storage, read> batch_mean: array<f32>;
+@group(0) @binding(2) var<storage, read> batch_var: array<f32>; // biased
+@group(0) @binding(2) var<storage, read> residual: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> dy: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read_write> saved: array<f32>;
+@group(0) @binding(3) var<storage, read> numbers: array<f32>; // saved, to read by element
+@group(0) @binding(3) var<storage, read> constants: array<vec4<f32>>; // saved, to read by vec4
+@group(0) @binding(4) var<storage, read_write> batches: array<f32>; // seen so far
+@group(0) @binding(4) var<storage, read> batches_before: array<f32>;
+@group(0) @binding(4) var<storage, read> out: array<vec4<f32>>; // y of the forward
+@group(0) @binding(4) var<storage, read> slopes: array<vec4<f32>>; // affine, by vec4
+@group(0) @binding(5) var<storage, read_write> running_mean: array<f32>;
+@group(0) @binding(5) var<storage, read> given_mean: array<f32>;
+@group(0) @binding(5) var<storage, read_write> dz_out: array<vec4<f32>>;
+@group(0) @binding(6) var<storage, read_write> running_var: array<f32>;
+@group(0) @binding(6) var<storage, read> given_var: array<f32>;
 @group(0) @binding(7) var<uniform> params: Params;
+@group(0) @binding(8) var<storage, read> gamma: array<f32>;
+@group(0) @binding(8) var<storage, read_write> dgamma: array<f32>;
+@group(0) @binding(9) var<storage, read> beta: array<f32>;
+@group(0) @binding(9) var<storage, read_write> dbeta: array<f32>;
 
 // --- helpers ---------------------------------------------------------------------------------------------
+
+const LARGE_BITS = 0x7f800000u; // the exponent of infinity and NaN
 
 // Whether a variance left the range where squares are good. By exponent bits: WGSL may assume that no infinity or NaN
 // occurs.
@@ -66,19 +101,31 @@ fn unsafe_squares(variance: vec4<f32>) -> bool {
 }
 
 // A power of two such that size * scale is near 1, within what leaves room for squares and for eps.
-fn scale_for(size: f32) -> f32 {
-  let exponent = clamp(bitcast<u32>(size) >> 23, 77u, 207u);
-  return select(bitcast<f32>((254u - exponent) << 23), 1.0, size == 0.0);
+fn scale_for(size: vec4<f32>) -> vec4<f32> {
+  let exponent = clamp(bitcast<vec4<u32>>(size) >> vec4<u32>(23), vec4<u32>(77), vec4<u32>(207));
+  let scale = bitcast<vec4<f32>>((vec4<u32>(254) - exponent) << vec4<u32>(23));
+  return select(scale, vec4<f32>(1), size == vec4<f32>(0));
 }
 
-// 1 / scale for a power of two, exactly (division may be off by 2.5 ulp).
-fn inverse_power(scale: f32) -> f32 {
-  return bitcast<f32>(0x7f000000u - bitcast<u32>(scale));
+// 1 / scale for powers of two, exactly (division may be off by 2.5 ulp).
+fn inverse_power(scale: vec4<f32>) -> vec4<f32> {
+  return bitcast<vec4<f32>>(vec4<u32>(0x7f000000u) - bitcast<vec4<u32>>(scale));
+}
+
+// 1 / sqrt(v): inverseSqrt may be off by 2 ulp, one Newton step makes it good.
+fn refined_inverse_sqrt(v: f32) -> f32 {
+  let r = inverseSqrt(v);
+  return r * (1.5 - 0.5 * v * r * r);
 }
 
 // max(z, 0) that lets NaN through, by its bits: zero where z is negative and not NaN.
 fn relu(z: vec4<f32>) -> vec4<f32> {
   return select(z, vec4<f32>(0), bitcast<vec4<u32>>(z) - vec4<u32>(0x80000000u) <= vec4<u32>(LARGE_BITS));
+}
+
+// The place of an invocation in a grid that may be folded into two dimensions.
+fn flat(id: vec3<u32>, groups: vec3<u32>) -> u32 {
+  return id.x + id.y * groups.x * WORKGROUP_SIZE;
 }
 
 fn in_tail(column: u32) -> vec4<bool> {
@@ -89,162 +136,210 @@ fn slice_start(slice: u32) -> u32 {
   return min(slice * params.slice_rows, params.rows);
 }
 
-// The end of a slice for kernels that treat elements alone: the last one also has the tail.
-fn last_row(slice: u32, column: u32) -> u32 {
-  return slice_start(slice + 1) + select(0u, 1u, slice == params.slices - 1 && 4 * column < params.tail);
+fn owns_tail(slice: u32) -> bool {
+  return HAS_TAIL && slice == params.slices - 1;
 }
 
 // How many values of its channel element j of a wide row has in a slice.
 fn slice_count(slice: u32, j: u32) -> f32 {
-  return f32(slice_start(slice + 1) - slice_start(slice) + select(0u, 1u, slice == params.slices - 1 && j < params.tail));
+  return f32(slice_start(slice + 1) - slice_start(slice) + select(0u, 1u, owns_tail(slice) && j < params.tail));
+}
+
+// The vec4s of one invocation: from `start` in steps of `step` to before `end`, all of one column.
+struct Run { column: u32, start: u32, step: u32, end: u32 }
+
+// Every `lanes`-th row of a slice from row `lane` on.
+fn run_of_slice(column: u32, slice: u32, lane: u32, lanes: u32) -> Run {
+  let w = params.width4;
+  return Run(column, (slice_start(slice) + lane) * w + column, lanes * w, slice_start(slice + 1) * w + column);
 }
 
 // --- forward: statistics ---------------------------------------------------------------------------------
 
-@group(0) @binding(0) var<storage, read_write> partials: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
+// Count, mean - origin and standard deviation (biased) of some values of a column.
+struct Tally { count: vec4<f32>, offset: vec4<f32>, deviation: vec4<f32> }
 
-struct Moments { offset: vec4<f32>, variance: vec4<f32> }
+// A value near the mean: the first one of the slice.
+fn slice_origin(column: u32, slice: u32) -> vec4<f32> {
+  if (slice_start(slice) < params.rows) { return x[slice_start(slice) * params.width4 + column]; }
+  if (owns_tail(slice)) { return select(vec4<f32>(0), x[params.rows * params.width4 + column], in_tail(column)); }
+  return vec4<f32>(0);
+}
 
-// Mean and variance of (x - origin) * scale over a slice: blocks of four rows, two passes in registers, then merged.
-fn measure(column: u32, slice: u32, origin: vec4<f32>, scale: vec4<f32>) -> Moments {
-  let w = params.width4;
-  let first = slice_start(slice);
-  let rows = slice_start(slice + 1) - first;
-  var i = first * w + column;
+// Statistics of x - origin over a run, and over the tail of its column if `tail` says so: blocks of four rows, two
+// passes in registers, each merged into what was; twice where squares overflow, the second time in other units.
+fn measure(run: Run, origin: vec4<f32>, tail: bool) -> Tally {
+  let step = run.step;
+  var scale = vec4<f32>(1);
   var n = 0.0;
   var offset = vec4<f32>(0);
   var variance = vec4<f32>(0);
-  for (var block = 0u; block < rows / 4; block += 1) {
-    let d0 = (x[i] - origin) * scale;
-    let d1 = (x[i + w] - origin) * scale;
-    let d2 = (x[i + 2 * w] - origin) * scale;
-    let d3 = (x[i + 3 * w] - origin) * scale;
-    i += 4 * w;
-    let mean = ((d0 + d1) + (d2 + d3)) * 0.25;
-    let e0 = d0 - mean;
-    let e1 = d1 - mean;
-    let e2 = d2 - mean;
-    let e3 = d3 - mean;
-    let mean_square = ((e0 * e0 + e1 * e1) + (e2 * e2 + e3 * e3)) * 0.25;
-    n += 4;
-    let weight = 4 / n;
-    let delta = mean - offset;
-    offset += delta * weight;
-    variance += weight * (mean_square - variance + delta * delta * (1 - weight));
+  for (var attempt = 0; attempt < 2; attempt += 1) {
+    n = 0;
+    offset = vec4<f32>(0);
+    variance = vec4<f32>(0);
+    var i = run.start;
+    for (; i + 3 * step < run.end; i += 4 * step) {
+      let d0 = (x[i] - origin) * scale;
+      let d1 = (x[i + step] - origin) * scale;
+      let d2 = (x[i + 2 * step] - origin) * scale;
+      let d3 = (x[i + 3 * step] - origin) * scale;
+      let mean = ((d0 + d1) + (d2 + d3)) * 0.25;
+      let e0 = d0 - mean;
+      let e1 = d1 - mean;
+      let e2 = d2 - mean;
+      let e3 = d3 - mean;
+      let mean_square = ((e0 * e0 + e1 * e1) + (e2 * e2 + e3 * e3)) * 0.25;
+      n += 4;
+      let weight = 4 / n;
+      let delta = mean - offset;
+      offset += delta * weight;
+      variance += weight * (mean_square - variance + delta * delta * (1 - weight));
+    }
+    for (; i < run.end; i += step) {
+      n += 1;
+      let delta = (x[i] - origin) * scale - offset;
+      offset += delta / n;
+      variance += (delta * delta * (1 - 1 / n) - variance) / n;
+    }
+    if (tail) {
+      let valid = in_tail(run.column);
+      let delta = (x[params.rows * params.width4 + run.column] - origin) * scale - offset;
+      offset += select(vec4<f32>(0), delta / (n + 1), valid);
+      variance += select(vec4<f32>(0), (delta * delta * (1 - 1 / (n + 1)) - variance) / (n + 1), valid);
+    }
+    if (attempt == 1 || !unsafe_squares(variance)) { break; }
+    scale = scale_for(largest_deviation(run, origin, tail));
   }
-  for (var row = 0u; row < rows % 4; row += 1) {
-    n += 1;
-    let delta = (x[i] - origin) * scale - offset;
-    i += w;
-    offset += delta / n;
-    variance += (delta * delta * (1 - 1 / n) - variance) / n;
-  }
-  if (HAS_TAIL && slice == params.slices - 1) {
-    n += 1;
-    let valid = in_tail(column);
-    let delta = (x[i] - origin) * scale - offset;
-    offset += select(vec4<f32>(0), delta / n, valid);
-    variance += select(vec4<f32>(0), (delta * delta * (1 - 1 / n) - variance) / n, valid);
-  }
-  return Moments(offset, variance);
+  let unit = inverse_power(scale);
+  let count = vec4<f32>(n) + select(vec4<f32>(0), vec4<f32>(1), vec4<bool>(tail) & in_tail(run.column));
+  return Tally(count, offset * unit, sqrt(variance) * unit);
 }
 
-// The largest |x - origin| of a slice.
-fn largest_deviation(column: u32, slice: u32, origin: vec4<f32>) -> vec4<f32> {
+fn largest_deviation(run: Run, origin: vec4<f32>, tail: bool) -> vec4<f32> {
   var largest = vec4<f32>(0);
-  for (var row = slice_start(slice); row < slice_start(slice + 1); row += 1) {
-    largest = max(largest, abs(x[row * params.width4 + column] - origin));
-  }
-  if (HAS_TAIL && slice == params.slices - 1) {
-    largest = max(largest, select(vec4<f32>(0), abs(x[params.rows * params.width4 + column] - origin), in_tail(column)));
+  for (var i = run.start; i < run.end; i += run.step) { largest = max(largest, abs(x[i] - origin)); }
+  if (tail) {
+    let last = abs(x[params.rows * params.width4 + run.column] - origin);
+    largest = max(largest, select(vec4<f32>(0), last, in_tail(run.column)));
   }
   return largest;
 }
 
-// One invocation: the statistics of one column (four channels) in one slice of rows.
-@compute @workgroup_size(WORKGROUP_SIZE)
-fn stats(@builtin(global_invocation_id) id: vec3<u32>) {
-  let w = params.width4;
-  let column = id.x % w;
-  let slice = id.x / w;
-  if (slice >= params.slices) { return; }
-  let first = slice_start(slice);
-  var origin = vec4<f32>(0);
-  if (first < params.rows) {
-    origin = x[first * w + column];
-  } else if (HAS_TAIL && slice == params.slices - 1) {
-    origin = select(origin, x[params.rows * w + column], in_tail(column));
-  }
-  var scale = vec4<f32>(1);
-  var moments: Moments;
-  for (var attempt = 0; attempt < 2; attempt += 1) {
-    moments = measure(column, slice, origin, scale);
-    if (attempt == 1 || !unsafe_squares(moments.variance)) { break; }
-    let largest = largest_deviation(column, slice, origin);
-    scale = vec4<f32>(scale_for(largest.x), scale_for(largest.y), scale_for(largest.z), scale_for(largest.w));
-  }
-  let unit = vec4<f32>(inverse_power(scale.x), inverse_power(scale.y), inverse_power(scale.z), inverse_power(scale.w));
-  let at = slice * 3 * w + column;
+fn write_tally(column: u32, slice: u32, origin: vec4<f32>, tally: Tally) {
+  let at = slice * 3 * params.width4 + column;
   partials[at] = origin;
-  partials[at + w] = moments.offset * unit;
-  partials[at + 2 * w] = sqrt(moments.variance) * unit;
+  partials[at + params.width4] = tally.offset;
+  partials[at + 2 * params.width4] = tally.deviation;
+}
+
+// One invocation: one column (four channels) in one slice of rows.
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn stats(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  let column = flat(id, groups) % params.width4;
+  let slice = flat(id, groups) / params.width4;
+  if (slice >= params.slices) { return; }
+  let origin = slice_origin(column, slice);
+  write_tally(column, slice, origin, measure(run_of_slice(column, slice, 0, 1), origin, owns_tail(slice)));
+}
+
+// The union of two sets of values, in units where squares stay in range.
+fn combine(a: Tally, b: Tally) -> Tally {
+  let count = a.count + b.count;
+  let weight = b.count / max(count, vec4<f32>(1));
+  let delta = b.offset - a.offset;
+  let scale = scale_for(max(abs(delta), max(a.deviation, b.deviation)));
+  let da = a.deviation * scale;
+  let db = b.deviation * scale;
+  let d = delta * scale;
+  let variance = da * da * (1 - weight) + db * db * weight + d * d * (weight * (1 - weight));
+  return Tally(count, a.offset + delta * weight, sqrt(variance) * inverse_power(scale));
+}
+
+var<workgroup> counts: array<vec4<f32>, X * Y>;
+var<workgroup> firsts: array<vec4<f32>, X * Y>;
+var<workgroup> seconds: array<vec4<f32>, X * Y>;
+
+// The tallies of the Y invocations of each column, combined; the result is good at lane.y = 0.
+fn combine_workgroup(lane: vec3<u32>, mine: Tally) -> Tally {
+  let at = lane.y * X + lane.x;
+  var tally = mine;
+  counts[at] = tally.count;
+  firsts[at] = tally.offset;
+  seconds[at] = tally.deviation;
+  for (var size = Y; size > 1;) {
+    let half = (size + 1) / 2;
+    workgroupBarrier();
+    if (lane.y + half < size) {
+      let other = at + half * X;
+      tally = combine(tally, Tally(counts[other], firsts[other], seconds[other]));
+      counts[at] = tally.count;
+      firsts[at] = tally.offset;
+      seconds[at] = tally.deviation;
+    }
+    size = half;
+  }
+  return tally;
+}
+
+// One workgroup: X columns in one slice of rows.
+@compute @workgroup_size(X, Y)
+fn stats_workgroup(@builtin(local_invocation_id) lane: vec3<u32>, @builtin(workgroup_id) group: vec3<u32>) {
+  let column = group.x * X + lane.x;
+  let slice = group.y;
+  var origin = vec4<f32>(0);
+  var tally = Tally(vec4<f32>(0), vec4<f32>(0), vec4<f32>(0));
+  if (column < params.width4) {
+    origin = slice_origin(column, slice);
+    tally = measure(run_of_slice(column, slice, lane.y, Y), origin, owns_tail(slice) && lane.y == 0);
+  }
+  tally = combine_workgroup(lane, tally);
+  if (lane.y == 0 && column < params.width4) { write_tally(column, slice, origin, tally); }
 }
 
 // --- forward: finalize -----------------------------------------------------------------------------------
 
-@group(0) @binding(0) var<storage, read_write> saved: array<f32>;
-@group(0) @binding(1) var<storage, read> slices: array<f32>; // partials, by element
-@group(0) @binding(2) var<storage, read> gamma: array<f32>;
-@group(0) @binding(3) var<storage, read> beta: array<f32>;
-@group(0) @binding(5) var<storage, read_write> running_mean: array<f32>;
-@group(0) @binding(6) var<storage, read_write> running_var: array<f32>;
-@group(0) @binding(4) var<storage, read> batches_before: array<f32>;
-
-// Statistics of one channel in units of 1 / scale: mean = origin + offset / scale, var = variance / scale^2.
+// One channel, in units of 1 / scale: mean = origin + offset / scale, var = variance / scale^2.
 struct Merged { origin: f32, offset: f32, variance: f32, scale: f32 }
 
-// All partials of a channel, in the order of slices and then of places in the wide row; twice where squares overflow.
-fn merge_slices(channel: u32) -> Merged {
+// A channel's partials first, first + step, ..., slice after slice; in each, the places of the channel in a wide row.
+// Twice where squares overflow.
+fn merge_slices(channel: u32, first: u32, step: u32) -> Merged {
   let width = 4 * params.width4;
+  let repeats = width / params.channels;
   var merged = Merged(slices[channel], 0, 0, 1);
   for (var attempt = 0; attempt < 2; attempt += 1) {
     var n = 0.0;
     var offset = 0.0;
     var variance = 0.0;
     var largest = 0.0;
-    for (var slice = 0u; slice < params.slices; slice += 1) {
-      for (var j = channel; j < width; j += params.channels) {
-        let count = slice_count(slice, j);
-        if (count > 0) {
-          let at = slice * 3 * width + j;
-          let shift = (slices[at] - merged.origin) + slices[at + width];
-          let deviation = slices[at + 2 * width];
-          largest = max(largest, max(abs(shift), deviation));
-          let delta = shift * merged.scale - offset;
-          n += count;
-          let weight = count / n;
-          let square = (deviation * merged.scale) * (deviation * merged.scale);
-          offset += delta * weight;
-          variance += weight * (square - variance + delta * delta * (1 - weight));
-        }
+    for (var p = first; p < params.slices * repeats; p += step) {
+      let slice = p / repeats;
+      let j = channel + (p - slice * repeats) * params.channels;
+      let count = slice_count(slice, j);
+      if (count > 0) {
+        let at = slice * 3 * width + j;
+        let shift = (slices[at] - merged.origin) + slices[at + width];
+        let deviation = slices[at + 2 * width];
+        largest = max(largest, max(abs(shift), deviation));
+        let delta = shift * merged.scale - offset;
+        n += count;
+        let weight = count / n;
+        let square = (deviation * merged.scale) * (deviation * merged.scale);
+        offset += delta * weight;
+        variance += weight * (square - variance + delta * delta * (1 - weight));
       }
     }
     merged.offset = offset;
     merged.variance = variance;
     if (attempt == 1 || !unsafe_squares(vec4<f32>(variance))) { break; }
-    merged.scale = scale_for(largest);
+    merged.scale = scale_for(vec4<f32>(largest)).x;
   }
   return merged;
 }
 
-// 1 / sqrt(v): inverseSqrt may be off by 2 ulp, one Newton step makes it good.
-fn refined_inverse_sqrt(v: f32) -> f32 {
-  let r = inverseSqrt(v);
-  return r * (1.5 - 0.5 * v * r * r);
-}
-
-fn save(channel: u32, origin: f32, offset: f32, rstd: f32) {
+// The numbers of a channel into `saved`; returns origin, a and b.
+fn save(channel: u32, origin: f32, offset: f32, rstd: f32) -> vec3<f32> {
   var a = rstd;
   if (HAS_GAMMA) { a *= gamma[channel]; }
   var b = -offset * a;
@@ -257,71 +352,127 @@ fn save(channel: u32, origin: f32, offset: f32, rstd: f32) {
     saved[3 * width + j] = rstd;
     saved[4 * width + j] = -offset * rstd;
   }
+  return vec3<f32>(origin, a, b);
 }
 
-fn save_merged(channel: u32, m: Merged) {
+fn save_merged(channel: u32, m: Merged) -> vec3<f32> {
   let rstd = m.scale * refined_inverse_sqrt(m.variance + params.eps * m.scale * m.scale);
-  save(channel, m.origin, m.offset * inverse_power(m.scale), rstd);
+  return save(channel, m.origin, m.offset * inverse_power(vec4<f32>(m.scale)).x, rstd);
 }
 
-// One invocation: one channel.
-@compute @workgroup_size(WORKGROUP_SIZE)
-fn finalize(@builtin(global_invocation_id) id: vec3<u32>) {
-  if (id.x >= params.channels) { return; }
-  save_merged(id.x, merge_slices(id.x));
-}
-
-// The same, and the running statistics (unbiased variance, as PyTorch has it).
-@compute @workgroup_size(WORKGROUP_SIZE)
-fn finalize_running(@builtin(global_invocation_id) id: vec3<u32>) {
-  let channel = id.x;
-  if (channel >= params.channels) { return; }
-  let m = merge_slices(channel);
-  save_merged(channel, m);
-  let unit = inverse_power(m.scale);
+// Moves the running statistics of a channel: the unbiased variance, as PyTorch has it.
+fn track(channel: u32, m: Merged, momentum: f32) {
+  let unit = inverse_power(vec4<f32>(m.scale)).x;
   let mean = m.origin + m.offset * unit;
   let unbiased = (m.variance * (params.count / (params.count - 1))) * unit * unit;
-  var momentum = params.momentum;
-  if (momentum < 0) { momentum = 1 / (batches_before[0] + 1); }
   running_mean[channel] += momentum * (mean - running_mean[channel]);
   running_var[channel] += momentum * (unbiased - running_var[channel]);
 }
 
-@group(0) @binding(5) var<storage, read> given_mean: array<f32>;
-@group(0) @binding(6) var<storage, read> given_var: array<f32>;
+// One invocation: one channel.
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn finalize(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  let channel = flat(id, groups);
+  if (channel >= params.channels) { return; }
+  save_merged(channel, merge_slices(channel, 0, 1));
+}
+
+fn momentum_of(before: f32) -> f32 {
+  return select(params.momentum, 1 / (before + 1), params.momentum < 0);
+}
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn finalize_running(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  let channel = flat(id, groups);
+  if (channel >= params.channels) { return; }
+  let merged = merge_slices(channel, 0, 1);
+  save_merged(channel, merged);
+  track(channel, merged, momentum_of(batches_before[0]));
+}
+
+// A channel by a workgroup of 1 by Y; the result is good at lane.y = 0.
+fn merge_workgroup(channel: u32, lane: vec3<u32>) -> Merged {
+  var mine = Merged(0, 0, 0, 1);
+  var count = 0.0;
+  if (channel < params.channels) {
+    mine = merge_slices(channel, lane.y, Y);
+    let repeats = 4 * params.width4 / params.channels;
+    for (var p = lane.y; p < params.slices * repeats; p += Y) {
+      count += slice_count(p / repeats, channel + (p % repeats) * params.channels);
+    }
+  }
+  let unit = inverse_power(vec4<f32>(mine.scale)).x;
+  let tally = Tally(vec4<f32>(count), vec4<f32>(mine.offset * unit), vec4<f32>(sqrt(mine.variance) * unit));
+  let all = combine_workgroup(lane, tally);
+  let scale = scale_for(all.deviation).x;
+  return Merged(mine.origin, all.offset.x * scale, (all.deviation.x * scale) * (all.deviation.x * scale), scale);
+}
+
+// One workgroup of 1 by Y: one channel.
+@compute @workgroup_size(1, Y)
+fn finalize_workgroup(
+  @builtin(local_invocation_id) lane: vec3<u32>,
+  @builtin(workgroup_id) group: vec3<u32>,
+  @builtin(num_workgroups) groups: vec3<u32>,
+) {
+  let channel = group.x + group.y * groups.x;
+  let merged = merge_workgroup(channel, lane);
+  if (lane.y == 0 && channel < params.channels) { save_merged(channel, merged); }
+}
+
+@compute @workgroup_size(1, Y)
+fn finalize_running_workgroup(
+  @builtin(local_invocation_id) lane: vec3<u32>,
+  @builtin(workgroup_id) group: vec3<u32>,
+  @builtin(num_workgroups) groups: vec3<u32>,
+) {
+  let channel = group.x + group.y * groups.x;
+  let merged = merge_workgroup(channel, lane);
+  if (lane.y == 0 && channel < params.channels) {
+    save_merged(channel, merged);
+    track(channel, merged, momentum_of(batches_before[0]));
+  }
+}
 
 // Inference: the running statistics instead of the batch's. One invocation: one channel.
 @compute @workgroup_size(WORKGROUP_SIZE)
-fn finalize_inference(@builtin(global_invocation_id) id: vec3<u32>) {
-  if (id.x >= params.channels) { return; }
-  save(id.x, given_mean[id.x], 0, refined_inverse_sqrt(given_var[id.x] + params.eps));
+fn finalize_inference(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  let channel = flat(id, groups);
+  if (channel >= params.channels) { return; }
+  save(channel, given_mean[channel], 0, refined_inverse_sqrt(given_var[channel] + params.eps));
 }
 
 // What the composition of plain ops needs beside them: statistics computed elsewhere, into the running ones.
-@group(0) @binding(1) var<storage, read> batch_mean: array<f32>;
-@group(0) @binding(2) var<storage, read> batch_var: array<f32>; // biased
-@group(0) @binding(3) var<storage, read_write> seen: array<f32>;
-
 // One workgroup for all channels: the count of batches moves on after every channel has read it.
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn update_running(@builtin(local_invocation_index) lane: u32) {
-  var momentum = params.momentum;
-  if (momentum < 0) { momentum = 1 / (seen[0] + 1); }
+  let momentum = momentum_of(batches[0]);
   for (var channel = lane; channel < params.channels; channel += WORKGROUP_SIZE) {
-    let unbiased = batch_var[channel] * (params.count / (params.count - 1));
-    running_mean[channel] += momentum * (batch_mean[channel] - running_mean[channel]);
-    running_var[channel] += momentum * (unbiased - running_var[channel]);
+    track(channel, Merged(batch_mean[channel], 0, batch_var[channel], 1), momentum);
   }
   storageBarrier();
-  if (lane == 0) { seen[0] += 1; }
+  if (lane == 0) { batches[0] += 1; }
 }
 
 // --- forward: apply --------------------------------------------------------------------------------------
 
-@group(0) @binding(0) var<storage, read_write> y: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> residual: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read> constants: array<vec4<f32>>; // saved, by vec4
-@group(0) @binding(4) var<storage, read_write> batches: array<f32>;
+// What an invocation of the apply kernels treats. The tail goes to the last slice.
+fn run_of_apply(invocation: u32) -> Run {
+  let w = params.width4;
+  let column = invocation % w;
+  let has_tail = 4 * column < params.tail;
+  if (STRIDED) {
+    let end = params.rows * w + select(0u, column + 1, has_tail);
+    return Run(column, invocation, params.stride, select(0u, end, invocation < params.stride));
+  }
+  let slice = invocation / w;
+  var run = Run(column, 0, w, 0);
+  if (slice < params.slices) {
+    run = run_of_slice(column, slice, 0, 1);
+    if (owns_tail(slice) && has_tail) { run.end += w; }
+  }
+  return run;
+}
 
 fn activate(v: vec4<f32>, origin: vec4<f32>, a: vec4<f32>, b: vec4<f32>, i: u32) -> vec4<f32> {
   var z = (v - origin) * a + b;
@@ -330,49 +481,156 @@ fn activate(v: vec4<f32>, origin: vec4<f32>, a: vec4<f32>, b: vec4<f32>, i: u32)
   return z;
 }
 
-// One invocation: one column in one slice of rows, four loads in flight.
-fn apply_slice(invocation: u32) {
-  let w = params.width4;
-  let column = invocation % w;
-  let slice = invocation / w;
-  if (slice >= params.slices) { return; }
-  let origin = constants[column];
-  let a = constants[w + column];
-  let b = constants[2 * w + column];
-  var i = slice_start(slice) * w + column;
-  let end = last_row(slice, column) * w + column;
-  for (; i + 3 * w < end; i += 4 * w) {
+// Four loads in flight.
+fn apply_run(run: Run, origin: vec4<f32>, a: vec4<f32>, b: vec4<f32>) {
+  let step = run.step;
+  var i = run.start;
+  for (; i + 3 * step < run.end; i += 4 * step) {
     let x0 = x[i];
-    let x1 = x[i + w];
-    let x2 = x[i + 2 * w];
-    let x3 = x[i + 3 * w];
+    let x1 = x[i + step];
+    let x2 = x[i + 2 * step];
+    let x3 = x[i + 3 * step];
     y[i] = activate(x0, origin, a, b, i);
-    y[i + w] = activate(x1, origin, a, b, i + w);
-    y[i + 2 * w] = activate(x2, origin, a, b, i + 2 * w);
-    y[i + 3 * w] = activate(x3, origin, a, b, i + 3 * w);
+    y[i + step] = activate(x1, origin, a, b, i + step);
+    y[i + 2 * step] = activate(x2, origin, a, b, i + 2 * step);
+    y[i + 3 * step] = activate(x3, origin, a, b, i + 3 * step);
   }
-  for (; i < end; i += w) { y[i] = activate(x[i], origin, a, b, i); }
+  for (; i < run.end; i += step) { y[i] = activate(x[i], origin, a, b, i); }
 }
 
+fn apply_column(invocation: u32) {
+  let run = run_of_apply(invocation);
+  apply_run(
+    run,
+    constants[run.column],
+    constants[params.width4 + run.column],
+    constants[2 * params.width4 + run.column],
+  );
+}
+
+// One invocation: one column in one slice of rows, or in every stride-th vec4.
 @compute @workgroup_size(WORKGROUP_SIZE)
-fn apply(@builtin(global_invocation_id) id: vec3<u32>) {
-  apply_slice(id.x);
+fn apply(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  apply_column(flat(id, groups));
 }
 
 // The same, and the number of batches seen: here, because every channel of `finalize_running` reads it.
 @compute @workgroup_size(WORKGROUP_SIZE)
-fn apply_counting(@builtin(global_invocation_id) id: vec3<u32>) {
-  if (id.x == 0) { batches[0] += 1; }
-  apply_slice(id.x);
+fn apply_counting(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  if (flat(id, groups) == 0) { batches[0] += 1; }
+  apply_column(flat(id, groups));
+}
+
+// --- forward: all in one dispatch, for small tensors with C % 4 = 0 ------------------------------------------
+
+// Finalizes the four channels of a column. Returns a and b.
+struct Affine { a: vec4<f32>, b: vec4<f32> }
+
+fn merged_of(origin: vec4<f32>, tally: Tally, k: u32) -> Merged {
+  let scale = scale_for(vec4<f32>(tally.deviation[k])).x;
+  let scaled = tally.deviation[k] * scale;
+  return Merged(origin[k], tally.offset[k] * scale, scaled * scaled, scale);
+}
+
+fn save_column(column: u32, origin: vec4<f32>, tally: Tally) -> Affine {
+  var result: Affine;
+  for (var k = 0u; k < 4; k += 1) {
+    let numbers = save_merged(4 * column + k, merged_of(origin, tally, k));
+    result.a[k] = numbers.y;
+    result.b[k] = numbers.z;
+  }
+  return result;
+}
+
+fn track_column(column: u32, origin: vec4<f32>, tally: Tally) {
+  for (var k = 0u; k < 4; k += 1) { track(4 * column + k, merged_of(origin, tally, k), params.momentum); }
+}
+
+// One invocation: one column, all rows.
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn forward(@builtin(global_invocation_id) id: vec3<u32>) {
+  let column = id.x;
+  if (column >= params.width4) { return; }
+  let run = run_of_slice(column, 0, 0, 1);
+  let origin = slice_origin(column, 0);
+  let tally = measure(run, origin, false);
+  let affine_of = save_column(column, origin, tally);
+  apply_run(run, origin, affine_of.a, affine_of.b);
+}
+
+// The same with running statistics; momentum is a number here.
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn forward_running(@builtin(global_invocation_id) id: vec3<u32>) {
+  let column = id.x;
+  if (column >= params.width4) { return; }
+  if (column == 0) { batches[0] += 1; }
+  let run = run_of_slice(column, 0, 0, 1);
+  let origin = slice_origin(column, 0);
+  let tally = measure(run, origin, false);
+  let affine_of = save_column(column, origin, tally);
+  track_column(column, origin, tally);
+  apply_run(run, origin, affine_of.a, affine_of.b);
+}
+
+// a and b of each column of the workgroup, from lane.y = 0 to all.
+fn share_affine(lane: vec3<u32>, affine_of: Affine) -> Affine {
+  workgroupBarrier(); // the tree has been read
+  if (lane.y == 0) {
+    firsts[lane.x] = affine_of.a;
+    seconds[lane.x] = affine_of.b;
+  }
+  workgroupBarrier();
+  return Affine(firsts[lane.x], seconds[lane.x]);
+}
+
+// One workgroup: X columns, all rows.
+@compute @workgroup_size(X, Y)
+fn forward_workgroup(@builtin(local_invocation_id) lane: vec3<u32>, @builtin(workgroup_id) group: vec3<u32>) {
+  // Columns past the end repeat the last one, and write the same.
+  let column = min(group.x * X + lane.x, params.width4 - 1);
+  let run = run_of_slice(column, 0, lane.y, Y);
+  let origin = slice_origin(column, 0);
+  let tally = combine_workgroup(lane, measure(run, origin, false));
+  var affine_of: Affine;
+  if (lane.y == 0) { affine_of = save_column(column, origin, tally); }
+  affine_of = share_affine(lane, affine_of);
+  apply_run(run, origin, affine_of.a, affine_of.b);
+}
+
+@compute @workgroup_size(X, Y)
+fn forward_running_workgroup(@builtin(local_invocation_id) lane: vec3<u32>, @builtin(workgroup_id) group: vec3<u32>) {
+  let column = min(group.x * X + lane.x, params.width4 - 1);
+  let run = run_of_slice(column, 0, lane.y, Y);
+  let origin = slice_origin(column, 0);
+  let tally = combine_workgroup(lane, measure(run, origin, false));
+  var affine_of: Affine;
+  if (lane.y == 0) {
+    affine_of = save_column(column, origin, tally);
+    // Once only: a repeated column would move the running statistics again.
+    if (group.x * X + lane.x < params.width4) { track_column(column, origin, tally); }
+    if (group.x * X + lane.x == 0) { batches[0] += 1; }
+  }
+  affine_of = share_affine(lane, affine_of);
+  apply_run(run, origin, affine_of.a, affine_of.b);
 }
 
 // --- backward: statistics --------------------------------------------------------------------------------
 
-@group(0) @binding(2) var<storage, read> dy: array<vec4<f32>>;
-@group(0) @binding(4) var<storage, read> out: array<vec4<f32>>; // y of the forward
-@group(0) @binding(5) var<storage, read_write> dz_out: array<vec4<f32>>;
-
 struct Sums { dz: vec4<f32>, dz_xhat: vec4<f32> }
+
+// The saved numbers of a column.
+struct Numbers { origin: vec4<f32>, a: vec4<f32>, b: vec4<f32>, rstd: vec4<f32>, shift: vec4<f32> }
+
+fn numbers_of(column: u32) -> Numbers {
+  let w = params.width4;
+  return Numbers(
+    constants[column],
+    constants[w + column],
+    constants[2 * w + column],
+    constants[3 * w + column],
+    constants[4 * w + column],
+  );
+}
 
 // dy where the activation let z through; z is computed as in `activate`.
 fn mask_by_input(grad: vec4<f32>, deviation: vec4<f32>, a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {
@@ -380,125 +638,174 @@ fn mask_by_input(grad: vec4<f32>, deviation: vec4<f32>, a: vec4<f32>, b: vec4<f3
   return select(grad, vec4<f32>(0), deviation * a + b <= vec4<f32>(0));
 }
 
-fn write_sums(slice: u32, column: u32, sums: Sums) {
-  let at = slice * 2 * params.width4 + column;
-  partials[at] = sums.dz;
-  partials[at + params.width4] = sums.dz_xhat;
-}
-
-// One invocation: the sums of one column in one slice of rows; runs of four are summed apart, for precision.
-@compute @workgroup_size(WORKGROUP_SIZE)
-fn grad_stats(@builtin(global_invocation_id) id: vec3<u32>) {
-  let w = params.width4;
-  let column = id.x % w;
-  let slice = id.x / w;
-  if (slice >= params.slices) { return; }
-  let origin = constants[column];
-  let a = constants[w + column];
-  let b = constants[2 * w + column];
-  let rstd = constants[3 * w + column];
-  let shift = constants[4 * w + column];
-  var sums = Sums(vec4<f32>(0), vec4<f32>(0));
-  var i = slice_start(slice) * w + column;
-  let end = slice_start(slice + 1) * w + column;
-  for (; i + 3 * w < end; i += 4 * w) {
-    let d0 = x[i] - origin;
-    let d1 = x[i + w] - origin;
-    let d2 = x[i + 2 * w] - origin;
-    let d3 = x[i + 3 * w] - origin;
-    let z0 = mask_by_input(dy[i], d0, a, b);
-    let z1 = mask_by_input(dy[i + w], d1, a, b);
-    let z2 = mask_by_input(dy[i + 2 * w], d2, a, b);
-    let z3 = mask_by_input(dy[i + 3 * w], d3, a, b);
-    sums.dz += (z0 + z1) + (z2 + z3);
-    sums.dz_xhat += (z0 * (d0 * rstd + shift) + z1 * (d1 * rstd + shift))
-                  + (z2 * (d2 * rstd + shift) + z3 * (d3 * rstd + shift));
-  }
-  for (; i < end; i += w) {
-    let deviation = x[i] - origin;
-    let dz = mask_by_input(dy[i], deviation, a, b);
-    sums.dz += dz;
-    sums.dz_xhat += dz * (deviation * rstd + shift);
-  }
-  if (HAS_TAIL && slice == params.slices - 1) {
-    let deviation = x[i] - origin;
-    let dz = mask_by_input(dy[i], deviation, a, b);
-    let valid = in_tail(column);
-    sums.dz += select(vec4<f32>(0), dz, valid);
-    sums.dz_xhat += select(vec4<f32>(0), dz * (deviation * rstd + shift), valid);
-  }
-  write_sums(slice, column, sums);
-}
-
-// dz = dy where y > 0, written on the way.
-fn masked_by_output(i: u32) -> vec4<f32> {
+// dy where y > 0, written on the way: with residual and ReLU it is the residual's gradient.
+fn mask_by_output(i: u32) -> vec4<f32> {
   let dz = select(dy[i], vec4<f32>(0), out[i] <= vec4<f32>(0));
   dz_out[i] = dz;
   return dz;
 }
 
-// With residual and ReLU the mask is the sign of y, and dz is the residual's gradient.
-@compute @workgroup_size(WORKGROUP_SIZE)
-fn grad_stats_residual(@builtin(global_invocation_id) id: vec3<u32>) {
-  let w = params.width4;
-  let column = id.x % w;
-  let slice = id.x / w;
-  if (slice >= params.slices) { return; }
-  let origin = constants[column];
-  let rstd = constants[3 * w + column];
-  let shift = constants[4 * w + column];
+// The sums of a run, four rows at a time, which are summed apart for precision.
+fn sum_grad(run: Run, c: Numbers, tail: bool) -> Sums {
+  let step = run.step;
   var sums = Sums(vec4<f32>(0), vec4<f32>(0));
-  var i = slice_start(slice) * w + column;
-  let end = slice_start(slice + 1) * w + column;
-  for (; i + w < end; i += 2 * w) {
-    let z0 = masked_by_output(i);
-    let z1 = masked_by_output(i + w);
-    sums.dz += z0 + z1;
-    sums.dz_xhat += z0 * ((x[i] - origin) * rstd + shift) + z1 * ((x[i + w] - origin) * rstd + shift);
+  var i = run.start;
+  for (; i + 3 * step < run.end; i += 4 * step) {
+    let d0 = x[i] - c.origin;
+    let d1 = x[i + step] - c.origin;
+    let d2 = x[i + 2 * step] - c.origin;
+    let d3 = x[i + 3 * step] - c.origin;
+    let z0 = mask_by_input(dy[i], d0, c.a, c.b);
+    let z1 = mask_by_input(dy[i + step], d1, c.a, c.b);
+    let z2 = mask_by_input(dy[i + 2 * step], d2, c.a, c.b);
+    let z3 = mask_by_input(dy[i + 3 * step], d3, c.a, c.b);
+    sums.dz += (z0 + z1) + (z2 + z3);
+    sums.dz_xhat += (z0 * (d0 * c.rstd + c.shift) + z1 * (d1 * c.rstd + c.shift))
+                  + (z2 * (d2 * c.rstd + c.shift) + z3 * (d3 * c.rstd + c.shift));
   }
-  for (; i < end; i += w) {
-    let dz = masked_by_output(i);
+  for (; i < run.end; i += step) {
+    let deviation = x[i] - c.origin;
+    let dz = mask_by_input(dy[i], deviation, c.a, c.b);
     sums.dz += dz;
-    sums.dz_xhat += dz * ((x[i] - origin) * rstd + shift);
+    sums.dz_xhat += dz * (deviation * c.rstd + c.shift);
   }
-  if (slice == params.slices - 1 && 4 * column < params.tail) {
-    let dz = masked_by_output(i);
-    let valid = in_tail(column);
+  if (tail) {
+    let at = params.rows * params.width4 + run.column;
+    let deviation = x[at] - c.origin;
+    let dz = mask_by_input(dy[at], deviation, c.a, c.b);
+    let valid = in_tail(run.column);
     sums.dz += select(vec4<f32>(0), dz, valid);
-    sums.dz_xhat += select(vec4<f32>(0), dz * ((x[i] - origin) * rstd + shift), valid);
+    sums.dz_xhat += select(vec4<f32>(0), dz * (deviation * c.rstd + c.shift), valid);
   }
-  write_sums(slice, column, sums);
+  return sums;
+}
+
+// The same with dz by the output's sign, two rows at a time.
+fn sum_grad_residual(run: Run, c: Numbers, tail: bool) -> Sums {
+  let step = run.step;
+  var sums = Sums(vec4<f32>(0), vec4<f32>(0));
+  var i = run.start;
+  for (; i + step < run.end; i += 2 * step) {
+    let z0 = mask_by_output(i);
+    let z1 = mask_by_output(i + step);
+    sums.dz += z0 + z1;
+    sums.dz_xhat += z0 * ((x[i] - c.origin) * c.rstd + c.shift) + z1 * ((x[i + step] - c.origin) * c.rstd + c.shift);
+  }
+  for (; i < run.end; i += step) {
+    let dz = mask_by_output(i);
+    sums.dz += dz;
+    sums.dz_xhat += dz * ((x[i] - c.origin) * c.rstd + c.shift);
+  }
+  if (tail && 4 * run.column < params.tail) {
+    let at = params.rows * params.width4 + run.column;
+    let dz = mask_by_output(at);
+    let valid = in_tail(run.column);
+    sums.dz += select(vec4<f32>(0), dz, valid);
+    sums.dz_xhat += select(vec4<f32>(0), dz * ((x[at] - c.origin) * c.rstd + c.shift), valid);
+  }
+  return sums;
+}
+
+fn write_sums(column: u32, slice: u32, sums: Sums) {
+  let at = slice * 2 * params.width4 + column;
+  partials[at] = sums.dz;
+  partials[at + params.width4] = sums.dz_xhat;
+}
+
+// One invocation: one column in one slice of rows.
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn grad_stats(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  let column = flat(id, groups) % params.width4;
+  let slice = flat(id, groups) / params.width4;
+  if (slice >= params.slices) { return; }
+  write_sums(column, slice, sum_grad(run_of_slice(column, slice, 0, 1), numbers_of(column), owns_tail(slice)));
+}
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn grad_stats_residual(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  let column = flat(id, groups) % params.width4;
+  let slice = flat(id, groups) / params.width4;
+  if (slice >= params.slices) { return; }
+  let run = run_of_slice(column, slice, 0, 1);
+  write_sums(column, slice, sum_grad_residual(run, numbers_of(column), owns_tail(slice)));
+}
+
+// The sums of the Y invocations of each column, added; the result is good at lane.y = 0.
+fn add_workgroup(lane: vec3<u32>, mine: Sums) -> Sums {
+  let at = lane.y * X + lane.x;
+  var sums = mine;
+  firsts[at] = sums.dz;
+  seconds[at] = sums.dz_xhat;
+  for (var size = Y; size > 1;) {
+    let half = (size + 1) / 2;
+    workgroupBarrier();
+    if (lane.y + half < size) {
+      sums.dz += firsts[at + half * X];
+      sums.dz_xhat += seconds[at + half * X];
+      firsts[at] = sums.dz;
+      seconds[at] = sums.dz_xhat;
+    }
+    size = half;
+  }
+  return sums;
+}
+
+// One workgroup: X columns in one slice of rows.
+@compute @workgroup_size(X, Y)
+fn grad_stats_workgroup(@builtin(local_invocation_id) lane: vec3<u32>, @builtin(workgroup_id) group: vec3<u32>) {
+  let column = group.x * X + lane.x;
+  let slice = group.y;
+  var sums = Sums(vec4<f32>(0), vec4<f32>(0));
+  if (column < params.width4) {
+    let run = run_of_slice(column, slice, lane.y, Y);
+    sums = sum_grad(run, numbers_of(column), owns_tail(slice) && lane.y == 0);
+  }
+  sums = add_workgroup(lane, sums);
+  if (lane.y == 0 && column < params.width4) { write_sums(column, slice, sums); }
+}
+
+@compute @workgroup_size(X, Y)
+fn grad_stats_residual_workgroup(
+  @builtin(local_invocation_id) lane: vec3<u32>,
+  @builtin(workgroup_id) group: vec3<u32>,
+) {
+  let column = group.x * X + lane.x;
+  let slice = group.y;
+  var sums = Sums(vec4<f32>(0), vec4<f32>(0));
+  if (column < params.width4) {
+    let run = run_of_slice(column, slice, lane.y, Y);
+    sums = sum_grad_residual(run, numbers_of(column), owns_tail(slice) && lane.y == 0);
+  }
+  sums = add_workgroup(lane, sums);
+  if (lane.y == 0 && column < params.width4) { write_sums(column, slice, sums); }
 }
 
 // --- backward: finalize ----------------------------------------------------------------------------------
 
-@group(0) @binding(0) var<storage, read_write> affine: array<f32>;
-@group(0) @binding(2) var<storage, read> numbers: array<f32>; // saved, by element
-@group(0) @binding(3) var<storage, read_write> dgamma: array<f32>;
-@group(0) @binding(5) var<storage, read_write> dbeta: array<f32>;
-
-// One invocation: one channel.
-@compute @workgroup_size(WORKGROUP_SIZE)
-fn grad_finalize(@builtin(global_invocation_id) id: vec3<u32>) {
-  let channel = id.x;
-  if (channel >= params.channels) { return; }
+// A channel's partial sums first, first + step, ...
+fn add_slices(channel: u32, first: u32, step: u32) -> vec2<f32> {
   let width = 4 * params.width4;
-  var dz = 0.0;
-  var dz_xhat = 0.0;
-  for (var slice = 0u; slice < params.slices; slice += 1) {
-    for (var j = channel; j < width; j += params.channels) {
-      dz += slices[slice * 2 * width + j];
-      dz_xhat += slices[(slice * 2 + 1) * width + j];
-    }
+  let repeats = width / params.channels;
+  var sums = vec2<f32>(0);
+  for (var p = first; p < params.slices * repeats; p += step) {
+    let slice = p / repeats;
+    let at = slice * 2 * width + channel + (p - slice * repeats) * params.channels;
+    sums += vec2<f32>(slices[at], slices[at + width]);
   }
-  dgamma[channel] = dz_xhat;
-  dbeta[channel] = dz;
+  return sums;
+}
+
+// dbeta, dgamma and the coefficients of dx from sum(dz) and sum(dz * xhat).
+fn finish_grad(channel: u32, sums: vec2<f32>) {
+  let width = 4 * params.width4;
+  dbeta[channel] = sums.x;
+  dgamma[channel] = sums.y;
   var p = 0.0;
   var q = 0.0;
   if (BATCH_STATISTICS) {
-    let mean = dz_xhat / params.count;
-    p = -numbers[3 * width + channel] * mean;
-    q = -dz / params.count - numbers[4 * width + channel] * mean;
+    let means = sums / params.count;
+    p = -numbers[3 * width + channel] * means.y;
+    q = -means.x - numbers[4 * width + channel] * means.y;
   }
   for (var j = channel; j < width; j += params.channels) {
     affine[j] = p;
@@ -506,35 +813,125 @@ fn grad_finalize(@builtin(global_invocation_id) id: vec3<u32>) {
   }
 }
 
+// One invocation: one channel.
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn grad_finalize(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  let channel = flat(id, groups);
+  if (channel >= params.channels) { return; }
+  finish_grad(channel, add_slices(channel, 0, 1));
+}
+
+// One workgroup of 1 by Y: one channel.
+@compute @workgroup_size(1, Y)
+fn grad_finalize_workgroup(
+  @builtin(local_invocation_id) lane: vec3<u32>,
+  @builtin(workgroup_id) group: vec3<u32>,
+  @builtin(num_workgroups) groups: vec3<u32>,
+) {
+  let channel = group.x + group.y * groups.x;
+  var sums = vec2<f32>(0);
+  if (channel < params.channels) { sums = add_slices(channel, lane.y, Y); }
+  let all = add_workgroup(lane, Sums(vec4<f32>(sums.x), vec4<f32>(sums.y)));
+  if (lane.y == 0 && channel < params.channels) { finish_grad(channel, vec2<f32>(all.dz.x, all.dz_xhat.x)); }
+}
+
 // --- backward: apply -------------------------------------------------------------------------------------
 
-@group(0) @binding(0) var<storage, read_write> dx: array<vec4<f32>>;
-@group(0) @binding(4) var<storage, read> slopes: array<vec4<f32>>; // affine, by vec4
+// Coefficients of one column: dx = a * (dz + (x - origin) * p + q).
+struct Slopes { p: vec4<f32>, q: vec4<f32> }
 
-// One invocation: one column in one slice of rows.
-@compute @workgroup_size(WORKGROUP_SIZE)
-fn grad_apply(@builtin(global_invocation_id) id: vec3<u32>) {
-  let w = params.width4;
-  let column = id.x % w;
-  let slice = id.x / w;
-  if (slice >= params.slices) { return; }
-  let origin = constants[column];
-  let a = constants[w + column];
-  let b = constants[2 * w + column];
-  let p = slopes[column];
-  let q = slopes[w + column];
-  var i = slice_start(slice) * w + column;
-  let end = last_row(slice, column) * w + column;
-  for (; i + w < end; i += 2 * w) {
-    let d0 = x[i] - origin;
-    let d1 = x[i + w] - origin;
+fn apply_grad_run(run: Run, c: Numbers, s: Slopes) {
+  let step = run.step;
+  var i = run.start;
+  for (; i + step < run.end; i += 2 * step) {
+    let d0 = x[i] - c.origin;
+    let d1 = x[i + step] - c.origin;
     let g0 = dy[i];
-    let g1 = dy[i + w];
-    dx[i] = a * (mask_by_input(g0, d0, a, b) + (d0 * p + q));
-    dx[i + w] = a * (mask_by_input(g1, d1, a, b) + (d1 * p + q));
+    let g1 = dy[i + step];
+    dx[i] = c.a * (mask_by_input(g0, d0, c.a, c.b) + (d0 * s.p + s.q));
+    dx[i + step] = c.a * (mask_by_input(g1, d1, c.a, c.b) + (d1 * s.p + s.q));
   }
-  for (; i < end; i += w) {
-    let deviation = x[i] - origin;
-    dx[i] = a * (mask_by_input(dy[i], deviation, a, b) + (deviation * p + q));
+  for (; i < run.end; i += step) {
+    let deviation = x[i] - c.origin;
+    dx[i] = c.a * (mask_by_input(dy[i], deviation, c.a, c.b) + (deviation * s.p + s.q));
   }
+}
+
+// One invocation: one column in one slice of rows, or in every stride-th vec4. With residual and ReLU, dy is dz here.
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn grad_apply(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  let run = run_of_apply(flat(id, groups));
+  apply_grad_run(run, numbers_of(run.column), Slopes(slopes[run.column], slopes[params.width4 + run.column]));
+}
+
+// --- backward: all in one dispatch, for small tensors with C % 4 = 0 -----------------------------------------
+
+fn finish_column(column: u32, sums: Sums) {
+  for (var k = 0u; k < 4; k += 1) {
+    dbeta[4 * column + k] = sums.dz[k];
+    dgamma[4 * column + k] = sums.dz_xhat[k];
+  }
+}
+
+fn slopes_of(c: Numbers, sums: Sums) -> Slopes {
+  if (!BATCH_STATISTICS) { return Slopes(vec4<f32>(0), vec4<f32>(0)); }
+  let mean = sums.dz_xhat / params.count;
+  return Slopes(-c.rstd * mean, -sums.dz / params.count - c.shift * mean);
+}
+
+// One invocation: one column, all rows.
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn backward(@builtin(global_invocation_id) id: vec3<u32>) {
+  let column = id.x;
+  if (column >= params.width4) { return; }
+  let run = run_of_slice(column, 0, 0, 1);
+  let c = numbers_of(column);
+  let sums = sum_grad(run, c, false);
+  finish_column(column, sums);
+  apply_grad_run(run, c, slopes_of(c, sums));
+}
+
+// dx from dz, which this invocation has written.
+fn apply_residual_run(run: Run, c: Numbers, s: Slopes) {
+  for (var i = run.start; i < run.end; i += run.step) {
+    dx[i] = c.a * (dz_out[i] + ((x[i] - c.origin) * s.p + s.q));
+  }
+}
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn backward_residual(@builtin(global_invocation_id) id: vec3<u32>) {
+  let column = id.x;
+  if (column >= params.width4) { return; }
+  let run = run_of_slice(column, 0, 0, 1);
+  let c = numbers_of(column);
+  let sums = sum_grad_residual(run, c, false);
+  finish_column(column, sums);
+  apply_residual_run(run, c, slopes_of(c, sums));
+}
+
+// The sums of each column of the workgroup, from lane.y = 0 to all.
+fn share_sums(lane: vec3<u32>, column: u32, mine: Sums) -> Sums {
+  let sums = add_workgroup(lane, mine);
+  if (lane.y == 0) { finish_column(column, sums); }
+  workgroupBarrier(); // lane.y = 0 has written the last step of the tree
+  return Sums(firsts[lane.x], seconds[lane.x]);
+}
+
+// One workgroup: X columns, all rows.
+@compute @workgroup_size(X, Y)
+fn backward_workgroup(@builtin(local_invocation_id) lane: vec3<u32>, @builtin(workgroup_id) group: vec3<u32>) {
+  let column = min(group.x * X + lane.x, params.width4 - 1);
+  let run = run_of_slice(column, 0, lane.y, Y);
+  let c = numbers_of(column);
+  let sums = share_sums(lane, column, sum_grad(run, c, false));
+  apply_grad_run(run, c, slopes_of(c, sums));
+}
+
+@compute @workgroup_size(X, Y)
+fn backward_residual_workgroup(@builtin(local_invocation_id) lane: vec3<u32>, @builtin(workgroup_id) group: vec3<u32>) {
+  let column = min(group.x * X + lane.x, params.width4 - 1);
+  let run = run_of_slice(column, 0, lane.y, Y);
+  let c = numbers_of(column);
+  let sums = share_sums(lane, column, sum_grad_residual(run, c, false));
+  apply_residual_run(run, c, slopes_of(c, sums));
 }

@@ -1,4 +1,5 @@
-// Training: stats → finalize → apply. Backward: grad_stats → grad_finalize → grad_apply. See shaders/batch_norm.wgsl.
+// Training: stats → finalize → apply; backward: grad_stats → grad_finalize → grad_apply; small tensors in one dispatch
+// each. See shaders/batch_norm.wgsl.
 
 import { ShapeError } from "../errors.ts";
 import { formatShape, type Shape, sameShape, sizeOf } from "../tensor/shape.ts";
@@ -35,35 +36,32 @@ const batchNormOp = defineOp({
   },
   forward(ctx, { x, gamma, beta, residual }, plan, params) {
     const kernels = batchNormKernels(ctx.gpu, plan.count, plan.channels);
-    const saved = ctx.empty([5, kernels.width]);
-    if (params.training) kernels.measure(ctx, x, saved, { gamma, beta, ...params });
-    else kernels.adopt(ctx, saved, { gamma, beta, ...params });
+    const numbers = ctx.empty([5, kernels.width]);
     const out = ctx.empty(plan.out);
-    const counter = params.training && params.runningMean ? params.numBatchesTracked : null;
-    kernels.apply(ctx, out, x, saved, { residual, relu: plan.relu, counter });
+    const all = { ...params, gamma, beta, residual, relu: plan.relu };
+    if (params.training) kernels.train(ctx, out, x, numbers, all);
+    else kernels.infer(ctx, out, x, numbers, all);
     // x alone gives the ReLU's mask, but for the residual, which would take as much memory as y does.
-    return { out, saved: { x, numbers: saved, y: plan.relu && residual ? out : null } };
+    return { out, saved: { x, numbers, y: plan.relu && residual ? out : null } };
   },
   // dz = dy where y > 0; dx = γ·rstd·(dz − Σdz/n − x̂·Σ(dz·x̂)/n); dγ = Σ dz·x̂, dβ = Σ dz, dresidual = dz
   backward(ctx, grad, { x, numbers, y }, plan, params) {
-    const kernels = batchNormKernels(ctx.gpu, plan.count, plan.channels);
     const { needsGrad } = ctx;
-    const dz = !y ? grad : needsGrad.residual ? ctx.empty(plan.out) : ctx.temp(plan.out);
-    const relu = plan.relu && !y;
+    const kernels = batchNormKernels(ctx.gpu, plan.count, plan.channels);
     const dgamma = ctx.empty([plan.channels]);
     const dbeta = ctx.empty([plan.channels]);
-    const affine = ctx.temp([2, kernels.width]);
-    kernels.reduceGrad(ctx, x, grad, numbers, {
-      affine,
-      dgamma,
-      dbeta,
+    const dx = needsGrad.x ? ctx.empty(plan.out) : null;
+    const dz = !y ? grad : needsGrad.residual ? ctx.empty(plan.out) : ctx.temp(plan.out);
+    const { relu } = plan;
+    kernels.backward(ctx, x, grad, numbers, {
       relu,
       y,
       dz,
-      training: params.training,
+      dgamma,
+      dbeta,
+      dx,
+      batchStatistics: params.training,
     });
-    const dx = needsGrad.x ? ctx.empty(plan.out) : null;
-    if (dx) kernels.applyGrad(ctx, dx, x, dz, numbers, affine, relu);
     return {
       x: dx,
       gamma: needsGrad.gamma ? dgamma : null,

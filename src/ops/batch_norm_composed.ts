@@ -35,7 +35,7 @@ export function batchNormComposed(
       v = variance(x, axes, { correction: 0, mean: m });
       if (params.runningMean) {
         const kernels = batchNormKernels(gpu, plan.count, plan.channels);
-        noGrad(() => kernels.updateRunning(gpu, m, v, params));
+        noGrad(() => kernels.updateRunning(m, v, params));
       }
     }
     let y = normalize(x, m, v, params.eps);

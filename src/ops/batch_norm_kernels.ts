@@ -1,58 +1,90 @@
 // Geometry and dispatches of shaders/batch_norm.wgsl.
 
-import type { Gpu } from "../gpu/device.ts";
+import type { Grid } from "../gpu/commands.ts";
+import type { Binding, Gpu } from "../gpu/device.ts";
 import type { KernelSpec } from "../gpu/kernel.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { OpContext } from "./define-op.ts";
 
 type Context = Pick<OpContext, "gpu" | "temp" | "run">;
 
-/** How [count, channels] is cut into columns of vec4s and slices of rows; see the shader's head. */
-export interface Geometry {
+/** How [count, channels] is laid out in vec4 columns and wide rows; see the shader's head. */
+export interface Layout {
   channels: number;
   /** Values per channel. */
   count: number;
-  /** vec4s in a wide row: as many rows of C channels as fill whole vec4s, or more. */
+  /** vec4s in a wide row. */
   width4: number;
   /** Full wide rows. */
   rows: number;
   /** Elements after them. */
   tail: number;
-  slices: number;
-  sliceRows: number;
 }
 
-const WORKGROUP_SIZE = 32;
+/** How a variant divides the work. */
+interface Division {
+  slices: number;
+  sliceRows: number;
+  /** Invocations of the apply kernels where neighbours take neighbouring vec4s; 0 where they take runs of rows. */
+  stride: number;
+  /** Invocations of a workgroup of kernels without workgroup memory. */
+  lanes: number;
+  /** Columns and rows of a workgroup; 0 for kernels without workgroup memory. */
+  x: number;
+  y: number;
+}
+
+/** `software`: no workgroup memory; `_one`: all in one dispatch. */
+type Variant = "software" | "workgroup" | "software_one" | "workgroup_one";
+
+const SOFTWARE_WORKGROUP = 32;
+const SOFTWARE_ONE_WORKGROUP = 8; // as many workgroups, and so threads, as there are groups of lanes
 const SOFTWARE_LANES = 512;
+const GPU_WORKGROUP = 256;
+const GPU_WORKGROUPS = 1024;
+const GPU_LANES = 2 ** 18;
+/** Rows up to which one dispatch is faster than three on lavapipe, if there are 16 columns or more to share out. */
+const SOFTWARE_ONE_ROWS = 1024;
+/** On a GPU: a workgroup takes so many rows in little more than the time that a dispatch takes. */
+const GPU_ONE_ROWS = 1024;
 /** Below this, variances under 1e-27 count: see `SMALL_EPS` in the shader. */
 const SMALL_EPS = 1e-20;
 
-export function softwareGeometry(count: number, channels: number): Geometry {
+export function batchNormLayout(count: number, channels: number, software: boolean): Layout {
   const fewest = 4 / gcd(channels, 4);
   const least4 = (channels * fewest) / 4;
-  // Eight lanes next to each other load from one run of memory: wide rows of at least eight vec4s, if there are rows.
-  const wanted = Math.max(1, Math.ceil(8 / least4));
-  const width4 = least4 * Math.max(1, Math.min(wanted, Math.floor(count / fewest)));
+  // Eight lanes of a software adapter load from one run of memory: wide rows of at least eight vec4s, where rows abound.
+  const widen = software && count > SOFTWARE_ONE_ROWS ? Math.max(1, Math.ceil(8 / least4)) : 1;
+  const width4 = least4 * widen;
   const total = count * channels;
   const rows = Math.floor(total / (4 * width4));
-  const slices = Math.max(1, Math.min(Math.floor(SOFTWARE_LANES / width4), Math.floor(rows / 16)));
-  const sliceRows = Math.ceil(rows / slices);
-  return {
-    channels,
-    count,
-    width4,
-    rows,
-    tail: total - 4 * width4 * rows,
-    slices: sliceRows === 0 ? 1 : Math.ceil(rows / sliceRows),
-    sliceRows,
-  };
+  return { channels, count, width4, rows, tail: total - 4 * width4 * rows };
 }
 
 function gcd(a: number, b: number): number {
   return b === 0 ? a : gcd(b, a % b);
 }
 
-interface ForwardParams {
+function divide({ width4, rows }: Layout, variant: Variant, software: boolean): Division {
+  const runs = variant.startsWith("software");
+  const workgroup = software ? SOFTWARE_WORKGROUP : GPU_WORKGROUP;
+  const lanes = variant === "software_one" ? SOFTWARE_ONE_WORKGROUP : workgroup;
+  // Columns: whole rows of up to 64 vec4s, so that a workgroup reads runs of up to 1 KiB.
+  const wide = variant === "workgroup_one" ? 4 : 64;
+  const tiles = Math.ceil(width4 / wide);
+  const x = runs ? 0 : Math.ceil(width4 / tiles);
+  const y = runs ? 0 : Math.floor(GPU_WORKGROUP / x);
+  if (variant.endsWith("_one")) return { slices: 1, sliceRows: rows, stride: 0, lanes, x, y };
+  const wanted = runs
+    ? Math.min(Math.floor(SOFTWARE_LANES / width4), Math.floor(rows / 16))
+    : Math.min(Math.floor(GPU_WORKGROUPS / tiles), Math.floor(rows / (8 * y)));
+  const sliceRows = Math.ceil(rows / Math.max(1, wanted));
+  const slices = sliceRows === 0 ? 1 : Math.ceil(rows / sliceRows);
+  const perColumn = Math.max(1, Math.min(Math.floor(GPU_LANES / width4), Math.ceil(rows / 4)));
+  return { slices, sliceRows, stride: runs ? 0 : width4 * perColumn, lanes, x, y };
+}
+
+export interface MeasureParams {
   gamma: Tensor | null;
   beta: Tensor | null;
   runningMean: Tensor | null;
@@ -62,155 +94,231 @@ interface ForwardParams {
   eps: number;
 }
 
-/** The kernels of one shape. */
+interface ApplyParams {
+  residual: Tensor | null;
+  relu: boolean;
+}
+
+interface GradParams {
+  relu: boolean;
+  /** The forward's output, whose sign is the mask with residual and ReLU; else null. */
+  y: Tensor | null;
+  /** Where dz goes if there is `y`. */
+  dz: Tensor;
+  dgamma: Tensor;
+  dbeta: Tensor;
+  /** Null where dx is not wanted. */
+  dx: Tensor | null;
+  /** The statistics depend on x. */
+  batchStatistics: boolean;
+}
+
+/** The kernels of one layout. */
 export class BatchNormKernels {
   /** Elements in a row of per-channel numbers, each channel repeated. */
   readonly width: number;
   private readonly specs = new Map<string, KernelSpec>();
+  private readonly divisions = new Map<Variant, Division>();
+  private readonly key: string;
 
-  constructor(private readonly geometry: Geometry) {
-    this.width = 4 * geometry.width4;
+  constructor(
+    private readonly gpu: Gpu,
+    private readonly layout: Layout,
+  ) {
+    this.width = 4 * layout.width4;
+    this.key = `${layout.count}x${layout.channels}`;
   }
 
-  /** The batch's statistics into `saved`, and into the running ones if there are any. */
-  measure(ctx: Context, x: Tensor, saved: Tensor, params: ForwardParams): void {
-    const { slices } = this.geometry;
-    const { runningMean, runningVar, numBatchesTracked } = params;
-    const partials = ctx.temp([slices, 3, this.width]);
-    const stats = this.spec("stats", { SMALL_EPS: params.eps < SMALL_EPS });
-    const sizes = this.params(params);
-    ctx.run(stats, [partials, x, null, null, null, null, null, sizes], this.columnGrid());
-    const bindings = [saved, partials, ...this.affine(params, partials)];
-    if (!runningMean) {
-      const spec = this.finalizeSpec("finalize", params);
-      ctx.run(spec, [...bindings, null, null, null, sizes], this.channelGrid());
-    } else {
-      const spec = this.finalizeSpec("finalize_running", params);
-      const counter = numBatchesTracked ?? partials;
-      ctx.run(spec, [...bindings, counter, runningMean, runningVar!, sizes], this.channelGrid());
+  /** Training: y, and the channels' numbers into `saved`. Moves the running statistics, if there are any. */
+  train(ctx: Context, y: Tensor, x: Tensor, saved: Tensor, params: MeasureParams & ApplyParams): void {
+    const { gamma, beta, runningMean, runningVar, numBatchesTracked, residual, relu } = params;
+    const variant = this.pick("batch_norm.forward", runningMean ? 9 : 6, params.momentum !== null);
+    const division = this.division(variant);
+    const affine = { 8: gamma ?? x, 9: beta ?? x };
+    const running = runningMean && {
+      4: numBatchesTracked ?? ctx.temp([1]),
+      5: runningMean,
+      6: runningVar,
+    };
+    const suffix = runningMean ? "_running" : "";
+    const flags = { ...this.affineFlags(params), SMALL_EPS: params.eps < SMALL_EPS };
+    if (variant.endsWith("_one")) {
+      const one = this.spec(`forward${suffix}`, division, {
+        ...flags,
+        RELU: relu,
+        HAS_RESIDUAL: residual !== null,
+      });
+      const bindings = { 0: y, 1: x, 2: residual ?? x, 3: saved, ...running, ...affine };
+      this.run(ctx, one, division, bindings, params, this.columnGrid(division));
+      return;
     }
+    const partials = ctx.temp([division.slices, 3, this.width]);
+    const stats = this.spec("stats", division, { SMALL_EPS: flags.SMALL_EPS });
+    this.run(ctx, stats, division, { 0: partials, 1: x }, params, this.columnGrid(division));
+    const finalize = this.spec(`finalize${suffix}`, division, flags);
+    const bindings = { 1: partials, 3: saved, ...running, ...affine };
+    this.run(ctx, finalize, division, bindings, params, this.channelGrid(division));
+    this.apply(ctx, y, x, saved, params, runningMean ? numBatchesTracked : null);
   }
 
-  /** The running statistics into `saved`. */
-  adopt(ctx: Context, saved: Tensor, params: ForwardParams): void {
-    const spec = this.finalizeSpec("finalize_inference", params);
-    const { runningMean, runningVar } = params;
-    const affine = this.affine(params, runningMean!);
-    const bindings = [saved, null, ...affine, null, runningMean, runningVar, this.params(params)];
-    ctx.run(spec, bindings, this.channelGrid());
+  /** Inference: y, and the channels' numbers, of the running statistics, into `saved`. */
+  infer(ctx: Context, y: Tensor, x: Tensor, saved: Tensor, params: MeasureParams & ApplyParams): void {
+    const { gamma, beta, runningMean, runningVar } = params;
+    const division = this.division(this.family());
+    const spec = this.spec("finalize_inference", { ...division, y: 0 }, this.affineFlags(params));
+    const bindings = { 3: saved, 5: runningMean, 6: runningVar, 8: gamma ?? x, 9: beta ?? x };
+    this.run(ctx, spec, division, bindings, params, this.laneGrid(division, this.layout.channels));
+    this.apply(ctx, y, x, saved, params, null);
   }
 
   /** For statistics computed elsewhere (`variance` biased): moves the running ones, and counts the batch. */
-  updateRunning(
-    gpu: Gpu,
-    mean: Tensor,
-    variance: Tensor,
-    params: Omit<ForwardParams, "gamma" | "beta">,
-  ): void {
+  updateRunning(mean: Tensor, variance: Tensor, params: Omit<MeasureParams, "gamma" | "beta">): void {
+    const { gpu } = this;
     const { runningMean, runningVar, numBatchesTracked } = params;
     const counter = numBatchesTracked ?? gpu.zeros([1]);
-    const bindings = [null, mean, variance, counter, null, runningMean, runningVar, this.params(params)];
-    gpu.run(this.spec("update_running"), bindings, [1]);
+    const division = { ...this.division("software"), y: 0 };
+    const bindings = { 1: mean, 2: variance, 4: counter, 5: runningMean, 6: runningVar };
+    this.run(gpu, this.spec("update_running", division), division, bindings, params, [1]);
     if (counter !== numBatchesTracked) counter.dispose();
   }
 
-  apply(
+  /** dgamma, dbeta and what else `params` wants, from dy and what the forward saved. */
+  backward(ctx: Context, x: Tensor, dy: Tensor, saved: Tensor, params: GradParams): void {
+    const { relu, y, dz, dgamma, dbeta, dx, batchStatistics } = params;
+    const variant = this.pick("batch_norm.backward", 8, dx !== null);
+    const division = this.division(variant);
+    const suffix = y ? "_residual" : "";
+    const masked = y ? { 4: y, 5: dz } : {};
+    const flags = { RELU: relu && !y };
+    if (variant.endsWith("_one")) {
+      const one = this.spec(`backward${suffix}`, division, { ...flags, BATCH_STATISTICS: batchStatistics });
+      const bindings = { 0: dx, 1: x, 2: dy, 3: saved, ...masked, 8: dgamma, 9: dbeta };
+      this.run(ctx, one, division, bindings, null, this.columnGrid(division));
+      return;
+    }
+    const partials = ctx.temp([division.slices, 2, this.width]);
+    const affine = ctx.temp([2, this.width]);
+    const stats = this.spec(`grad_stats${suffix}`, division, y ? {} : flags);
+    const read = { 0: partials, 1: x, 2: dy, 3: saved, ...masked };
+    this.run(ctx, stats, division, read, null, this.columnGrid(division));
+    const finalize = this.spec("grad_finalize", division, { BATCH_STATISTICS: batchStatistics });
+    const sums = { 0: affine, 1: partials, 3: saved, 8: dgamma, 9: dbeta };
+    this.run(ctx, finalize, division, sums, null, this.channelGrid(division));
+    if (!dx) return;
+    const apply = this.spec("grad_apply", { ...division, y: 0 }, { ...flags, STRIDED: division.stride > 0 });
+    const bindings = { 0: dx, 1: x, 2: y ? dz : dy, 3: saved, 4: affine };
+    this.run(ctx, apply, division, bindings, null, this.applyGrid(division));
+  }
+
+  private apply(
     ctx: Context,
     y: Tensor,
     x: Tensor,
     saved: Tensor,
-    options: { residual: Tensor | null; relu: boolean; counter: Tensor | null },
+    { residual, relu }: ApplyParams,
+    counter: Tensor | null,
   ): void {
-    const { residual, relu, counter } = options;
-    const spec = this.spec(counter ? "apply_counting" : "apply", {
-      RELU: relu,
-      HAS_RESIDUAL: residual !== null,
-    });
-    const bindings = [y, x, residual ?? x, saved, counter, null, null, this.params()];
-    ctx.run(spec, bindings, this.columnGrid());
-  }
-
-  /** Σdz and Σdz·x̂ into dbeta and dgamma, the coefficients of dx into `affine`, and dz with the mask of `y`, if given. */
-  reduceGrad(
-    ctx: Context,
-    x: Tensor,
-    dy: Tensor,
-    saved: Tensor,
-    options: {
-      affine: Tensor;
-      dgamma: Tensor;
-      dbeta: Tensor;
-      relu: boolean;
-      y: Tensor | null;
-      dz: Tensor;
-      training: boolean;
-    },
-  ): void {
-    const { slices } = this.geometry;
-    const { affine, dgamma, dbeta, relu, y, dz, training } = options;
-    const partials = ctx.temp([slices, 2, this.width]);
-    const spec = y ? this.spec("grad_stats_residual") : this.spec("grad_stats", { RELU: relu });
-    const bindings = [partials, x, dy, saved, ...(y ? [y, dz] : [null, null]), null, this.params()];
-    ctx.run(spec, bindings, this.columnGrid());
-    const finalize = this.spec("grad_finalize", { BATCH_STATISTICS: training });
-    ctx.run(
-      finalize,
-      [affine, partials, saved, dgamma, null, dbeta, null, this.params()],
-      this.channelGrid(),
+    const division = this.division(this.family());
+    const spec = this.spec(
+      counter ? "apply_counting" : "apply",
+      { ...division, y: 0 },
+      { RELU: relu, HAS_RESIDUAL: residual !== null, STRIDED: division.stride > 0 },
     );
+    const bindings = { 0: y, 1: x, 2: residual ?? x, 3: saved, ...(counter && { 4: counter }) };
+    this.run(ctx, spec, division, bindings, null, this.applyGrid(division));
   }
 
-  applyGrad(
-    ctx: Context,
-    dx: Tensor,
-    x: Tensor,
-    dz: Tensor,
-    saved: Tensor,
-    affine: Tensor,
-    relu: boolean,
-  ): void {
-    const bindings = [dx, x, dz, saved, affine, null, null, this.params()];
-    ctx.run(this.spec("grad_apply", { RELU: relu }), bindings, this.columnGrid());
+  private family(): "software" | "workgroup" {
+    return this.gpu.isSoftware ? "software" : "workgroup";
   }
 
-  /** γ and β; where one is missing, `instead` is bound and not read. */
-  private affine({ gamma, beta }: ForwardParams, instead: Tensor): [Tensor, Tensor] {
-    return [gamma ?? instead, beta ?? instead];
+  /** `buffers`: storage buffers that the one-dispatch kernel binds. */
+  private pick(kernel: string, buffers: number, oneFits: boolean): Variant {
+    const { gpu } = this;
+    const { count, channels, width4 } = this.layout;
+    const one = oneFits && channels === 4 * width4 && gpu.limits.maxStorageBuffersPerShaderStage >= buffers;
+    const family = this.family();
+    const few = gpu.isSoftware
+      ? count * Math.max(1, 16 / width4) <= SOFTWARE_ONE_ROWS
+      : count <= GPU_ONE_ROWS;
+    const candidates: Variant[] = one
+      ? ["software", "workgroup", "software_one", "workgroup_one"]
+      : ["software", "workgroup"];
+    return gpu.variants.pick(kernel, this.key, candidates, one && few ? `${family}_one` : family) as Variant;
   }
 
-  /** `Params` of the shader. */
-  private params({ eps, momentum }: { eps: number; momentum: number | null } = { eps: 0, momentum: 0 }) {
-    const { channels, width4, rows, tail, slices, sliceRows, count } = this.geometry;
-    const params = new ArrayBuffer(36);
-    new Uint32Array(params).set([channels, width4, rows, tail, slices, sliceRows]);
-    new Float32Array(params).set([count, eps, momentum ?? -1], 6);
-    return params;
+  private division(variant: Variant): Division {
+    let division = this.divisions.get(variant);
+    if (!division) {
+      division = divide(this.layout, variant, this.gpu.isSoftware);
+      this.divisions.set(variant, division);
+    }
+    return division;
   }
 
-  private finalizeSpec(entry: string, { gamma, beta, eps }: ForwardParams): KernelSpec {
-    const flags = { HAS_GAMMA: gamma !== null, HAS_BETA: beta !== null };
-    return this.spec(entry, { ...flags, SMALL_EPS: eps < SMALL_EPS });
+  private affineFlags({ gamma, beta }: MeasureParams) {
+    return { HAS_GAMMA: gamma !== null, HAS_BETA: beta !== null };
   }
 
-  private spec(entry: string, flags: Record<string, boolean> = {}): KernelSpec {
-    const key = entry + Object.values(flags);
+  /** `entry`, with suffix `_workgroup` where the division has one. */
+  private spec(entry: string, { lanes, x, y }: Division, flags: Record<string, boolean> = {}): KernelSpec {
+    const perChannel = entry.includes("finalize");
+    const key = `${entry},${lanes},${x},${y},${Object.values(flags)}`;
     let spec = this.specs.get(key);
     if (!spec) {
-      const constants: Record<string, number> = { WORKGROUP_SIZE, HAS_TAIL: this.geometry.tail > 0 ? 1 : 0 };
+      const constants: Record<string, number> = {};
       for (const [name, value] of Object.entries(flags)) constants[name] = value ? 1 : 0;
-      spec = { shader: "batch_norm", entry, constants };
+      if (y === 0) constants.WORKGROUP_SIZE = lanes;
+      else if (perChannel) Object.assign(constants, { X: 1, Y: GPU_WORKGROUP });
+      else Object.assign(constants, { X: x, Y: y });
+      constants.HAS_TAIL = this.layout.tail > 0 ? 1 : 0;
+      spec = { shader: "batch_norm", entry: y > 0 ? `${entry}_workgroup` : entry, constants };
       this.specs.set(key, spec);
     }
     return spec;
   }
 
-  private columnGrid(): [number] {
-    const { width4, slices } = this.geometry;
-    return [Math.ceil((width4 * slices) / WORKGROUP_SIZE)];
+  private run(
+    ctx: Pick<Context, "run">,
+    spec: KernelSpec,
+    division: Division,
+    bound: Record<number, Binding | undefined>,
+    params: { eps: number; momentum: number | null } | null,
+    grid: Grid,
+  ): void {
+    const bindings = Array.from({ length: 10 }, (_, slot) => bound[slot] ?? null);
+    bindings[7] = this.params(division, params?.eps ?? 0, params ? (params.momentum ?? -1) : 0);
+    ctx.run(spec, bindings, grid);
   }
 
-  private channelGrid(): [number] {
-    return [Math.ceil(this.geometry.channels / WORKGROUP_SIZE)];
+  /** `Params` of the shader. */
+  private params({ slices, sliceRows, stride }: Division, eps: number, momentum: number): ArrayBuffer {
+    const { channels, width4, rows, tail, count } = this.layout;
+    const params = new ArrayBuffer(40);
+    new Uint32Array(params).set([channels, width4, rows, tail, slices, sliceRows, stride]);
+    new Float32Array(params).set([count, eps, momentum], 7);
+    return params;
+  }
+
+  private laneGrid({ lanes }: Division, count: number): [number, number] {
+    return this.gpu.fold(Math.ceil(count / lanes));
+  }
+
+  /** Every column of every slice. */
+  private columnGrid(division: Division): [number, number] {
+    const { width4 } = this.layout;
+    const { slices, x } = division;
+    return x > 0 ? [Math.ceil(width4 / x), slices] : this.laneGrid(division, width4 * slices);
+  }
+
+  private channelGrid(division: Division): [number, number] {
+    const { channels } = this.layout;
+    return division.x > 0 ? this.gpu.fold(channels) : this.laneGrid(division, channels);
+  }
+
+  private applyGrid(division: Division): [number, number] {
+    const { slices, stride } = division;
+    return this.laneGrid(division, stride > 0 ? stride : this.layout.width4 * slices);
   }
 }
 
@@ -226,7 +334,7 @@ export function batchNormKernels(gpu: Gpu, count: number, channels: number): Bat
   const key = `${count}x${channels}`;
   let found = kernels.get(key);
   if (!found) {
-    found = new BatchNormKernels(softwareGeometry(count, channels));
+    found = new BatchNormKernels(gpu, batchNormLayout(count, channels, gpu.isSoftware));
     kernels.set(key, found);
   }
   return found;
