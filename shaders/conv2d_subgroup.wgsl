@@ -168,11 +168,21 @@ fn pixels_of(block: Block, lane: u32) -> Pixels {
   let columns = horizontal().count;
   let total = N * rows * columns;
   let wanted = (block.pixels + lane) * 4 + vec4<u32>(0, 1, 2, 3);
-  let m = min(wanted, vec4<u32>(total - 1));
+  // The first one by division, the others by counting on; past the end they repeat an earlier one.
+  let m = min(wanted.x, total - 1);
+  let row = m / columns;
+  var at = vec3<u32>(row / rows, 0, m - row * columns); // image, i, j
+  at.y = row - at.x * rows;
   var pixels: Pixels;
-  pixels.image = m / (rows * columns);
-  pixels.i = vec4<i32>((m / columns) % rows);
-  pixels.j = vec4<i32>(m % columns);
+  for (var k = 0u; k < 4; k++) {
+    pixels.image[k] = at.x;
+    pixels.i[k] = i32(at.y);
+    pixels.j[k] = i32(at.z);
+    let next = at + vec3<u32>(0, 0, 1);
+    let wrapped = select(next, vec3<u32>(at.x, at.y + 1, 0), next.z == columns);
+    at = select(wrapped, vec3<u32>(at.x + 1, 0, 0), wrapped.y == rows);
+    at.x = min(at.x, N - 1);
+  }
   let h = pixels.i * vertical().out_step + block.first_h;
   let w_ = pixels.j * horizontal().out_step + block.first_w;
   pixels.out = (pixels.image * OH + vec4<u32>(h)) * OW + vec4<u32>(w_);
@@ -265,7 +275,55 @@ fn conv_16(
   store(&high, pixels.out, pixels.valid, k0 + 8, k_end);
 }
 
-// S = 3 and no horizontal stride or dilation: four pixels of one row read six neighbours of x.
+// Four pixels of one row, and where their six neighbours in x begin: that is tap 0, or with GRAD tap 2.
+struct Row { image: u32, i: i32, left: i32, pixels: vec4<u32>, valid: vec4<bool> }
+fn row_of(block: Block, lane: u32) -> Row {
+  let rows = vertical().count;
+  let quads = (OW + 3) / 4;
+  let wanted = block.pixels + lane;
+  let m = min(wanted, N * rows * quads - 1);
+  let image_row = m / quads;
+  let image = image_row / rows;
+  let j = (m - image_row * quads) * 4 + vec4<u32>(0, 1, 2, 3);
+  var row: Row;
+  row.image = image;
+  row.i = i32(image_row - image * rows);
+  row.left = i32(j.x) + select(-PL, PL - 2, GRAD);
+  let h = row.i * vertical().out_step + block.first_h;
+  row.pixels = (image * OH + u32(h)) * OW + j;
+  row.valid = vec4<bool>(wanted < N * rows * quads && h < i32(OH)) & (j < vec4<u32>(OW));
+  return row;
+}
+// Six neighbours at filter row r, four channels of each.
+struct Window { x0: vec4<f32>, x1: vec4<f32>, x2: vec4<f32>, x3: vec4<f32>, x4: vec4<f32>, x5: vec4<f32> }
+fn window(row: Row, block: Block, top: i32, c: u32) -> Window {
+  let h = row.i * vertical().in_step + offset(block.first_h, top, SH, PT);
+  let inside_h = h >= 0 && h < i32(IH);
+  let at = ((row.image * IH + u32(h)) * IW + u32(row.left)) * IC + block.group * (IC / GROUPS) + c;
+  let count = IC / GROUPS - c;
+  let columns = vec4<i32>(row.left) + vec4<i32>(0, 1, 2, 3);
+  let inside = vec4<bool>(inside_h) & (columns >= vec4<i32>(0)) & (columns < vec4<i32>(i32(IW)));
+  let inside_4 = inside_h && row.left + 4 >= 0 && row.left + 4 < i32(IW);
+  let inside_5 = inside_h && row.left + 5 >= 0 && row.left + 5 < i32(IW);
+  return Window(
+    input(at, count, inside.x),
+    input(at + IC, count, inside.y),
+    input(at + 2 * IC, count, inside.z),
+    input(at + 3 * IC, count, inside.w),
+    input(at + 4 * IC, count, inside_4),
+    input(at + 5 * IC, count, inside_5),
+  );
+}
+// The three taps of filter row r, eight output channels.
+fn slide(acc: ptr<function, array<vec4<f32>, 8>>, xs: Window, k0: u32, k_last: u32, lane: u32, r: u32, c: u32) {
+  let tap_0 = r * 3 + select(0u, 2u, GRAD);
+  let tap_2 = r * 3 + select(2u, 0u, GRAD);
+  multiply(acc, transpose(mat4x4<f32>(xs.x0, xs.x1, xs.x2, xs.x3)), shared_weights(k0, k_last, lane, tap_0, c));
+  multiply(acc, transpose(mat4x4<f32>(xs.x1, xs.x2, xs.x3, xs.x4)), shared_weights(k0, k_last, lane, r * 3 + 1, c));
+  multiply(acc, transpose(mat4x4<f32>(xs.x2, xs.x3, xs.x4, xs.x5)), shared_weights(k0, k_last, lane, tap_2, c));
+}
+
+// S = 3 and no horizontal stride or dilation.
 @compute @workgroup_size(WORKGROUP)
 fn conv_row_8(
   @builtin(workgroup_id) workgroup: vec3<u32>,
@@ -273,52 +331,49 @@ fn conv_row_8(
   @builtin(local_invocation_index) lane: u32,
   @builtin(subgroup_invocation_id) sublane: u32,
 ) {
-  let ICG = IC / GROUPS;
   let OCG = OC / GROUPS;
   let block = block_of(workgroup, groups, (OCG + 7) / 8);
-  let rows = vertical().count;
-  let quads = (OW + 3) / 4;
-  let wanted = block.pixels + lane;
-  let m = min(wanted, N * rows * quads - 1);
-  let image = m / (rows * quads);
-  let i = i32((m / quads) % rows);
-  let j = (m % quads) * 4;
+  let row = row_of(block, lane);
   let k0 = block.group * OCG + block.k_block * 8;
   let k_end = (block.group + 1) * OCG;
-
-  // The leftmost neighbour, which is tap 0, or with GRAD tap 2.
-  let left = i32(j) + select(-PL, PL - 2, GRAD);
-  let columns = vec4<i32>(left) + vec4<i32>(0, 1, 2, 3);
-  let inside_w = (columns >= vec4<i32>(0)) & (columns < vec4<i32>(i32(IW)));
-  let inside_4 = left + 4 >= 0 && left + 4 < i32(IW);
-  let inside_5 = left + 5 >= 0 && left + 5 < i32(IW);
 
   var acc: array<vec4<f32>, 8>;
   for (var r = 0u; r < R; r++) {
     let top = i32(r) * DH;
     if (skips(block.first_h, top, SH, PT)) { continue; }
-    let h = i * vertical().in_step + offset(block.first_h, top, SH, PT);
-    let inside_h = h >= 0 && h < i32(IH);
-    let at = ((image * IH + u32(h)) * IW + u32(left)) * IC + block.group * ICG;
-    for (var c = 0u; c < ICG; c += 4) {
-      let count = ICG - c;
-      let x0 = input(at + c, count, inside_h && inside_w.x);
-      let x1 = input(at + IC + c, count, inside_h && inside_w.y);
-      let x2 = input(at + 2 * IC + c, count, inside_h && inside_w.z);
-      let x3 = input(at + 3 * IC + c, count, inside_h && inside_w.w);
-      let x4_ = input(at + 4 * IC + c, count, inside_h && inside_4);
-      let x5 = input(at + 5 * IC + c, count, inside_h && inside_5);
-      let tap_0 = r * 3 + select(0u, 2u, GRAD);
-      let tap_2 = r * 3 + select(2u, 0u, GRAD);
-      multiply(&acc, transpose(mat4x4<f32>(x0, x1, x2, x3)), shared_weights(k0, k_end - 1, sublane, tap_0, c));
-      multiply(&acc, transpose(mat4x4<f32>(x1, x2, x3, x4_)), shared_weights(k0, k_end - 1, sublane, r * 3 + 1, c));
-      multiply(&acc, transpose(mat4x4<f32>(x2, x3, x4_, x5)), shared_weights(k0, k_end - 1, sublane, tap_2, c));
+    for (var c = 0u; c < IC / GROUPS; c += 4) {
+      slide(&acc, window(row, block, top, c), k0, k_end - 1, sublane, r, c);
     }
   }
-  let row = i * vertical().out_step + block.first_h;
-  let valid = vec4<bool>(wanted < N * rows * quads && row < i32(OH)) & (j + vec4<u32>(0, 1, 2, 3) < vec4<u32>(OW));
-  let pixels = (image * OH + u32(row)) * OW + j + vec4<u32>(0, 1, 2, 3);
-  store(&acc, pixels, valid, k0, k_end);
+  store(&acc, row.pixels, row.valid, k0, k_end);
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn conv_row_16(
+  @builtin(workgroup_id) workgroup: vec3<u32>,
+  @builtin(num_workgroups) groups: vec3<u32>,
+  @builtin(local_invocation_index) lane: u32,
+  @builtin(subgroup_invocation_id) sublane: u32,
+) {
+  let OCG = OC / GROUPS;
+  let block = block_of(workgroup, groups, (OCG + 15) / 16);
+  let row = row_of(block, lane);
+  let k0 = block.group * OCG + block.k_block * 16;
+  let k_end = (block.group + 1) * OCG;
+
+  var low: array<vec4<f32>, 8>;
+  var high: array<vec4<f32>, 8>;
+  for (var r = 0u; r < R; r++) {
+    let top = i32(r) * DH;
+    if (skips(block.first_h, top, SH, PT)) { continue; }
+    for (var c = 0u; c < IC / GROUPS; c += 4) {
+      let xs = window(row, block, top, c);
+      slide(&low, xs, k0, k_end - 1, sublane, r, c);
+      slide(&high, xs, k0 + 8, k_end - 1, sublane, r, c);
+    }
+  }
+  store(&low, row.pixels, row.valid, k0, k_end);
+  store(&high, row.pixels, row.valid, k0 + 8, k_end);
 }
 
 // Four columns (r, s, c) of dw; with VEC4 four channels of one tap. Past the end the last one repeats.
@@ -368,10 +423,17 @@ fn grad_weight_16(
   var acc_1: mat4x4<f32>;
   var acc_2: mat4x4<f32>;
   var acc_3: mat4x4<f32>;
+  var image = slice * per_slice / OH;
+  var p = slice * per_slice - image * OH;
   for (var row = slice * per_slice; row < end; row++) {
-    let h = i32(row % OH) * SH + columns.top;
+    let h = i32(p) * SH + columns.top;
     let inside_h = (h >= vec4<i32>(0)) & (h < vec4<i32>(i32(IH)));
-    let at_row = ((row / OH) * IH + vec4<u32>(h)) * IW;
+    let at_row = (image * IH + vec4<u32>(h)) * IW;
+    p += 1;
+    if (p == OH) {
+      p = 0;
+      image += 1;
+    }
     for (var q = 0u; q < OW; q += 2) {
       // Past the end of the row dy repeats, and x is zero.
       let first = w4[((row * OW + min(q + q_lane, OW - 1)) * OC + k_lane) / 4];

@@ -160,16 +160,17 @@ function backwardMap(g: ConvGeometry): GatherMap {
 
 function gatherVariants(gpu: Gpu, g: ConvGeometry, map: GatherMap): Variant[] {
   const perGroup = map.OC / g.groups;
+  const lanes = subgroupLanes(gpu);
   const subgroup: Variant[] = [];
-  if (subgroupLanes(gpu) > 0 && perGroup % 4 === 0) {
+  if (lanes > 0 && perGroup % 4 === 0) {
     // A block of 16 channels takes about 1.6 times as long as one of 8.
-    const blocks: Variant[] = ["subgroup_4x16", "subgroup_4x8"];
-    if (1.6 * Math.ceil(perGroup / 16) > Math.ceil(perGroup / 8)) blocks.reverse();
-    subgroup.push(...blocks);
+    const sizes = 1.6 * Math.ceil(perGroup / 16) <= Math.ceil(perGroup / 8) ? [16, 8] : [8, 16];
+    subgroup.push(...sizes.map((size) => `subgroup_4x${size}`));
     if (g.S === 3 && g.strideW === 1 && g.dilationW === 1) {
-      // Rows are cut into quads: worth it unless much of the last quad is empty.
+      // Rows are cut into quads: worth it unless much of the last quad is empty, or subgroups are narrow.
       const waste = (4 * Math.ceil(map.OW / 4)) / map.OW;
-      subgroup.splice(waste <= 1.2 ? 0 : 2, 0, "subgroup_row_4x8");
+      const first = waste <= 1.2 && lanes >= 8;
+      subgroup.splice(first ? 0 : 2, 0, ...sizes.map((size) => `subgroup_row_4x${size}`));
     }
   }
   return inOrder(gpu, subgroup, ["scalar_4x4"]);
@@ -191,15 +192,15 @@ function gather(
   tensors: GatherTensors,
 ): void {
   const { out, x, weight, bias } = tensors;
-  const row = variant === "subgroup_row_4x8";
-  const channels = variant === "subgroup_4x16" ? 16 : 8;
+  const row = variant.startsWith("subgroup_row");
+  const channels = variant.endsWith("x16") ? 16 : 8;
   const phases = map.grad ? g.strideH * g.strideW : 1;
   const rows = map.grad ? Math.ceil(map.OH / g.strideH) : map.OH;
   const columns = map.grad ? Math.ceil(map.OW / g.strideW) : map.OW;
   const lanes = row ? g.N * rows * Math.ceil(map.OW / 4) : Math.ceil((g.N * rows * columns) / 4);
   const blocks = Math.ceil(map.OC / g.groups / channels) * g.groups * phases * Math.ceil(lanes / WORKGROUP);
   const constants = { ...mapSizes(ctx.gpu, g, map), HAS_BIAS: bias ? 1 : 0 };
-  const entry = row ? "conv_row_8" : `conv_${channels}`;
+  const entry = `conv_${row ? "row_" : ""}${channels}`;
   ctx.run(
     { shader: "conv2d_subgroup", entry, constants },
     [out, x, x, weight, weight, bias ?? weight],
