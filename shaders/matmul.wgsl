@@ -8,21 +8,14 @@
 // One invocation owns 4 rows × 4 columns; the columns are the same for a whole workgroup, so that b is loaded once
 // per workgroup of lanes.
 
-override M: u32 = 1;
-override N: u32 = 1;
-override K: u32 = 1;
-override A_M: u32 = 1;
-override A_K: u32 = 1;
-override B_K: u32 = 1;
-override B_N: u32 = 1;
-override HAS_BIAS: bool = false;
-
 const WORKGROUP = 64u;
 
 @group(0) @binding(0) var<storage, read_write> out: array<f32>;
 @group(0) @binding(1) var<storage, read> a: array<f32>;
 @group(0) @binding(2) var<storage, read> b: array<f32>;
 @group(0) @binding(3) var<storage, read> bias: array<f32>; // [N]
+struct Sizes { M: u32, N: u32, K: u32, A_M: u32, A_K: u32, B_K: u32, B_N: u32, has_bias: u32 }
+@group(0) @binding(4) var<uniform> size: Sizes;
 
 @compute @workgroup_size(64)
 fn forward(
@@ -31,28 +24,28 @@ fn forward(
   @builtin(local_invocation_index) lane: u32,
 ) {
   let id = workgroup.x + workgroup.y * groups.x;
-  let blocks = (N + 3) / 4;
+  let blocks = (size.N + 3) / 4;
   let n0 = (id % blocks) * 4;
   let m0 = ((id / blocks) * WORKGROUP + lane) * 4;
-  if (m0 >= M) { return; }
+  if (m0 >= size.M) { return; }
 
   // Rows and columns past the end repeat the last one; they are not stored.
-  let rows = min(vec4<u32>(m0) + vec4<u32>(0, 1, 2, 3), vec4<u32>(M - 1)) * A_M;
-  let columns = min(vec4<u32>(n0) + vec4<u32>(0, 1, 2, 3), vec4<u32>(N - 1)) * B_N;
+  let rows = min(vec4<u32>(m0) + vec4<u32>(0, 1, 2, 3), vec4<u32>(size.M - 1)) * size.A_M;
+  let columns = min(vec4<u32>(n0) + vec4<u32>(0, 1, 2, 3), vec4<u32>(size.N - 1)) * size.B_N;
   var acc = array<vec4<f32>, 4>(); // by column: four rows
-  for (var k = 0u; k < K; k++) {
-    let at = k * A_K;
+  for (var k = 0u; k < size.K; k++) {
+    let at = k * size.A_K;
     let as_ = vec4<f32>(a[rows.x + at], a[rows.y + at], a[rows.z + at], a[rows.w + at]);
-    let bt = k * B_K;
+    let bt = k * size.B_K;
     acc[0] = fma(as_, vec4<f32>(b[columns.x + bt]), acc[0]);
     acc[1] = fma(as_, vec4<f32>(b[columns.y + bt]), acc[1]);
     acc[2] = fma(as_, vec4<f32>(b[columns.z + bt]), acc[2]);
     acc[3] = fma(as_, vec4<f32>(b[columns.w + bt]), acc[3]);
   }
-  for (var j = 0u; j < 4 && n0 + j < N; j++) {
-    let sums = acc[j] + select(0.0, bias[n0 + j], HAS_BIAS);
-    for (var i = 0u; i < 4 && m0 + i < M; i++) {
-      out[(m0 + i) * N + n0 + j] = sums[i];
+  for (var j = 0u; j < 4 && n0 + j < size.N; j++) {
+    let sums = acc[j] + select(0.0, bias[n0 + j], size.has_bias != 0);
+    for (var i = 0u; i < 4 && m0 + i < size.M; i++) {
+      out[(m0 + i) * size.N + n0 + j] = sums[i];
     }
   }
 }

@@ -5,6 +5,7 @@ import type { KernelSpec } from "../gpu/kernel.ts";
 import type { Variant } from "../gpu/variants.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { OpContext } from "./define-op.ts";
+import { subgroupLanes } from "./subgroups.ts";
 
 /** All sizes of one convolution. */
 export interface ConvGeometry {
@@ -218,13 +219,6 @@ function mapSizes(gpu: Gpu, g: ConvGeometry, map: GatherMap): Record<string, num
 }
 
 // --- shared ----------------------------------------------------------------------------------------------
-
-/** The fewest lanes a subgroup may have; 0 without subgroups. */
-export function subgroupLanes(gpu: Gpu): number {
-  if (!gpu.features.has("subgroups")) return 0;
-  const info = gpu.device.adapterInfo as { subgroupMinSize?: number } | undefined;
-  return Math.max(4, info?.subgroupMinSize ?? 4); // 4 is the least that WebGPU allows
-}
 
 /** Kernels that lean on subgroups as SIMD lanes go first where a processor does the work, last elsewhere. */
 function inOrder(gpu: Gpu, subgroup: readonly Variant[], others: readonly Variant[]): Variant[] {

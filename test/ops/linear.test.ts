@@ -1,14 +1,18 @@
 import { describe, expect, it } from "vitest";
 import { ShapeError } from "../../src/errors.ts";
 import { linear } from "../../src/ops/linear.ts";
+import { matmulVariants } from "../../src/ops/matmul-kernels.ts";
 import { checkOp, type OpCase } from "../helpers/check-op.ts";
 import { testGpu } from "../helpers/gpu.ts";
 import { matmulReference } from "../reference/matmul.ts";
+
+const gpu = await testGpu();
 
 function linearCase(n: number, c: number, k: number, bias: boolean): OpCase {
   return {
     label: `${n}×${c} → ${k}${bias ? " with bias" : ""}`,
     inputs: { x: [n, c], weight: [k, c], ...(bias ? { bias: [k] } : {}) },
+    variants: { "matmul.forward": matmulVariants(gpu, k) },
     run: (t) => linear(t.x!, t.weight!, t.bias ?? null),
     reference: (v) =>
       matmulReference([n, k, c], { a: v.x!, b: v.weight!, bias: v.bias! }, { transposeB: true }),
@@ -36,7 +40,6 @@ describe("linear", () => {
   });
 
   it("names what does not fit", async () => {
-    const gpu = await testGpu();
     const x = gpu.tensor(new Float32Array(8), [2, 4]);
     const weight = gpu.tensor(new Float32Array(15), [3, 5]);
     const bias = gpu.tensor(new Float32Array(2), [2]);

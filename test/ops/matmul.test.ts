@@ -1,9 +1,12 @@
 import { describe, expect, it } from "vitest";
 import { ShapeError } from "../../src/errors.ts";
 import { matmul } from "../../src/ops/matmul.ts";
+import { matmulVariants } from "../../src/ops/matmul-kernels.ts";
 import { checkOp, type OpCase } from "../helpers/check-op.ts";
 import { testGpu } from "../helpers/gpu.ts";
 import { matmulReference } from "../reference/matmul.ts";
+
+const gpu = await testGpu();
 
 function matmulCase(m: number, n: number, k: number, transposeA = false, transposeB = false): OpCase {
   const options = { transposeA, transposeB };
@@ -11,6 +14,7 @@ function matmulCase(m: number, n: number, k: number, transposeA = false, transpo
     label: `${m}×${k} · ${k}×${n}${transposeA ? ", a transposed" : ""}${transposeB ? ", b transposed" : ""}`,
     inputs: { a: transposeA ? [k, m] : [m, k], b: transposeB ? [n, k] : [k, n] },
     run: (t) => matmul(t.a!, t.b!, options),
+    variants: { "matmul.forward": matmulVariants(gpu, n) },
     reference: (v) => matmulReference([m, n, k], { a: v.a!, b: v.b! }, options),
     referenceGrad: (v, dy) => {
       // da = dy·bᵀ and db = aᵀ·dy, transposed where the input was.
@@ -51,7 +55,6 @@ describe("matmul", () => {
   });
 
   it("runs past 65,535 workgroups", async () => {
-    const gpu = await testGpu();
     const columns = 4 * 65_537;
     const data = Float32Array.from({ length: columns }, (_, i) => (i * 31) % 257);
     const a = gpu.tensor([2], [1, 1]);
@@ -63,7 +66,6 @@ describe("matmul", () => {
   });
 
   it("names what does not fit", async () => {
-    const gpu = await testGpu();
     const a = gpu.tensor(new Float32Array(6), [2, 3]);
     const b = gpu.tensor(new Float32Array(8), [2, 4]);
     const vector = gpu.tensor(new Float32Array(3), [3]);
