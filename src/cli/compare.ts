@@ -1,4 +1,3 @@
-import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import type { Command } from "commander";
 import { UsageError } from "../errors.ts";
@@ -9,7 +8,7 @@ import { loadDataset } from "../node/datasets.ts";
 import { writeFileAtomic } from "../node/files.ts";
 import { requestGpu } from "../node/request.ts";
 import { checkTrainOptions, Trainer, type TrainOptions } from "../train/trainer.ts";
-import { listOf, positiveNumber } from "./options.ts";
+import { listOf, makeOutDirectory, positiveNumber } from "./options.ts";
 import { TrainingProgress } from "./progress.ts";
 import { addTrainOptions } from "./train.ts";
 
@@ -76,7 +75,7 @@ async function compare(flags: CompareFlags): Promise<void> {
     `ResNet-${shared.depth} (width ${shared.width}) on ${data.train.name}: ${configurations.length} runs on ${gpu.info.name} (${gpu.info.class})`,
   );
   try {
-    mkdirSync(out, { recursive: true });
+    makeOutDirectory("compare", out);
     const runs: (LabelledRun & { options: TrainOptions })[] = [];
     for (const options of configurations) {
       const label = `${NORM_NAMES[options.norm]}, lr ${options.lr}`;

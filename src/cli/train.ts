@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Command } from "commander";
 import { DataError, UsageError } from "../errors.ts";
@@ -8,7 +8,7 @@ import { writeFileAtomic } from "../node/files.ts";
 import { requestGpu } from "../node/request.ts";
 import { decodeCheckpoint, encodeCheckpoint } from "../train/checkpoint.ts";
 import { checkTrainOptions, defaultTrainOptions, Trainer, type TrainOptions } from "../train/trainer.ts";
-import { integer, number, positiveInteger } from "./options.ts";
+import { integer, makeOutDirectory, number, positiveInteger } from "./options.ts";
 import { TrainingProgress } from "./progress.ts";
 
 export const CHECKPOINT_FILE = "checkpoint.safetensors";
@@ -75,7 +75,7 @@ async function train(flags: TrainFlags): Promise<void> {
   try {
     const trainer = new Trainer(gpu, data, options);
     if (resume) trainer.resume(decodeCheckpoint(readFileSync(checkpointFile), checkpointFile));
-    mkdirSync(out, { recursive: true });
+    makeOutDirectory("train", out);
     console.error(
       `ResNet-${options.depth} (width ${options.width}, norm ${options.norm}) on ${data.train.name}, lr ${options.lr}, ` +
         `${trainer.totalSteps} steps of ${options.batchSize}, on ${gpu.info.name} (${gpu.info.class})`,

@@ -74,7 +74,8 @@ export function decodeCheckpoint(file: Uint8Array, name: string): Checkpoint {
     if (8 + length + end > file.length) {
       throw bad(`it ends at byte ${file.length}, ${key} reaches to byte ${8 + length + end}`);
     }
-    const bytes = file.slice(8 + length + start, 8 + length + end);
+    // A copy of its own, aligned for its type. (`slice` would not do: on Node's Buffer it is a view.)
+    const bytes = new Uint8Array(file.subarray(8 + length + start, 8 + length + end));
     tensors[key] = { shape, dtype: dtypes[dtype]!, data: new Constructor(bytes.buffer) };
   }
   return { tensors, metadata: metadata ?? {} };

@@ -6,7 +6,7 @@ import { DataError, UsageError } from "../errors.ts";
 import type { Gpu } from "../gpu/device.ts";
 import type { Plan } from "../gpu/plan.ts";
 import type { Init } from "../nn/init.ts";
-import { type ResNetCifar, type ResNetNorm, resnetCifar } from "../nn/models/resnet.ts";
+import { checkResNetOptions, type ResNetCifar, type ResNetNorm, resnetCifar } from "../nn/models/resnet.ts";
 import type { StateDict } from "../nn/module.ts";
 import { accuracy } from "../ops/accuracy.ts";
 import { softmaxCrossEntropy } from "../ops/softmax_cross_entropy.ts";
@@ -114,6 +114,7 @@ export function checkTrainOptions(options: TrainOptions): void {
     if (!ok) throw new UsageError(`train: ${name} is ${options[name]}; expected ${expected}`);
   };
   const count = (value: number | null, low: number) => Number.isInteger(value) && value! >= low;
+  checkResNetOptions(options);
   rule("lr", Number.isFinite(options.lr) && options.lr > 0, "a number above 0");
   rule("momentum", options.momentum >= 0 && options.momentum < 1, "a number from 0 to below 1");
   rule("nesterov", !options.nesterov || options.momentum > 0, "false, or a momentum above 0");

@@ -128,6 +128,30 @@ export class ResNetCifar extends Module {
   }
 }
 
+/** @throws UsageError naming the first option that is out of range. */
+export function checkResNetOptions({
+  depth,
+  width,
+  norm,
+  inChannels = 1,
+  classes = 1,
+}: Required<Pick<ResNetCifarOptions, "depth" | "width" | "norm">> &
+  Pick<ResNetCifarOptions, "inChannels" | "classes">): void {
+  if (!Number.isInteger(depth) || depth < 8 || (depth - 2) % 6 !== 0) {
+    throw new UsageError(
+      `resnetCifar: depth is ${depth}; expected 6n + 2 with n ≥ 1: 8, 14, 20, 32, 44, 56, 110 …`,
+    );
+  }
+  for (const [name, value] of Object.entries({ width, inChannels, classes })) {
+    if (!Number.isInteger(value) || value < 1) {
+      throw new UsageError(`resnetCifar: ${name} is ${value}; expected a positive integer`);
+    }
+  }
+  if (!["batch", "none", "last"].includes(norm)) {
+    throw new UsageError(`resnetCifar: norm is "${norm}"; expected "batch", "none" or "last"`);
+  }
+}
+
 /**
  * ResNet of 6n+2 layers: a 3×3 stem, three stages of n blocks with `width`, 2·`width` and 4·`width` channels (the
  * second and third start with stride 2), global average pooling, a linear classifier. Convolutions have biases only
@@ -145,19 +169,7 @@ export function resnetCifar(gpu: Gpu, options: ResNetCifarOptions = {}): ResNetC
     classes = 10,
     batchNorm,
   } = options;
-  if (!Number.isInteger(depth) || depth < 8 || (depth - 2) % 6 !== 0) {
-    throw new UsageError(
-      `resnetCifar: depth is ${depth}; expected 6n + 2 with n ≥ 1: 8, 14, 20, 32, 44, 56, 110 …`,
-    );
-  }
-  for (const [name, value] of Object.entries({ width, inChannels, classes })) {
-    if (!Number.isInteger(value) || value < 1) {
-      throw new UsageError(`resnetCifar: ${name} is ${value}; expected a positive integer`);
-    }
-  }
-  if (!["batch", "none", "last"].includes(norm)) {
-    throw new UsageError(`resnetCifar: norm is "${norm}"; expected "batch", "none" or "last"`);
-  }
+  checkResNetOptions({ depth, width, norm, inChannels, classes });
   const random = new Random(seed).fork("weights");
   const convNorm = (from: number, to: number, stride: number) =>
     new ConvNorm(

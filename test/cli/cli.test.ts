@@ -1,0 +1,190 @@
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import { encodeIdx } from "../../src/data/idx.ts";
+import { generator } from "../helpers/numbers.ts";
+import { repository, run } from "../node/children.ts";
+
+const fusenorm = (...args: string[]) =>
+  run(process.execPath, ["--import", "tsx", join(repository, "src/cli/main.ts"), ...args]);
+
+function folder(): string {
+  return mkdtempSync(join(tmpdir(), "fusenorm-cli-"));
+}
+
+/** A directory of small random images in the MNIST family's files. */
+function tinyDataset(): string {
+  const next = generator(3);
+  const directory = folder();
+  for (const [part, count] of [
+    ["train", 40],
+    ["t10k", 20],
+  ] as const) {
+    const pixels = Uint8Array.from({ length: count * 64 }, () => 256 * next());
+    const labels = Uint8Array.from({ length: count }, (_, i) => i % 10);
+    writeFileSync(join(directory, `${part}-images-idx3-ubyte`), encodeIdx([count, 8, 8], pixels));
+    writeFileSync(join(directory, `${part}-labels-idx1-ubyte`), encodeIdx([count], labels));
+  }
+  return directory;
+}
+
+const SMALL = [
+  "--depth",
+  "8",
+  "--width",
+  "4",
+  "--batch-size",
+  "10",
+  "--lr",
+  "0.05",
+  "--schedule",
+  "constant",
+];
+
+describe("fusenorm train", () => {
+  it("trains, refuses to overwrite, and resumes to the same losses as an uninterrupted run", async () => {
+    const data = tinyDataset();
+    const [split, whole] = [join(folder(), "a"), join(folder(), "b")];
+    const train = (out: string, epochs: number, ...more: string[]) =>
+      fusenorm("train", "--data", data, "--out", out, "--epochs", `${epochs}`, ...SMALL, ...more);
+    const first = await train(split, 1);
+    expect(first.stderr + first.stdout).toMatch(/step 4: loss .* test accuracy/);
+    expect(first.code).toBe(0);
+    expect(readdirSync(split).sort()).toEqual(["checkpoint.safetensors", "history.json", "report.html"]);
+    const again = await train(split, 2);
+    expect(again.stderr).toMatch(/checkpoint.safetensors exists; pass --resume/);
+    expect(again.code).toBe(1);
+    expect((await train(split, 2, "--resume")).code).toBe(0);
+    expect((await train(whole, 2)).code).toBe(0);
+    const losses = (out: string) => JSON.parse(readFileSync(join(out, "history.json"), "utf8")).log;
+    expect(losses(split)).toEqual(losses(whole));
+    expect(losses(whole)).toHaveLength(2);
+    expect(readFileSync(join(whole, "report.html"), "utf8")).toMatch(
+      /<svg[\s\S]*Training loss[\s\S]*<\/svg>/,
+    );
+
+    const other = await train(split, 2, "--resume", "--seed", "9");
+    expect(other.stderr).toMatch(/trained with seed 0, this run has 9/);
+    writeFileSync(
+      join(split, "checkpoint.safetensors"),
+      readFileSync(join(split, "checkpoint.safetensors")).subarray(0, 999),
+    );
+    const cut = await train(split, 3, "--resume");
+    expect(cut.stderr).toMatch(/checkpoint .*: (its header wants|it ends at byte)/);
+    expect(cut.code).toBe(1);
+  });
+
+  const data = tinyDataset();
+  const truncated = tinyDataset();
+  writeFileSync(
+    join(truncated, "train-images-idx3-ubyte"),
+    readFileSync(join(truncated, "train-images-idx3-ubyte")).subarray(0, 1000),
+  );
+  const empty = folder();
+  const cases: [string, string[], RegExp][] = [
+    ["a learning rate that is no number", ["--lr", "fast"], /"fast" is not a finite number/],
+    ["NaN", ["--lr", "NaN"], /"NaN" is not a finite number/],
+    ["a negative learning rate", ["--lr", "-1"], /lr is -1; expected a number above 0/],
+    ["a depth that is not 6n + 2", ["--depth", "21"], /depth is 21; expected 6n \+ 2/],
+    ["an unknown normalisation", ["--norm", "layer"], /norm is "layer"; expected "batch", "none" or "last"/],
+    ["a momentum of one", ["--momentum", "1"], /momentum is 1; expected/],
+    ["an unknown schedule", ["--schedule", "linear"], /schedule is linear; expected/],
+    ["an unknown initialisation", ["--init", "zeros"], /init is zeros; expected/],
+    [
+      "a batch larger than the data",
+      ["--batch-size", "41"],
+      /batchSize 41 with dropLast leaves no batch of 40/,
+    ],
+    ["no epochs", ["--epochs", "0"], /0 is below 1/],
+    ["half a width", ["--width", "1.5"], /"1.5" is not an integer/],
+    ["a negative seed", ["--seed", "-3"], /seed is -3/],
+    ["a flag that there is not", ["--learning-rate", "1"], /unknown option '--learning-rate'/],
+    [
+      "a directory that is not there",
+      ["--data", join(empty, "no")],
+      /no.*(does not exist|not found|no such)/i,
+    ],
+    ["a directory without data", ["--data", empty], /train-images-idx3-ubyte|data fetch/],
+    ["a truncated file", ["--data", truncated], /train-images-idx3-ubyte.*bytes/],
+    ["--resume without a checkpoint", ["--resume"], /there is no .*checkpoint.safetensors/],
+  ];
+  it.concurrent.each(cases)("refuses %s, and writes nothing", async (_, flags, message) => {
+    const out = join(folder(), "out");
+    const { code, stderr } = await fusenorm("train", "--data", data, "--out", out, ...flags);
+    expect(stderr).toMatch(message);
+    expect(stderr).not.toMatch(/\n\s+at /); // no stack trace
+    expect(code).not.toBe(0);
+    expect(existsSync(out)).toBe(false);
+  });
+});
+
+describe("fusenorm compare", () => {
+  it("trains every pair of norm and learning rate, and writes table, sentence and report", async () => {
+    const out = join(folder(), "out");
+    const { code, stdout } = await fusenorm(
+      ...[
+        "compare",
+        "--data",
+        tinyDataset(),
+        "--out",
+        out,
+        ...SMALL.slice(0, 6),
+        "--lr",
+        "0.01,0.1",
+        "--epochs",
+        "1",
+      ],
+    );
+    expect(stdout).toMatch(
+      /with batch-norm, lr 0.01 .*\n.*with batch-norm, lr 0.1 .*\n.*without batch-norm, lr 0.01/,
+    );
+    expect(stdout).toMatch(
+      /The same network at learning rates 0.01, 0.1: with batch-norm it .*; without batch-norm it .*\./,
+    );
+    expect(code).toBe(0);
+    expect(JSON.parse(readFileSync(join(out, "runs.json"), "utf8")).runs).toHaveLength(4);
+    expect(readFileSync(join(out, "report.html"), "utf8")).toMatch(/<svg/);
+  });
+
+  it("refuses lists with a wrong entry", async () => {
+    const out = join(folder(), "out");
+    const lr = await fusenorm("compare", "--out", out, "--lr", "0.1,-2");
+    expect(lr.stderr).toMatch(/-2 is not above 0/);
+    const norm = await fusenorm("compare", "--out", out, "--norm", "batch,instance");
+    expect(norm.stderr).toMatch(/"instance"; expected batch, none or last/);
+    expect([lr.code, norm.code]).toEqual([1, 1]);
+    expect(existsSync(out)).toBe(false);
+  });
+});
+
+describe("fusenorm", () => {
+  it("prints help and version, and refuses an unknown command", async () => {
+    const help = await fusenorm("--help");
+    expect(help.stdout).toMatch(/train .*\n[\s\S]*data[\s\S]*doctor/);
+    expect(help.code).toBe(0);
+    const { version } = JSON.parse(readFileSync(join(repository, "package.json"), "utf8"));
+    expect((await fusenorm("--version")).stdout.trim()).toBe(version);
+    const unknown = await fusenorm("tarin");
+    expect(unknown.stderr).toMatch(/unknown command 'tarin'[\s\S]*train/);
+    expect(unknown.code).toBe(1);
+  });
+
+  it("says when --out can't be written", async () => {
+    const out = join(folder(), "file");
+    mkdirSync(join(out, ".."), { recursive: true });
+    writeFileSync(out, "here already");
+    const { code, stderr } = await fusenorm(
+      "train",
+      "--data",
+      tinyDataset(),
+      "--out",
+      out,
+      ...SMALL,
+      "--epochs",
+      "1",
+    );
+    expect(stderr).toMatch(/--out .*file.*not a directory/);
+    expect(code).toBe(1);
+  });
+});
