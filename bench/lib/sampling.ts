@@ -48,12 +48,12 @@ export async function sampleInterleaved(
       return (performance.now() - start) / iterations;
     };
     await timed(1);
-    const fit = (ms: number) => Math.max(1, Math.min(maxIterations, Math.round(callMs / ms)));
+    const callsFor = (ms: number) => Math.max(1, Math.min(maxIterations, Math.round(callMs / ms)));
     // Twice: a single iteration seems longer than it is, by the wait for it.
-    const first = fit(await timed(1));
+    const first = callsFor(await timed(1));
     samples.push({
       name: one.name,
-      iterations: first === 1 ? 1 : fit(await timed(Math.min(first, 10))),
+      iterations: first === 1 ? 1 : callsFor(await timed(Math.min(first, 10))),
       times: [],
     });
   }

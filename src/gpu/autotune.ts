@@ -27,6 +27,8 @@ export interface AutotuneOptions {
   rounds?: number;
   /** A variant replaces the kernel's own choice only if it takes at most this share of its time. Default 0.97. */
   margin?: number;
+  /** No further round begins after so many ms; the first one is always finished. Default: no limit. */
+  budgetMs?: number;
 }
 
 const keyOf = ({ kernel, shape }: { kernel: string; shape: string }) => `${kernel}|${shape}`;
@@ -40,7 +42,7 @@ const keyOf = ({ kernel, shape }: { kernel: string; shape: string }) => `${kerne
 export async function autotune(
   gpu: Gpu,
   work: () => void,
-  { rounds = 5, margin = 0.97 }: AutotuneOptions = {},
+  { rounds = 5, margin = 0.97, budgetMs = Number.POSITIVE_INFINITY }: AutotuneOptions = {},
 ): Promise<TunedChoice[]> {
   if (!gpu.features.has("timestamp-query")) {
     throw new DeviceError(
@@ -66,7 +68,9 @@ export async function autotune(
     await gpu.sync();
     const most = Math.max(0, ...[...known.values()].map(({ candidates }) => candidates.length));
     // In turn, so that a machine whose speed drifts is unfair to nobody; the first round compiles.
+    const began = performance.now();
     for (let round = 0; round <= rounds; round += 1) {
+      if (round > 1 && performance.now() - began > budgetMs) break;
       for (let index = 0; index < most; index += 1) {
         for (const { kernel, shape, candidates } of known.values()) {
           variants.remember(kernel, shape, candidates[Math.min(index, candidates.length - 1)]!);

@@ -1,0 +1,68 @@
+// Bundles the benchmarks and the op tests into dist/bench, beside the built package whose modules they use, so that they
+// run where there is nothing but dist/, shaders/ and the production dependencies: `node dist/bench/gpu-suite.js`.
+// Run after tsc, by `npm run build`.
+import { copyFileSync, mkdirSync, readdirSync } from "node:fs";
+import { builtinModules } from "node:module";
+import { relative, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+import { build, type Plugin } from "vite";
+
+const root = fileURLToPath(new URL("..", import.meta.url));
+const out = resolve(root, "dist/bench");
+
+/** `../src/gpu/device.ts` → `../gpu/device.js`: the built modules are used as they are, not bundled once more. */
+const useBuiltPackage: Plugin = {
+  name: "use-built-package",
+  enforce: "pre",
+  resolveId(source, importer) {
+    if (!importer || !/^\.\.?\//.test(source)) return;
+    const path = relative(resolve(root, "src"), resolve(importer, "..", source));
+    if (path.startsWith("..")) return;
+    return { id: `../${path.replace(/\.ts$/, ".js")}`, external: true };
+  },
+};
+
+const opTests: Plugin = {
+  name: "op-tests",
+  enforce: "pre",
+  resolveId(source) {
+    if (source === "virtual:op-tests") return "\0op-tests";
+    if (source === "vitest") return resolve(root, "test/browser/vitest-in-page.ts");
+  },
+  load(id) {
+    if (id !== "\0op-tests") return;
+    const folder = resolve(root, "test/ops");
+    const files = readdirSync(folder).filter((file) => file.endsWith(".test.ts"));
+    const entries = files.map(
+      (file) =>
+        `${JSON.stringify(`test/ops/${file}`)}: () => import(${JSON.stringify(resolve(folder, file))})`,
+    );
+    return `export default {\n${entries.join(",\n")}\n};`;
+  },
+  // The package has no side effects, but its tests register themselves when they are imported.
+  transform: (code, id) => (id.includes("/test/") ? { code, moduleSideEffects: "no-treeshake" } : undefined),
+};
+
+const production = ["cli-progress", "commander", "vega", "vega-lite", "webgpu"];
+
+await build({
+  configFile: false,
+  root,
+  logLevel: "warn",
+  plugins: [useBuiltPackage, opTests],
+  ssr: { noExternal: true, external: production },
+  build: {
+    ssr: true,
+    target: "node20",
+    outDir: out,
+    emptyOutDir: true,
+    minify: false,
+    rollupOptions: {
+      input: { main: resolve(root, "bench/main.ts"), "gpu-suite": resolve(root, "bench/gpu-suite.ts") },
+      external: [...builtinModules, /^node:/, ...production],
+      output: { format: "es", entryFileNames: "[name].js", chunkFileNames: "[name]-[hash].js" },
+    },
+  },
+});
+mkdirSync(resolve(out, "peers"), { recursive: true });
+copyFileSync(resolve(root, "bench/peers/pytorch.py"), resolve(out, "peers/pytorch.py"));

@@ -1,0 +1,237 @@
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { runMain } from "../../bench/command.ts";
+import { suiteTable } from "../../bench/gpu-suite-table.ts";
+import { AGREEMENT, compareNumbers } from "../../bench/lib/peers.ts";
+import { comparisonTable, htmlReport, markdownReport } from "../../bench/lib/report.ts";
+import {
+  adapterSlug,
+  type BenchResults,
+  checkResults,
+  compareResults,
+  readResults,
+} from "../../bench/lib/results.ts";
+import type { CaseResult } from "../../bench/lib/runner.ts";
+
+function oneCase(id: string, copies: number, ms: number): CaseResult {
+  return {
+    id,
+    group: id.slice(0, id.lastIndexOf("/")),
+    name: id.slice(id.lastIndexOf("/") + 1),
+    wall: { median: ms, min: ms, max: ms, spread: 0.1, runs: 5 },
+    speedup: 2,
+    gpuMs: 1,
+    dispatches: 3,
+    bytes: 1e6,
+    gbPerSecond: 5,
+    copies,
+    ofCopy: 0.9,
+    gflopPerSecond: null,
+    heldBytes: 1e6,
+    peakBytes: 2e6,
+    kernels: [],
+  };
+}
+
+function run(cases: CaseResult[]): BenchResults {
+  return {
+    schema: "fusenorm-bench/1",
+    date: "2026-01-01T00:00:00.000Z",
+    environment: {
+      version: "0.1.0",
+      node: "v20",
+      platform: "linux x64",
+      processor: "a processor",
+      cores: 2,
+      adapter: {
+        name: "llvmpipe (LLVM 19)",
+        vendor: "mesa",
+        architecture: "",
+        description: "",
+        class: "software",
+      },
+    },
+    quick: true,
+    copy: { gbPerSecond: 10, bytes: 2 ** 26 },
+    groups: [
+      {
+        id: "batch_norm/forward/relu/8x8x8x8",
+        suite: "batch_norm",
+        title: "BN+ReLU forward 8×8×8×8",
+        where: "somewhere",
+        baseline: "unfused",
+        tensorBytes: 16384,
+        cases,
+      },
+    ],
+    missing: [],
+  };
+}
+
+const id = (name: string) => `batch_norm/forward/relu/8x8x8x8/${name}`;
+
+describe("comparison with an earlier run", () => {
+  const old = run([oneCase(id("unfused"), 10, 10), oneCase(id("fused"), 2, 2), oneCase(id("gone"), 1, 1)]);
+
+  it("calls slower what costs more copies, not what took longer on a slower machine", () => {
+    const now = run([oneCase(id("unfused"), 10.5, 30), oneCase(id("fused"), 3, 2), oneCase(id("new"), 1, 1)]);
+    const { changes, onlyOld, onlyNew } = compareResults(old, now, 1.25);
+    expect(changes.map((change) => [change.id, change.regressed])).toEqual([
+      [id("fused"), true],
+      [id("unfused"), false],
+    ]);
+    expect(changes[0]!.copies).toBeCloseTo(1.5);
+    expect(changes[1]!.wall).toBeCloseTo(3);
+    expect([onlyOld, onlyNew]).toEqual([[id("gone")], [id("new")]]);
+    const text = comparisonTable({ changes, onlyOld, onlyNew }, 1.25);
+    expect(text).toMatch(/fused\s+slower\s+1\.50×/);
+    expect(text).toContain("not in this run: 1 cases");
+  });
+
+  it("finds nothing between a run and itself", () => {
+    expect(compareResults(old, old, 1.0001).changes.some(({ regressed }) => regressed)).toBe(false);
+  });
+});
+
+describe("results files", () => {
+  it("are refused unless whole", () => {
+    expect(() => checkResults({ schema: "other/1" }, "x.json")).toThrow(
+      /x\.json has schema "other\/1"; expected/,
+    );
+    expect(() => checkResults(null, "x.json")).toThrow(/schema null/);
+    expect(() => checkResults({ ...run([]), groups: undefined }, "x.json")).toThrow(
+      /no groups or no adapter/,
+    );
+    const broken = run([{ ...oneCase(id("fused"), 1, 1), copies: Number.NaN }]);
+    expect(() => checkResults(JSON.parse(JSON.stringify(broken)), "x.json")).toThrow(/fused.*lacks finite/);
+    expect(
+      checkResults(JSON.parse(JSON.stringify(run([oneCase(id("fused"), 1, 1)]))), "x").groups,
+    ).toHaveLength(1);
+  });
+
+  it("are named after the adapter without its versions", () => {
+    expect(adapterSlug("llvmpipe (LLVM 19.1.7, 256 bits)")).toBe("llvmpipe");
+    expect(adapterSlug("llvmpipe: Mesa 25.0.7")).toBe("llvmpipe");
+    expect(adapterSlug("NVIDIA H100 80GB HBM3")).toBe("nvidia-h100-80gb-hbm3");
+  });
+
+  it("say on every page that no GPU was at work", async () => {
+    const results = run([oneCase(id("unfused"), 10, 10), oneCase(id("fused"), 2, 2)]);
+    expect(markdownReport(results)).toContain(
+      "software adapter: 2 cores of a a processor did the work, no GPU",
+    );
+    const html = await htmlReport(results);
+    expect(html).toContain("Software adapter.");
+    expect(html.match(/<svg/g)).toHaveLength(2);
+    expect(html).toContain("2.00×");
+  });
+});
+
+describe("agreement of contenders", () => {
+  it("is judged by result", () => {
+    const errors = compareNumbers(["y", "dx"], [[1, 2], [3]], [[1, 2.001], [3]]);
+    expect(errors.y).toBeGreaterThan(0);
+    expect(errors.y).toBeLessThan(AGREEMENT);
+    expect(errors.dx).toBe(0);
+    expect(compareNumbers(["y", "dx"], [[1]], [[1], [2]]).dx).toBe(Number.POSITIVE_INFINITY);
+  });
+});
+
+describe("the table of gpu:suite", () => {
+  it("puts PyTorch's times beside ours", () => {
+    const wall = { median: 2, min: 2, max: 2, spread: 0, runs: 5 };
+    const table = suiteTable(
+      [{ work: "w", wall, gpuMs: 1, gflopPerSecond: 15000 }],
+      [
+        { work: "w", mode: "eager", precision: "fp32", ms: 4 },
+        { work: "w", mode: "compile", precision: "fp32", ms: null, error: "no compiler" },
+      ],
+    );
+    expect(table.split("\n")[2]).toMatch(
+      /w\s+2\.00\s+1\.00\s+15\.00\s+4\.00\s+failed\s+–\s+–\s+2\.00×\s+4\.00×/,
+    );
+  });
+});
+
+describe("npm run bench", () => {
+  let folder: string;
+  const errors: string[] = [];
+  beforeEach(() => {
+    folder = mkdtempSync(join(tmpdir(), "fusenorm-bench-"));
+    errors.length = 0;
+    vi.spyOn(console, "error").mockImplementation((...text) => void errors.push(text.join(" ")));
+    vi.spyOn(console, "log").mockImplementation(() => {});
+    vi.spyOn(process.stderr, "write").mockImplementation((text) => {
+      errors.push(String(text));
+      return true;
+    });
+  });
+  afterEach(() => {
+    vi.restoreAllMocks();
+    rmSync(folder, { recursive: true });
+    process.exitCode = undefined;
+  });
+
+  const outcome = async (...argv: string[]) => {
+    process.exitCode = undefined;
+    await runMain([...argv, "--out", folder]);
+    const code = process.exitCode;
+    process.exitCode = undefined;
+    return { code: code ?? 0, text: errors.join("\n") };
+  };
+
+  it.each([
+    [["--compare", "nowhere.json"], /nowhere\.json does not exist/],
+    [["--threshold", "0.9"], /--threshold is 0\.9; expected a ratio above 1/],
+    [["--rounds", "0"], /0 is below 1/],
+    [["--call-ms", "soon"], /"soon" is not a finite number/],
+    [["--fliter", "x"], /unknown option '--fliter'/],
+    [["--filter", "batch_norm sideways"], /none of the \d+ groups.*ids are like batch_norm\/forward/],
+  ])("%j is an error that says what to do, and writes nothing", async (argv, message) => {
+    const { code, text } = await outcome(...argv);
+    expect(text).toMatch(message);
+    expect(code).not.toBe(0);
+    expect(readdirSync(folder)).toEqual([]);
+  });
+
+  it("refuses a file that no run wrote before anything is measured", async () => {
+    const path = join(folder, "other.json");
+    writeFileSync(path, "{ not json");
+    const { code, text } = await outcome("--compare", path);
+    expect(text).toMatch(/other\.json is not JSON/);
+    expect(code).toBe(1);
+  });
+
+  it("measures, writes JSON, Markdown, HTML and traces, and compares", async () => {
+    const words = ["--filter", "batch_norm forward+backward relu 2x8x8x64", "--batch", "2", "--quick"];
+    const first = await outcome(...words, "--rounds", "2", "--call-ms", "1", "--profile");
+    expect(first.text).not.toMatch(/failed/);
+    expect(first.code).toBe(0);
+    const json = readdirSync(folder).find((file) => file.endsWith(".json"))!;
+    const path = join(folder, json);
+    expect(readdirSync(folder).sort()).toEqual(
+      [json, json.replace("json", "md"), json.replace("json", "html"), "profiles"].sort(),
+    );
+    const results = readResults(path);
+    const [unfused, fused] = results.groups[0]!.cases;
+    expect([unfused!.name, fused!.name]).toEqual(["unfused", "fused"]);
+    expect(unfused!.speedup).toBe(1);
+    expect(fused!.dispatches).toBeLessThan(unfused!.dispatches);
+    expect(fused!.bytes).toBeLessThan(unfused!.bytes / 2);
+    expect(fused!.heldBytes).toBeLessThan(unfused!.heldBytes!);
+
+    const traces = join(folder, "profiles", json.replace(".json", ""));
+    const trace = JSON.parse(readFileSync(join(traces, readdirSync(traces)[0]!), "utf8"));
+    expect(trace.traceEvents.length).toBeGreaterThan(0);
+
+    // Against a run that claims to have been ten times as fast.
+    for (const one of results.groups[0]!.cases) one.copies /= 10;
+    const earlier = join(folder, "earlier.json");
+    writeFileSync(earlier, JSON.stringify(results));
+    const second = await outcome(...words, "--rounds", "2", "--call-ms", "1", "--compare", earlier);
+    expect(second.text).toMatch(/2 of 2 cases cost over 1\.25×/);
+    expect(second.code).toBe(2);
+  });
+});
