@@ -1,5 +1,6 @@
 // The public surface, for browsers and Node alike. In Node, `fusenorm/node` adds `requestGpu`, files and downloads.
 
+export { checkpoint } from "./autograd/checkpoint.ts";
 export { enableGrad, isRecording, noGrad } from "./autograd/tape.ts";
 export * from "./data/index.ts";
 export * from "./errors.ts";

@@ -1,3 +1,4 @@
+import { isRecomputing } from "../autograd/checkpoint.ts";
 import { ShapeError } from "../errors.ts";
 import type { Gpu } from "../gpu/device.ts";
 import { batchNorm } from "../ops/batch_norm.ts";
@@ -147,11 +148,14 @@ export class BatchNorm2d extends Module {
   forward(x: Tensor, tail: BatchNormTail = {}): Tensor {
     const { runningMean, runningVar, numBatchesTracked, eps, momentum } = this;
     const run = this.fused ? batchNorm : batchNormComposed;
+    const training = this.training || !runningMean;
+    // A checkpoint's second forward sees the same batch: the running statistics have had it.
+    const track = !(training && isRecomputing());
     return run(x, this.weight, this.bias, {
-      training: this.training || !runningMean,
-      runningMean,
-      runningVar,
-      numBatchesTracked,
+      training,
+      runningMean: track ? runningMean : null,
+      runningVar: track ? runningVar : null,
+      numBatchesTracked: track ? numBatchesTracked : null,
       eps,
       momentum,
       ...tail,

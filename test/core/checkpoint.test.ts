@@ -1,0 +1,49 @@
+import { describe, expect, it } from "vitest";
+import { checkpoint } from "../../src/autograd/checkpoint.ts";
+import { BatchNorm2d, Conv2d, ReLU, Sequential } from "../../src/nn/layers.ts";
+import { Random } from "../../src/tensor/random.ts";
+import type { Tensor } from "../../src/tensor/tensor.ts";
+import { testGpu } from "../helpers/gpu.ts";
+import { normals } from "../helpers/numbers.ts";
+
+describe("checkpoint", () => {
+  it("gives the bits of the plain run, holds less, and moves running statistics once", async () => {
+    const gpu = await testGpu();
+    const block = (random: Random, from: number) =>
+      new Sequential(
+        new Conv2d(gpu, from, 8, 3, { padding: 1, random }),
+        new BatchNorm2d(gpu, 8),
+        new ReLU(),
+        new Conv2d(gpu, 8, 8, 3, { padding: 1, random }),
+        new BatchNorm2d(gpu, 8),
+        new ReLU(),
+      );
+    const outcomes = [];
+    const held = [];
+    for (const save of [false, true]) {
+      const live = gpu.stats.liveBuffers;
+      const random = new Random(4);
+      const blocks = [block(random, 3), block(random, 8)];
+      const x = gpu.tensor(normals(4 * 12 * 12 * 3, 1), [4, 12, 12, 3], { requiresGrad: true });
+      const up = gpu.tensor(normals(4 * 12 * 12 * 8, 2), [4, 12, 12, 8]);
+      const before = gpu.stats.liveBytes;
+      const out = gpu.scope(() => {
+        const run = (part: Sequential, input: Tensor) =>
+          save ? checkpoint((z) => part.forward(z), input) : part.forward(input);
+        return run(blocks[1]!, run(blocks[0]!, x));
+      });
+      held.push(gpu.stats.liveBytes - before);
+      out.backward(up);
+      const outcome = [await out.read(), await x.grad!.read()];
+      for (const part of blocks) {
+        for (const [, parameter] of part.namedParameters()) outcome.push(await parameter.grad!.read());
+        for (const { data } of Object.values(await part.stateDict())) outcome.push(data);
+      }
+      outcomes.push(outcome);
+      for (const thing of [out, up, x, ...blocks]) thing.dispose();
+      expect(gpu.stats.liveBuffers).toBe(live);
+    }
+    expect(outcomes[1]).toEqual(outcomes[0]);
+    expect(held[1]! / held[0]!).toBeLessThan(0.5);
+  });
+});
