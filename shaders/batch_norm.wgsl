@@ -361,10 +361,10 @@ fn save_merged(channel: u32, m: Merged) -> vec3<f32> {
 }
 
 // Moves the running statistics of a channel: the unbiased variance, as PyTorch has it.
-fn track(channel: u32, m: Merged, momentum: f32) {
+fn track(channel: u32, m: Merged, count: f32, momentum: f32) {
   let unit = inverse_power(vec4<f32>(m.scale)).x;
   let mean = m.origin + m.offset * unit;
-  let unbiased = (m.variance * (params.count / (params.count - 1))) * unit * unit;
+  let unbiased = (m.variance * (count / (count - 1))) * unit * unit;
   running_mean[channel] += momentum * (mean - running_mean[channel]);
   running_var[channel] += momentum * (unbiased - running_var[channel]);
 }
@@ -387,7 +387,7 @@ fn finalize_running(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_w
   if (channel >= params.channels) { return; }
   let merged = merge_slices(channel, 0, 1);
   save_merged(channel, merged);
-  track(channel, merged, momentum_of(batches_before[0]));
+  track(channel, merged, params.count, momentum_of(batches_before[0]));
 }
 
 // A channel by a workgroup of 1 by Y; the result is good at lane.y = 0.
@@ -430,8 +430,43 @@ fn finalize_running_workgroup(
   let merged = merge_workgroup(channel, lane);
   if (lane.y == 0 && channel < params.channels) {
     save_merged(channel, merged);
-    track(channel, merged, momentum_of(batches_before[0]));
+    track(channel, merged, params.count, momentum_of(batches_before[0]));
   }
+}
+
+// Statistics alone, as a tensor [4, C] of count, origin, offset and variance, to be merged with others.
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn finalize_statistics(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  let channel = flat(id, groups);
+  if (channel >= params.channels) { return; }
+  let m = merge_slices(channel, 0, 1);
+  let unit = inverse_power(vec4<f32>(m.scale)).x;
+  saved[channel] = params.count;
+  saved[params.channels + channel] = m.origin;
+  saved[2 * params.channels + channel] = m.offset * unit;
+  saved[3 * params.channels + channel] = (m.variance * unit) * unit;
+}
+
+fn given_statistics(channel: u32) -> Merged {
+  let c = params.channels;
+  return Merged(slices[c + channel], slices[2 * c + channel], slices[3 * c + channel], 1);
+}
+
+// Training with statistics that came from elsewhere (`slices` is [4, C] here).
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn finalize_given(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  let channel = flat(id, groups);
+  if (channel >= params.channels) { return; }
+  save_merged(channel, given_statistics(channel));
+}
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn finalize_given_running(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  let channel = flat(id, groups);
+  if (channel >= params.channels) { return; }
+  let m = given_statistics(channel);
+  save_merged(channel, m);
+  track(channel, m, slices[channel], momentum_of(batches_before[0]));
 }
 
 // Inference: the running statistics instead of the batch's. One invocation: one channel.
@@ -448,7 +483,7 @@ fn finalize_inference(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num
 fn update_running(@builtin(local_invocation_index) lane: u32) {
   let momentum = momentum_of(batches[0]);
   for (var channel = lane; channel < params.channels; channel += WORKGROUP_SIZE) {
-    track(channel, Merged(batch_mean[channel], 0, batch_var[channel], 1), momentum);
+    track(channel, Merged(batch_mean[channel], 0, batch_var[channel], 1), params.count, momentum);
   }
   storageBarrier();
   if (lane == 0) { batches[0] += 1; }
@@ -543,7 +578,7 @@ fn save_column(column: u32, origin: vec4<f32>, tally: Tally) -> Affine {
 }
 
 fn track_column(column: u32, origin: vec4<f32>, tally: Tally) {
-  for (var k = 0u; k < 4; k += 1) { track(4 * column + k, merged_of(origin, tally, k), params.momentum); }
+  for (var k = 0u; k < 4; k += 1) { track(4 * column + k, merged_of(origin, tally, k), params.count, params.momentum); }
 }
 
 // One invocation: one column, all rows.

@@ -22,51 +22,55 @@ export interface BatchNormOptions {
   eps?: number;
   /** Applied last, in the same pass. Default "none". */
   activation?: "none" | "relu";
+  /**
+   * In training, instead of x's own: what `batchNormStatistics` or `mergeStatistics` gave, [4, C]. Differentiable: the
+   * gradients of every use add up, so that batches which share statistics also share their backward.
+   */
+  statistics?: Tensor | null;
   /** x's shape; added before the activation, in the same pass. */
   residual?: Tensor | null;
 }
 
-export interface BatchNormParams extends Required<Omit<BatchNormOptions, "residual">> {}
+export interface BatchNormParams extends Required<Omit<BatchNormOptions, "residual" | "statistics">> {}
 
 const batchNormOp = defineOp({
   name: "batch_norm",
-  inputs: { x: "...", gamma: "C?", beta: "C?", residual: "...?" },
-  infer({ x, gamma, beta, residual }, params: BatchNormParams) {
-    return inferBatchNorm("batchNorm", { x, gamma, beta, residual }, params);
+  inputs: { x: "...", gamma: "C?", beta: "C?", residual: "...?", statistics: "...?" },
+  infer(shapes, params: BatchNormParams) {
+    return inferBatchNorm("batchNorm", shapes, params);
   },
-  forward(ctx, { x, gamma, beta, residual }, plan, params) {
+  forward(ctx, { x, gamma, beta, residual, statistics }, plan, params) {
     const kernels = batchNormKernels(ctx.gpu, plan.count, plan.channels);
     const numbers = ctx.empty([5, kernels.width]);
     const out = ctx.empty(plan.out);
     const all = { ...params, gamma, beta, residual, relu: plan.relu };
-    if (params.training) kernels.train(ctx, out, x, numbers, all);
+    if (statistics) kernels.trainGiven(ctx, out, x, numbers, statistics, all);
+    else if (params.training) kernels.train(ctx, out, x, numbers, all);
     else kernels.infer(ctx, out, x, numbers, all);
     // x alone gives the ReLU's mask, but for the residual, which would take as much memory as y does.
-    return { out, saved: { x, numbers, y: plan.relu && residual ? out : null } };
+    return { out, saved: { x, numbers, y: plan.relu && residual ? out : null, given: statistics !== null } };
   },
   // dz = dy where y > 0; dx = γ·rstd·(dz − Σdz/n − x̂·Σ(dz·x̂)/n); dγ = Σ dz·x̂, dβ = Σ dz, dresidual = dz
-  backward(ctx, grad, { x, numbers, y }, plan, params) {
+  backward(ctx, grad, { x, numbers, y, given }, plan, params) {
     const { needsGrad } = ctx;
     const kernels = batchNormKernels(ctx.gpu, plan.count, plan.channels);
-    const dgamma = ctx.empty([plan.channels]);
-    const dbeta = ctx.empty([plan.channels]);
-    const dx = needsGrad.x ? ctx.empty(plan.out) : null;
-    const dz = !y ? grad : needsGrad.residual ? ctx.empty(plan.out) : ctx.temp(plan.out);
-    const { relu } = plan;
-    kernels.backward(ctx, x, grad, numbers, {
-      relu,
-      y,
-      dz,
-      dgamma,
-      dbeta,
-      dx,
-      batchStatistics: params.training,
-    });
+    const dgamma = needsGrad.gamma ? ctx.grad("gamma") : ctx.temp([plan.channels]);
+    const dbeta = needsGrad.beta ? ctx.grad("beta") : ctx.temp([plan.channels]);
+    const dx = needsGrad.x ? ctx.grad("x") : null;
+    const dz = !y ? grad : needsGrad.residual ? ctx.grad("residual") : ctx.temp(plan.out);
+    const batchStatistics = params.training && !given;
+    const all = { relu: plan.relu, y, dz, dgamma, dbeta, dx, batchStatistics };
+    kernels.backward(ctx, x, grad, numbers, all);
+    const dstatistics = needsGrad.statistics ? ctx.grad("statistics") : null;
+    if (dstatistics) {
+      kernels.statisticsKernel(ctx, "given_grad", { 0: dstatistics, 2: numbers, 5: dgamma, 6: dbeta });
+    }
     return {
       x: dx,
       gamma: needsGrad.gamma ? dgamma : null,
       beta: needsGrad.beta ? dbeta : null,
       residual: !needsGrad.residual ? null : y ? dz : grad.alias(),
+      statistics: dstatistics,
     };
   },
 });
@@ -89,12 +93,12 @@ export function batchNorm(
   beta: Tensor | null,
   options: BatchNormOptions,
 ): Tensor {
-  const { residual = null, ...rest } = options;
-  return batchNormOp({ x, gamma, beta, residual }, batchNormParams(rest));
+  const { residual = null, statistics = null, ...rest } = options;
+  return batchNormOp({ x, gamma, beta, residual, statistics }, batchNormParams(rest));
 }
 
 /** The options with PyTorch's defaults. */
-export function batchNormParams(options: Omit<BatchNormOptions, "residual">): BatchNormParams {
+export function batchNormParams(options: Omit<BatchNormOptions, "residual" | "statistics">): BatchNormParams {
   return {
     training: options.training,
     runningMean: options.runningMean ?? null,
@@ -109,10 +113,10 @@ export function batchNormParams(options: Omit<BatchNormOptions, "residual">): Ba
 /** Checks shapes and parameters for `op`. `count` is the number of values per channel. */
 export function inferBatchNorm(
   op: string,
-  shapes: { x: Shape; gamma: Shape | null; beta: Shape | null; residual: Shape | null },
+  shapes: { [K in "gamma" | "beta" | "residual" | "statistics"]: Shape | null } & { x: Shape },
   params: BatchNormParams,
 ) {
-  const { x, residual } = shapes;
+  const { x, residual, statistics } = shapes;
   const { training, runningMean, runningVar, numBatchesTracked, momentum, eps, activation } = params;
   if (x.length < 2) {
     throw new ShapeError(
@@ -150,7 +154,18 @@ export function inferBatchNorm(
       `${op}: training is false and there are no running statistics; pass runningMean and runningVar, or training: true`,
     );
   }
-  if (training && count === 1) {
+  if (statistics && !training) {
+    throw new ShapeError(
+      `${op}: training is false and statistics are given; pass them as runningMean and runningVar, or training: true`,
+    );
+  }
+  if (statistics && !sameShape(statistics, [4, channels])) {
+    throw new ShapeError(
+      `${op}: statistics is ${formatShape(statistics)}, x has ${channels} channels, got ${formatShape(x)}; expected ` +
+        `[4, ${channels}] from batchNormStatistics or mergeStatistics`,
+    );
+  }
+  if (training && !statistics && count === 1) {
     throw new ShapeError(
       `${op}: x ${formatShape(x)} has 1 value per channel, and training needs more than 1 for a variance; ` +
         "use a larger batch, or training: false",

@@ -4,6 +4,8 @@ import { type BatchNormOptions, batchNormParams, inferBatchNorm } from "./batch_
 import { batchNormKernels } from "./batch_norm_kernels.ts";
 import { add, mul, normalize, relu } from "./elementwise.ts";
 import { mean, variance } from "./reduce.ts";
+import { reshape } from "./reshape.ts";
+import { slice } from "./slice.ts";
 
 /**
  * The same numbers as `batchNorm`, composed of plain ops: `mean`, `variance`, `normalize`, `mul`, `add`, `relu`, each
@@ -17,13 +19,14 @@ export function batchNormComposed(
   options: BatchNormOptions,
 ): Tensor {
   const { gpu } = x;
-  const { residual = null, ...rest } = options;
+  const { residual = null, statistics = null, ...rest } = options;
   const params = batchNormParams(rest);
   const shapes = {
     x: x.shape,
     gamma: gamma?.shape ?? null,
     beta: beta?.shape ?? null,
     residual: residual?.shape ?? null,
+    statistics: statistics?.shape ?? null,
   };
   const plan = inferBatchNorm("batchNormComposed", shapes, params);
   return gpu.scope(() => {
@@ -31,8 +34,15 @@ export function batchNormComposed(
     let v = params.runningVar!;
     if (params.training) {
       const axes = x.shape.map((_, axis) => axis).slice(0, -1);
-      m = mean(x, axes);
-      v = variance(x, axes, { correction: 0, mean: m });
+      if (statistics) {
+        const row = (from: number) =>
+          reshape(slice(statistics, [from, 0], [from + 1, plan.channels]), [plan.channels]);
+        m = add(row(1), row(2));
+        v = row(3);
+      } else {
+        m = mean(x, axes);
+        v = variance(x, axes, { correction: 0, mean: m });
+      }
       if (params.runningMean) {
         const kernels = batchNormKernels(gpu, plan.count, plan.channels);
         noGrad(() => kernels.updateRunning(m, v, params));

@@ -84,6 +84,11 @@ function divide({ width4, rows }: Layout, variant: Variant, software: boolean): 
   return { slices, sliceRows, stride: runs ? 0 : width4 * perColumn, lanes, x, y };
 }
 
+/** For kernels without a `_workgroup` twin. */
+function lanesOnly(division: Division): Division {
+  return { ...division, x: 0, y: 0 };
+}
+
 export interface MeasureParams {
   gamma: Tensor | null;
   beta: Tensor | null;
@@ -129,6 +134,34 @@ export class BatchNormKernels {
     this.key = `${layout.count}x${layout.channels}`;
   }
 
+  /** Count, origin, offset and variance of each channel of x, into [4, channels]. */
+  statistics(ctx: Context, out: Tensor, x: Tensor): void {
+    const division = this.division(this.family());
+    const partials = ctx.temp([division.slices, 3, this.width]);
+    const stats = this.spec("stats", division, { SMALL_EPS: true });
+    this.run(ctx, stats, division, { 0: partials, 1: x }, null, this.columnGrid(division));
+    const finalize = this.spec("finalize_statistics", lanesOnly(division), { SMALL_EPS: true });
+    const grid = this.laneGrid(division, this.layout.channels);
+    this.run(ctx, finalize, division, { 1: partials, 3: out }, null, grid);
+  }
+
+  /** dx of `statistics` at x, where `grad` is that of the [4, channels]. */
+  statisticsGrad(ctx: Context, dx: Tensor, x: Tensor, statistics: Tensor, grad: Tensor): void {
+    const affine = ctx.temp([5, this.width]);
+    this.statisticsKernel(ctx, "input_grad", { 0: affine, 2: statistics, 4: grad });
+    this.apply(ctx, dx, x, affine, { residual: null, relu: false }, null);
+  }
+
+  /** One of the kernels of shaders/batch_norm_statistics.wgsl. */
+  statisticsKernel(ctx: Pick<Context, "run">, entry: string, bound: Record<number, Binding>): void {
+    const { channels } = this.layout;
+    const constants = { WORKGROUP_SIZE: GPU_WORKGROUP };
+    const bindings = Array.from({ length: 8 }, (_, slot) => bound[slot] ?? null);
+    bindings[7] = new Uint32Array([channels, this.width]);
+    const grid = this.gpu.fold(Math.ceil(channels / GPU_WORKGROUP));
+    ctx.run({ shader: "batch_norm_statistics", entry, constants }, bindings, grid);
+  }
+
   /** Training: y, and the channels' numbers into `saved`. Moves the running statistics, if there are any. */
   train(ctx: Context, y: Tensor, x: Tensor, saved: Tensor, params: MeasureParams & ApplyParams): void {
     const { gamma, beta, runningMean, runningVar, numBatchesTracked, residual, relu } = params;
@@ -161,11 +194,31 @@ export class BatchNormKernels {
     this.apply(ctx, y, x, saved, params, runningMean ? numBatchesTracked : null);
   }
 
+  /** The same with statistics of `statistics`, perhaps merged over several batches. */
+  trainGiven(
+    ctx: Context,
+    y: Tensor,
+    x: Tensor,
+    saved: Tensor,
+    statistics: Tensor,
+    params: MeasureParams & ApplyParams,
+  ): void {
+    const { gamma, beta, runningMean, runningVar, numBatchesTracked } = params;
+    const division = this.division(this.family());
+    const entry = runningMean ? "finalize_given_running" : "finalize_given";
+    const finalize = this.spec(entry, lanesOnly(division), this.affineFlags(params));
+    const counter = numBatchesTracked ?? statistics;
+    const running = runningMean && { 4: counter, 5: runningMean, 6: runningVar };
+    const bindings = { 1: statistics, 3: saved, ...running, 8: gamma ?? x, 9: beta ?? x };
+    this.run(ctx, finalize, division, bindings, params, this.laneGrid(division, this.layout.channels));
+    this.apply(ctx, y, x, saved, params, runningMean ? numBatchesTracked : null);
+  }
+
   /** Inference: y, and the channels' numbers, of the running statistics, into `saved`. */
   infer(ctx: Context, y: Tensor, x: Tensor, saved: Tensor, params: MeasureParams & ApplyParams): void {
     const { gamma, beta, runningMean, runningVar } = params;
     const division = this.division(this.family());
-    const spec = this.spec("finalize_inference", { ...division, y: 0 }, this.affineFlags(params));
+    const spec = this.spec("finalize_inference", lanesOnly(division), this.affineFlags(params));
     const bindings = { 3: saved, 5: runningMean, 6: runningVar, 8: gamma ?? x, 9: beta ?? x };
     this.run(ctx, spec, division, bindings, params, this.laneGrid(division, this.layout.channels));
     this.apply(ctx, y, x, saved, params, null);
@@ -176,7 +229,7 @@ export class BatchNormKernels {
     const { gpu } = this;
     const { runningMean, runningVar, numBatchesTracked } = params;
     const counter = numBatchesTracked ?? gpu.zeros([1]);
-    const division = { ...this.division("software"), y: 0 };
+    const division = lanesOnly(this.division("software"));
     const bindings = { 1: mean, 2: variance, 4: counter, 5: runningMean, 6: runningVar };
     this.run(gpu, this.spec("update_running", division), division, bindings, params, [1]);
     if (counter !== numBatchesTracked) counter.dispose();
@@ -205,7 +258,7 @@ export class BatchNormKernels {
     const sums = { 0: affine, 1: partials, 3: saved, 8: dgamma, 9: dbeta };
     this.run(ctx, finalize, division, sums, null, this.channelGrid(division));
     if (!dx) return;
-    const apply = this.spec("grad_apply", { ...division, y: 0 }, { ...flags, STRIDED: division.stride > 0 });
+    const apply = this.spec("grad_apply", lanesOnly(division), { ...flags, STRIDED: division.stride > 0 });
     const bindings = { 0: dx, 1: x, 2: y ? dz : dy, 3: saved, 4: affine };
     this.run(ctx, apply, division, bindings, null, this.applyGrid(division));
   }
@@ -219,11 +272,11 @@ export class BatchNormKernels {
     counter: Tensor | null,
   ): void {
     const division = this.division(this.family());
-    const spec = this.spec(
-      counter ? "apply_counting" : "apply",
-      { ...division, y: 0 },
-      { RELU: relu, HAS_RESIDUAL: residual !== null, STRIDED: division.stride > 0 },
-    );
+    const spec = this.spec(counter ? "apply_counting" : "apply", lanesOnly(division), {
+      RELU: relu,
+      HAS_RESIDUAL: residual !== null,
+      STRIDED: division.stride > 0,
+    });
     const bindings = { 0: y, 1: x, 2: residual ?? x, 3: saved, ...(counter && { 4: counter }) };
     this.run(ctx, spec, division, bindings, null, this.applyGrid(division));
   }
@@ -261,21 +314,31 @@ export class BatchNormKernels {
   }
 
   /** `entry`, with suffix `_workgroup` where the division has one. */
-  private spec(entry: string, { lanes, x, y }: Division, flags: Record<string, boolean> = {}): KernelSpec {
+  private spec(
+    entry: string,
+    { slices, lanes, x, y }: Division,
+    flags: Record<string, boolean> = {},
+  ): KernelSpec {
     const perChannel = entry.includes("finalize");
-    const key = `${entry},${lanes},${x},${y},${Object.values(flags)}`;
+    const key = `${entry},${lanes},${x},${y},${slices},${Object.values(flags)}`;
     let spec = this.specs.get(key);
     if (!spec) {
       const constants: Record<string, number> = {};
       for (const [name, value] of Object.entries(flags)) constants[name] = value ? 1 : 0;
       if (y === 0) constants.WORKGROUP_SIZE = lanes;
-      else if (perChannel) Object.assign(constants, { X: 1, Y: GPU_WORKGROUP });
+      else if (perChannel) Object.assign(constants, { X: 1, Y: this.mergers(slices) });
       else Object.assign(constants, { X: x, Y: y });
       constants.HAS_TAIL = this.layout.tail > 0 ? 1 : 0;
       spec = { shader: "batch_norm", entry: y > 0 ? `${entry}_workgroup` : entry, constants };
       this.specs.set(key, spec);
     }
     return spec;
+  }
+
+  /** Invocations that merge a channel's partials in a workgroup. */
+  private mergers(slices: number): number {
+    const partials = (slices * this.width) / this.layout.channels;
+    return Math.min(GPU_WORKGROUP, 2 ** Math.ceil(Math.log2(partials)));
   }
 
   private run(

@@ -214,7 +214,7 @@ describe("batch_norm", () => {
     const actual = await values(x, shape, { eps });
     expect(relativeError(actual.y, batchNormReference(b, arrays)), `y, eps ${eps}`).toBeLessThan(1e-5);
     // In units of its own size: squares of 1e-18 and less are no float32 numbers.
-    const unit = Math.max(...expected.x.map(Math.abs)) || 1;
+    const unit = expected.x.reduce((largest, v) => Math.max(largest, Math.abs(v)), 0) || 1;
     const scaled = (values: ArrayLike<number>) => Float64Array.from(values, (v) => v / unit);
     expect(relativeError(scaled(actual.dx), scaled(expected.x)), `dx, eps ${eps}`).toBeLessThan(1e-4);
     expect(relativeError(actual.dgamma, expected.gamma), `dgamma, eps ${eps}`).toBeLessThan(1e-4);
@@ -281,6 +281,45 @@ describe("batch_norm", () => {
       for (let run = 0; run < 3; run += 1) {
         expect(await values(x, shape, { activation: "relu" })).toEqual(first);
       }
+    });
+  });
+
+  it("counts and measures anew in every run of a captured step", async () => {
+    const gpu = await testGpu();
+    const before = gpu.stats.liveBuffers;
+    for (const momentum of [0.1, null]) {
+      const x = gpu.zeros([40, 8]);
+      const state = () => ({
+        runningMean: gpu.zeros([8]),
+        runningVar: gpu.full([8], 1),
+        numBatchesTracked: gpu.zeros([1]),
+      });
+      const [captured, eager] = [state(), state()];
+      const step = (running: typeof captured) => () =>
+        batchNorm(x, null, null, { training: true, momentum, activation: "relu", ...running });
+      const plan = gpu.capture(step(captured));
+      step(eager)().dispose();
+      for (let run = 0; run < 3; run += 1) {
+        x.write(normals(320, 20 + run, run, 2));
+        plan.run();
+        const y = step(eager)();
+        expect(await plan.result.read()).toEqual(await y.read());
+        y.dispose();
+      }
+      expect(await captured.numBatchesTracked.item()).toBe(4);
+      for (const name of ["runningMean", "runningVar", "numBatchesTracked"] as const) {
+        expect(await captured[name].read(), name).toEqual(await eager[name].read());
+      }
+      plan.dispose();
+      for (const tensor of [x, ...Object.values(captured), ...Object.values(eager)]) tensor.dispose();
+    }
+    expect(gpu.stats.liveBuffers).toBe(before);
+  });
+
+  it("takes more channels, and more rows, than a dispatch dimension has workgroups", async () => {
+    await withFamilies(async () => {
+      await compareValues(normals(2 * 65_539, 3), [2, 65_539], 1);
+      await compareValues(normals(1_100_003, 3, 5), [1_100_003, 1], 1e-5);
     });
   });
 

@@ -1,0 +1,129 @@
+import { ShapeError } from "../errors.ts";
+import { formatShape, sameShape, sizeOf } from "../tensor/shape.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import { type BatchNormOptions, batchNorm } from "./batch_norm.ts";
+import { batchNormKernels } from "./batch_norm_kernels.ts";
+import { defineOp } from "./define-op.ts";
+
+const statisticsOp = defineOp({
+  name: "batch_norm_statistics",
+  inputs: { x: "..." },
+  infer({ x }) {
+    if (x.length < 2) {
+      throw new ShapeError(
+        `batchNormStatistics: x has rank ${x.length}, got ${formatShape(x)}; expected [N, H, W, C] or [N, C], channels last`,
+      );
+    }
+    const channels = x.at(-1)!;
+    return { out: [4, channels], x, count: sizeOf(x) / channels, channels };
+  },
+  forward(ctx, { x }, plan) {
+    const out = ctx.empty(plan.out);
+    batchNormKernels(ctx.gpu, plan.count, plan.channels).statistics(ctx, out, x);
+    return { out, saved: { x, out } };
+  },
+  // dx = dmean/n + 2·dvariance/n·(x − mean)
+  backward(ctx, grad, { x, out }, plan) {
+    const dx = ctx.grad("x");
+    batchNormKernels(ctx.gpu, plan.count, plan.channels).statisticsGrad(ctx, dx, x, out, grad);
+    return { x: dx };
+  },
+});
+
+const mergeOp = defineOp({
+  name: "merge_statistics",
+  inputs: { a: "four C", b: "four C" },
+  infer({ a }) {
+    return { out: a, channels: a[1]! };
+  },
+  forward(ctx, { a, b }, plan) {
+    const out = ctx.empty(plan.out);
+    batchNormKernels(ctx.gpu, 1, plan.channels).statisticsKernel(ctx, "merge", { 0: out, 2: a, 3: b });
+    return { out, saved: { a, b } };
+  },
+  backward(ctx, grad, { a, b }, plan) {
+    const da = ctx.needsGrad.a ? ctx.grad("a") : ctx.temp(plan.out);
+    const db = ctx.needsGrad.b ? ctx.grad("b") : ctx.temp(plan.out);
+    const kernels = batchNormKernels(ctx.gpu, 1, plan.channels);
+    kernels.statisticsKernel(ctx, "merge_grad", { 0: da, 1: db, 2: a, 3: b, 4: grad });
+    return { a: ctx.needsGrad.a ? da : null, b: ctx.needsGrad.b ? db : null };
+  },
+});
+
+/**
+ * Count, origin, offset and biased variance of each channel: [4, C], with mean = origin + offset. The origin is a value
+ * near the mean and a constant for the gradient; kept apart, it costs no digits where |mean| ≫ std.
+ * Differentiable in x. `mergeStatistics` joins those of several batches, `batchNorm` takes them as `statistics`.
+ * @param x [N, H, W, C] or [N, C], or any other rank above 1 with channels last
+ * @throws ShapeError for a tensor of rank 1.
+ */
+export function batchNormStatistics(x: Tensor): Tensor {
+  return statisticsOp({ x }, null);
+}
+
+/**
+ * The statistics [4, C] of all batches together, from `batchNormStatistics` of each; in the order given.
+ * @throws ShapeError for an empty list, or statistics of different shapes.
+ */
+export function mergeStatistics(statistics: readonly Tensor[]): Tensor {
+  const [first, ...others] = statistics;
+  if (!first) {
+    throw new ShapeError("mergeStatistics: the list is empty; expected the statistics of at least one batch");
+  }
+  for (const { shape } of statistics) {
+    if (shape.length !== 2 || shape[0] !== 4 || !sameShape(shape, first.shape)) {
+      throw new ShapeError(
+        `mergeStatistics: statistics is ${formatShape(shape)}, the first ${formatShape(first.shape)}; expected [4, C] of ` +
+          "equal C, from batchNormStatistics",
+      );
+    }
+  }
+  return others.reduce((a, b) => mergeOp({ a, b }, null), first);
+}
+
+export interface SyncBatchNormOptions extends Omit<BatchNormOptions, "training" | "residual" | "statistics"> {
+  /** One for each batch, of its shape; added before the activation. */
+  residuals?: readonly Tensor[] | null;
+}
+
+/**
+ * `batchNorm` in training over several micro-batches with the statistics of all of them together, forward and
+ * backward: the numbers of one batch made of all. The running statistics move once.
+ * @param xs [N, H, W, C] or [N, C] each; the N may differ
+ * @throws ShapeError for an empty list, another number of residuals, or what `batchNorm` refuses.
+ */
+export function syncBatchNorm(
+  xs: readonly Tensor[],
+  gamma: Tensor | null,
+  beta: Tensor | null,
+  options: SyncBatchNormOptions = {},
+): Tensor[] {
+  const { residuals = null, runningMean, runningVar, numBatchesTracked, ...rest } = options;
+  const [first] = xs;
+  if (!first) throw new ShapeError("syncBatchNorm: the list of batches is empty; expected at least one");
+  if (residuals && residuals.length !== xs.length) {
+    throw new ShapeError(
+      `syncBatchNorm: ${residuals.length} residuals for ${xs.length} batches; expected one for each`,
+    );
+  }
+  const count = xs.reduce((sum, x) => sum + x.size / (x.shape.at(-1) ?? 1), 0);
+  if (count === 1) {
+    throw new ShapeError(
+      "syncBatchNorm: the batches have 1 value per channel together, and training needs more than 1 for a variance; " +
+        "use larger batches",
+    );
+  }
+  return first.gpu.scope(() => {
+    const statistics = mergeStatistics(xs.map((x) => batchNormStatistics(x)));
+    const tracked = { runningMean, runningVar, numBatchesTracked };
+    return xs.map((x, i) =>
+      batchNorm(x, gamma, beta, {
+        ...rest,
+        ...(i === 0 && tracked),
+        training: true,
+        statistics,
+        residual: residuals?.[i] ?? null,
+      }),
+    );
+  });
+}
