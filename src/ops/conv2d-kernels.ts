@@ -41,6 +41,8 @@ const WORKGROUP = 64;
 
 /** What this adapter can use for a convolution of these sizes; each list starts with what is chosen untuned. */
 export function conv2dVariants(gpu: Gpu, g: ConvGeometry): ConvVariants {
+  if (isDepthwise(g))
+    return { forward: ["depthwise"], grad_input: ["depthwise"], grad_weight: ["depthwise"] };
   return {
     forward: gatherVariants(gpu, g, forwardMap(g)),
     grad_input: gatherVariants(gpu, g, backwardMap(g)),
@@ -60,6 +62,13 @@ export function runForward(
   bias: Tensor | null,
 ): void {
   const variant = pick(ctx.gpu, g, "forward");
+  if (variant === "depthwise") {
+    const lanes = Math.ceil(g.K / 4) * Math.ceil((g.N * g.P * g.Q) / 4);
+    const constants = { ...depthwiseSizes(g), HAS_BIAS: bias ? 1 : 0 };
+    const bindings = [out, x, x, null, null, weight, bias ?? weight];
+    ctx.run({ shader: "conv2d_depthwise", entry: "forward", constants }, bindings, foldLanes(ctx, lanes));
+    return;
+  }
   if (variant !== "scalar_4x4") {
     gather(ctx, g, forwardMap(g), variant, { out, x, weight, bias });
     return;
@@ -72,9 +81,18 @@ export function runForward(
 }
 
 /** dx from dy */
-export function gradInput(ctx: Context, g: ConvGeometry, dy: Tensor, weight: Tensor): Tensor {
-  const dx = ctx.empty([g.N, g.H, g.W, g.C]);
+export function gradInput(ctx: Context, g: ConvGeometry, dx: Tensor, dy: Tensor, weight: Tensor): Tensor {
   const variant = pick(ctx.gpu, g, "grad_input");
+  if (variant === "depthwise") {
+    const lanes = Math.ceil(g.C / 4) * Math.ceil((g.N * g.H * g.W) / 4);
+    const kernel: KernelSpec = {
+      shader: "conv2d_depthwise",
+      entry: "grad_input",
+      constants: depthwiseSizes(g),
+    };
+    ctx.run(kernel, [dx, null, null, dy, dy, weight], foldLanes(ctx, lanes));
+    return dx;
+  }
   if (variant !== "scalar_4x4") {
     const transposed = ctx.temp([g.C, g.R, g.S, g.K / g.groups]);
     const kernel: KernelSpec = { shader: "conv2d", entry: "transpose_weight", constants: sizes(g) };
@@ -92,13 +110,21 @@ export function gradInput(ctx: Context, g: ConvGeometry, dy: Tensor, weight: Ten
 }
 
 /** dw from dy and x: partial sums over slices of the output rows, then their sum in order. */
-export function gradWeight(ctx: Context, g: ConvGeometry, dy: Tensor, x: Tensor): Tensor {
+export function gradWeight(ctx: Context, g: ConvGeometry, dw: Tensor, dy: Tensor, x: Tensor): Tensor {
   const perGroup = g.C / g.groups;
   const columns = g.R * g.S * perGroup;
-  const shape = [g.K, g.R, g.S, perGroup];
-  if (pick(ctx.gpu, g, "grad_weight") === "scalar_1x4") {
+  const variant = pick(ctx.gpu, g, "grad_weight");
+  if (variant === "depthwise") {
+    const lanes = Math.ceil(g.K / 4) * columns;
+    return sumOfSlices(ctx, dw, columns, g.N * g.P, Math.ceil(lanes / WORKGROUP), (out, slices) => {
+      const constants = { ...depthwiseSizes(g), SLICES: slices };
+      const kernel: KernelSpec = { shader: "conv2d_depthwise", entry: "grad_weight", constants };
+      ctx.run(kernel, [out, x, x, dy, dy], foldLanes(ctx, lanes * slices));
+    });
+  }
+  if (variant === "scalar_1x4") {
     const tiles = Math.ceil(columns / WORKGROUP) * Math.ceil(g.K / g.groups / 4) * g.groups;
-    return sumOfSlices(ctx, shape, columns, g.N * g.P, tiles, (out, slices) => {
+    return sumOfSlices(ctx, dw, columns, g.N * g.P, tiles, (out, slices) => {
       const constants = { ...sizes(g), SLICES: slices };
       const bindings = [out, x, null, null, dy];
       ctx.run({ shader: "conv2d", entry: "grad_weight", constants }, bindings, ctx.gpu.fold(tiles * slices));
@@ -108,7 +134,7 @@ export function gradWeight(ctx: Context, g: ConvGeometry, dy: Tensor, x: Tensor)
   const quads = Math.ceil(columns / 4);
   const workgroup = 8 * Math.ceil(quads / Math.ceil(quads / 256) / 8);
   const tiles = Math.ceil(quads / workgroup) * Math.ceil(g.K / g.groups / 16) * g.groups;
-  return sumOfSlices(ctx, shape, columns, g.N * g.P, tiles, (out, slices) => {
+  return sumOfSlices(ctx, dw, columns, g.N * g.P, tiles, (out, slices) => {
     const map = forwardMap(g);
     const constants = { ...mapSizes(ctx.gpu, g, map), SLICES: slices, WORKGROUP: workgroup };
     const bindings = [out, x, x, null, dy];
@@ -121,14 +147,14 @@ export function gradWeight(ctx: Context, g: ConvGeometry, dy: Tensor, x: Tensor)
 }
 
 /** db from dy */
-export function gradBias(ctx: Context, g: ConvGeometry, dy: Tensor): Tensor {
-  return sumRows(ctx, dy, g.N * g.P * g.Q, g.K);
+export function gradBias(ctx: Context, g: ConvGeometry, db: Tensor, dy: Tensor): Tensor {
+  return sumRows(ctx, db, dy, g.N * g.P * g.Q, g.K);
 }
 
-/** [columns]: the sum of each column of `dy` [rows, columns]. */
-export function sumRows(ctx: Context, dy: Tensor, rows: number, columns: number): Tensor {
+/** Writes the sum of each column of `dy` [rows, columns] to `sums` [columns]. */
+export function sumRows(ctx: Context, sums: Tensor, dy: Tensor, rows: number, columns: number): Tensor {
   const tiles = Math.ceil(columns / WORKGROUP);
-  return sumOfSlices(ctx, [columns], columns, rows, tiles, (out, slices) => {
+  return sumOfSlices(ctx, sums, columns, rows, tiles, (out, slices) => {
     const size = new Uint32Array([slices, columns, rows]);
     ctx.run({ shader: "conv2d", entry: "sum_rows" }, [out, dy, size], ctx.gpu.fold(tiles * slices));
   });
@@ -218,6 +244,21 @@ function mapSizes(gpu: Gpu, g: ConvGeometry, map: GatherMap): Record<string, num
   };
 }
 
+// --- depthwise --------------------------------------------------------------------------------------------
+
+function isDepthwise(g: ConvGeometry): boolean {
+  return g.groups === g.C && g.groups > 1;
+}
+
+function depthwiseSizes(g: ConvGeometry): Record<string, number> {
+  const { GROUPS: _, ...rest } = sizes(g);
+  return { ...rest, MULTIPLIER: g.K / g.C, VEC4: g.K === g.C && g.C % 4 === 0 ? 1 : 0 };
+}
+
+function foldLanes(ctx: Context, lanes: number): [number, number] {
+  return ctx.gpu.fold(Math.ceil(lanes / WORKGROUP));
+}
+
 // --- shared ----------------------------------------------------------------------------------------------
 
 /** Kernels that lean on subgroups as SIMD lanes go first where a processor does the work, last elsewhere. */
@@ -237,13 +278,12 @@ function pick(gpu: Gpu, g: ConvGeometry, kernel: keyof ConvVariants): Variant {
  */
 function sumOfSlices(
   ctx: Context,
-  shape: readonly number[],
+  out: Tensor,
   columns: number,
   rows: number,
   tiles: number,
   partials: (out: Tensor, slices: number) => void,
 ): Tensor {
-  const out = ctx.empty(shape);
   const slices = sliceCount(rows, Math.ceil((ctx.gpu.isSoftware ? 32 : 1024) / tiles));
   if (slices === 1 && columns % 4 === 0) {
     partials(out, 1);

@@ -39,9 +39,9 @@ const op = defineOp({
   },
   backward(ctx, grad, { x, weight }, { geometry }) {
     return {
-      x: weight && gradInput(ctx, geometry, grad, weight),
-      weight: x && gradWeight(ctx, geometry, grad, x),
-      bias: ctx.needsGrad.bias ? gradBias(ctx, geometry, grad) : null,
+      x: weight && gradInput(ctx, geometry, ctx.grad("x"), grad, weight),
+      weight: x && gradWeight(ctx, geometry, ctx.grad("weight"), grad, x),
+      bias: ctx.needsGrad.bias ? gradBias(ctx, geometry, ctx.grad("bias"), grad) : null,
     };
   },
 });

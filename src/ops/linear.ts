@@ -18,15 +18,19 @@ const op = defineOp({
     const [N, K] = grad.shape as [number, number];
     let dx: Tensor | null = null;
     if (weight) {
-      dx = ctx.empty([N, weight.shape[1]!]);
+      dx = ctx.grad("x");
       multiply(ctx, dx, matrix(grad), matrix(weight));
     }
     let dw: Tensor | null = null;
     if (x) {
-      dw = ctx.empty([K, x.shape[1]!]);
+      dw = ctx.grad("weight");
       multiply(ctx, dw, transposed(matrix(grad)), matrix(x));
     }
-    return { x: dx, weight: dw, bias: ctx.needsGrad.bias ? sumRows(ctx, grad, N, K) : null };
+    return {
+      x: dx,
+      weight: dw,
+      bias: ctx.needsGrad.bias ? sumRows(ctx, ctx.grad("bias"), grad, N, K) : null,
+    };
   },
 });
 

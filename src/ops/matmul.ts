@@ -35,14 +35,14 @@ const op = defineOp({
     // da = dy·bᵀ, or its transpose b·dyᵀ where a came transposed; db alike.
     let da: Tensor | null = null;
     if (b) {
-      da = ctx.empty(transposeA ? [K, M] : [M, K]);
+      da = ctx.grad("a");
       const right = operand(b, K, N, transposeB);
       if (transposeA) multiply(ctx, da, right, transposed(dy));
       else multiply(ctx, da, dy, transposed(right));
     }
     let db: Tensor | null = null;
     if (a) {
-      db = ctx.empty(transposeB ? [N, K] : [K, N]);
+      db = ctx.grad("b");
       const left = operand(a, M, K, transposeA);
       if (transposeB) multiply(ctx, db, transposed(dy), left);
       else multiply(ctx, db, transposed(left), dy);
