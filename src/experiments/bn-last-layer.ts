@@ -28,9 +28,9 @@ const PRESETS: Record<Preset, Settings> = {
       shrink: 2,
       schedule: "constant",
       augment: false,
-      steps: 12,
+      steps: 31,
     },
-    rates: { batch: logGrid(0.01, 100, 1), last: logGrid(0.01, 100, 1), none: logGrid(0.001, 1, 1) },
+    rates: { batch: logGrid(0.01, 10, 1), last: logGrid(0.01, 10, 1), none: logGrid(0.001, 1, 1) },
   },
   standard: {
     network: {

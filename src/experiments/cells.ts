@@ -65,11 +65,16 @@ export function listCells(
   { preset, seeds }: Pick<RunManifest, "preset" | "seeds">,
 ): CellKey[] {
   return experiments.flatMap((experiment) => {
-    const configurations = experiment.configurations(preset);
-    const repeats = experiment.repeats?.(preset) ?? seeds;
-    return Array.from({ length: repeats }, (_, seed) => seed).flatMap((seed) =>
-      configurations.map((configuration) => ({ experiment: experiment.id, configuration, seed })),
-    );
+    const cells = experiment.configurations(preset).flatMap((configuration) => {
+      const repeats = experiment.repeats?.(configuration, seeds) ?? seeds;
+      return Array.from({ length: repeats }, (_, seed) => ({
+        experiment: experiment.id,
+        configuration,
+        seed,
+      }));
+    });
+    // Every configuration once before any of them again: half a run already shows something.
+    return cells.sort((a, b) => a.seed - b.seed);
   });
 }
 

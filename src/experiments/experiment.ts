@@ -64,8 +64,8 @@ export interface Experiment<C extends Configuration = Configuration, D = unknown
   /** What is done, in a sentence or two. */
   about: string;
   configurations(preset: Preset): C[];
-  /** Seeds of each configuration where they are not the run's: repeats of a random matrix, for instance. */
-  repeats?(preset: Preset): number;
+  /** Runs of a configuration, given the run's number of seeds, where it is not that number: repeats of a random matrix. */
+  repeats?(configuration: C, seeds: number): number;
   run(context: CellContext, configuration: C, seed: number): Promise<D>;
   /** Over the cells there are: findings whose cells are missing are inconclusive. */
   report(cells: readonly Cell<C, D>[]): Promise<ExperimentReport>;

@@ -18,7 +18,9 @@ import {
 } from "./training.ts";
 
 interface Settings {
-  network: Pick<TrainingCell, "depth" | "width" | "batchSize" | "shrink" | "schedule" | "augment">;
+  network: Pick<TrainingCell, "width" | "batchSize" | "shrink" | "schedule" | "augment">;
+  /** `quick` trains a shallow network, as it can't afford a deep one for long, and sweeps a deep one for a few steps. */
+  depth: Record<"train" | "sweep", number>;
   trainSteps: number;
   sweepSteps: number;
   /** Rates trained in full. */
@@ -28,21 +30,24 @@ interface Settings {
 
 const PRESETS: Record<Preset, Settings> = {
   quick: {
-    network: { depth: 56, width: 8, batchSize: 32, shrink: 2, schedule: "constant", augment: false },
-    trainSteps: 62,
+    network: { width: 8, batchSize: 32, shrink: 2, schedule: "constant", augment: false },
+    depth: { train: 20, sweep: 110 },
+    trainSteps: 248,
     sweepSteps: 8,
-    train: { batch: [0.1, 0.003, 0.0003], none: [0.003, 0.0003] },
-    sweep: { batch: logGrid(0.1, 100, 1), none: logGrid(0.003, 1, 2) },
+    train: { batch: [0.1, 0.01, 0.001], none: [0.01] },
+    sweep: { batch: logGrid(0.1, 10, 1), none: logGrid(1e-4, 0.1, 1) },
   },
   standard: {
-    network: { depth: 56, width: 16, batchSize: 128, shrink: 1, schedule: "step", augment: true },
+    network: { width: 16, batchSize: 128, shrink: 1, schedule: "step", augment: true },
+    depth: { train: 56, sweep: 56 },
     trainSteps: 3900,
     sweepSteps: 100,
     train: { batch: [0.1, 0.003, 0.0001], none: [0.0001, 0.001] },
     sweep: { batch: logGrid(0.01, 100, 2), none: logGrid(1e-5, 1, 2) },
   },
   paper: {
-    network: { depth: 110, width: 16, batchSize: 128, shrink: 1, schedule: "step", augment: true },
+    network: { width: 16, batchSize: 128, shrink: 1, schedule: "step", augment: true },
+    depth: { train: 110, sweep: 110 },
     trainSteps: 165 * 390,
     sweepSteps: 390,
     train: { batch: [0.1, 0.003, 0.0001], none: [0.0001] },
@@ -59,15 +64,26 @@ export const learningRates = defineExperiment<TrainingCell, TrainingData>({
     "the first steps, where divergence shows. A run has diverged when its loss passes 10³ or is not finite.",
 
   configurations(preset) {
-    const { network, trainSteps, sweepSteps, train, sweep } = PRESETS[preset];
+    const { network, depth, trainSteps, sweepSteps, train, sweep } = PRESETS[preset];
     const cells = (role: "train" | "sweep", rates: Settings["train"], steps: number) =>
       (["batch", "none"] as const).flatMap((norm) =>
         rates[norm].map(
-          (lr): TrainingCell => ({ label: `${role} ${norm} lr ${lr}`, role, norm, lr, steps, ...network }),
+          (lr): TrainingCell => ({
+            label: `${role} ${norm} lr ${lr}`,
+            role,
+            norm,
+            lr,
+            steps,
+            ...network,
+            depth: depth[role],
+          }),
         ),
       );
     return [...cells("train", train, trainSteps), ...cells("sweep", sweep, sweepSteps)];
   },
+
+  // A spread over seeds needs at least two of them.
+  repeats: ({ role }, seeds) => (role === "train" ? Math.max(2, seeds) : seeds),
 
   run: runTraining,
 
@@ -82,8 +98,9 @@ export const learningRates = defineExperiment<TrainingCell, TrainingData>({
     if (trained.length === 0) return { findings: Object.values(criteria).map(missing), figures: [] };
     const of = (norm: ResNetNorm) => trained.filter(({ configuration }) => configuration.norm === norm);
 
-    const withNorm = largestStableRate(cells, "batch");
-    const without = largestStableRate(cells, "none");
+    const swept = cells.filter(({ configuration }) => configuration.role === "sweep");
+    const withNorm = largestStableRate(swept, "batch");
+    const without = largestStableRate(swept, "none");
     const ratio = withNorm.rate / without.rate;
     const findings: Finding[] = [
       {
@@ -126,7 +143,7 @@ export const learningRates = defineExperiment<TrainingCell, TrainingData>({
         ),
         caption: "After each epoch.",
       },
-      await sweepFigure(cells.filter(({ configuration }) => configuration.role === "sweep")),
+      await sweepFigure(swept),
     ];
     return { findings, figures };
   },

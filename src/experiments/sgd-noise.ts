@@ -50,7 +50,7 @@ interface PresetSettings {
 const PRESETS: Record<Preset, PresetSettings> = {
   quick: {
     network: { depth: 20, width: 8, shrink: 2 },
-    noise: { batchSizes: [4, 8, 16, 32, 64], pairs: [16, 12, 10, 8, 8], alphas: [0.01, 0.1, 1] },
+    noise: { batchSizes: [4, 16, 64], pairs: [16, 12, 8], alphas: [0.01, 0.1, 1] },
     images: 1024,
     rates: [0.01, 0.1, 1],
     batchSizes: [16, 64, 256],

@@ -70,7 +70,7 @@ export async function runTraining(
 
 export type TrainingResult = Cell<TrainingCell, TrainingData>;
 
-/** The largest rate of the grid up to which no seed diverged, and whether it is the grid's end. */
+/** The largest rate of a grid up to which no seed diverged, and whether it is the grid's end. */
 export interface StableRate {
   /** NaN if even the smallest rate diverged. */
   rate: number;
@@ -78,7 +78,7 @@ export interface StableRate {
   open: boolean;
 }
 
-/** By all cells of `norm`, sweep and training: the rate just below the smallest that diverged. */
+/** The largest rate of the cells of `norm` that is below all that diverged. */
 export function largestStableRate(cells: readonly TrainingResult[], norm: ResNetNorm): StableRate {
   const mine = cells.filter(({ configuration }) => configuration.norm === norm);
   const diverged = mine
