@@ -10,6 +10,7 @@ export {
   type Binding,
   type BufferRange,
   type DebugOptions,
+  type DispatchNote,
   Gpu,
   type GpuOptions,
   type GpuRequestOptions,

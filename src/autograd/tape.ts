@@ -102,6 +102,7 @@ export function backward(root: Tensor, upstream: Tensor | null): void {
     if (!root.node) return addToLeaf(root, start);
     const grads = new Map<GraphNode, Tensor>([[root.node, start]]);
     const nodes = reachable(root.node);
+    const { layer } = gpu;
     // Held until their turn: freeing a node lets go of the ones before it.
     for (const node of nodes) node.holders += 1;
     try {
@@ -113,6 +114,7 @@ export function backward(root: Tensor, upstream: Tensor | null): void {
         node.holders -= 1;
       }
     } finally {
+      gpu.layer = layer;
       for (const grad of grads.values()) grad.dispose();
     }
   });

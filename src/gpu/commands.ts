@@ -12,6 +12,8 @@ export interface Dispatch {
   grid: Grid;
   /** The op that asked for it, for profiles and errors. */
   label: string;
+  /** The layer it works for, e.g. `blocks.3.first.conv`; empty outside of layers. */
+  layer: string;
   /** Bytes of the buffers it binds, each once: what it moves if every byte is touched once. */
   bytes: number;
   flops: number;
@@ -29,6 +31,8 @@ export interface CommandStats {
 export class Commands {
   readonly stats: CommandStats = { dispatches: 0, submits: 0 };
   profiler: Profiler | null = null;
+  /** While set, dispatches are also appended here, for `gpu.explain`. */
+  watching: Dispatch[] | null = null;
   /** While set, dispatches are also appended here (see plan.ts). */
   recording: Dispatch[] | null = null;
   private encoder: GPUCommandEncoder | null = null;
@@ -45,6 +49,7 @@ export class Commands {
 
   /** `buffers` are those the bind group names: a later host write to one of them must wait its turn. */
   dispatch(dispatch: Dispatch, buffers: readonly GPUBuffer[]): void {
+    this.watching?.push(dispatch);
     this.recording?.push(dispatch);
     this.encode(dispatch);
     for (const buffer of buffers) this.touched.add(buffer);

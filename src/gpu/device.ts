@@ -45,6 +45,19 @@ export interface GpuStats extends MemoryStats {
   pipelines: number;
 }
 
+/** One dispatch, as `gpu.explain` lists it. */
+export interface DispatchNote {
+  /** `blocks.3.first.conv`, or empty outside of layers. */
+  layer: string;
+  /** `conv2d`, `batch_norm backward` … */
+  op: string;
+  /** `conv2d.forward`: shader and entry point. */
+  kernel: string;
+  workgroups: number;
+  /** Of the buffers it binds. */
+  bytes: number;
+}
+
 /** A buffer range or a small block of constants, bound in the order of the shader's `@binding`s. */
 export type Binding = Tensor | BufferRange | ArrayBuffer | ArrayBufferView | null;
 
@@ -96,6 +109,8 @@ export class Gpu {
   /** Which variant of each kernel runs on this adapter. */
   readonly variants = new Variants();
   readonly debug: Required<DebugOptions>;
+  /** The layer that dispatches are made for, forward or backward; modules set it. Shown by `explain` and profiles. */
+  layer = "";
   private readonly kernels: KernelCache;
   private pool: BufferPool;
   /** While capturing: the buffers of others that dispatches bind, held so that nobody reuses them. */
@@ -323,7 +338,11 @@ export class Gpu {
       this.bindGroups.set(key, bindGroup);
     }
     const { flops = 0 } = spec;
-    this.commands.dispatch({ kernel, bindGroup, grid, label: label || kernel.name, bytes, flops }, buffers);
+    const { layer } = this;
+    this.commands.dispatch(
+      { kernel, bindGroup, grid, label: label || kernel.name, layer, bytes, flops },
+      buffers,
+    );
   }
 
   /** Compiles kernels ahead of their first use, without blocking. @throws ShaderError */
@@ -477,6 +496,25 @@ export class Gpu {
       this.commands.recording = null;
       this.flush();
     }
+  }
+
+  /** Runs `fn` and lists its dispatches in order: what was fused, layer by layer. */
+  explain(fn: () => void): DispatchNote[] {
+    const watched: Dispatch[] = [];
+    const outer = this.commands.watching;
+    this.commands.watching = watched;
+    try {
+      fn();
+    } finally {
+      this.commands.watching = outer;
+    }
+    return watched.map(({ kernel, label, layer, grid, bytes }) => ({
+      layer,
+      op: label,
+      kernel: kernel.name,
+      workgroups: grid.reduce((product: number, groups) => product * (groups ?? 1), 1),
+      bytes,
+    }));
   }
 
   /** Internal: see `Plan.run`. */

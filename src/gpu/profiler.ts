@@ -7,6 +7,8 @@ export interface KernelTiming {
   kernel: string;
   /** The op that asked for it. */
   label: string;
+  /** The layer it worked for, if any. */
+  layer: string;
   grid: Grid;
   /** Bytes of the buffers it binds. */
   bytes: number;
@@ -43,9 +45,9 @@ export class Profiler {
     return this.entries.length >= CAPACITY;
   }
 
-  next({ kernel, label, grid, bytes, flops }: Dispatch): GPUComputePassDescriptor {
+  next({ kernel, label, layer, grid, bytes, flops }: Dispatch): GPUComputePassDescriptor {
     const index = this.entries.length;
-    this.entries.push({ kernel: kernel.name, label, grid, bytes, flops });
+    this.entries.push({ kernel: kernel.name, label, layer, grid, bytes, flops });
     return {
       label: kernel.name,
       timestampWrites: {

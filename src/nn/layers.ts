@@ -1,7 +1,7 @@
 import { isRecomputing } from "../autograd/checkpoint.ts";
 import { ShapeError } from "../errors.ts";
 import type { Gpu } from "../gpu/device.ts";
-import { batchNorm } from "../ops/batch_norm.ts";
+import { type BatchNormOptions, batchNorm } from "../ops/batch_norm.ts";
 import { batchNormComposed } from "../ops/batch_norm_composed.ts";
 import { type Conv2dOptions, conv2d } from "../ops/conv2d.ts";
 import { relu } from "../ops/elementwise.ts";
@@ -70,7 +70,7 @@ export class Conv2d extends Module {
   }
 
   forward(x: Tensor): Tensor {
-    return conv2d(x, this.weight, { ...this.options, bias: this.bias });
+    return this.under(x, () => conv2d(x, this.weight, { ...this.options, bias: this.bias }));
   }
 }
 
@@ -95,7 +95,7 @@ export class Linear extends Module {
   }
 
   forward(x: Tensor): Tensor {
-    return linear(x, this.weight, this.bias);
+    return this.under(x, () => linear(x, this.weight, this.bias));
   }
 }
 
@@ -151,7 +151,7 @@ export class BatchNorm2d extends Module {
     const training = this.training || !runningMean;
     // A checkpoint's second forward sees the same batch: the running statistics have had it.
     const track = !(training && isRecomputing());
-    return run(x, this.weight, this.bias, {
+    const options: BatchNormOptions = {
       training,
       runningMean: track ? runningMean : null,
       runningVar: track ? runningVar : null,
@@ -159,7 +159,8 @@ export class BatchNorm2d extends Module {
       eps,
       momentum,
       ...tail,
-    });
+    };
+    return this.under(x, () => run(x, this.weight, this.bias, options));
   }
 }
 
@@ -217,6 +218,7 @@ export class Sequential extends Module {
   constructor(...layers: Module[]) {
     super();
     this.layers = layers;
+    this.namePaths();
   }
 
   forward(x: Tensor): Tensor {

@@ -16,7 +16,27 @@ export abstract class Module {
   /** Batch statistics in batch-norm when true; running statistics when false. See `train` and `eval`. */
   training = true;
 
+  /** Where this layer is in its network (`blocks.3.first.conv`), for profiles; the network's constructor sets it. */
+  path = "";
+
   abstract forward(x: Tensor): Tensor;
+
+  /** Runs a forward whose kernels, and those of its backward, are listed under this layer's path. */
+  protected under(x: Tensor, fn: () => Tensor): Tensor {
+    const { gpu } = x;
+    const outer = gpu.layer;
+    gpu.layer = this.path || outer;
+    try {
+      return fn();
+    } finally {
+      gpu.layer = outer;
+    }
+  }
+
+  /** Gives every layer below this one its path. */
+  protected namePaths(): void {
+    for (const [path, module] of this.modules()) module.path = path;
+  }
 
   /** Children by field name, in order of declaration. */
   *children(): Iterable<[string, Module]> {

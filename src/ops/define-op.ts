@@ -85,6 +85,7 @@ export function defineOp<const I extends InputShapes, P, Plan extends { out: Sha
     const { out, saved } = result;
     if (graph) {
       const own = holdSaved(saved);
+      const { layer } = gpu;
       const targets = names.map((name) => ({
         name,
         shape: inputs[name]?.shape ?? [],
@@ -98,6 +99,7 @@ export function defineOp<const I extends InputShapes, P, Plan extends { out: Sha
           if (!definition.backward) {
             throw new FusenormError(`${definition.name}: this op has no backward; detach() its inputs`);
           }
+          gpu.layer = layer;
           const grads = inContext(gpu, `${definition.name} backward`, needsGrad, targets, (ctx) =>
             definition.backward!(ctx, grad, own, plan, params),
           );

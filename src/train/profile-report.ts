@@ -42,7 +42,7 @@ export function summarizeTimings(timings: readonly KernelTiming[]): KernelSummar
 export function chromeTrace(timings: readonly KernelTiming[]): string {
   return JSON.stringify({
     displayTimeUnit: "ms",
-    traceEvents: timings.map(({ kernel, label, grid, bytes, flops, startUs, durationUs }) => ({
+    traceEvents: timings.map(({ kernel, label, layer, grid, bytes, flops, startUs, durationUs }) => ({
       name: kernel,
       cat: label,
       ph: "X",
@@ -50,7 +50,7 @@ export function chromeTrace(timings: readonly KernelTiming[]): string {
       tid: 1,
       ts: startUs,
       dur: durationUs,
-      args: { op: label, grid: grid.join("×"), bytes, flops },
+      args: { layer, op: label, grid: grid.join("×"), bytes, flops },
     })),
   });
 }

@@ -111,6 +111,7 @@ export class ResNetCifar extends Module {
     readonly options: Required<Omit<ResNetCifarOptions, "batchNorm">>,
   ) {
     super();
+    this.namePaths();
   }
 
   /** [N, H, W, inChannels] → logits [N, classes]. */
