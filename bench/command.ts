@@ -79,6 +79,8 @@ export async function runBenches(
   options: Pick<BenchOptions, "filter" | "quick" | "variants" | "batch" | "rounds" | "callMs"> & {
     /** Groups that would begin later than this (`performance.now()`) are left out. */
     deadline?: number;
+    /** Groups whose id holds one of these come before the others, in this order. */
+    first?: readonly string[];
   },
   hooks: {
     onStart?(groups: number): void;
@@ -89,7 +91,12 @@ export async function runBenches(
   } = {},
 ): Promise<BenchResults> {
   const quick = options.quick ?? false;
-  const groups = chooseGroups(gpu, options);
+  const first = options.first ?? [];
+  const rank = (id: string) => {
+    const at = first.findIndex((word) => id.includes(word));
+    return at < 0 ? first.length : at;
+  };
+  const groups = chooseGroups(gpu, options).sort((a, b) => rank(a.id) - rank(b.id));
   const date = new Date().toISOString();
   const copy = await fastestCopy(gpu, largeCopyBytes(gpu));
   const configs = new Map<number, CopyBandwidth>();
@@ -267,7 +274,7 @@ function profileWriter(options: BenchOptions, adapter: string) {
     },
     async finish(results: BenchResults) {
       for (const group of results.groups) {
-        for (const one of group.cases) console.log(`\n${kernelTable(one, results)}`);
+        for (const one of group.cases) console.log(`\n${kernelTable(one, group)}`);
       }
       for (const [path, content] of traces) await writeFileAtomic(path, content);
       console.log(`\n${traces.length} trace files in ${folder}, for chrome://tracing or ui.perfetto.dev`);
@@ -275,8 +282,8 @@ function profileWriter(options: BenchOptions, adapter: string) {
   };
 }
 
-/** The kernels of one case, the costliest first. */
-export function kernelTable(one: CaseResult, { copy }: Pick<BenchResults, "copy">): string {
+/** The kernels of one case, the costliest first, with their share of what a copy of one tensor reaches. */
+export function kernelTable(one: CaseResult, { copyGbPerSecond }: GroupResult): string {
   if (one.kernels.length === 0) return `${one.id}: this adapter has no timestamp-query`;
   const rows = one.kernels.map(({ kernel, calls, totalUs, share, gigabytesPerSecond, gigaflops }) => [
     kernel,
@@ -284,7 +291,7 @@ export function kernelTable(one: CaseResult, { copy }: Pick<BenchResults, "copy"
     formatMs(totalUs / 1e3),
     percent(share),
     gigabytesPerSecond.toFixed(1),
-    percent(gigabytesPerSecond / copy.gbPerSecond),
+    copyGbPerSecond === null ? "–" : percent(gigabytesPerSecond / copyGbPerSecond),
     gigaflops > 0 ? gigaflops.toFixed(1) : "–",
   ]);
   return `${one.id}\n${alignedTable(["kernel", "calls", "GPU ms", "share", "GB/s", "of copy", "GFLOP/s"], rows, 1)}`;

@@ -15,7 +15,7 @@ import type { Gpu } from "../src/gpu/device.ts";
 import { writeFileAtomic } from "../src/node/files.ts";
 import { requestGpu } from "../src/node/request.ts";
 import { summarizeTimings } from "../src/train/profile-report.ts";
-import { runBenches } from "./command.ts";
+import { kernelTable, runBenches } from "./command.ts";
 import { flopsOf, type OurRow, suiteTable, suiteWorks, type TorchRow } from "./gpu-suite-table.ts";
 import { runKernelTests } from "./kernel_tests.ts";
 import { fusenorm } from "./lib/fusenorm.ts";
@@ -50,6 +50,9 @@ const SHARES: Record<Section, number> = {
   pytorch: 0.3,
 };
 
+/** What is run first, and shown by kernel: whole steps, and batch-norm on tensors past every cache. */
+const TELLING = ["training_step", "256x56x56x256"];
+
 class Suite {
   private readonly began = performance.now();
   private readonly failures: string[] = [];
@@ -80,6 +83,7 @@ class Suite {
   /** Returns false if anything went wrong. */
   async run(): Promise<boolean> {
     const wanted = (section: Section) => this.options.only.includes(section);
+    await this.write("failures.json", this.failures);
     const { adapter } = this.options;
     if (wanted("doctor")) await this.section("doctor", () => this.doctor());
     if (wanted("tests")) await this.section("tests", () => this.tests());
@@ -198,6 +202,7 @@ class Suite {
         callMs: 10,
         batch: this.options.batch,
         deadline: this.deadline("bench"),
+        first: TELLING,
       },
       {
         onGroup: ({ title, cases }) =>
@@ -208,6 +213,12 @@ class Suite {
       },
     );
     console.log(`\n${provenance(results)}\n\n${textTables(results)}`);
+    for (const group of results.groups) {
+      if (!TELLING.some((word) => group.id.includes(word))) continue;
+      for (const one of group.cases) {
+        if (one.name.startsWith("fused")) console.log(`\n${kernelTable(one, group)}`);
+      }
+    }
     await this.write("bench.json", results);
     await this.write("bench.md", markdownReport(results));
     await this.write("bench.html", await htmlReport(results));

@@ -184,18 +184,24 @@ async function charts(groups: readonly GroupResult[]): Promise<string[]> {
         encoding: { y, yOffset: { field: "case", sort: names } },
         layer: [
           {
-            mark: { type: "bar" },
-            encoding: {
-              x: { field: "ms", type: "quantitative", title: "ms a step (line: fastest to slowest round)" },
-              color,
-            },
-          },
-          {
-            mark: { type: "rule" },
+            mark: { type: "rule", opacity: 0.6 },
             encoding: {
               x: { field: "low", type: "quantitative" },
               x2: { field: "high" },
               color: { value: "currentColor" },
+            },
+          },
+          {
+            mark: { type: "point", filled: true, size: 60, opacity: 1 },
+            encoding: {
+              x: {
+                field: "ms",
+                type: "quantitative",
+                scale: { type: "log" },
+                axis: { format: "~g", tickCount: 6 },
+                title: "ms a step, median (line: fastest to slowest round)",
+              },
+              color,
             },
           },
         ],

@@ -79,6 +79,8 @@ export interface GroupResult {
   where: string;
   baseline: string;
   tensorBytes: number;
+  /** 10⁹ bytes read and written a second by the copy, timed as kernels are; null without timestamp queries. */
+  copyGbPerSecond: number | null;
   cases: CaseResult[];
 }
 
@@ -100,6 +102,7 @@ export async function runGroup(gpu: Gpu, group: BenchGroup, options: RunnerOptio
   const copy = copyCase(gpu, group.tensorBytes, await options.copyConfig(group.tensorBytes));
   try {
     const facts: Facts[] = [];
+    const copyMs = await copy.gpuMs();
     for (const one of group.cases) {
       const runnable = one.make(gpu);
       runnables.push(runnable);
@@ -118,6 +121,7 @@ export async function runGroup(gpu: Gpu, group: BenchGroup, options: RunnerOptio
         onRound: options.onRound,
       },
     );
+    copyMs.push(...(await copy.gpuMs()));
     const baseline = samples[group.cases.findIndex(({ name }) => name === group.baseline)]!.times;
     const copyTimes = samples.at(-1)!.times;
     const cases = group.cases.map((one, i): CaseResult => {
@@ -140,7 +144,8 @@ export async function runGroup(gpu: Gpu, group: BenchGroup, options: RunnerOptio
       };
     });
     const { id, suite, title, where, baseline: name, tensorBytes } = group;
-    return { id, suite, title, where, baseline: name, tensorBytes, cases };
+    const copyGbPerSecond = copyMs.length > 0 ? (2 * tensorBytes) / median(copyMs) / 1e6 : null;
+    return { id, suite, title, where, baseline: name, tensorBytes, copyGbPerSecond, cases };
   } finally {
     for (const runnable of runnables) runnable.dispose();
     copy.dispose();
@@ -209,11 +214,24 @@ async function finish(gpu: Gpu): Promise<void> {
   await gpu.device.queue.onSubmittedWorkDone();
 }
 
-function copyCase(gpu: Gpu, bytes: number, config: CopyConfig): Case & { dispose(): void } {
+interface CopyCase extends Case {
+  /** GPU times of three copies; none without timestamp queries. */
+  gpuMs(): Promise<number[]>;
+  dispose(): void;
+}
+
+function copyCase(gpu: Gpu, bytes: number, config: CopyConfig): CopyCase {
   const x = gpu.full([bytes / 4], 1);
   const y = gpu.full([bytes / 4], 0);
   return {
     ...toCase(gpu, "copy", { step: () => encodeCopy(gpu, x, y, config), dispose() {} }),
+    async gpuMs() {
+      if (!gpu.features.has("timestamp-query")) return [];
+      const timings = await gpu.profile(() => {
+        for (let i = 0; i < 4; i += 1) encodeCopy(gpu, x, y, config);
+      });
+      return timings.slice(1).map(({ durationUs }) => durationUs / 1e3);
+    },
     dispose() {
       x.dispose();
       y.dispose();

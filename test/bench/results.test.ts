@@ -63,6 +63,7 @@ function run(cases: CaseResult[]): BenchResults {
         where: "somewhere",
         baseline: "unfused",
         tensorBytes: 16384,
+        copyGbPerSecond: 10,
         cases,
       },
     ],
