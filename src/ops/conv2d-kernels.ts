@@ -46,9 +46,7 @@ export function conv2dVariants(gpu: Gpu, g: ConvGeometry): ConvVariants {
   return {
     forward: gatherVariants(gpu, g, forwardMap(g)),
     grad_input: gatherVariants(gpu, g, backwardMap(g)),
-    grad_weight: inOrder(gpu, subgroupLanes(gpu) > 0 && (g.K / g.groups) % 4 === 0 ? ["subgroup_4x16"] : [], [
-      "scalar_1x4",
-    ]),
+    grad_weight: gradWeightVariants(gpu, g),
   };
 }
 
@@ -130,19 +128,24 @@ export function gradWeight(ctx: Context, g: ConvGeometry, dw: Tensor, dy: Tensor
       ctx.run({ shader: "conv2d", entry: "grad_weight", constants }, bindings, ctx.gpu.fold(tiles * slices));
     });
   }
+  const map = forwardMap(g);
+  const tile = TILES[variant];
+  if (tile) {
+    const tiles = Math.ceil(columns / tile.BN) * Math.ceil(g.K / g.groups / tile.BM) * g.groups;
+    return sumOfSlices(ctx, dw, columns, g.N * g.P, tiles, (out, slices) => {
+      const constants = { ...mapSizes(g, map), ...tileSizes(tile), SLICES: slices };
+      const kernel: KernelSpec = { shader: "conv2d_tile", entry: `grad_weight_${tile.entry}`, constants };
+      ctx.run(kernel, [out, x, x, null, dy], ctx.gpu.fold(tiles * slices));
+    });
+  }
   // As few lanes without work as whole subgroups allow: 3×3 filters over 16 channels have 36 quads of columns.
   const quads = Math.ceil(columns / 4);
   const workgroup = 8 * Math.ceil(quads / Math.ceil(quads / 256) / 8);
   const tiles = Math.ceil(quads / workgroup) * Math.ceil(g.K / g.groups / 16) * g.groups;
   return sumOfSlices(ctx, dw, columns, g.N * g.P, tiles, (out, slices) => {
-    const map = forwardMap(g);
-    const constants = { ...mapSizes(ctx.gpu, g, map), SLICES: slices, WORKGROUP: workgroup };
-    const bindings = [out, x, x, null, dy];
-    ctx.run(
-      { shader: "conv2d_subgroup", entry: "grad_weight_16", constants },
-      bindings,
-      ctx.gpu.fold(tiles * slices),
-    );
+    const constants = { ...mapSizes(g, map), NARROW: narrow(ctx.gpu), SLICES: slices, WORKGROUP: workgroup };
+    const kernel: KernelSpec = { shader: "conv2d_subgroup", entry: "grad_weight_16", constants };
+    ctx.run(kernel, [out, x, x, null, dy], ctx.gpu.fold(tiles * slices));
   });
 }
 
@@ -187,9 +190,10 @@ function backwardMap(g: ConvGeometry): GatherMap {
 
 function gatherVariants(gpu: Gpu, g: ConvGeometry, map: GatherMap): Variant[] {
   const perGroup = map.OC / g.groups;
+  if (perGroup % 4 !== 0) return ["scalar_4x4"];
   const lanes = subgroupLanes(gpu);
   const subgroup: Variant[] = [];
-  if (lanes > 0 && perGroup % 4 === 0) {
+  if (lanes > 0) {
     // A block of 16 channels takes about 1.6 times as long as one of 8.
     const sizes = 1.6 * Math.ceil(perGroup / 16) <= Math.ceil(perGroup / 8) ? [16, 8] : [8, 16];
     subgroup.push(...sizes.map((size) => `subgroup_4x${size}`));
@@ -200,7 +204,28 @@ function gatherVariants(gpu: Gpu, g: ConvGeometry, map: GatherMap): Variant[] {
       subgroup.splice(first ? 0 : 2, 0, ...sizes.map((size) => `subgroup_row_4x${size}`));
     }
   }
-  return inOrder(gpu, subgroup, ["scalar_4x4"]);
+  const pixels = g.N * map.OH * map.OW;
+  const best =
+    perGroup <= 16
+      ? "tile_256x16"
+      : perGroup <= 32
+        ? "tile_128x32"
+        : perGroup % 128 === 0 && pixels * map.OC >= BUSY * 128 * 128
+          ? "tile_128x128"
+          : pixels * map.OC >= BUSY * 128 * 64
+            ? "tile_128x64"
+            : "tile_64x64";
+  const gather: Variant[] = ["tile_256x16", "tile_128x32", "tile_64x64", "tile_128x64", "tile_128x128"];
+  return inOrder(gpu, subgroup, [best, ...gather.filter((name) => name !== best)], ["scalar_4x4"]);
+}
+
+function gradWeightVariants(gpu: Gpu, g: ConvGeometry): Variant[] {
+  const perGroup = g.K / g.groups;
+  if (perGroup % 4 !== 0) return ["scalar_1x4"];
+  const subgroup = subgroupLanes(gpu) > 0 ? ["subgroup_4x16"] : [];
+  const best = perGroup <= 16 ? "tile_16x128" : perGroup <= 32 ? "tile_32x128" : "tile_64x64";
+  const tiles: Variant[] = ["tile_16x128", "tile_32x128", "tile_64x64", "tile_128x64"];
+  return inOrder(gpu, subgroup, [best, ...tiles.filter((name) => name !== best)], ["scalar_1x4"]);
 }
 
 interface GatherTensors {
@@ -219,29 +244,58 @@ function gather(
   tensors: GatherTensors,
 ): void {
   const { out, x, weight, bias } = tensors;
+  const tile = TILES[variant];
   const row = variant.startsWith("subgroup_row");
-  const channels = variant.endsWith("x16") ? 16 : 8;
+  const channels = tile ? tile.BN : variant.endsWith("x16") ? 16 : 8;
   const phases = map.grad ? g.strideH * g.strideW : 1;
   const rows = map.grad ? Math.ceil(map.OH / g.strideH) : map.OH;
   const columns = map.grad ? Math.ceil(map.OW / g.strideW) : map.OW;
-  const lanes = row ? g.N * rows * Math.ceil(map.OW / 4) : Math.ceil((g.N * rows * columns) / 4);
-  const blocks = Math.ceil(map.OC / g.groups / channels) * g.groups * phases * Math.ceil(lanes / WORKGROUP);
-  const constants = { ...mapSizes(ctx.gpu, g, map), HAS_BIAS: bias ? 1 : 0 };
-  const entry = `conv_${row ? "row_" : ""}${channels}`;
-  ctx.run(
-    { shader: "conv2d_subgroup", entry, constants },
-    [out, x, x, weight, weight, bias ?? weight],
-    ctx.gpu.fold(blocks),
-  );
+  const pixels = g.N * rows * columns;
+  const blocks = tile
+    ? Math.ceil(pixels / tile.BM)
+    : Math.ceil((row ? g.N * rows * Math.ceil(columns / 4) : Math.ceil(pixels / 4)) / WORKGROUP);
+  const workgroups = Math.ceil(map.OC / g.groups / channels) * g.groups * phases * blocks;
+  const constants = {
+    ...mapSizes(g, map),
+    HAS_BIAS: bias ? 1 : 0,
+    ...(tile ? tileSizes(tile) : { NARROW: narrow(ctx.gpu) }),
+  };
+  const kernel: KernelSpec = tile
+    ? { shader: "conv2d_tile", entry: `conv_${tile.entry}`, constants }
+    : { shader: "conv2d_subgroup", entry: `conv_${row ? "row_" : ""}${channels}`, constants };
+  ctx.run(kernel, [out, x, x, weight, weight, bias ?? weight], ctx.gpu.fold(workgroups));
 }
 
-function mapSizes(gpu: Gpu, g: ConvGeometry, map: GatherMap): Record<string, number> {
+function mapSizes(g: ConvGeometry, map: GatherMap): Record<string, number> {
   const { IH, IW, IC, OH, OW, OC } = map;
   return {
     ...{ N: g.N, IH, IW, IC, OH, OW, OC, R: g.R, S: g.S, GROUPS: g.groups },
     ...{ SH: g.strideH, SW: g.strideW, PT: g.top, PL: g.left, DH: g.dilationH, DW: g.dilationW },
-    ...{ GRAD: map.grad ? 1 : 0, VEC4: map.vec4 ? 1 : 0, NARROW: subgroupLanes(gpu) < 8 ? 1 : 0 },
+    ...{ GRAD: map.grad ? 1 : 0, VEC4: map.vec4 ? 1 : 0 },
   };
+}
+
+/** Whether subgroups may be too small for the kernels that count on 8 lanes. */
+function narrow(gpu: Gpu): number {
+  return subgroupLanes(gpu) < 8 ? 1 : 0;
+}
+
+/** Tiles of conv2d_tile.wgsl: rows × columns, and how much of the sum is held at a time (16 KiB in all). */
+const TILES: Partial<Record<Variant, { entry: "8x8" | "8x4"; BM: number; BN: number; BK: number }>> = {
+  tile_256x16: { entry: "8x4", BM: 256, BN: 16, BK: 8 },
+  tile_128x32: { entry: "8x4", BM: 128, BN: 32, BK: 16 },
+  tile_64x64: { entry: "8x8", BM: 64, BN: 64, BK: 16 },
+  tile_128x64: { entry: "8x8", BM: 128, BN: 64, BK: 16 },
+  tile_128x128: { entry: "8x8", BM: 128, BN: 128, BK: 8 },
+  tile_16x128: { entry: "8x4", BM: 16, BN: 128, BK: 16 },
+  tile_32x128: { entry: "8x4", BM: 32, BN: 128, BK: 16 },
+};
+
+/** Tiles below which a large GPU is not busy. */
+const BUSY = 264;
+
+function tileSizes({ entry, BM, BN, BK }: NonNullable<(typeof TILES)[Variant]>): Record<string, number> {
+  return { BM, BN, BK, WORKGROUP: (BM / 8) * (BN / (entry === "8x8" ? 8 : 4)) };
 }
 
 // --- depthwise --------------------------------------------------------------------------------------------
@@ -261,9 +315,14 @@ function foldLanes(ctx: Context, lanes: number): [number, number] {
 
 // --- shared ----------------------------------------------------------------------------------------------
 
-/** Kernels that lean on subgroups as SIMD lanes go first where a processor does the work, last elsewhere. */
-function inOrder(gpu: Gpu, subgroup: readonly Variant[], others: readonly Variant[]): Variant[] {
-  return gpu.isSoftware ? [...subgroup, ...others] : [...others, ...subgroup];
+/** Kernels that lean on subgroups as SIMD lanes go first where a processor does the work, tiles elsewhere. */
+function inOrder(
+  gpu: Gpu,
+  subgroup: readonly Variant[],
+  tiles: readonly Variant[],
+  scalar: readonly Variant[],
+): Variant[] {
+  return gpu.isSoftware ? [...subgroup, ...scalar, ...tiles] : [...tiles, ...subgroup, ...scalar];
 }
 
 function pick(gpu: Gpu, g: ConvGeometry, kernel: keyof ConvVariants): Variant {
@@ -284,7 +343,7 @@ function sumOfSlices(
   tiles: number,
   partials: (out: Tensor, slices: number) => void,
 ): Tensor {
-  const slices = sliceCount(rows, Math.ceil((ctx.gpu.isSoftware ? 32 : 1024) / tiles));
+  const slices = sliceCount(rows, Math.min(128, Math.ceil((ctx.gpu.isSoftware ? 32 : 2 * BUSY) / tiles)));
   if (slices === 1 && columns % 4 === 0) {
     partials(out, 1);
     return out;

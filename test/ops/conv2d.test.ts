@@ -150,6 +150,20 @@ describe("conv2d", () => {
     for (const tensor of [x, weight, y]) tensor.dispose();
   });
 
+  it("runs past 65,535 workgroups of every kind of kernel", async () => {
+    // A workgroup keeps to one group of channels.
+    const groups = 65_540;
+    const c = convCase("many groups", [1, 1, 2, 4 * groups], [4 * groups, 1, 1, 4], { all: true, groups });
+    const wanted = (variant: string) =>
+      !variant.startsWith("tile") || variant.endsWith("x16") || variant.startsWith("tile_16x");
+    await checkOp({
+      ...c,
+      variants: Object.fromEntries(
+        Object.entries(c.variants ?? {}).map(([kernel, list]) => [kernel, list.filter(wanted)]),
+      ),
+    });
+  });
+
   it("gives the same bits on every run", async () => {
     const values = (count: number) => Float32Array.from({ length: count }, (_, i) => Math.sin(i * 1.7) * 3);
     const run = async () => {
