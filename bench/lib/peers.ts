@@ -89,6 +89,8 @@ export async function runPeerWork(
     }
     const cases: Case[] = ready.map(({ row, prepared }) => ({
       name: row.contender,
+      // ONNX Runtime's threads spin for a while after their work, on the cores that the next contender needs.
+      before: () => new Promise((done) => setTimeout(done, 10)),
       run: (iterations) => prepared.run(iterations),
     }));
     const samples = await sampleInterleaved(cases, { ...options, maxIterations: 50 });
