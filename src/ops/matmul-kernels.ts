@@ -1,6 +1,7 @@
 // Which kernel of shaders/matmul*.wgsl does a product, and with what grid.
 
 import type { Gpu } from "../gpu/device.ts";
+import type { KernelSpec } from "../gpu/kernel.ts";
 import type { Variant } from "../gpu/variants.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { OpContext } from "./define-op.ts";
@@ -29,12 +30,12 @@ const WORKGROUP = 64;
 
 /** What this adapter can use for a product with `columns` columns; the first is chosen untuned. */
 export function matmulVariants(gpu: Gpu, columns: number): Variant[] {
-  const scalar = ["scalar_4x4"];
-  if (subgroupLanes(gpu) === 0) return scalar;
-  const subgroup = ["subgroup_4x16", "subgroup_4x8"];
+  const subgroup = subgroupLanes(gpu) > 0 ? ["subgroup_4x16", "subgroup_4x8"] : [];
   // A block of 16 columns takes about 1.6 times as long as one of 8.
   if (1.6 * Math.ceil(columns / 16) > Math.ceil(columns / 8)) subgroup.reverse();
-  return gpu.isSoftware ? [...subgroup, ...scalar] : [...scalar, ...subgroup];
+  return gpu.isSoftware
+    ? [...subgroup, "scalar_4x4", "tile_64x64"]
+    : ["tile_64x64", ...subgroup, "scalar_4x4"];
 }
 
 /** out = a·b + bias, out row-major [a.rows, b.columns] */
@@ -58,23 +59,27 @@ export function multiply(
     ctx.run({ shader: "matmul", entry: "forward" }, bindings, ctx.gpu.fold(blocks));
     return;
   }
+  const tile = variant === "tile_64x64";
+  const kWhole = K % 4 === 0 || tile; // the subgroup kernels read four k whichever way they lie
+  const vec4 = {
+    A_VEC4: K % 4 === 0 && alongColumns(a) ? 1 : kWhole && alongColumns(transposed(a)) ? 2 : 0,
+    B_VEC4: K % 4 === 0 && alongColumns(transposed(b)) ? 1 : tile && alongColumns(b) ? 2 : 0,
+  };
+  const bindings = [out, a.tensor, a.tensor, b.tensor, b.tensor, biasOrAny, new Uint32Array(size)];
+  if (tile) {
+    const tiles = Math.ceil(M / 64) * Math.ceil(N / 64);
+    ctx.run({ shader: "matmul_tile", entry: "forward", constants: vec4 }, bindings, ctx.gpu.fold(tiles));
+    return;
+  }
   const columns = variant === "subgroup_4x16" ? 16 : 8;
   const workgroup = M <= 32 ? 8 : M <= 64 ? 16 : M <= 128 ? 32 : WORKGROUP; // no more idle lanes than need be
+  const constants = { ...vec4, NARROW: subgroupLanes(ctx.gpu) < 8 ? 1 : 0, WORKGROUP: workgroup };
   const blocks = Math.ceil(N / columns) * Math.ceil(M / (4 * workgroup));
-  const constants = {
-    A_VEC4: K % 4 !== 0 ? 0 : a.columnStride === 1 && a.rowStride % 4 === 0 ? 1 : inRows(a) ? 2 : 0,
-    B_VEC4: K % 4 === 0 && b.rowStride === 1 && b.columnStride % 4 === 0 ? 1 : 0,
-    NARROW: subgroupLanes(ctx.gpu) < 8 ? 1 : 0,
-    WORKGROUP: workgroup,
-  };
-  ctx.run(
-    { shader: "matmul_subgroup", entry: `forward_${columns}`, constants },
-    [out, a.tensor, a.tensor, b.tensor, b.tensor, biasOrAny, new Uint32Array(size)],
-    ctx.gpu.fold(blocks),
-  );
+  const kernel: KernelSpec = { shader: "matmul_subgroup", entry: `forward_${columns}`, constants };
+  ctx.run(kernel, bindings, ctx.gpu.fold(blocks));
 }
 
-/** Whether whole vec4s run along the rows of `a` (it came transposed). */
-function inRows(a: Operand): boolean {
-  return a.rowStride === 1 && a.columnStride % 4 === 0 && a.rows % 4 === 0;
+/** Whether a matrix's rows can be read in whole vec4s. */
+function alongColumns({ columnStride, rowStride, columns }: Operand): boolean {
+  return columnStride === 1 && rowStride % 4 === 0 && columns % 4 === 0;
 }
