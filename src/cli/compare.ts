@@ -1,6 +1,5 @@
 import { join } from "node:path";
 import type { Command } from "commander";
-import { UsageError } from "../errors.ts";
 import { textTable } from "../experiments/page.ts";
 import { type LabelledRun, RUN_TABLE_HEAD, runReport, runRow } from "../experiments/run-report.ts";
 import type { ResNetNorm } from "../nn/models/resnet.ts";
@@ -59,14 +58,7 @@ async function compare(flags: CompareFlags): Promise<void> {
   const configurations = norms.flatMap((norm) =>
     rates.map((lr): TrainOptions => ({ ...shared, maxSteps: shared.maxSteps ?? null, norm, lr })),
   );
-  for (const options of configurations) {
-    checkTrainOptions(options);
-    if (!["batch", "none", "last"].includes(options.norm)) {
-      throw new UsageError(
-        `compare: --norm has "${options.norm}"; expected batch, none or last, separated by commas`,
-      );
-    }
-  }
+  for (const options of configurations) checkTrainOptions(options);
   const data = await loadDataset(source);
   const gpu = await requestGpu();
   const progress = new TrainingProgress();

@@ -152,7 +152,7 @@ describe("fusenorm compare", () => {
     const lr = await fusenorm("compare", "--out", out, "--lr", "0.1,-2");
     expect(lr.stderr).toMatch(/-2 is not above 0/);
     const norm = await fusenorm("compare", "--out", out, "--norm", "batch,instance");
-    expect(norm.stderr).toMatch(/"instance"; expected batch, none or last/);
+    expect(norm.stderr).toMatch(/norm is "instance"; expected "batch", "none" or "last"/);
     expect([lr.code, norm.code]).toEqual([1, 1]);
     expect(existsSync(out)).toBe(false);
   });
