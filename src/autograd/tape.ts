@@ -161,7 +161,7 @@ function add(sum: Tensor, grad: Tensor): Tensor {
   const gpu = sum.gpu;
   let target = sum;
   if (sum.isShared) {
-    target = gpu.keep(gpu.full(sum.shape, 0));
+    target = gpu.keep(gpu.full(sum.shape, 0, { dtype: sum.dtype }));
     gpu.accumulate(target, sum);
     sum.dispose();
   }

@@ -379,11 +379,12 @@ export class Gpu {
     );
   }
 
-  /** Internal: `acc += x` for two float32 tensors of one size. */
+  /** Internal: `acc += x` for two tensors of one size and float type. */
   accumulate(acc: Tensor, x: Tensor): void {
-    const vec4s = Math.ceil(x.byteLength / 16);
+    const vec4s = Math.ceil(x.size / 4);
+    const shader = acc.dtype === "float16" ? "cast" : "memory";
     this.run(
-      { shader: "memory", entry: "accumulate" },
+      { shader, entry: "accumulate" },
       [acc, x, new Uint32Array([vec4s, 0])],
       memoryGrid(vec4s),
       "accumulate",

@@ -1,0 +1,49 @@
+import { ShapeError } from "../errors.ts";
+import type { DType } from "../tensor/dtype.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import { defineOp, type OpContext } from "./define-op.ts";
+import { strideGrid } from "./kernels.ts";
+
+type Float = "float32" | "float16";
+
+const castOp = defineOp({
+  name: "cast",
+  inputs: { x: "..." },
+  dtypes: { x: ["float32", "float16"] },
+  infer({ x }, { to }: { to: Float }) {
+    if (to !== "float32" && to !== "float16") {
+      throw new ShapeError(`cast: dtype is "${to}"; expected "float32" or "float16"`);
+    }
+    return { out: x };
+  },
+  forward(ctx, { x }, plan, { to }) {
+    const out = ctx.empty(plan.out, to);
+    castInto(ctx, out, x);
+    return { out, saved: { from: x.dtype } };
+  },
+  backward(ctx, grad, { from }, plan) {
+    const dx = ctx.empty(plan.out, from as DType);
+    castInto(ctx, dx, grad);
+    return { x: dx };
+  },
+});
+
+function castInto(ctx: Pick<OpContext, "gpu" | "run">, out: Tensor, x: Tensor): void {
+  const vec4s = Math.ceil(out.size / 4);
+  const { size, grid } = strideGrid(ctx.gpu, vec4s);
+  const entry = out.dtype === "float16" ? "narrow" : "widen";
+  ctx.run(
+    { shader: "cast", entry, constants: { WORKGROUP_SIZE: size } },
+    [out, x, new Uint32Array([vec4s])],
+    grid,
+  );
+}
+
+/**
+ * x in another float type; x itself if it has it already. float16 has 11 significant bits and ends at 65,504: larger
+ * values become infinite. Works on every adapter. Differentiable; the gradient has x's type.
+ * @throws ShapeError for an integer tensor or type.
+ */
+export function cast(x: Tensor, to: Float): Tensor {
+  return x.dtype === to ? x : castOp({ x }, { to });
+}
