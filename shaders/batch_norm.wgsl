@@ -24,6 +24,9 @@
 // Squares are averaged, not summed, and where they leave float32's range all the same (std near 1e19, or below 1e-18
 // with a tiny eps) the slice is measured again in units of a power of two near its largest deviation.
 //
+// Elements. x, y, residual and their gradients are read and written through `x_at`, `put_y` and so on, by vec4: the other
+// half of this module is batch_norm_f32.wgsl, or batch_norm_f16.wgsl for tensors in float16. All else is float32.
+//
 // Two families. Software adapters: one invocation measures a column in a run of rows that lie next to each other in
 // memory, with neither barrier nor workgroup memory (entry points without suffix). GPUs (`_workgroup`): X columns by Y
 // rows in a workgroup, coalesced, then a tree over Y in workgroup memory; a barrier stands before each of its steps.
@@ -62,25 +65,18 @@ struct Params {
 }
 
 @group(0) @binding(0) var<storage, read_write> partials: array<vec4<f32>>;
-@group(0) @binding(0) var<storage, read_write> y: array<vec4<f32>>;
-@group(0) @binding(0) var<storage, read_write> dx: array<vec4<f32>>;
 @group(0) @binding(0) var<storage, read_write> affine: array<f32>;
-@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> slices: array<f32>; // partials, by element
 @group(0) @binding(1) var<storage, read> batch_mean: array<f32>;
 @group(0) @binding(2) var<storage, read> batch_var: array<f32>; // biased
-@group(0) @binding(2) var<storage, read> residual: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> dy: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read_write> saved: array<f32>;
 @group(0) @binding(3) var<storage, read> numbers: array<f32>; // saved, to read by element
 @group(0) @binding(3) var<storage, read> constants: array<vec4<f32>>; // saved, to read by vec4
 @group(0) @binding(4) var<storage, read_write> batches: array<f32>; // seen so far
 @group(0) @binding(4) var<storage, read> batches_before: array<f32>;
-@group(0) @binding(4) var<storage, read> out: array<vec4<f32>>; // y of the forward
 @group(0) @binding(4) var<storage, read> slopes: array<vec4<f32>>; // affine, by vec4
 @group(0) @binding(5) var<storage, read_write> running_mean: array<f32>;
 @group(0) @binding(5) var<storage, read> given_mean: array<f32>;
-@group(0) @binding(5) var<storage, read_write> dz_out: array<vec4<f32>>;
 @group(0) @binding(6) var<storage, read_write> running_var: array<f32>;
 @group(0) @binding(6) var<storage, read> given_var: array<f32>;
 @group(0) @binding(7) var<uniform> params: Params;
@@ -161,8 +157,8 @@ struct Tally { count: vec4<f32>, offset: vec4<f32>, deviation: vec4<f32> }
 
 // A value near the mean: the first one of the slice.
 fn slice_origin(column: u32, slice: u32) -> vec4<f32> {
-  if (slice_start(slice) < params.rows) { return x[slice_start(slice) * params.width4 + column]; }
-  if (owns_tail(slice)) { return select(vec4<f32>(0), x[params.rows * params.width4 + column], in_tail(column)); }
+  if (slice_start(slice) < params.rows) { return x_at(slice_start(slice) * params.width4 + column); }
+  if (owns_tail(slice)) { return select(vec4<f32>(0), x_at(params.rows * params.width4 + column), in_tail(column)); }
   return vec4<f32>(0);
 }
 
@@ -180,10 +176,10 @@ fn measure(run: Run, origin: vec4<f32>, tail: bool) -> Tally {
     variance = vec4<f32>(0);
     var i = run.start;
     for (; i + 3 * step < run.end; i += 4 * step) {
-      let d0 = (x[i] - origin) * scale;
-      let d1 = (x[i + step] - origin) * scale;
-      let d2 = (x[i + 2 * step] - origin) * scale;
-      let d3 = (x[i + 3 * step] - origin) * scale;
+      let d0 = (x_at(i) - origin) * scale;
+      let d1 = (x_at(i + step) - origin) * scale;
+      let d2 = (x_at(i + 2 * step) - origin) * scale;
+      let d3 = (x_at(i + 3 * step) - origin) * scale;
       let mean = ((d0 + d1) + (d2 + d3)) * 0.25;
       let e0 = d0 - mean;
       let e1 = d1 - mean;
@@ -198,13 +194,13 @@ fn measure(run: Run, origin: vec4<f32>, tail: bool) -> Tally {
     }
     for (; i < run.end; i += step) {
       n += 1;
-      let delta = (x[i] - origin) * scale - offset;
+      let delta = (x_at(i) - origin) * scale - offset;
       offset += delta / n;
       variance += (delta * delta * (1 - 1 / n) - variance) / n;
     }
     if (tail) {
       let valid = in_tail(run.column);
-      let delta = (x[params.rows * params.width4 + run.column] - origin) * scale - offset;
+      let delta = (x_at(params.rows * params.width4 + run.column) - origin) * scale - offset;
       offset += select(vec4<f32>(0), delta / (n + 1), valid);
       variance += select(vec4<f32>(0), (delta * delta * (1 - 1 / (n + 1)) - variance) / (n + 1), valid);
     }
@@ -218,9 +214,9 @@ fn measure(run: Run, origin: vec4<f32>, tail: bool) -> Tally {
 
 fn largest_deviation(run: Run, origin: vec4<f32>, tail: bool) -> vec4<f32> {
   var largest = vec4<f32>(0);
-  for (var i = run.start; i < run.end; i += run.step) { largest = max(largest, abs(x[i] - origin)); }
+  for (var i = run.start; i < run.end; i += run.step) { largest = max(largest, abs(x_at(i) - origin)); }
   if (tail) {
-    let last = abs(x[params.rows * params.width4 + run.column] - origin);
+    let last = abs(x_at(params.rows * params.width4 + run.column) - origin);
     largest = max(largest, select(vec4<f32>(0), last, in_tail(run.column)));
   }
   return largest;
@@ -511,7 +507,7 @@ fn run_of_apply(invocation: u32) -> Run {
 
 fn activate(v: vec4<f32>, origin: vec4<f32>, a: vec4<f32>, b: vec4<f32>, i: u32) -> vec4<f32> {
   var z = (v - origin) * a + b;
-  if (HAS_RESIDUAL) { z += residual[i]; }
+  if (HAS_RESIDUAL) { z += residual_at(i); }
   if (RELU) { z = relu(z); }
   return z;
 }
@@ -521,16 +517,16 @@ fn apply_run(run: Run, origin: vec4<f32>, a: vec4<f32>, b: vec4<f32>) {
   let step = run.step;
   var i = run.start;
   for (; i + 3 * step < run.end; i += 4 * step) {
-    let x0 = x[i];
-    let x1 = x[i + step];
-    let x2 = x[i + 2 * step];
-    let x3 = x[i + 3 * step];
-    y[i] = activate(x0, origin, a, b, i);
-    y[i + step] = activate(x1, origin, a, b, i + step);
-    y[i + 2 * step] = activate(x2, origin, a, b, i + 2 * step);
-    y[i + 3 * step] = activate(x3, origin, a, b, i + 3 * step);
+    let x0 = x_at(i);
+    let x1 = x_at(i + step);
+    let x2 = x_at(i + 2 * step);
+    let x3 = x_at(i + 3 * step);
+    put_y(i, activate(x0, origin, a, b, i));
+    put_y(i + step, activate(x1, origin, a, b, i + step));
+    put_y(i + 2 * step, activate(x2, origin, a, b, i + 2 * step));
+    put_y(i + 3 * step, activate(x3, origin, a, b, i + 3 * step));
   }
-  for (; i < run.end; i += step) { y[i] = activate(x[i], origin, a, b, i); }
+  for (; i < run.end; i += step) { put_y(i, activate(x_at(i), origin, a, b, i)); }
 }
 
 fn apply_column(invocation: u32) {
@@ -675,8 +671,8 @@ fn mask_by_input(grad: vec4<f32>, deviation: vec4<f32>, a: vec4<f32>, b: vec4<f3
 
 // dy where y > 0, written on the way: with residual and ReLU it is the residual's gradient.
 fn mask_by_output(i: u32) -> vec4<f32> {
-  let dz = select(dy[i], vec4<f32>(0), out[i] <= vec4<f32>(0));
-  dz_out[i] = dz;
+  let dz = select(dy_at(i), vec4<f32>(0), out_at(i) <= vec4<f32>(0));
+  put_dz(i, dz);
   return dz;
 }
 
@@ -686,28 +682,28 @@ fn sum_grad(run: Run, c: Numbers, tail: bool) -> Sums {
   var sums = Sums(vec4<f32>(0), vec4<f32>(0));
   var i = run.start;
   for (; i + 3 * step < run.end; i += 4 * step) {
-    let d0 = x[i] - c.origin;
-    let d1 = x[i + step] - c.origin;
-    let d2 = x[i + 2 * step] - c.origin;
-    let d3 = x[i + 3 * step] - c.origin;
-    let z0 = mask_by_input(dy[i], d0, c.a, c.b);
-    let z1 = mask_by_input(dy[i + step], d1, c.a, c.b);
-    let z2 = mask_by_input(dy[i + 2 * step], d2, c.a, c.b);
-    let z3 = mask_by_input(dy[i + 3 * step], d3, c.a, c.b);
+    let d0 = x_at(i) - c.origin;
+    let d1 = x_at(i + step) - c.origin;
+    let d2 = x_at(i + 2 * step) - c.origin;
+    let d3 = x_at(i + 3 * step) - c.origin;
+    let z0 = mask_by_input(dy_at(i), d0, c.a, c.b);
+    let z1 = mask_by_input(dy_at(i + step), d1, c.a, c.b);
+    let z2 = mask_by_input(dy_at(i + 2 * step), d2, c.a, c.b);
+    let z3 = mask_by_input(dy_at(i + 3 * step), d3, c.a, c.b);
     sums.dz += (z0 + z1) + (z2 + z3);
     sums.dz_xhat += (z0 * (d0 * c.rstd + c.shift) + z1 * (d1 * c.rstd + c.shift))
                   + (z2 * (d2 * c.rstd + c.shift) + z3 * (d3 * c.rstd + c.shift));
   }
   for (; i < run.end; i += step) {
-    let deviation = x[i] - c.origin;
-    let dz = mask_by_input(dy[i], deviation, c.a, c.b);
+    let deviation = x_at(i) - c.origin;
+    let dz = mask_by_input(dy_at(i), deviation, c.a, c.b);
     sums.dz += dz;
     sums.dz_xhat += dz * (deviation * c.rstd + c.shift);
   }
   if (tail) {
     let at = params.rows * params.width4 + run.column;
-    let deviation = x[at] - c.origin;
-    let dz = mask_by_input(dy[at], deviation, c.a, c.b);
+    let deviation = x_at(at) - c.origin;
+    let dz = mask_by_input(dy_at(at), deviation, c.a, c.b);
     let valid = in_tail(run.column);
     sums.dz += select(vec4<f32>(0), dz, valid);
     sums.dz_xhat += select(vec4<f32>(0), dz * (deviation * c.rstd + c.shift), valid);
@@ -724,19 +720,19 @@ fn sum_grad_residual(run: Run, c: Numbers, tail: bool) -> Sums {
     let z0 = mask_by_output(i);
     let z1 = mask_by_output(i + step);
     sums.dz += z0 + z1;
-    sums.dz_xhat += z0 * ((x[i] - c.origin) * c.rstd + c.shift) + z1 * ((x[i + step] - c.origin) * c.rstd + c.shift);
+    sums.dz_xhat += z0 * ((x_at(i) - c.origin) * c.rstd + c.shift) + z1 * ((x_at(i + step) - c.origin) * c.rstd + c.shift);
   }
   for (; i < run.end; i += step) {
     let dz = mask_by_output(i);
     sums.dz += dz;
-    sums.dz_xhat += dz * ((x[i] - c.origin) * c.rstd + c.shift);
+    sums.dz_xhat += dz * ((x_at(i) - c.origin) * c.rstd + c.shift);
   }
   if (tail && 4 * run.column < params.tail) {
     let at = params.rows * params.width4 + run.column;
     let dz = mask_by_output(at);
     let valid = in_tail(run.column);
     sums.dz += select(vec4<f32>(0), dz, valid);
-    sums.dz_xhat += select(vec4<f32>(0), dz * ((x[at] - c.origin) * c.rstd + c.shift), valid);
+    sums.dz_xhat += select(vec4<f32>(0), dz * ((x_at(at) - c.origin) * c.rstd + c.shift), valid);
   }
   return sums;
 }
@@ -879,16 +875,16 @@ fn apply_grad_run(run: Run, c: Numbers, s: Slopes) {
   let step = run.step;
   var i = run.start;
   for (; i + step < run.end; i += 2 * step) {
-    let d0 = x[i] - c.origin;
-    let d1 = x[i + step] - c.origin;
-    let g0 = dy[i];
-    let g1 = dy[i + step];
-    dx[i] = c.a * (mask_by_input(g0, d0, c.a, c.b) + (d0 * s.p + s.q));
-    dx[i + step] = c.a * (mask_by_input(g1, d1, c.a, c.b) + (d1 * s.p + s.q));
+    let d0 = x_at(i) - c.origin;
+    let d1 = x_at(i + step) - c.origin;
+    let g0 = dy_at(i);
+    let g1 = dy_at(i + step);
+    put_dx(i, c.a * (mask_by_input(g0, d0, c.a, c.b) + (d0 * s.p + s.q)));
+    put_dx(i + step, c.a * (mask_by_input(g1, d1, c.a, c.b) + (d1 * s.p + s.q)));
   }
   for (; i < run.end; i += step) {
-    let deviation = x[i] - c.origin;
-    dx[i] = c.a * (mask_by_input(dy[i], deviation, c.a, c.b) + (deviation * s.p + s.q));
+    let deviation = x_at(i) - c.origin;
+    put_dx(i, c.a * (mask_by_input(dy_at(i), deviation, c.a, c.b) + (deviation * s.p + s.q)));
   }
 }
 
@@ -929,7 +925,7 @@ fn backward(@builtin(global_invocation_id) id: vec3<u32>) {
 // dx from dz, which this invocation has written.
 fn apply_residual_run(run: Run, c: Numbers, s: Slopes) {
   for (var i = run.start; i < run.end; i += run.step) {
-    dx[i] = c.a * (dz_out[i] + ((x[i] - c.origin) * s.p + s.q));
+    put_dx(i, c.a * (dz_at(i) + ((x_at(i) - c.origin) * s.p + s.q)));
   }
 }
 

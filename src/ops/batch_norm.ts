@@ -36,13 +36,19 @@ export interface BatchNormParams extends Required<Omit<BatchNormOptions, "residu
 const batchNormOp = defineOp({
   name: "batch_norm",
   inputs: { x: "...", gamma: "C?", beta: "C?", residual: "...?", statistics: "...?" },
+  dtypes: { x: ["float32", "float16"], residual: ["float32", "float16"] },
   infer(shapes, params: BatchNormParams) {
     return inferBatchNorm("batchNorm", shapes, params);
   },
   forward(ctx, { x, gamma, beta, residual, statistics }, plan, params) {
-    const kernels = batchNormKernels(ctx.gpu, plan.count, plan.channels);
+    if (residual && residual.dtype !== x.dtype) {
+      throw new ShapeError(
+        `batchNorm: residual is ${residual.dtype}, x is ${x.dtype}; expected the same, see cast`,
+      );
+    }
+    const kernels = batchNormKernels(ctx.gpu, plan.count, plan.channels, x.dtype);
     const numbers = ctx.empty([5, kernels.width]);
-    const out = ctx.empty(plan.out);
+    const out = ctx.empty(plan.out, x.dtype);
     const all = { ...params, gamma, beta, residual, relu: plan.relu };
     if (statistics) kernels.trainGiven(ctx, out, x, numbers, statistics, all);
     else if (params.training) kernels.train(ctx, out, x, numbers, all);
@@ -53,11 +59,18 @@ const batchNormOp = defineOp({
   // dz = dy where y > 0; dx = γ·rstd·(dz − Σdz/n − x̂·Σ(dz·x̂)/n); dγ = Σ dz·x̂, dβ = Σ dz, dresidual = dz
   backward(ctx, grad, { x, numbers, y, given }, plan, params) {
     const { needsGrad } = ctx;
-    const kernels = batchNormKernels(ctx.gpu, plan.count, plan.channels);
+    if (grad.dtype !== x.dtype) {
+      throw new ShapeError(
+        `batchNorm backward: the gradient is ${grad.dtype}, y is ${x.dtype}; expected the same, see cast`,
+      );
+    }
+    const kernels = batchNormKernels(ctx.gpu, plan.count, plan.channels, x.dtype);
+    const half = x.dtype === "float16";
     const dgamma = needsGrad.gamma ? ctx.grad("gamma") : ctx.temp([plan.channels]);
     const dbeta = needsGrad.beta ? ctx.grad("beta") : ctx.temp([plan.channels]);
-    const dx = needsGrad.x ? ctx.grad("x") : null;
-    const dz = !y ? grad : needsGrad.residual ? ctx.grad("residual") : ctx.temp(plan.out);
+    const like = (name: "x" | "residual") => (half ? ctx.empty(plan.out, x.dtype) : ctx.grad(name));
+    const dx = needsGrad.x ? like("x") : null;
+    const dz = !y ? grad : needsGrad.residual ? like("residual") : ctx.temp(plan.out, x.dtype);
     const batchStatistics = params.training && !given;
     const all = { relu: plan.relu, y, dz, dgamma, dbeta, dx, batchStatistics };
     kernels.backward(ctx, x, grad, numbers, all);
@@ -81,7 +94,8 @@ const batchNormOp = defineOp({
  * Training uses the batch's mean and biased variance, and moves the running statistics (with the unbiased variance)
  * towards them on the GPU. Differentiable in x, gamma, beta and residual; keeps x (and y, with residual and ReLU)
  * for backward.
- * @param x [N, H, W, C] or [N, C], or any other rank with channels last
+ * @param x [N, H, W, C] or [N, C], or any other rank with channels last; in float16, y, the residual and their gradients
+ *   are float16 too, and all sums and everything per channel are float32
  * @param gamma [C], or null for 1
  * @param beta [C], or null for 0
  * @throws ShapeError for one value per channel in training, mismatched channels, inference without running statistics,

@@ -44,7 +44,7 @@ export function batchNormComposed(
         v = variance(x, axes, { correction: 0, mean: m });
       }
       if (params.runningMean) {
-        const kernels = batchNormKernels(gpu, plan.count, plan.channels);
+        const kernels = batchNormKernels(gpu, plan.count, plan.channels, x.dtype);
         noGrad(() => kernels.updateRunning(m, v, params));
       }
     }

@@ -1,8 +1,10 @@
 // Geometry and dispatches of shaders/batch_norm.wgsl.
 
+import { shaders } from "../generated/shaders.ts";
 import type { Grid } from "../gpu/commands.ts";
 import type { Binding, Gpu } from "../gpu/device.ts";
 import type { KernelSpec } from "../gpu/kernel.ts";
+import type { DType } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { OpContext } from "./define-op.ts";
 
@@ -33,6 +35,12 @@ interface Division {
   x: number;
   y: number;
 }
+
+/** The kernels over tensors in float32, or in float16: one body, two ways to its elements. */
+const modules = {
+  float32: { name: "batch_norm", source: shaders.batch_norm + shaders.batch_norm_f32 },
+  float16: { name: "batch_norm_f16", source: shaders.batch_norm + shaders.batch_norm_f16 },
+};
 
 /** `software`: no workgroup memory; `_one`: all in one dispatch. */
 type Variant = "software" | "workgroup" | "software_one" | "workgroup_one";
@@ -129,6 +137,7 @@ export class BatchNormKernels {
   constructor(
     private readonly gpu: Gpu,
     private readonly layout: Layout,
+    private readonly dtype: keyof typeof modules,
   ) {
     this.width = 4 * layout.width4;
     this.key = `${layout.count}x${layout.channels}`;
@@ -329,7 +338,7 @@ export class BatchNormKernels {
       else if (perChannel) Object.assign(constants, { X: 1, Y: this.mergers(slices) });
       else Object.assign(constants, { X: x, Y: y });
       constants.HAS_TAIL = this.layout.tail > 0 ? 1 : 0;
-      spec = { shader: "batch_norm", entry: y > 0 ? `${entry}_workgroup` : entry, constants };
+      spec = { shader: modules[this.dtype], entry: y > 0 ? `${entry}_workgroup` : entry, constants };
       this.specs.set(key, spec);
     }
     return spec;
@@ -387,17 +396,18 @@ export class BatchNormKernels {
 
 const known = new WeakMap<Gpu, Map<string, BatchNormKernels>>();
 
-/** The kernels for [count, channels] on this adapter, made once. */
-export function batchNormKernels(gpu: Gpu, count: number, channels: number): BatchNormKernels {
+/** The kernels for [count, channels] of x's type on this adapter, made once. */
+export function batchNormKernels(gpu: Gpu, count: number, channels: number, dtype: DType): BatchNormKernels {
   let kernels = known.get(gpu);
   if (!kernels) {
     kernels = new Map();
     known.set(gpu, kernels);
   }
-  const key = `${count}x${channels}`;
+  const type = dtype === "float16" ? dtype : "float32";
+  const key = `${count}x${channels}${type}`;
   let found = kernels.get(key);
   if (!found) {
-    found = new BatchNormKernels(gpu, batchNormLayout(count, channels, gpu.isSoftware));
+    found = new BatchNormKernels(gpu, batchNormLayout(count, channels, gpu.isSoftware), type);
     kernels.set(key, found);
   }
   return found;

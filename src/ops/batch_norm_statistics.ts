@@ -8,6 +8,7 @@ import { defineOp } from "./define-op.ts";
 const statisticsOp = defineOp({
   name: "batch_norm_statistics",
   inputs: { x: "..." },
+  dtypes: { x: ["float32", "float16"] },
   infer({ x }) {
     if (x.length < 2) {
       throw new ShapeError(
@@ -19,13 +20,13 @@ const statisticsOp = defineOp({
   },
   forward(ctx, { x }, plan) {
     const out = ctx.empty(plan.out);
-    batchNormKernels(ctx.gpu, plan.count, plan.channels).statistics(ctx, out, x);
+    batchNormKernels(ctx.gpu, plan.count, plan.channels, x.dtype).statistics(ctx, out, x);
     return { out, saved: { x, out } };
   },
   // dx = dmean/n + 2·dvariance/n·(x − mean)
   backward(ctx, grad, { x, out }, plan) {
-    const dx = ctx.grad("x");
-    batchNormKernels(ctx.gpu, plan.count, plan.channels).statisticsGrad(ctx, dx, x, out, grad);
+    const dx = x.dtype === "float16" ? ctx.empty(plan.x, x.dtype) : ctx.grad("x");
+    batchNormKernels(ctx.gpu, plan.count, plan.channels, x.dtype).statisticsGrad(ctx, dx, x, out, grad);
     return { x: dx };
   },
 });
@@ -38,13 +39,17 @@ const mergeOp = defineOp({
   },
   forward(ctx, { a, b }, plan) {
     const out = ctx.empty(plan.out);
-    batchNormKernels(ctx.gpu, 1, plan.channels).statisticsKernel(ctx, "merge", { 0: out, 2: a, 3: b });
+    batchNormKernels(ctx.gpu, 1, plan.channels, "float32").statisticsKernel(ctx, "merge", {
+      0: out,
+      2: a,
+      3: b,
+    });
     return { out, saved: { a, b } };
   },
   backward(ctx, grad, { a, b }, plan) {
     const da = ctx.needsGrad.a ? ctx.grad("a") : ctx.temp(plan.out);
     const db = ctx.needsGrad.b ? ctx.grad("b") : ctx.temp(plan.out);
-    const kernels = batchNormKernels(ctx.gpu, 1, plan.channels);
+    const kernels = batchNormKernels(ctx.gpu, 1, plan.channels, "float32");
     kernels.statisticsKernel(ctx, "merge_grad", { 0: da, 1: db, 2: a, 3: b, 4: grad });
     return { a: ctx.needsGrad.a ? da : null, b: ctx.needsGrad.b ? db : null };
   },

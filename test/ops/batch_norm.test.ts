@@ -2,9 +2,10 @@ import { describe, expect, it } from "vitest";
 import { ShapeError } from "../../src/errors.ts";
 import { type BatchNormOptions, batchNorm } from "../../src/ops/batch_norm.ts";
 import { batchNormComposed } from "../../src/ops/batch_norm_composed.ts";
+import { cast } from "../../src/ops/cast.ts";
 import type { Shape } from "../../src/tensor/shape.ts";
 import { sizeOf } from "../../src/tensor/shape.ts";
-import type { Tensor } from "../../src/tensor/tensor.ts";
+import { halfToNumber, numberToHalf, type Tensor } from "../../src/tensor/tensor.ts";
 import { checkOp, type OpCase } from "../helpers/check-op.ts";
 import { testGpu } from "../helpers/gpu.ts";
 import { normals, relativeError } from "../helpers/numbers.ts";
@@ -271,6 +272,63 @@ describe("batch_norm", () => {
         }
       }
     });
+  });
+
+  it("stores float16 and computes float32", async () => {
+    const half = (values: Float64Array) => values.map((v) => halfToNumber(numberToHalf(v)));
+    const inHalf = (c: OpCase): OpCase => ({
+      ...c,
+      label: `float16 ${c.label}`,
+      inputs: {
+        ...c.inputs,
+        // What float16 holds exactly: rounding moves some sums across the ReLU's kink.
+        ...(c.inputs.residual && {
+          residual: {
+            shape: c.inputs.residual as Shape,
+            data: half(normals(sizeOf(c.inputs.residual as Shape), 8)),
+          },
+        }),
+      },
+      run: (t) => {
+        const { x, gamma, beta, residual } = t;
+        const y = batchNorm(cast(x!, "float16"), gamma!, beta!, {
+          training: true,
+          activation: "relu",
+          residual: residual ? cast(residual, "float16") : null,
+        });
+        return cast(y, "float32");
+      },
+      // Half a unit of the last of 11 bits, in y, dy and dx.
+      tolerance: { forward: 5e-4, backward: 1e-3 },
+    });
+    for (const [shape, mean] of [
+      [[3, 5, 7, 8], 0],
+      [[67, 3], 100],
+      [[1100, 16], 0],
+      [[1400, 8], 60_000],
+    ] as [Shape, number][]) {
+      // float16 has steps of 32 near 60,000.
+      const x = half(normals(sizeOf(shape), 3, mean, mean > 1000 ? 500 : 1));
+      const extra = { x, relu: true, variants: true, seed: 6 };
+      const cases = [
+        bnCase(`mean ${mean}`, shape, extra),
+        bnCase(`mean ${mean}`, shape, { ...extra, residual: true }),
+      ];
+      await checkOp(cases.map(({ composed, ...c }) => inHalf(c)));
+    }
+  });
+
+  it("makes infinity, not nonsense, of what float16 can't hold", async () => {
+    const gpu = await testGpu();
+    const x = gpu.tensor([1, -1, 2, -2, Number.NaN, 0], [3, 2], { dtype: "float16" });
+    const gamma = gpu.tensor([1, 1e6], [2]);
+    const y = batchNorm(x, gamma, null, { training: true });
+    const out = await y.read();
+    expect([out[1], out[3], out[5]]).toEqual(
+      [0, -1, 1].map((sign) => (sign ? sign * Number.POSITIVE_INFINITY : out[1])),
+    );
+    expect([out[0], out[2], out[4]].every(Number.isNaN)).toBe(true);
+    for (const tensor of [x, gamma, y]) tensor.dispose();
   });
 
   it("gives the same bits in every run", async () => {
