@@ -6,55 +6,38 @@ import { lineChart } from "./plot.ts";
 import { NORM_LABELS } from "./setup.ts";
 import { logGrid, percent, show } from "./statistics.ts";
 import {
+  bandOf,
   groupSeeds,
   largestStableRate,
   runTraining,
+  type SweepAndTrain,
   showRate,
+  sweepAndTrain,
   type TrainingCell,
   type TrainingData,
 } from "./training.ts";
 
-interface Settings {
-  network: Pick<TrainingCell, "depth" | "width" | "batchSize" | "shrink" | "schedule" | "augment" | "steps">;
-  rates: Record<"batch" | "last" | "none", readonly number[]>;
-}
-
-const PRESETS: Record<Preset, Settings> = {
+const PRESETS: Record<Preset, SweepAndTrain> = {
   quick: {
-    network: {
-      depth: 56,
-      width: 8,
-      batchSize: 32,
-      shrink: 2,
-      schedule: "constant",
-      augment: false,
-      steps: 31,
-    },
-    rates: { batch: logGrid(0.01, 10, 1), last: logGrid(0.01, 10, 1), none: logGrid(0.001, 1, 1) },
+    network: { width: 8, batchSize: 32, shrink: 2, schedule: "constant", augment: false },
+    depth: { train: 20, sweep: 110 },
+    steps: { train: 124, sweep: 16 },
+    train: { batch: [0.1, 0.01], last: [0.1, 0.01], none: [0.1, 0.01] },
+    sweep: { batch: logGrid(0.1, 10, 1), last: logGrid(0.01, 10, 1), none: logGrid(1e-4, 0.1, 1) },
   },
   standard: {
-    network: {
-      depth: 56,
-      width: 16,
-      batchSize: 128,
-      shrink: 1,
-      schedule: "constant",
-      augment: true,
-      steps: 390,
-    },
-    rates: { batch: logGrid(0.001, 100, 2), last: logGrid(0.001, 100, 2), none: logGrid(1e-5, 1, 2) },
+    network: { width: 16, batchSize: 128, shrink: 1, schedule: "step", augment: true },
+    depth: { train: 56, sweep: 56 },
+    steps: { train: 1950, sweep: 100 },
+    train: { batch: [0.1, 0.01], last: [0.1, 0.01], none: [0.01, 0.001] },
+    sweep: { batch: logGrid(0.01, 100, 2), last: logGrid(0.001, 100, 2), none: logGrid(1e-5, 1, 2) },
   },
   paper: {
-    network: {
-      depth: 110,
-      width: 16,
-      batchSize: 128,
-      shrink: 1,
-      schedule: "step",
-      augment: true,
-      steps: 165 * 390,
-    },
-    rates: { batch: logGrid(0.001, 10, 2), last: logGrid(1e-4, 10, 2), none: logGrid(1e-5, 0.1, 2) },
+    network: { width: 16, batchSize: 128, shrink: 1, schedule: "step", augment: true },
+    depth: { train: 110, sweep: 110 },
+    steps: { train: 165 * 390, sweep: 390 },
+    train: { batch: [0.1, 0.003], last: [0.1, 0.03, 0.003], none: [0.0001] },
+    sweep: { batch: logGrid(0.01, 100, 4), last: logGrid(0.001, 10, 4), none: logGrid(1e-6, 0.1, 4) },
   },
 };
 
@@ -63,81 +46,65 @@ export const bnLastLayer = defineExperiment<TrainingCell, TrainingData>({
   title: "Batch-norm before the classifier only",
   source: "§ 3",
   about:
-    "The same network with batch-norm after every convolution, only on the output of the last residual block, and nowhere, " +
-    "trained at each rate of a log grid: the largest rate that does not diverge, and the accuracy at the best one.",
+    "The same network with batch-norm after every convolution, only on the output of the last residual block, and nowhere: on a log " +
+    "grid of rates for the first steps, where divergence shows, and trained at two of them for the accuracy.",
 
-  configurations(preset) {
-    const { network, rates } = PRESETS[preset];
-    return (["batch", "last", "none"] as const).flatMap((norm) =>
-      rates[norm].map(
-        (lr): TrainingCell => ({ label: `${norm} lr ${lr}`, role: "train", norm, lr, ...network }),
-      ),
-    );
-  },
+  configurations: (preset) => sweepAndTrain(PRESETS[preset]),
 
   run: runTraining,
 
   async report(cells) {
     const criterion =
       "With batch-norm in the last layer alone, the largest stable rate is at least three times that without any";
-    const groups = groupSeeds(cells);
+    const swept = cells.filter(({ configuration }) => configuration.role === "sweep");
+    const groups = groupSeeds(cells.filter(({ configuration }) => configuration.role === "train"));
     const norms = (["batch", "last", "none"] as const).map((norm) => {
       const mine = groups.filter(({ configuration }) => configuration.norm === norm);
       const best = mine.filter(({ diverged }) => diverged === 0).sort((a, b) => b.accuracy - a.accuracy)[0];
-      return { norm, mine, best, stable: largestStableRate(cells, norm) };
+      return { norm, mine, best, stable: largestStableRate(swept, norm) };
     });
     const [batch, last, none] = norms as [(typeof norms)[0], (typeof norms)[0], (typeof norms)[0]];
-    if (last.mine.length === 0 || none.mine.length === 0)
-      return { findings: [missing(criterion)], figures: [] };
+    if (swept.length === 0) return { findings: [missing(criterion)], figures: [] };
     const ratio = last.stable.rate / none.stable.rate;
+    const accuracy = ({ norm, best }: (typeof norms)[0]) =>
+      best
+        ? `${percent(best.accuracy)} ${NORM_LABELS[norm]} (rate ${best.configuration.lr})`
+        : `nothing ${NORM_LABELS[norm]}`;
+    const trainedDepth = groups[0]?.configuration.depth;
     return {
       findings: [
         {
           criterion,
           measured:
-            `${showRate(none.stable)} without, ${showRate(last.stable)} with the last layer's (${last.stable.open ? "at least " : ""}${show(ratio)} times), ` +
-            `${showRate(batch.stable)} with batch-norm everywhere`,
+            `depth ${swept[0]!.configuration.depth}: ${showRate(none.stable)} without, ${showRate(last.stable)} with the last layer's ` +
+            `(${last.stable.open ? "at least " : ""}${show(ratio)} times), ${showRate(batch.stable)} with batch-norm everywhere`,
           verdict: none.stable.open ? "inconclusive" : judge(ratio >= 3, ratio),
         },
       ],
       figures: [
-        await sweepFigure(cells),
+        await sweepFigure(swept),
         {
           svg: await lineChart(
-            norms.map(({ norm, mine }) => ({
-              label: NORM_LABELS[norm],
-              points: mine
-                .filter(({ diverged }) => diverged === 0)
-                .map(({ configuration, accuracy, std }) =>
-                  Number.isNaN(std)
-                    ? ([configuration.lr, accuracy] as const)
-                    : ([configuration.lr, accuracy, accuracy - std, accuracy + std] as const),
-                ),
-            })),
+            groups.map((group) =>
+              bandOf(
+                `${NORM_LABELS[group.configuration.norm]}, ${group.configuration.lr}`,
+                group.cells.map(({ data }) => data.log.map(({ step, loss }) => [step, loss] as const)),
+              ),
+            ),
             {
-              title: "Test accuracy",
-              x: "learning rate",
-              y: "share classified right",
-              xScale: "log",
-              yDomain: [0, 1],
-              yFormat: "%",
+              title: `Training loss, depth ${trainedDepth}`,
+              x: "step",
+              y: "cross-entropy (nats)",
+              yScale: "log",
             },
           ),
-          caption: "At the end of the run. Rates that diverged are left out.",
+          caption: "Mean over seeds. Runs end where they diverge.",
         },
       ],
-      tables: [
-        {
-          caption: "Over all rates of the grid",
-          head: ["batch-norm", "largest stable rate", "best test accuracy", "at rate"],
-          rows: norms.map(({ norm, stable, best }) => [
-            NORM_LABELS[norm],
-            showRate(stable),
-            best ? percent(best.accuracy) : "–",
-            best ? String(best.configuration.lr) : "–",
-          ]),
-        },
-      ],
+      notes:
+        groups.length > 0
+          ? [`Best test accuracy at depth ${trainedDepth}: ${norms.map(accuracy).join(", ")}.`]
+          : [],
     };
   },
 });

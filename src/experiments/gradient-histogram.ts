@@ -101,7 +101,6 @@ export const gradientHistogram = defineExperiment<Settings, Data>({
                 y: "entries per bin",
                 yScale: "log",
                 color: i,
-                xFormat: "~g",
               },
             ),
             caption: `${count} entries, standard deviation ${show(Math.sqrt(variance))}, seed ${group[0]!.seed}. The scales of x differ.`,

@@ -12,44 +12,33 @@ import {
   lossByRate,
   runTraining,
   type SeedGroup,
+  type SweepAndTrain,
   showRate,
+  sweepAndTrain,
   type TrainingCell,
   type TrainingData,
+  trainingRepeats,
 } from "./training.ts";
 
-interface Settings {
-  network: Pick<TrainingCell, "width" | "batchSize" | "shrink" | "schedule" | "augment">;
-  /** `quick` trains a shallow network, as it can't afford a deep one for long, and sweeps a deep one for a few steps. */
-  depth: Record<"train" | "sweep", number>;
-  trainSteps: number;
-  sweepSteps: number;
-  /** Rates trained in full. */
-  train: Record<"batch" | "none", readonly number[]>;
-  sweep: Record<"batch" | "none", readonly number[]>;
-}
-
-const PRESETS: Record<Preset, Settings> = {
+const PRESETS: Record<Preset, SweepAndTrain> = {
   quick: {
-    network: { width: 8, batchSize: 32, shrink: 2, schedule: "constant", augment: false },
+    network: { width: 8, batchSize: 32, shrink: 2, schedule: "step", augment: false },
     depth: { train: 20, sweep: 110 },
-    trainSteps: 248,
-    sweepSteps: 8,
+    steps: { train: 248, sweep: 8 },
     train: { batch: [0.1, 0.01, 0.001], none: [0.01] },
     sweep: { batch: logGrid(0.1, 10, 1), none: logGrid(1e-4, 0.1, 1) },
   },
   standard: {
     network: { width: 16, batchSize: 128, shrink: 1, schedule: "step", augment: true },
     depth: { train: 56, sweep: 56 },
-    trainSteps: 3900,
-    sweepSteps: 100,
+    steps: { train: 3900, sweep: 100 },
     train: { batch: [0.1, 0.003, 0.0001], none: [0.0001, 0.001] },
     sweep: { batch: logGrid(0.01, 100, 2), none: logGrid(1e-5, 1, 2) },
   },
   paper: {
     network: { width: 16, batchSize: 128, shrink: 1, schedule: "step", augment: true },
     depth: { train: 110, sweep: 110 },
-    trainSteps: 165 * 390,
-    sweepSteps: 390,
+    steps: { train: 165 * 390, sweep: 390 },
     train: { batch: [0.1, 0.003, 0.0001], none: [0.0001] },
     sweep: { batch: logGrid(0.01, 100, 4), none: logGrid(1e-6, 0.1, 4) },
   },
@@ -63,27 +52,9 @@ export const learningRates = defineExperiment<TrainingCell, TrainingData>({
     "The same residual network with and without batch-norm: trained at several learning rates, and on a log grid of rates for " +
     "the first steps, where divergence shows. A run has diverged when its loss passes 10³ or is not finite.",
 
-  configurations(preset) {
-    const { network, depth, trainSteps, sweepSteps, train, sweep } = PRESETS[preset];
-    const cells = (role: "train" | "sweep", rates: Settings["train"], steps: number) =>
-      (["batch", "none"] as const).flatMap((norm) =>
-        rates[norm].map(
-          (lr): TrainingCell => ({
-            label: `${role} ${norm} lr ${lr}`,
-            role,
-            norm,
-            lr,
-            steps,
-            ...network,
-            depth: depth[role],
-          }),
-        ),
-      );
-    return [...cells("train", train, trainSteps), ...cells("sweep", sweep, sweepSteps)];
-  },
+  configurations: (preset) => sweepAndTrain(PRESETS[preset]),
 
-  // A spread over seeds needs at least two of them.
-  repeats: ({ role }, seeds) => (role === "train" ? Math.max(2, seeds) : seeds),
+  repeats: trainingRepeats,
 
   run: runTraining,
 
@@ -105,7 +76,7 @@ export const learningRates = defineExperiment<TrainingCell, TrainingData>({
     const findings: Finding[] = [
       {
         criterion: criteria.ratio,
-        measured: `${showRate(withNorm)} with, ${showRate(without)} without: ${withNorm.open ? "at least " : ""}${show(ratio)} times`,
+        measured: `depth ${swept[0]?.configuration.depth}: ${showRate(withNorm)} with, ${showRate(without)} without: ${withNorm.open ? "at least " : ""}${show(ratio)} times`,
         // An open end without batch-norm hides how much larger its limit is.
         verdict: without.open ? "inconclusive" : judge(ratio >= 10, ratio),
       },
@@ -125,21 +96,26 @@ export const learningRates = defineExperiment<TrainingCell, TrainingData>({
       {
         svg: await lineChart(
           curves(({ log }) => log.map(({ step, loss }) => [step, loss])),
-          { title: "Training loss", x: "step", y: "cross-entropy (nats)", yScale: "log" },
+          {
+            title: `Training loss, depth ${trained[0]!.configuration.depth}`,
+            x: "step",
+            y: "cross-entropy (nats)",
+            yScale: "log",
+          },
         ),
         caption: "Mean over seeds; the band is one standard deviation.",
       },
       {
         svg: await lineChart(
           curves(({ log }) => log.map(({ step, accuracy }) => [step, accuracy])),
-          { title: "Training accuracy", ...accuracyAxes },
+          { title: `Training accuracy, depth ${trained[0]!.configuration.depth}`, ...accuracyAxes },
         ),
         caption: "",
       },
       {
         svg: await lineChart(
           curves(({ evals }) => evals.map(({ step, testAccuracy }) => [step, testAccuracy])),
-          { title: "Test accuracy", ...accuracyAxes },
+          { title: `Test accuracy, depth ${trained[0]!.configuration.depth}`, ...accuracyAxes },
         ),
         caption: "After each epoch.",
       },
@@ -154,7 +130,7 @@ export async function sweepFigure(
   cells: Parameters<typeof lossByRate>[0],
 ): Promise<{ svg: string; caption: string }> {
   const norms = [...new Set(cells.map(({ configuration }) => configuration.norm))];
-  const steps = cells[0]?.configuration.steps ?? 0;
+  const { steps, depth } = cells[0]?.configuration ?? { steps: 0, depth: 0 };
   return {
     svg: await lineChart(
       norms.map((norm) => ({
@@ -162,7 +138,7 @@ export async function sweepFigure(
         points: lossByRate(cells, norm).map(([lr, loss]) => [lr, Math.min(loss, 1e3)] as const),
       })),
       {
-        title: `Loss after ${steps} steps`,
+        title: `Loss after ${steps} steps, depth ${depth}`,
         x: "learning rate",
         y: "cross-entropy (nats)",
         xScale: "log",

@@ -80,7 +80,7 @@ export const logitGradients = defineExperiment<Settings, Data>({
               title: `∂L/∂logits, ${NORM_LABELS[group[0]!.configuration.norm]}`,
               x: "class",
               y: "image",
-              color: "gradient of the mean loss",
+              color: "∂L/∂logit",
               columns: classNames.map((_, i) => i),
               rows: shown.map((_, i) => i),
               scale: "diverging",

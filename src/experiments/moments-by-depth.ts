@@ -21,11 +21,11 @@ interface Settings extends Configuration, NetworkSettings {
 
 interface LayerSummary {
   name: string;
-  /** Over channels: mean and standard deviation of |mean| and of the variance. */
+  /** Over channels: the mean of |mean| and of the variance, and the standard deviation of their log₁₀. */
   meanMagnitude: number;
-  meanMagnitudeStd: number;
+  meanMagnitudeDecades: number;
   variance: number;
-  varianceStd: number;
+  varianceDecades: number;
 }
 
 interface Data {
@@ -33,6 +33,11 @@ interface Data {
   layers: LayerSummary[];
   /** Output of each residual block: the sum that is carried on. */
   blocks: LayerSummary[];
+}
+
+/** Channels that are zero throughout have no logarithm, and are left out. */
+function logSpread(values: readonly number[]): number {
+  return sampleStd(values.filter((value) => value > 0).map(Math.log10));
 }
 
 export const momentsByDepth = defineExperiment<Settings, Data>({
@@ -62,9 +67,9 @@ export const momentsByDepth = defineExperiment<Settings, Data>({
           kind,
           name,
           meanMagnitude: mean(magnitudes),
-          meanMagnitudeStd: sampleStd(magnitudes),
+          meanMagnitudeDecades: logSpread(magnitudes),
           variance: mean(variances),
-          varianceStd: sampleStd(variances),
+          varianceDecades: logSpread(variances),
         };
       });
       const pick = (isBlock: boolean): LayerSummary[] =>
@@ -111,7 +116,9 @@ export const momentsByDepth = defineExperiment<Settings, Data>({
         const scale = kind === "blocks" ? 2 : 1;
         return {
           label: NORM_LABELS[group[0]!.configuration.norm],
-          points: middle.map((value, i): Point => [scale * (i + 1), value, value - std[i]!, value + std[i]!]),
+          points: middle.map(
+            (value, i): Point => [scale * (i + 1), value, value / 10 ** std[i]!, value * 10 ** std[i]!],
+          ),
         };
       });
     const axes = { x: "layer", xScale: "linear", yScale: "log" } as const;
@@ -134,19 +141,19 @@ export const momentsByDepth = defineExperiment<Settings, Data>({
             series(
               "layers",
               (l) => l.variance,
-              (l) => l.varianceStd,
+              (l) => l.varianceDecades,
             ),
             { title: "Variance of the channels", y: "variance", ...axes },
           ),
           caption:
-            "Mean over a layer's channels (and seeds); the band is one standard deviation over channels.",
+            "Mean over a layer's channels (and seeds); the band is one standard deviation of log₁₀ over channels.",
         },
         {
           svg: await lineChart(
             series(
               "layers",
               (l) => l.meanMagnitude,
-              (l) => l.meanMagnitudeStd,
+              (l) => l.meanMagnitudeDecades,
             ),
             {
               title: "Magnitude of the channels' means",
@@ -162,7 +169,7 @@ export const momentsByDepth = defineExperiment<Settings, Data>({
             series(
               "blocks",
               (l) => l.variance,
-              (l) => l.varianceStd,
+              (l) => l.varianceDecades,
             ),
             { title: "Variance of the residual stream", y: "variance", ...axes },
           ),

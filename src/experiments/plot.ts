@@ -19,6 +19,8 @@ const axis = {
   tickColor: "currentColor",
   titleColor: "currentColor",
   titleFontWeight: 400,
+  labelFontSize: 12,
+  titleFontSize: 13,
 };
 
 /** SVG of a Vega-Lite specification in this package's style. */
@@ -37,9 +39,11 @@ export async function renderSvg(spec: TopLevelSpec): Promise<string> {
         titleColor: "currentColor",
         titleFontWeight: 400,
         orient: "top",
-        labelLimit: 260,
+        labelLimit: 300,
+        labelFontSize: 12,
+        titleFontSize: 12,
       },
-      title: { color: "currentColor", anchor: "start", fontWeight: 600 },
+      title: { color: "currentColor", anchor: "start", fontWeight: 600, fontSize: 14 },
       header: { labelColor: "currentColor", titleColor: "currentColor" },
       range: { category: PALETTE },
       ...spec.config,
@@ -80,25 +84,47 @@ export interface AxesOptions {
 
 const shown = (value: number, scale: string) => Number.isFinite(value) && (scale === "linear" || value > 0);
 
-function channel(title: string, scale: string, domain?: readonly number[], format?: string) {
+const SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹";
+const powerOfTen = (exponent: number) =>
+  `10${String(exponent)
+    .replace("-", "⁻")
+    .replace(/\d/g, (digit) => SUPERSCRIPTS[Number(digit)]!)}`;
+
+/** Ticks of a log axis that spans decades: powers of ten, at most eight. Vega's own where it spans less. */
+function powerTicks(low: number, high: number): { values: number[]; labelExpr: string } | null {
+  const first = Math.ceil(Math.log10(low) - 1e-9);
+  const last = Math.floor(Math.log10(high) + 1e-9);
+  if (!(last - first >= 2)) return null;
+  const every = Math.ceil((last - first + 1) / 8);
+  const exponents: number[] = [];
+  for (let exponent = first; exponent <= last; exponent += every) exponents.push(exponent);
+  const names = Object.fromEntries(exponents.map((exponent) => [exponent, powerOfTen(exponent)]));
+  return {
+    values: exponents.map((exponent) => 10 ** exponent),
+    labelExpr: `(${JSON.stringify(names)})[round(log(datum.value) / LN10)]`,
+  };
+}
+
+function channel(
+  title: string,
+  scale: string,
+  values: readonly number[],
+  domain?: readonly number[],
+  format?: string,
+) {
+  const low = domain?.[0] ?? values.reduce((a, b) => Math.min(a, b), Number.POSITIVE_INFINITY);
+  const high = domain?.[1] ?? values.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY);
+  const powers = scale === "log" && !format ? powerTicks(low, high) : null;
   return {
     type: "quantitative" as const,
     title,
     scale: {
       type: scale as "linear",
-      nice: !domain,
-      ...(domain ? { domain: [...domain] } : { zero: false }),
+      nice: !domain && !powers,
+      ...(domain ? { domain: [...domain] } : scale === "log" ? {} : { zero: false }),
     },
-    axis: { ...(format ? { format } : scale === "log" ? { format: "~g" } : {}), tickCount: 6 },
+    axis: { tickCount: 6, ...(format ? { format } : scale === "log" ? { format: "~g" } : {}), ...powers },
   };
-}
-
-/** Powers of ten as labels where a log axis spans many of them. */
-function logFormat(values: readonly number[], scale: string): string | undefined {
-  if (scale !== "log" || values.length === 0) return undefined;
-  const low = values.reduce((a, b) => Math.min(a, b));
-  const high = values.reduce((a, b) => Math.max(a, b));
-  return low < 1e-3 || high > 1e4 ? "~e" : undefined;
 }
 
 /**
@@ -122,12 +148,12 @@ export function lineChart(series: readonly Series[], options: AxesOptions): Prom
     type: "nominal" as const,
     title: null,
     scale: { domain: series.map(({ label }) => label) },
-    legend: { columns: 2 },
+    legend: { columns: 2, symbolOpacity: 1 },
   };
   const xs = values.map(({ px }) => px);
   const ys = values.map(({ py }) => py);
-  const xChannel = channel(x, xScale, xDomain, options.xFormat ?? logFormat(xs, xScale));
-  const yChannel = channel(y, yScale, yDomain, options.yFormat ?? logFormat(ys, yScale));
+  const xChannel = channel(x, xScale, xs, xDomain, options.xFormat);
+  const yChannel = channel(y, yScale, ys, yDomain, options.yFormat);
   const hasBand = values.some(({ low }) => low !== undefined);
   const spec = {
     title,
@@ -201,16 +227,17 @@ export function histogramChart(
     type: "nominal" as const,
     title: null,
     scale: { domain: names, range: names.map((_, i) => PALETTE[(first + i) % PALETTE.length]!) },
-    legend: names.length > 1 ? {} : null,
+    legend: names.length > 1 ? { symbolOpacity: 1 } : null,
   };
   const top = Math.max(...counts, ...lines.map(({ py }) => py));
   const yChannel = channel(
     y,
     yScale,
+    counts,
     yDomain ?? (yScale === "log" ? [baseline, top * 1.3] : undefined),
     options.yFormat,
   );
-  const xChannel = channel(x, xScale, xDomain ?? [edges[0]!, edges.at(-1)!], options.xFormat);
+  const xChannel = channel(x, xScale, edges, xDomain ?? [edges[0]!, edges.at(-1)!], options.xFormat);
   return renderSvg({
     title,
     layer: [

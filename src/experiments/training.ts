@@ -28,6 +28,41 @@ export interface TrainingData extends TrainHistory {
   stepsDone: number;
 }
 
+export interface SweepAndTrain {
+  network: Pick<TrainingCell, "width" | "batchSize" | "shrink" | "schedule" | "augment">;
+  /** `quick` trains a shallow network, as it can't afford a deep one for long, and sweeps a deep one for a few steps. */
+  depth: Record<TrainingCell["role"], number>;
+  steps: Record<TrainingCell["role"], number>;
+  /** Rates trained in full. */
+  train: Partial<Record<ResNetNorm, readonly number[]>>;
+  /** Rates of which the largest stable one is sought. */
+  sweep: Partial<Record<ResNetNorm, readonly number[]>>;
+}
+
+/** A cell for each rate. */
+export function sweepAndTrain({ network, depth, steps, ...rates }: SweepAndTrain): TrainingCell[] {
+  return (["train", "sweep"] as const).flatMap((role) =>
+    Object.entries(rates[role]).flatMap(([norm, list]) =>
+      list.map(
+        (lr): TrainingCell => ({
+          label: `${role} ${norm} lr ${lr}`,
+          role,
+          norm: norm as ResNetNorm,
+          lr,
+          steps: steps[role],
+          ...network,
+          depth: depth[role],
+        }),
+      ),
+    ),
+  );
+}
+
+/** A spread over seeds needs at least two of them. */
+export function trainingRepeats({ role }: TrainingCell, seeds: number): number {
+  return role === "train" ? Math.max(2, seeds) : seeds;
+}
+
 /** One training run with the paper's optimiser: momentum 0.9, weight decay 5e-4. */
 export async function runTraining(
   { gpu, data, onPoint, signal }: CellContext,
