@@ -4,6 +4,7 @@ export { checkpoint } from "./autograd/checkpoint.ts";
 export { enableGrad, isRecording, noGrad } from "./autograd/tape.ts";
 export * from "./data/index.ts";
 export * from "./errors.ts";
+export { type AutotuneOptions, autotune, type TunedChoice } from "./gpu/autotune.ts";
 export type { Grid } from "./gpu/commands.ts";
 export {
   type AdapterSummary,

@@ -86,8 +86,11 @@ describe("requestGpu", () => {
       requestAdapter({ adapter: "voodoo" }),
       requestAdapter({ adapter: "swiftshader" }),
     ]);
-    expect(results.map((result) => result.status)).toEqual(["fulfilled", "rejected", "fulfilled"]);
-    expect(results[2]).toMatchObject({ value: { class: "swiftshader" } });
+    const outcomes = results.map((result) =>
+      result.status === "fulfilled" ? result.value.class : (result.reason as Error).message,
+    );
+    expect(outcomes).toEqual([expect.any(String), expect.stringMatching(/voodoo/), "swiftshader"]);
+    expect(results[0]!.status).toBe("fulfilled");
   });
 });
 
