@@ -2,12 +2,16 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Command } from "commander";
 import { DataError, UsageError } from "../errors.ts";
+import { textTable } from "../experiments/page.ts";
 import { runReport } from "../experiments/run-report.ts";
+import type { Gpu } from "../gpu/device.ts";
 import { loadDataset } from "../node/datasets.ts";
 import { writeFileAtomic } from "../node/files.ts";
 import { requestGpu } from "../node/request.ts";
 import { decodeCheckpoint, encodeCheckpoint } from "../train/checkpoint.ts";
+import { chromeTrace, summarizeTimings } from "../train/profile-report.ts";
 import { checkTrainOptions, defaultTrainOptions, Trainer, type TrainOptions } from "../train/trainer.ts";
+import { measureCopyBandwidth, measureMatmul } from "./measure.ts";
 import { integer, makeOutDirectory, number, positiveInteger } from "./options.ts";
 import { TrainingProgress } from "./progress.ts";
 
@@ -39,6 +43,7 @@ interface TrainFlags extends Omit<TrainOptions, "maxSteps"> {
   data: string;
   out: string;
   resume: boolean;
+  profile: boolean;
 }
 
 export function registerTrain(program: Command): void {
@@ -49,12 +54,13 @@ export function registerTrain(program: Command): void {
     .option("--norm <where>", "batch, none or last", defaultTrainOptions.norm)
     .option("--lr <rate>", "initial learning rate", number, defaultTrainOptions.lr)
     .option("--out <dir>", "where results go", "runs/train")
+    .option("--profile", "time the kernels of the third step: a table, and a trace file in --out", false)
     .option("--resume", "go on from the checkpoint in --out", false);
   addTrainOptions(command).action(train);
 }
 
 async function train(flags: TrainFlags): Promise<void> {
-  const { data: source, out, resume, ...rest } = flags;
+  const { data: source, out, resume, profile, ...rest } = flags;
   const options: TrainOptions = { ...rest, maxSteps: rest.maxSteps ?? null };
   checkTrainOptions(options);
   const checkpointFile = join(out, CHECKPOINT_FILE);
@@ -80,6 +86,7 @@ async function train(flags: TrainFlags): Promise<void> {
       `ResNet-${options.depth} (width ${options.width}, norm ${options.norm}) on ${data.train.name}, lr ${options.lr}, ` +
         `${trainer.totalSteps} steps of ${options.batchSize}, on ${gpu.info.name} (${gpu.info.class})`,
     );
+    if (profile) await profileTraining(gpu, trainer, out);
     const started = performance.now();
     const startStep = trainer.step;
     const history = await trainer.run({
@@ -119,4 +126,35 @@ async function train(flags: TrainFlags): Promise<void> {
     progress.stop();
     gpu.destroy();
   }
+}
+
+/** Two steps to compile and warm up, then one that is timed. */
+async function profileTraining(gpu: Gpu, trainer: Trainer, out: string): Promise<void> {
+  for (let i = 0; i < 2; i += 1) await trainer.profileStep();
+  const timings = await trainer.profileStep();
+  const copy = await measureCopyBandwidth(gpu);
+  const matmul = await measureMatmul(gpu);
+  const rows = summarizeTimings(timings).map(
+    ({ kernel, calls, totalUs, share, gigabytesPerSecond, gigaflops }) => {
+      const ceiling = Math.max(gigabytesPerSecond / copy.gbPerSecond, gigaflops / matmul.gflops);
+      return [
+        kernel,
+        `${calls}`,
+        (totalUs / 1e3).toFixed(3),
+        `${(100 * share).toFixed(1)} %`,
+        gigabytesPerSecond.toFixed(1),
+        gigaflops > 0 ? gigaflops.toFixed(1) : "–",
+        `${Math.round(100 * ceiling)} %`,
+      ];
+    },
+  );
+  const total = timings.reduce((sum, { durationUs }) => sum + durationUs, 0);
+  console.log(textTable(["kernel", "calls", "GPU ms", "share", "GB/s", "GFLOP/s", "of ceiling"], rows));
+  console.log(
+    `${timings.length} dispatches, ${(total / 1e3).toFixed(1)} ms on the GPU; ceilings on ${gpu.info.name} (${gpu.info.class}): ` +
+      `copy ${copy.gbPerSecond.toFixed(1)} GB/s, matmul ${matmul.gflops.toFixed(0)} GFLOP/s`,
+  );
+  const file = join(out, "profile.trace.json");
+  await writeFileAtomic(file, chromeTrace(timings));
+  console.log(`trace for chrome://tracing or ui.perfetto.dev: ${file}`);
 }

@@ -460,12 +460,14 @@ export async function alignment(
 ): Promise<LayerAlignment[]> {
   const { gpu } = model.parameters()[0]!;
   const found: { name: string; terms: number; magnitude: Tensor; total: Tensor }[] = [];
+  const inputs: Tensor[] = [];
   const around = (name: string, module: Module, forward: Forward): Forward => {
     if (!(module instanceof Conv2d)) {
       throw new ShapeError(`alignment: ${name} is a ${module.constructor.name}; expected a Conv2d`);
     }
     return (input) => {
       const x = gpu.keep(input.detach());
+      inputs.push(x);
       const raw = forward(input);
       const out = tap(raw, (dy) => {
         const sums = alignmentSums(module, x, dy);
@@ -482,6 +484,7 @@ export async function alignment(
     };
   };
   try {
+    // Forward and backward both run before this first waits: the layers are as they were by then.
     await instrument(model, layers, around, () => withGradients(model, loss, async () => {}));
     const results: LayerAlignment[] = [];
     for (const { name, terms, magnitude, total } of found) {
@@ -492,6 +495,7 @@ export async function alignment(
     // Backward visits the last layer first.
     return results.reverse();
   } finally {
+    for (const x of inputs) x.dispose();
     for (const layer of found) {
       layer.magnitude.dispose();
       layer.total.dispose();

@@ -5,6 +5,7 @@ import { BatchSampler, DataLoader } from "../data/loader.ts";
 import { DataError, UsageError } from "../errors.ts";
 import type { Gpu } from "../gpu/device.ts";
 import type { Plan } from "../gpu/plan.ts";
+import type { KernelTiming } from "../gpu/profiler.ts";
 import type { Init } from "../nn/init.ts";
 import { checkResNetOptions, type ResNetCifar, type ResNetNorm, resnetCifar } from "../nn/models/resnet.ts";
 import type { StateDict } from "../nn/module.ts";
@@ -236,17 +237,34 @@ export class Trainer {
     return this.history;
   }
 
+  /**
+   * One training step, timed dispatch by dispatch; it counts like any other. The first one of a run also compiles.
+   * @throws DeviceError if the adapter has no timestamp queries
+   */
+  async profileStep(): Promise<KernelTiming[]> {
+    this.loadBatch();
+    const timings = await this.gpu.profile(() => this.computeStep());
+    this.stepsDone += 1;
+    this.stepsSinceLog += 1;
+    return timings;
+  }
+
   /** The first step is recorded, the others replay it: nothing is allocated, one submit each. */
   private trainStep(): void {
-    const { batchesPerEpoch } = this.sampler;
-    this.indices.write(this.sampler.indices(this.epoch, this.stepsDone % batchesPerEpoch));
-    this.epochTensor.write([this.epoch]);
-    this.optimizer.lr = this.schedule(this.stepsDone);
+    this.loadBatch();
     if (this.plan) this.plan.run();
     else if (this.options.capture) this.plan = this.gpu.capture(() => this.computeStep());
     else this.computeStep();
     this.stepsDone += 1;
     this.stepsSinceLog += 1;
+  }
+
+  /** Tells the GPU which images the next step takes, and its learning rate. */
+  private loadBatch(): void {
+    const { batchesPerEpoch } = this.sampler;
+    this.indices.write(this.sampler.indices(this.epoch, this.stepsDone % batchesPerEpoch));
+    this.epochTensor.write([this.epoch]);
+    this.optimizer.lr = this.schedule(this.stepsDone);
   }
 
   private computeStep(): void {
