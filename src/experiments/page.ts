@@ -13,7 +13,7 @@ th, td { text-align: left; padding: .35rem .9rem .35rem 0; border-bottom: 1px so
 a { color: inherit; }
 .findings { list-style: none; padding: 0; display: grid; gap: .8rem; }
 .findings li { display: grid; grid-template-columns: 9.5rem 1fr; gap: .3rem 1rem; align-items: start; }
-@media (max-width: 40rem) { .findings li { grid-template-columns: 1fr; } .scroll td:first-child { white-space: normal; } }
+@media (max-width: 40rem) { .findings li { grid-template-columns: 1fr; } .scroll td:first-child { white-space: normal; } .wide { display: none; } }
 .verdict { --tone: #888; display: inline-block; justify-self: start; padding: 0 .6rem; border-radius: 1rem; white-space: nowrap;
   font-size: .9rem; border: 1px solid var(--tone); background: color-mix(in srgb, var(--tone) 18%, transparent); }
 .verdict.holds { --tone: #009e73; } .verdict.does-not-hold { --tone: #d55e00; } .verdict.inconclusive { --tone: #e69f00; }

@@ -123,7 +123,13 @@ function channel(
       nice: !domain && !powers,
       ...(domain ? { domain: [...domain] } : scale === "log" ? {} : { zero: false }),
     },
-    axis: { tickCount: 6, ...(format ? { format } : scale === "log" ? { format: "~g" } : {}), ...powers },
+    axis: {
+      tickCount: 6,
+      // Steps, layers and factors come in whole numbers.
+      ...(scale === "linear" && values.every(Number.isInteger) ? { tickMinStep: 1 } : {}),
+      ...(format ? { format } : scale === "log" ? { format: "~g" } : {}),
+      ...powers,
+    },
   };
 }
 

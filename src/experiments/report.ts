@@ -149,14 +149,14 @@ export function reportHtml(run: RunReport): string {
   const rows = sections
     .map(
       ({ experiment, verdict, seconds }) =>
-        `<tr><td><a href="#${experiment.id}">${escapeHtml(experiment.title)}</a></td><td>${escapeHtml(experiment.source)}</td>` +
-        `<td>${badge(verdict)}</td><td>${seconds.toFixed(0)} s</td></tr>`,
+        `<tr><td><a href="#${experiment.id}">${escapeHtml(experiment.title)}</a></td><td class="wide">${escapeHtml(experiment.source)}</td>` +
+        `<td>${badge(verdict)}</td><td class="wide">${seconds.toFixed(0)} s</td></tr>`,
     )
     .join("\n");
   const body = `<p>The experiments of Bjorck, Gomes, Selman &amp; Weinberger,
 <a href="https://arxiv.org/abs/1806.02375">Understanding Batch Normalization</a> (NeurIPS 2018), run with fusenorm.</p>
 <p class="note">${escapeHtml(provenance(manifest, adapters))}.</p>
-<div class="scroll"><table><thead><tr><th>experiment</th><th>paper</th><th>verdict</th><th>time</th></tr></thead>
+<div class="scroll"><table><thead><tr><th>experiment</th><th class="wide">paper</th><th>verdict</th><th class="wide">time</th></tr></thead>
 <tbody>${rows}</tbody></table></div>
 ${sections.map((section) => sectionHtml(section, manifest)).join("\n")}`;
   return htmlPage(`Understanding Batch Normalization: ${manifest.dataset}`, body);

@@ -28,7 +28,7 @@ export const DEEP: Record<Preset, NetworkSettings> = {
 export const NORM_LABELS: Record<ResNetNorm, string> = {
   batch: "with batch-norm",
   none: "without batch-norm",
-  last: "batch-norm before the classifier only",
+  last: "before the classifier only",
 };
 
 /** An untrained network for images like these, Xavier-initialised. */

@@ -202,7 +202,7 @@ export const sgdNoise = defineExperiment<NoiseCell | AccuracyCell, NoiseData | A
           title: "Test accuracy with batch-norm",
           x: "batch size",
           y: "learning rate",
-          color: "share classified right",
+          color: "accuracy",
           columns: batchSizes,
           rows: rates,
           colorFormat: "%",
