@@ -1,0 +1,233 @@
+import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import { imageDataset } from "../../src/data/dataset.ts";
+import {
+  fromJson,
+  listCells,
+  parseShard,
+  RunDirectory,
+  type RunManifest,
+  shardFromEnvironment,
+  shardOf,
+  toJson,
+} from "../../src/experiments/cells.ts";
+import {
+  type Configuration,
+  defineExperiment,
+  type Finding,
+  judge,
+} from "../../src/experiments/experiment.ts";
+import { EXPERIMENTS, selectExperiments } from "../../src/experiments/index.ts";
+import { buildReport, overall, reportHtml, reportJson, verdictText } from "../../src/experiments/report.ts";
+import { limitData, type RunnerOptions, runCells } from "../../src/experiments/runner.ts";
+
+const temporary = () => new RunDirectory(mkdtempSync(join(tmpdir(), "fusenorm-cells-")));
+
+interface Toy extends Configuration {
+  factor: number;
+}
+
+/** An experiment that needs no GPU; `ran` lists what it did. */
+function toy(ran: string[], fail?: string) {
+  return defineExperiment<Toy, { value: number }>({
+    id: "toy",
+    title: "A toy",
+    source: "§ 0",
+    about: "Multiplies.",
+    configurations: () => [1, 2, 3].map((factor) => ({ label: `factor ${factor}`, factor })),
+    repeats: ({ factor }, seeds) => (factor === 3 ? 1 : seeds),
+    async run({ onPoint }, { label, factor }, seed) {
+      if (`${label} ${seed}` === fail) throw new Error("killed");
+      ran.push(`${label} ${seed}`);
+      onPoint("curve", seed, factor);
+      return { value: factor === 3 ? Number.POSITIVE_INFINITY : factor * seed };
+    },
+    async report(cells) {
+      const finding: Finding = {
+        criterion: "five cells",
+        measured: `${cells.length} <cells>`,
+        verdict: judge(cells.length === 5),
+      };
+      return { findings: [finding], figures: [{ svg: "<svg></svg>", caption: "none" }] };
+    },
+  });
+}
+
+const manifest: RunManifest = { preset: "quick", dataset: "toy data", seeds: 2, experiments: ["toy"] };
+const image = imageDataset({
+  name: "toy",
+  images: new Uint8Array(4),
+  labels: new Uint8Array(1),
+  height: 2,
+  width: 2,
+  channels: 1,
+  classNames: ["a"],
+});
+const gpu = {
+  info: { name: "no adapter", vendor: "", architecture: "", description: "", class: "software" },
+};
+
+function run(directory: RunDirectory, experiment = toy([]), options: Partial<RunnerOptions> = {}) {
+  return runCells({
+    gpu: gpu as unknown as RunnerOptions["gpu"],
+    data: { train: image, test: image },
+    directory,
+    manifest,
+    experiments: [experiment],
+    shard: { index: 0, count: 1 },
+    ...options,
+  });
+}
+
+describe("JSON of cells", () => {
+  it("keeps NaN, infinities and arrays of numbers", () => {
+    const value = {
+      a: [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, 1.5],
+      b: "#other",
+      c: null,
+    };
+    expect(fromJson(toJson(value))).toEqual(value);
+    expect(fromJson(toJson(Float32Array.of(1, Number.NaN)))).toEqual([1, Number.NaN]);
+  });
+});
+
+describe("shards", () => {
+  it("cover every cell of every preset exactly once", () => {
+    for (const preset of ["quick", "standard", "paper"] as const) {
+      const all = listCells(EXPERIMENTS, { preset, seeds: 2 });
+      const directory = temporary();
+      const files = all.map((key) => directory.fileOf(key));
+      expect(new Set(files).size).toBe(all.length);
+      const dealt = [0, 1, 2].flatMap((index) => shardOf(all, { index, count: 3 }));
+      expect(dealt.map((key) => directory.fileOf(key)).sort()).toEqual(files.sort());
+    }
+  });
+
+  it("come from the option or the scheduler", () => {
+    expect(parseShard("2/8")).toEqual({ index: 2, count: 8 });
+    for (const bad of ["8/8", "1", "-1/3", "a/b", "0/0"]) expect(() => parseShard(bad)).toThrow(/--shard is/);
+    expect(shardFromEnvironment({})).toBeNull();
+    expect(shardFromEnvironment({ JOB_COMPLETION_INDEX: "3", JOB_COMPLETIONS: "5" })).toEqual({
+      index: 3,
+      count: 5,
+    });
+    expect(
+      shardFromEnvironment({
+        SLURM_ARRAY_TASK_ID: "4",
+        SLURM_ARRAY_TASK_MIN: "1",
+        SLURM_ARRAY_TASK_COUNT: "10",
+      }),
+    ).toEqual({ index: 3, count: 10 });
+    expect(() => shardFromEnvironment({ JOB_COMPLETION_INDEX: "3" })).toThrow(/JOB_COMPLETIONS is not set/);
+  });
+});
+
+describe("a run", () => {
+  it("goes on after a crash without the cells that are there", async () => {
+    const directory = temporary();
+    const first: string[] = [];
+    await expect(run(directory, toy(first, "factor 1 1"))).rejects.toThrow("killed");
+    expect(first).toEqual(["factor 1 0", "factor 2 0", "factor 3 0"]);
+    const second: string[] = [];
+    const skipped: boolean[] = [];
+    await run(directory, toy(second), { onDone: (_key, _seconds, skip) => skipped.push(skip) });
+    expect(second).toEqual(["factor 1 1", "factor 2 1"]);
+    expect(skipped).toEqual([true, true, true, false, false]);
+  });
+
+  it("writes nothing of a cell that was interrupted", async () => {
+    const directory = temporary();
+    const abort = new AbortController();
+    await run(directory, toy([]), { signal: abort.signal, onPoint: () => abort.abort() });
+    expect(directory.hasCells).toBe(false);
+  });
+
+  it("is merged from its shards", async () => {
+    const directory = temporary();
+    await directory.writeManifest(manifest, ["toy"]);
+    for (const index of [1, 0]) {
+      const before = await buildReport(directory, manifest, [toy([])]);
+      expect(before.sections[0]).toMatchObject({ missing: index === 1 ? 5 : 3, verdict: "does not hold" });
+      await run(directory, toy([]), { shard: { index, count: 2 } });
+    }
+    const report = await buildReport(directory, directory.readManifest(), [toy([])]);
+    expect(report.sections[0]).toMatchObject({ missing: 0, verdict: "holds" });
+    expect(report.sections[0]!.cells.map(({ data }) => data)).toEqual([
+      { value: 0 },
+      { value: 0 },
+      { value: Number.POSITIVE_INFINITY },
+      { value: 1 },
+      { value: 2 },
+    ]);
+    expect(verdictText(report, 100)).toMatch(/toy +holds +0 s\n {2}✓ five cells\n {4}→ 5 <cells>/);
+    const html = reportHtml(report);
+    expect(html).toContain("5 &lt;cells&gt;");
+    expect(html).not.toMatch(/<script|src="http/);
+    const json = fromJson(reportJson(report)) as { experiments: { cells: { data: unknown }[] }[] };
+    expect(json.experiments[0]!.cells[2]!.data).toEqual({ value: Number.POSITIVE_INFINITY });
+  });
+
+  it("refuses cells of other settings, of another run, and broken ones", async () => {
+    const directory = temporary();
+    await run(directory);
+    const key = listCells([toy([])], manifest)[0]!;
+    const other = { ...key, configuration: { ...key.configuration, factor: 7 } };
+    expect(() => directory.read(other, manifest)).toThrow(/made with other settings/);
+    expect(() => directory.read(key, { ...manifest, dataset: "CIFAR-10" })).toThrow(
+      /dataset is toy data, the run's CIFAR-10/,
+    );
+    await directory.writeManifest(manifest, ["toy"]);
+    await expect(directory.writeManifest({ ...manifest, seeds: 3 }, ["toy"])).rejects.toThrow(
+      /has seeds 2, this one 3/,
+    );
+    const file = directory.fileOf(key);
+    writeFileSync(file, readFileSync(file, "utf8").slice(0, -10));
+    expect(() => directory.read(key, manifest)).toThrow(/can't be read as JSON/);
+    expect(() => temporary().readManifest()).toThrow(/no run.json/);
+  });
+
+  it("knows its experiments", () => {
+    expect(EXPERIMENTS).toHaveLength(10);
+    expect(selectExperiments(["sgd-noise", "divergence"]).map(({ id }) => id)).toEqual([
+      "divergence",
+      "sgd-noise",
+    ]);
+    expect(() => selectExperiments(["nothing"])).toThrow(
+      /no experiment "nothing"; expected some of learning-rates/,
+    );
+  });
+
+  it("takes no more images than the preset wants, of each class alike", () => {
+    const count = 1000;
+    const labels = Uint8Array.from({ length: count }, (_, i) => i % 2);
+    const large = imageDataset({
+      name: "large",
+      images: new Uint8Array(count),
+      labels,
+      height: 1,
+      width: 1,
+      channels: 1,
+      classNames: ["a", "b"],
+    });
+    expect(limitData({ train: large, test: large }, "quick")).toMatchObject({
+      train: { count: 400 },
+      test: { count: 100 },
+    });
+    expect(limitData({ train: large, test: large }, "paper").train.count).toBe(count);
+  });
+});
+
+describe("verdicts", () => {
+  it("are as weak as their weakest clause, and need numbers", () => {
+    const of = (...verdicts: Finding["verdict"][]) =>
+      overall(verdicts.map((verdict) => ({ criterion: "", measured: "", verdict })));
+    expect(of("holds", "holds")).toBe("holds");
+    expect(of("holds", "inconclusive")).toBe("inconclusive");
+    expect(of("inconclusive", "does not hold")).toBe("does not hold");
+    expect(of()).toBe("inconclusive");
+    expect(judge(true, 1, Number.NaN)).toBe("inconclusive");
+    expect(judge(false, 1)).toBe("does not hold");
+  });
+});
