@@ -1,8 +1,9 @@
-import { describe, expect, it, vi } from "vitest";
+import { describe, expect, it } from "vitest";
 import { ShapeError } from "../../src/errors.ts";
 import { type Conv2dOptions, conv2d, inferConv2d } from "../../src/ops/conv2d.ts";
 import { conv2dVariants } from "../../src/ops/conv2d-kernels.ts";
 import { checkOp, type OpCase } from "../helpers/check-op.ts";
+import { withFoldAt } from "../helpers/fold.ts";
 import { testGpu } from "../helpers/gpu.ts";
 import {
   conv2dReference,
@@ -158,16 +159,11 @@ describe("conv2d", () => {
 
   it("takes folded grids in every variant", async () => {
     // As past 65,535 workgroups, but at three.
-    const fold = vi
-      .spyOn(gpu, "fold")
-      .mockImplementation((count) => [Math.min(count, 3), Math.ceil(count / 3)]);
-    try {
+    await withFoldAt(gpu, 3, async () => {
       await checkOp(
         convCase("folded at 3", [4, 12, 12, 8], [24, 3, 3, 8], { all: true, padding: SAME3, bias: true }),
       );
-    } finally {
-      fold.mockRestore();
-    }
+    });
   });
 
   it("gives the same bits on every run", async () => {

@@ -1,8 +1,9 @@
-import { describe, expect, it, vi } from "vitest";
+import { describe, expect, it } from "vitest";
 import { ShapeError } from "../../src/errors.ts";
 import { matmul } from "../../src/ops/matmul.ts";
 import { matmulVariants } from "../../src/ops/matmul-kernels.ts";
 import { checkOp, type OpCase } from "../helpers/check-op.ts";
+import { withFoldAt } from "../helpers/fold.ts";
 import { testGpu } from "../helpers/gpu.ts";
 import { matmulReference } from "../reference/matmul.ts";
 
@@ -67,14 +68,9 @@ describe("matmul", () => {
 
   it("takes folded grids in every variant", async () => {
     // As past 65,535 workgroups, but at three.
-    const fold = vi
-      .spyOn(gpu, "fold")
-      .mockImplementation((count) => [Math.min(count, 3), Math.ceil(count / 3)]);
-    try {
+    await withFoldAt(gpu, 3, async () => {
       await checkOp(matmulCase(130, 150, 20));
-    } finally {
-      fold.mockRestore();
-    }
+    });
   });
 
   it("names what does not fit", async () => {
