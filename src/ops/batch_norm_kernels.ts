@@ -58,15 +58,10 @@ const GPU_ONE_ROWS = 1024;
 /** Below this, variances under 1e-27 count: see `SMALL_EPS` in the shader. */
 const SMALL_EPS = 1e-20;
 
-export function batchNormLayout(count: number, channels: number, software: boolean): Layout {
-  const fewest = 4 / gcd(channels, 4);
-  const least4 = (channels * fewest) / 4;
-  // Eight lanes of a software adapter load from one run of memory: wide rows of at least eight vec4s, where rows abound.
-  const widen = software && count > SOFTWARE_ONE_ROWS ? Math.max(1, Math.ceil(8 / least4)) : 1;
-  const width4 = least4 * widen;
-  const total = count * channels;
-  const rows = Math.floor(total / (4 * width4));
-  return { channels, count, width4, rows, tail: total - 4 * width4 * rows };
+export function batchNormLayout(count: number, channels: number): Layout {
+  const width4 = channels / gcd(channels, 4); // least common multiple of channels and 4, in vec4s
+  const rows = Math.floor((count * channels) / (4 * width4));
+  return { channels, count, width4, rows, tail: count * channels - 4 * width4 * rows };
 }
 
 function gcd(a: number, b: number): number {
@@ -407,7 +402,7 @@ export function batchNormKernels(gpu: Gpu, count: number, channels: number, dtyp
   const key = `${count}x${channels}${type}`;
   let found = kernels.get(key);
   if (!found) {
-    found = new BatchNormKernels(gpu, batchNormLayout(count, channels, gpu.isSoftware), type);
+    found = new BatchNormKernels(gpu, batchNormLayout(count, channels), type);
     kernels.set(key, found);
   }
   return found;
