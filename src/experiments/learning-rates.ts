@@ -24,7 +24,7 @@ const PRESETS: Record<Preset, SweepAndTrain> = {
   quick: {
     network: { width: 8, batchSize: 32, shrink: 2, schedule: "step", augment: false },
     depth: { train: 20, sweep: 110 },
-    steps: { train: 248, sweep: 8 },
+    steps: { train: 186, sweep: 8 },
     train: { batch: [0.1, 0.01, 0.003], none: [0.003] },
     sweep: { batch: logGrid(0.1, 10, 1), none: logGrid(1e-4, 0.1, 1) },
   },
