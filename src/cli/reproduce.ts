@@ -86,10 +86,11 @@ function parseShardOption(text: string): Shard {
 async function reproduce(ids: string[], flags: ReproduceFlags): Promise<void> {
   const experiments = selectExperiments(ids);
   const directory = new RunDirectory(flags.out);
-  const shard = flags.shard ?? shardFromEnvironment(process.env) ?? { index: 0, count: 1 };
+  const given = flags.shard ?? shardFromEnvironment(process.env);
+  const shard = given ?? { index: 0, count: 1 };
   const sharded = shard.count > 1;
   // Shards share a directory, and a rescheduled one finds its own cells there: they always go on.
-  if (directory.hasCells && !flags.resume && !sharded) {
+  if (directory.hasCells && !flags.resume && !given) {
     throw new UsageError(
       `reproduce: ${flags.out} holds the cells of an earlier run; pass --resume to keep them and run the others, or another --out`,
     );
