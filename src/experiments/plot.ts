@@ -100,7 +100,8 @@ function powerTicks(low: number, high: number): { values: number[]; labelExpr: s
   for (let exponent = first; exponent <= last; exponent += every) exponents.push(exponent);
   const names = Object.fromEntries(exponents.map((exponent) => [exponent, powerOfTen(exponent)]));
   return {
-    values: exponents.map((exponent) => 10 ** exponent),
+    // 10 ** −4 is not 1e-4, and would lie outside of a domain that begins there.
+    values: exponents.map((exponent) => Number(`1e${exponent}`)),
     labelExpr: `(${JSON.stringify(names)})[round(log(datum.value) / LN10)]`,
   };
 }
@@ -364,14 +365,19 @@ export function heatMap(values: readonly (readonly number[])[], options: HeatMap
       ...(text
         ? [
             {
-              mark: {
-                type: "text" as const,
-                stroke: "black",
-                strokeWidth: 0.4,
-                fill: "white",
-                fontWeight: 600,
+              mark: { type: "text" as const, fontWeight: 600, fontSize: 13 },
+              encoding: {
+                ...position,
+                text: { field: "text", type: "nominal" as const },
+                // Dark on the bright end of viridis.
+                color: {
+                  condition: {
+                    test: `datum.value > ${domain[0]! + 0.6 * (domain[1]! - domain[0]!)}`,
+                    value: "black",
+                  },
+                  value: "white",
+                },
               },
-              encoding: { ...position, text: { field: "text", type: "nominal" as const } },
             },
           ]
         : []),
