@@ -33,10 +33,19 @@ export { Module, type StateDict } from "./nn/module.ts";
 export { accuracy } from "./ops/accuracy.ts";
 export { type BatchNormOptions, batchNorm } from "./ops/batch_norm.ts";
 export { batchNormComposed } from "./ops/batch_norm_composed.ts";
+export {
+  batchNormStatistics,
+  mergeStatistics,
+  type SyncBatchNormOptions,
+  syncBatchNorm,
+} from "./ops/batch_norm_statistics.ts";
+export { cast } from "./ops/cast.ts";
 export { concat, concatChannels } from "./ops/concat.ts";
 export { type Conv2dOptions, conv2d } from "./ops/conv2d.ts";
 export { customOp, defineOp, type Op, type OpContext, type OpDefinition } from "./ops/define-op.ts";
 export { add, expand, mul, normalize, relu, scale, sub } from "./ops/elementwise.ts";
+export { groupNorm } from "./ops/group_norm.ts";
+export { layerNorm } from "./ops/layer_norm.ts";
 export * from "./ops/layout.ts";
 export { linear } from "./ops/linear.ts";
 export { type MatmulOptions, matmul } from "./ops/matmul.ts";
