@@ -134,10 +134,14 @@ export class LiveView {
       if (curves.length === 0) continue;
       // The latest ones: more than these nobody can tell apart.
       const shown = curves.slice(-6);
+      // Diverged runs would press all others flat: what is far above the rest is drawn at the edge.
+      const smallest = Math.min(
+        ...shown.flatMap(({ points }) => points.map(([, y]) => (y > 0 ? y : Infinity))),
+      );
       const svg = await lineChart(
         shown.map(({ cell, name, points }) => ({
           label: name === "loss" ? cell : `${cell}: ${name}`,
-          points,
+          points: points.map(([x, y]) => [x, Math.min(y, 1e3 * smallest)] as const),
         })),
         {
           title,
