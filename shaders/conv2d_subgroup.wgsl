@@ -49,67 +49,96 @@ override WORKGROUP: u32 = 64;
 @group(0) @binding(4) var<storage, read> w4: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read> bias: array<vec4<f32>>;
 
-// Four numbers of x from element `at` on, of which the first `count` exist; zeros outside of the map.
-fn input(at: u32, count: u32, inside: bool) -> vec4<f32> {
+// Addresses of x and w count vec4s with VEC4, else numbers.
+fn unit() -> u32 {
+  return select(1u, 4u, VEC4);
+}
+
+// Four channels of x from c on, `at` being where the first channel lies; zeros outside of the map, where `at` is 0, and
+// past the last channel.
+fn input(at: u32, c: u32, inside: bool) -> vec4<f32> {
   if (VEC4) {
-    return select(vec4<f32>(0), x4[select(0u, at, inside) / 4], inside);
+    return select(vec4<f32>(0), x4[at + c / 4], inside);
   }
-  let exists = vec4<bool>(inside) & (vec4<u32>(0, 1, 2, 3) < vec4<u32>(count));
-  let i = select(vec4<u32>(0), at + vec4<u32>(0, 1, 2, 3), exists);
+  let exists = vec4<bool>(inside) & (c + vec4<u32>(0, 1, 2, 3) < vec4<u32>(IC / GROUPS));
+  let i = at + select(vec4<u32>(0), c + vec4<u32>(0, 1, 2, 3), exists);
   return select(vec4<f32>(0), vec4<f32>(x[i.x], x[i.y], x[i.z], x[i.w]), exists);
 }
 
-// Likewise of w.
-fn weights(at: u32, count: u32) -> vec4<f32> {
+// Four channels of w from c on, `at` being where the row of its output channel begins.
+fn weights(at: u32, tap: u32, c: u32) -> vec4<f32> {
+  let first = tap * (IC / GROUPS) + c;
   if (VEC4) {
-    return w4[at / 4];
+    return w4[at + first / 4];
   }
-  let exists = vec4<u32>(0, 1, 2, 3) < vec4<u32>(count);
-  let i = select(vec4<u32>(at), at + vec4<u32>(0, 1, 2, 3), exists);
+  let exists = c + vec4<u32>(0, 1, 2, 3) < vec4<u32>(IC / GROUPS);
+  let i = at + first + select(vec4<u32>(0), vec4<u32>(0, 1, 2, 3), exists);
   return select(vec4<f32>(0), vec4<f32>(w[i.x], w[i.y], w[i.z], w[i.w]), exists);
 }
 
 // What lane `i` of eight holds; in subgroups of four, `second` holds lanes 4 to 7.
 struct Shared8 { first: vec4<f32>, second: vec4<f32> }
 
-// acc[k][pixel] += Σ_c xs[c][pixel] · w[k][c], k = 0 … 7 from lanes 0 … 7
-fn multiply(acc: ptr<function, array<vec4<f32>, 8>>, xs: mat4x4<f32>, ws: Shared8) {
-  (*acc)[0] += xs * subgroupBroadcast(ws.first, 0u);
-  (*acc)[1] += xs * subgroupBroadcast(ws.first, 1u);
-  (*acc)[2] += xs * subgroupBroadcast(ws.first, 2u);
-  (*acc)[3] += xs * subgroupBroadcast(ws.first, 3u);
-  (*acc)[4] += xs * select(subgroupBroadcast(ws.first, 4u), subgroupBroadcast(ws.second, 0u), NARROW);
-  (*acc)[5] += xs * select(subgroupBroadcast(ws.first, 5u), subgroupBroadcast(ws.second, 1u), NARROW);
-  (*acc)[6] += xs * select(subgroupBroadcast(ws.first, 6u), subgroupBroadcast(ws.second, 2u), NARROW);
-  (*acc)[7] += xs * select(subgroupBroadcast(ws.first, 7u), subgroupBroadcast(ws.second, 3u), NARROW);
+// acc[pixel] + Σ_c xs[c][pixel] · w[c], as a chain: fewer numbers in flight than with a product of its own.
+fn chain(acc: vec4<f32>, xs: mat4x4<f32>, w_: vec4<f32>) -> vec4<f32> {
+  var sum = fma(xs[0], vec4<f32>(w_.x), acc);
+  sum = fma(xs[1], vec4<f32>(w_.y), sum);
+  sum = fma(xs[2], vec4<f32>(w_.z), sum);
+  return fma(xs[3], vec4<f32>(w_.w), sum);
 }
 
-// The weights of channels k0 … k0 + 7 (no further than k_last) at one tap, four input channels from c on.
-fn shared_weights(k0: u32, k_last: u32, lane: u32, tap: u32, c: u32) -> Shared8 {
-  let ICG = IC / GROUPS;
-  let row = R * S * ICG;
-  let at = tap * ICG + c;
+// acc[k][pixel] += Σ_c xs[c][pixel] · w[k][c], k = 0 … 7 from lanes 0 … 7
+fn multiply(acc: ptr<function, array<vec4<f32>, 8>>, xs: mat4x4<f32>, ws: Shared8) {
+  (*acc)[0] = chain((*acc)[0], xs, subgroupBroadcast(ws.first, 0u));
+  (*acc)[1] = chain((*acc)[1], xs, subgroupBroadcast(ws.first, 1u));
+  (*acc)[2] = chain((*acc)[2], xs, subgroupBroadcast(ws.first, 2u));
+  (*acc)[3] = chain((*acc)[3], xs, subgroupBroadcast(ws.first, 3u));
   if (NARROW) {
-    return Shared8(
-      weights(min(k0 + (lane & 3), k_last) * row + at, ICG - c),
-      weights(min(k0 + 4 + (lane & 3), k_last) * row + at, ICG - c),
-    );
+    (*acc)[4] = chain((*acc)[4], xs, subgroupBroadcast(ws.second, 0u));
+    (*acc)[5] = chain((*acc)[5], xs, subgroupBroadcast(ws.second, 1u));
+    (*acc)[6] = chain((*acc)[6], xs, subgroupBroadcast(ws.second, 2u));
+    (*acc)[7] = chain((*acc)[7], xs, subgroupBroadcast(ws.second, 3u));
+  } else {
+    (*acc)[4] = chain((*acc)[4], xs, subgroupBroadcast(ws.first, 4u));
+    (*acc)[5] = chain((*acc)[5], xs, subgroupBroadcast(ws.first, 5u));
+    (*acc)[6] = chain((*acc)[6], xs, subgroupBroadcast(ws.first, 6u));
+    (*acc)[7] = chain((*acc)[7], xs, subgroupBroadcast(ws.first, 7u));
   }
-  let own = weights(min(k0 + (lane & 7), k_last) * row + at, ICG - c);
+}
+
+// Where the rows of this lane's output channels begin, out of k0 … k0 + 7 (no further than k_last).
+struct Rows { first: u32, second: u32 }
+fn rows_of(k0: u32, k_last: u32, lane: u32) -> Rows {
+  let row = R * S * (IC / GROUPS) / unit();
+  if (NARROW) {
+    return Rows(min(k0 + (lane & 3), k_last) * row, min(k0 + 4 + (lane & 3), k_last) * row);
+  }
+  let own = min(k0 + (lane & 7), k_last) * row;
+  return Rows(own, own);
+}
+
+// The weights of eight output channels at one tap, four input channels from c on.
+fn shared_weights(rows: Rows, tap: u32, c: u32) -> Shared8 {
+  let own = weights(rows.first, tap, c);
+  if (NARROW) {
+    return Shared8(own, weights(rows.second, tap, c));
+  }
   return Shared8(own, own);
 }
 
+// Two halves with constant indices: with a loop over them some compilers would keep `acc` in memory throughout.
 fn store(acc: ptr<function, array<vec4<f32>, 8>>, pixels: vec4<u32>, valid: vec4<bool>, k0: u32, k_end: u32) {
-  for (var half = 0u; half < 2; half++) {
-    let k = k0 + half * 4;
-    if (k < k_end) {
-      let b = select(vec4<f32>(0), bias[select(0u, k / 4, HAS_BIAS)], HAS_BIAS);
-      let j = half * 4;
-      let y = transpose(mat4x4<f32>((*acc)[j], (*acc)[j + 1], (*acc)[j + 2], (*acc)[j + 3]));
-      for (var i = 0u; i < 4; i++) {
-        if (valid[i]) { out[(pixels[i] * OC + k) / 4] = y[i] + b; }
-      }
-    }
+  store_half(mat4x4<f32>((*acc)[0], (*acc)[1], (*acc)[2], (*acc)[3]), pixels, valid, k0, k_end);
+  store_half(mat4x4<f32>((*acc)[4], (*acc)[5], (*acc)[6], (*acc)[7]), pixels, valid, k0 + 4, k_end);
+}
+fn store_half(sums: mat4x4<f32>, pixels: vec4<u32>, valid: vec4<bool>, k: u32, k_end: u32) {
+  if (k < k_end) {
+    let b = select(vec4<f32>(0), bias[select(0u, k / 4, HAS_BIAS)], HAS_BIAS);
+    let y = transpose(sums);
+    if (valid.x) { out[(pixels.x * OC + k) / 4] = y[0] + b; }
+    if (valid.y) { out[(pixels.y * OC + k) / 4] = y[1] + b; }
+    if (valid.z) { out[(pixels.z * OC + k) / 4] = y[2] + b; }
+    if (valid.w) { out[(pixels.w * OC + k) / 4] = y[3] + b; }
   }
 }
 
@@ -197,17 +226,17 @@ fn source(pixels: Pixels, group: u32, offset_h: i32, offset_w: i32) -> Source {
   let v = pixels.j * horizontal().in_step + offset_w;
   var from_: Source;
   from_.inside = (h >= vec4<i32>(0)) & (h < vec4<i32>(i32(IH))) & (v >= vec4<i32>(0)) & (v < vec4<i32>(i32(IW)));
-  from_.at = ((pixels.image * IH + vec4<u32>(h)) * IW + vec4<u32>(v)) * IC + group * (IC / GROUPS);
+  let at = ((pixels.image * IH + vec4<u32>(h)) * IW + vec4<u32>(v)) * IC + group * (IC / GROUPS);
+  from_.at = select(vec4<u32>(0), at / unit(), from_.inside);
   return from_;
 }
 // [c][pixel]: four channels of four pixels
 fn load(from_: Source, c: u32) -> mat4x4<f32> {
-  let count = IC / GROUPS - c;
   return transpose(mat4x4<f32>(
-    input(from_.at.x + c, count, from_.inside.x),
-    input(from_.at.y + c, count, from_.inside.y),
-    input(from_.at.z + c, count, from_.inside.z),
-    input(from_.at.w + c, count, from_.inside.w),
+    input(from_.at.x, c, from_.inside.x),
+    input(from_.at.y, c, from_.inside.y),
+    input(from_.at.z, c, from_.inside.z),
+    input(from_.at.w, c, from_.inside.w),
   ));
 }
 
@@ -225,6 +254,7 @@ fn conv_8(
   let k0 = block.group * OCG + block.k_block * 8;
   let k_end = (block.group + 1) * OCG;
 
+  let weight_rows = rows_of(k0, k_end - 1, sublane);
   var acc: array<vec4<f32>, 8>; // by output channel: four pixels
   for (var r = 0u; r < R; r++) {
     let top = i32(r) * DH;
@@ -234,7 +264,7 @@ fn conv_8(
       if (skips(block.first_w, left, SW, PL)) { continue; }
       let from_ = source(pixels, block.group, offset(block.first_h, top, SH, PT), offset(block.first_w, left, SW, PL));
       for (var c = 0u; c < ICG; c += 4) {
-        multiply(&acc, load(from_, c), shared_weights(k0, k_end - 1, sublane, r * S + s, c));
+        multiply(&acc, load(from_, c), shared_weights(weight_rows, r * S + s, c));
       }
     }
   }
@@ -255,6 +285,8 @@ fn conv_16(
   let k0 = block.group * OCG + block.k_block * 16;
   let k_end = (block.group + 1) * OCG;
 
+  let low_rows = rows_of(k0, k_end - 1, sublane);
+  let high_rows = rows_of(k0 + 8, k_end - 1, sublane);
   var low: array<vec4<f32>, 8>;
   var high: array<vec4<f32>, 8>;
   for (var r = 0u; r < R; r++) {
@@ -266,8 +298,8 @@ fn conv_16(
       let from_ = source(pixels, block.group, offset(block.first_h, top, SH, PT), offset(block.first_w, left, SW, PL));
       for (var c = 0u; c < ICG; c += 4) {
         let xs = load(from_, c);
-        multiply(&low, xs, shared_weights(k0, k_end - 1, sublane, r * S + s, c));
-        multiply(&high, xs, shared_weights(k0 + 8, k_end - 1, sublane, r * S + s, c));
+        multiply(&low, xs, shared_weights(low_rows, r * S + s, c));
+        multiply(&high, xs, shared_weights(high_rows, r * S + s, c));
       }
     }
   }
@@ -294,33 +326,36 @@ fn row_of(block: Block, lane: u32) -> Row {
   row.valid = vec4<bool>(wanted < N * rows * quads && h < i32(OH)) & (j < vec4<u32>(OW));
   return row;
 }
-// Six neighbours at filter row r, four channels of each.
-struct Window { x0: vec4<f32>, x1: vec4<f32>, x2: vec4<f32>, x3: vec4<f32>, x4: vec4<f32>, x5: vec4<f32> }
-fn window(row: Row, block: Block, top: i32, c: u32) -> Window {
+// Where the six neighbours lie at one filter row, and four channels of each.
+struct SixSources { at: array<u32, 6>, inside: array<bool, 6> }
+fn six_sources(row: Row, block: Block, top: i32) -> SixSources {
   let h = row.i * vertical().in_step + offset(block.first_h, top, SH, PT);
-  let inside_h = h >= 0 && h < i32(IH);
-  let at = ((row.image * IH + u32(h)) * IW + u32(row.left)) * IC + block.group * (IC / GROUPS) + c;
-  let count = IC / GROUPS - c;
-  let columns = vec4<i32>(row.left) + vec4<i32>(0, 1, 2, 3);
-  let inside = vec4<bool>(inside_h) & (columns >= vec4<i32>(0)) & (columns < vec4<i32>(i32(IW)));
-  let inside_4 = inside_h && row.left + 4 >= 0 && row.left + 4 < i32(IW);
-  let inside_5 = inside_h && row.left + 5 >= 0 && row.left + 5 < i32(IW);
+  let first = ((row.image * IH + u32(h)) * IW + u32(row.left)) * IC + block.group * (IC / GROUPS);
+  var from_: SixSources;
+  for (var i = 0; i < 6; i++) {
+    from_.inside[i] = h >= 0 && h < i32(IH) && row.left + i >= 0 && row.left + i < i32(IW);
+    from_.at[i] = select(0u, (first + u32(i) * IC) / unit(), from_.inside[i]);
+  }
+  return from_;
+}
+struct Window { x0: vec4<f32>, x1: vec4<f32>, x2: vec4<f32>, x3: vec4<f32>, x4: vec4<f32>, x5: vec4<f32> }
+fn window(from_: SixSources, c: u32) -> Window {
   return Window(
-    input(at, count, inside.x),
-    input(at + IC, count, inside.y),
-    input(at + 2 * IC, count, inside.z),
-    input(at + 3 * IC, count, inside.w),
-    input(at + 4 * IC, count, inside_4),
-    input(at + 5 * IC, count, inside_5),
+    input(from_.at[0], c, from_.inside[0]),
+    input(from_.at[1], c, from_.inside[1]),
+    input(from_.at[2], c, from_.inside[2]),
+    input(from_.at[3], c, from_.inside[3]),
+    input(from_.at[4], c, from_.inside[4]),
+    input(from_.at[5], c, from_.inside[5]),
   );
 }
 // The three taps of filter row r, eight output channels.
-fn slide(acc: ptr<function, array<vec4<f32>, 8>>, xs: Window, k0: u32, k_last: u32, lane: u32, r: u32, c: u32) {
+fn slide(acc: ptr<function, array<vec4<f32>, 8>>, xs: Window, rows: Rows, r: u32, c: u32) {
   let tap_0 = r * 3 + select(0u, 2u, GRAD);
   let tap_2 = r * 3 + select(2u, 0u, GRAD);
-  multiply(acc, transpose(mat4x4<f32>(xs.x0, xs.x1, xs.x2, xs.x3)), shared_weights(k0, k_last, lane, tap_0, c));
-  multiply(acc, transpose(mat4x4<f32>(xs.x1, xs.x2, xs.x3, xs.x4)), shared_weights(k0, k_last, lane, r * 3 + 1, c));
-  multiply(acc, transpose(mat4x4<f32>(xs.x2, xs.x3, xs.x4, xs.x5)), shared_weights(k0, k_last, lane, tap_2, c));
+  multiply(acc, transpose(mat4x4<f32>(xs.x0, xs.x1, xs.x2, xs.x3)), shared_weights(rows, tap_0, c));
+  multiply(acc, transpose(mat4x4<f32>(xs.x1, xs.x2, xs.x3, xs.x4)), shared_weights(rows, r * 3 + 1, c));
+  multiply(acc, transpose(mat4x4<f32>(xs.x2, xs.x3, xs.x4, xs.x5)), shared_weights(rows, tap_2, c));
 }
 
 // S = 3 and no horizontal stride or dilation.
@@ -337,12 +372,14 @@ fn conv_row_8(
   let k0 = block.group * OCG + block.k_block * 8;
   let k_end = (block.group + 1) * OCG;
 
+  let weight_rows = rows_of(k0, k_end - 1, sublane);
   var acc: array<vec4<f32>, 8>;
   for (var r = 0u; r < R; r++) {
     let top = i32(r) * DH;
     if (skips(block.first_h, top, SH, PT)) { continue; }
+    let from_ = six_sources(row, block, top);
     for (var c = 0u; c < IC / GROUPS; c += 4) {
-      slide(&acc, window(row, block, top, c), k0, k_end - 1, sublane, r, c);
+      slide(&acc, window(from_, c), weight_rows, r, c);
     }
   }
   store(&acc, row.pixels, row.valid, k0, k_end);
@@ -361,15 +398,18 @@ fn conv_row_16(
   let k0 = block.group * OCG + block.k_block * 16;
   let k_end = (block.group + 1) * OCG;
 
+  let low_rows = rows_of(k0, k_end - 1, sublane);
+  let high_rows = rows_of(k0 + 8, k_end - 1, sublane);
   var low: array<vec4<f32>, 8>;
   var high: array<vec4<f32>, 8>;
   for (var r = 0u; r < R; r++) {
     let top = i32(r) * DH;
     if (skips(block.first_h, top, SH, PT)) { continue; }
+    let from_ = six_sources(row, block, top);
     for (var c = 0u; c < IC / GROUPS; c += 4) {
-      let xs = window(row, block, top, c);
-      slide(&low, xs, k0, k_end - 1, sublane, r, c);
-      slide(&high, xs, k0 + 8, k_end - 1, sublane, r, c);
+      let xs = window(from_, c);
+      slide(&low, xs, low_rows, r, c);
+      slide(&high, xs, high_rows, r, c);
     }
   }
   store(&low, row.pixels, row.valid, k0, k_end);

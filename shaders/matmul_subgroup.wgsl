@@ -56,29 +56,51 @@ fn column_of_b(k: u32, n: u32) -> vec4<f32> {
   return select(vec4<f32>(0), vec4<f32>(b[i.x], b[i.y], b[i.z], b[i.w]), ks < vec4<u32>(size.K));
 }
 
-// acc[n][row] += Σ_k as_[k][row] · b(k, n0 + n), n = 0 … 7
-fn multiply(acc: ptr<function, array<vec4<f32>, 8>>, as_: mat4x4<f32>, k: u32, n0: u32, lane: u32) {
-  var first = column_of_b(k, n0 + (lane & select(7u, 3u, NARROW)));
-  var second = first;
-  if (NARROW) { second = column_of_b(k, n0 + 4 + (lane & 3)); }
-  (*acc)[0] += as_ * subgroupBroadcast(first, 0u);
-  (*acc)[1] += as_ * subgroupBroadcast(first, 1u);
-  (*acc)[2] += as_ * subgroupBroadcast(first, 2u);
-  (*acc)[3] += as_ * subgroupBroadcast(first, 3u);
-  (*acc)[4] += as_ * select(subgroupBroadcast(first, 4u), subgroupBroadcast(second, 0u), NARROW);
-  (*acc)[5] += as_ * select(subgroupBroadcast(first, 5u), subgroupBroadcast(second, 1u), NARROW);
-  (*acc)[6] += as_ * select(subgroupBroadcast(first, 6u), subgroupBroadcast(second, 2u), NARROW);
-  (*acc)[7] += as_ * select(subgroupBroadcast(first, 7u), subgroupBroadcast(second, 3u), NARROW);
+// acc[row] + Σ_k as_[k][row] · b[k], as a chain: fewer numbers in flight than with a product of its own.
+fn chain(acc: vec4<f32>, as_: mat4x4<f32>, b_: vec4<f32>) -> vec4<f32> {
+  var sum = fma(as_[0], vec4<f32>(b_.x), acc);
+  sum = fma(as_[1], vec4<f32>(b_.y), sum);
+  sum = fma(as_[2], vec4<f32>(b_.z), sum);
+  return fma(as_[3], vec4<f32>(b_.w), sum);
 }
 
+// acc[n][row] += Σ_k as_[k][row] · b(k, n0 + n), n = 0 … 7
+fn multiply(acc: ptr<function, array<vec4<f32>, 8>>, as_: mat4x4<f32>, k: u32, n0: u32, lane: u32) {
+  let first = column_of_b(k, n0 + (lane & select(7u, 3u, NARROW)));
+  (*acc)[0] = chain((*acc)[0], as_, subgroupBroadcast(first, 0u));
+  (*acc)[1] = chain((*acc)[1], as_, subgroupBroadcast(first, 1u));
+  (*acc)[2] = chain((*acc)[2], as_, subgroupBroadcast(first, 2u));
+  (*acc)[3] = chain((*acc)[3], as_, subgroupBroadcast(first, 3u));
+  if (NARROW) {
+    let second = column_of_b(k, n0 + 4 + (lane & 3));
+    (*acc)[4] = chain((*acc)[4], as_, subgroupBroadcast(second, 0u));
+    (*acc)[5] = chain((*acc)[5], as_, subgroupBroadcast(second, 1u));
+    (*acc)[6] = chain((*acc)[6], as_, subgroupBroadcast(second, 2u));
+    (*acc)[7] = chain((*acc)[7], as_, subgroupBroadcast(second, 3u));
+  } else {
+    (*acc)[4] = chain((*acc)[4], as_, subgroupBroadcast(first, 4u));
+    (*acc)[5] = chain((*acc)[5], as_, subgroupBroadcast(first, 5u));
+    (*acc)[6] = chain((*acc)[6], as_, subgroupBroadcast(first, 6u));
+    (*acc)[7] = chain((*acc)[7], as_, subgroupBroadcast(first, 7u));
+  }
+}
+
+// With constant indices: with a loop over them some compilers would keep `acc` in memory throughout.
 fn store(acc: ptr<function, array<vec4<f32>, 8>>, m: u32, n0: u32) {
-  for (var j = 0u; j < 8; j++) {
-    let n = n0 + j;
-    if (n < size.N) {
-      let sums = (*acc)[j] + select(0.0, bias[n], size.has_bias != 0);
-      for (var i = 0u; i < 4; i++) {
-        if (m + i < size.M) { out[(m + i) * size.N + n] = sums[i]; }
-      }
+  store_column((*acc)[0], m, n0);
+  store_column((*acc)[1], m, n0 + 1);
+  store_column((*acc)[2], m, n0 + 2);
+  store_column((*acc)[3], m, n0 + 3);
+  store_column((*acc)[4], m, n0 + 4);
+  store_column((*acc)[5], m, n0 + 5);
+  store_column((*acc)[6], m, n0 + 6);
+  store_column((*acc)[7], m, n0 + 7);
+}
+fn store_column(column: vec4<f32>, m: u32, n: u32) {
+  if (n < size.N) {
+    let sums = column + select(0.0, bias[n], size.has_bias != 0);
+    for (var i = 0u; i < 4 && m + i < size.M; i++) {
+      out[(m + i) * size.N + n] = sums[i];
     }
   }
 }

@@ -198,10 +198,10 @@ function gatherVariants(gpu: Gpu, g: ConvGeometry, map: GatherMap): Variant[] {
     const sizes = 1.6 * Math.ceil(perGroup / 16) <= Math.ceil(perGroup / 8) ? [16, 8] : [8, 16];
     subgroup.push(...sizes.map((size) => `subgroup_4x${size}`));
     if (g.S === 3 && g.strideW === 1 && g.dilationW === 1) {
-      // Rows are cut into quads: worth it unless much of the last quad is empty, or subgroups are narrow.
+      // Rows are cut into quads: worth it unless much of the last quad is empty. Narrow subgroups spill beyond 8.
       const waste = (4 * Math.ceil(map.OW / 4)) / map.OW;
-      const first = waste <= 1.2 && lanes >= 8;
-      subgroup.splice(first ? 0 : 2, 0, ...sizes.map((size) => `subgroup_row_4x${size}`));
+      const rows = (lanes < 8 ? [8, 16] : sizes).map((size) => `subgroup_row_4x${size}`);
+      subgroup.splice(waste <= 1.2 ? 0 : 2, 0, ...rows);
     }
   }
   const pixels = g.N * map.OH * map.OW;
