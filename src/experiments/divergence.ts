@@ -2,21 +2,42 @@
 
 import { Conv2d } from "../nn/layers.ts";
 import { crossEntropy, GradientLine, lossAt, probe } from "../train/probes.ts";
-import { type Configuration, defineExperiment, type Figure, judge, missing } from "./experiment.ts";
+import {
+  type Configuration,
+  defineExperiment,
+  type Figure,
+  judge,
+  missing,
+  type Preset,
+} from "./experiment.ts";
 import { heatMap, lineChart } from "./plot.ts";
 import {
   convolutionAt,
   DEEP,
   disposeBatch,
-  freshNetwork,
   type NetworkSettings,
+  shrinkImages,
   trainingBatch,
+  youngNetwork,
 } from "./setup.ts";
 import { geometricMean, mean, percent, show } from "./statistics.ts";
 
 interface Settings extends Configuration, NetworkSettings {
+  shrink: number;
+  /**
+   * Small steps before the large one. The untrained network's activations are inflated, and the first part of any step
+   * deflates them: growth against that start would say little.
+   */
+  steps: number;
+  lr: number;
   fractions: number[];
 }
+
+const PRESETS: Record<Preset, Pick<Settings, "shrink" | "steps" | "lr">> = {
+  quick: { shrink: 2, steps: 8, lr: 3e-5 },
+  standard: { shrink: 1, steps: 100, lr: 3e-5 },
+  paper: { shrink: 1, steps: 390, lr: 3e-5 },
+};
 
 interface LayerMomentsByFraction {
   layer: number;
@@ -42,19 +63,25 @@ export const divergence = defineExperiment<Settings, Data>({
   title: "One step too large, without batch-norm",
   source: "§ 3.2, Fig. 4",
   about:
-    "The gradient of one batch at initialisation, applied in fractions of the smallest step (of a grid by √10) after which the loss passes 10³ " +
-    "and ten times its value before: mean and variance of every channel at an early, a middle and a late convolution.",
+    "After some small steps, the gradient of one batch, applied in fractions of the smallest step (of a grid by √10) after which the loss " +
+    "passes 10³ and ten times its value before: mean and variance of every channel at an early, a middle and a late convolution.",
 
   configurations(preset) {
     const steps = preset === "quick" ? 10 : 20;
     return [
-      { label: "none", ...DEEP[preset], fractions: Array.from({ length: steps + 1 }, (_, i) => i / steps) },
+      {
+        label: "none",
+        ...DEEP[preset],
+        ...PRESETS[preset],
+        fractions: Array.from({ length: steps + 1 }, (_, i) => i / steps),
+      },
     ];
   },
 
-  async run({ gpu, data, onPoint }, settings, seed) {
-    const model = freshNetwork(gpu, data, { ...settings, norm: "none" }, seed);
-    const batch = trainingBatch(gpu, data, settings.batchSize, seed);
+  async run({ gpu, data, onPoint, signal }, settings, seed) {
+    const small = shrinkImages(data, settings.shrink);
+    const { model, dispose } = await youngNetwork(gpu, small, { ...settings, norm: "none" }, seed, signal);
+    const batch = trainingBatch(gpu, small, settings.batchSize, seed + 1000);
     const loss = crossEntropy(model, batch.images, batch.labels);
     const line = await GradientLine.open(model, loss);
     try {
@@ -87,7 +114,7 @@ export const divergence = defineExperiment<Settings, Data>({
     } finally {
       line.close();
       disposeBatch(batch);
-      model.dispose();
+      dispose();
     }
   },
 

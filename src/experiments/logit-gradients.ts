@@ -32,6 +32,9 @@ export const logitGradients = defineExperiment<Settings, Data>({
   configurations: (preset) =>
     (["batch", "none"] as const).map((norm) => ({ label: norm, norm, ...DEEP[preset] })),
 
+  // Cheap, and which class wins depends on the weights: four networks at least.
+  repeats: (_settings, seeds) => Math.max(4, seeds),
+
   async run({ gpu, data }, settings, seed) {
     const model = freshNetwork(gpu, data, settings, seed);
     const batch = trainingBatch(gpu, data, settings.batchSize, seed);

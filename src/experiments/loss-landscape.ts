@@ -1,7 +1,6 @@
 // How far one may go along the gradient before the loss rises again.
 
 import { crossEntropy, type Landscape, probe } from "../train/probes.ts";
-import { Trainer } from "../train/trainer.ts";
 import {
   type Cell,
   type Configuration,
@@ -11,7 +10,7 @@ import {
   type Preset,
 } from "./experiment.ts";
 import { lineChart, type Point } from "./plot.ts";
-import { disposeBatch, freshNetwork, NORM_LABELS, shrinkImages, trainingBatch } from "./setup.ts";
+import { disposeBatch, NORM_LABELS, shrinkImages, trainingBatch, youngNetwork } from "./setup.ts";
 import { geometricMean, logGrid, show } from "./statistics.ts";
 
 interface Settings extends Configuration {
@@ -121,20 +120,9 @@ export const lossLandscape = defineExperiment<Settings, Data>({
   },
 
   async run({ gpu, data, onPoint, signal }, settings, seed) {
-    const { norm, depth, width, batchSize, shrink, batches, alphas, steps, lr } = settings;
+    const { batchSize, shrink, batches, alphas } = settings;
     const small = shrinkImages(data, shrink);
-    const trainer =
-      steps > 0
-        ? new Trainer(gpu, small, {
-            ...{ norm, depth, width, batchSize, lr, seed },
-            schedule: "constant",
-            augment: false,
-            epochs: steps,
-            maxSteps: steps,
-          })
-        : null;
-    await trainer?.run({ evaluate: false, signal });
-    const model = trainer?.model ?? freshNetwork(gpu, small, settings, seed);
+    const { model, dispose } = await youngNetwork(gpu, small, settings, seed, signal);
     try {
       const landscapes: Landscape[] = [];
       for (let index = 0; index < batches; index += 1) {
@@ -155,8 +143,7 @@ export const lossLandscape = defineExperiment<Settings, Data>({
       }
       return { landscapes };
     } finally {
-      if (trainer) trainer.dispose();
-      else model.dispose();
+      dispose();
     }
   },
 

@@ -6,6 +6,7 @@ import type { Gpu } from "../gpu/device.ts";
 import { Conv2d } from "../nn/layers.ts";
 import { type ResNetCifar, type ResNetNorm, resnetCifar } from "../nn/models/resnet.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { Trainer } from "../train/trainer.ts";
 import type { Preset } from "./experiment.ts";
 
 /** Settings of a network that is looked at at initialisation. */
@@ -39,6 +40,30 @@ export function freshNetwork(
   seed: number,
 ): ResNetCifar {
   return resnetCifar(gpu, { depth, width, norm, seed, inChannels: train.channels, classes: train.classes });
+}
+
+/** A network after `steps` training steps at a constant rate, not augmented; untrained for none. */
+export async function youngNetwork(
+  gpu: Gpu,
+  data: DatasetSplits,
+  settings: NetworkSettings & { norm: ResNetNorm; steps: number; lr: number },
+  seed: number,
+  signal?: AbortSignal,
+): Promise<{ model: ResNetCifar; dispose(): void }> {
+  const { steps, norm, depth, width, batchSize, lr } = settings;
+  if (steps === 0) {
+    const model = freshNetwork(gpu, data, settings, seed);
+    return { model, dispose: () => model.dispose() };
+  }
+  const trainer = new Trainer(gpu, data, {
+    ...{ norm, depth, width, batchSize, lr, seed },
+    schedule: "constant",
+    augment: false,
+    epochs: steps,
+    maxSteps: steps,
+  });
+  await trainer.run({ evaluate: false, signal });
+  return { model: trainer.model, dispose: () => trainer.dispose() };
 }
 
 export interface DeviceBatch {
