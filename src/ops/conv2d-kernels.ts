@@ -64,7 +64,11 @@ export function runForward(
     const lanes = Math.ceil(g.K / 4) * Math.ceil((g.N * g.P * g.Q) / 4);
     const constants = { ...depthwiseSizes(g), HAS_BIAS: bias ? 1 : 0 };
     const bindings = [out, x, x, null, null, weight, bias ?? weight];
-    ctx.run({ shader: "conv2d_depthwise", entry: "forward", constants }, bindings, foldLanes(ctx, lanes));
+    ctx.run(
+      { shader: "conv2d_depthwise", entry: "forward", constants, flops: flopsOf(g) },
+      bindings,
+      foldLanes(ctx, lanes),
+    );
     return;
   }
   if (variant !== "scalar_4x4") {
@@ -75,7 +79,11 @@ export function runForward(
   const blocks = Math.ceil(g.K / g.groups / 4) * g.groups * Math.ceil((g.N * g.P * g.Q) / (4 * WORKGROUP));
   // Without a bias any buffer of at least K numbers may stand at its place.
   const bindings = [out, x, weight, bias ?? weight];
-  ctx.run({ shader: "conv2d", entry: "forward", constants }, bindings, ctx.gpu.fold(blocks));
+  ctx.run(
+    { shader: "conv2d", entry: "forward", constants, flops: flopsOf(g) },
+    bindings,
+    ctx.gpu.fold(blocks),
+  );
 }
 
 /** dx from dy */
@@ -87,6 +95,7 @@ export function gradInput(ctx: Context, g: ConvGeometry, dx: Tensor, dy: Tensor,
       shader: "conv2d_depthwise",
       entry: "grad_input",
       constants: depthwiseSizes(g),
+      flops: flopsOf(g),
     };
     ctx.run(kernel, [dx, null, null, dy, dy, weight], foldLanes(ctx, lanes));
     return dx;
@@ -102,7 +111,12 @@ export function gradInput(ctx: Context, g: ConvGeometry, dx: Tensor, dy: Tensor,
   const phasePixels = g.N * Math.ceil(g.H / strideH) * Math.ceil(g.W / strideW);
   const blocks =
     Math.ceil(g.C / g.groups / 4) * g.groups * strideH * strideW * Math.ceil(phasePixels / (4 * WORKGROUP));
-  const kernel: KernelSpec = { shader: "conv2d", entry: "grad_input", constants: sizes(g) };
+  const kernel: KernelSpec = {
+    shader: "conv2d",
+    entry: "grad_input",
+    constants: sizes(g),
+    flops: flopsOf(g),
+  };
   ctx.run(kernel, [dx, null, weight, null, dy], ctx.gpu.fold(blocks));
   return dx;
 }
@@ -116,7 +130,12 @@ export function gradWeight(ctx: Context, g: ConvGeometry, dw: Tensor, dy: Tensor
     const lanes = Math.ceil(g.K / 4) * columns;
     return sumOfSlices(ctx, dw, columns, g.N * g.P, Math.ceil(lanes / WORKGROUP), (out, slices) => {
       const constants = { ...depthwiseSizes(g), SLICES: slices };
-      const kernel: KernelSpec = { shader: "conv2d_depthwise", entry: "grad_weight", constants };
+      const kernel: KernelSpec = {
+        shader: "conv2d_depthwise",
+        entry: "grad_weight",
+        constants,
+        flops: flopsOf(g),
+      };
       ctx.run(kernel, [out, x, x, dy, dy], foldLanes(ctx, lanes * slices));
     });
   }
@@ -125,7 +144,11 @@ export function gradWeight(ctx: Context, g: ConvGeometry, dw: Tensor, dy: Tensor
     return sumOfSlices(ctx, dw, columns, g.N * g.P, tiles, (out, slices) => {
       const constants = { ...sizes(g), SLICES: slices };
       const bindings = [out, x, null, null, dy];
-      ctx.run({ shader: "conv2d", entry: "grad_weight", constants }, bindings, ctx.gpu.fold(tiles * slices));
+      ctx.run(
+        { shader: "conv2d", entry: "grad_weight", constants, flops: flopsOf(g) },
+        bindings,
+        ctx.gpu.fold(tiles * slices),
+      );
     });
   }
   const map = forwardMap(g);
@@ -134,7 +157,12 @@ export function gradWeight(ctx: Context, g: ConvGeometry, dw: Tensor, dy: Tensor
     const tiles = Math.ceil(columns / tile.BN) * Math.ceil(g.K / g.groups / tile.BM) * g.groups;
     return sumOfSlices(ctx, dw, columns, g.N * g.P, tiles, (out, slices) => {
       const constants = { ...mapSizes(g, map), ...tileSizes(tile), SLICES: slices };
-      const kernel: KernelSpec = { shader: "conv2d_tile", entry: `grad_weight_${tile.entry}`, constants };
+      const kernel: KernelSpec = {
+        shader: "conv2d_tile",
+        entry: `grad_weight_${tile.entry}`,
+        constants,
+        flops: flopsOf(g),
+      };
       ctx.run(kernel, [out, x, x, null, dy], ctx.gpu.fold(tiles * slices));
     });
   }
@@ -144,7 +172,12 @@ export function gradWeight(ctx: Context, g: ConvGeometry, dw: Tensor, dy: Tensor
   const tiles = Math.ceil(quads / workgroup) * Math.ceil(g.K / g.groups / 16) * g.groups;
   return sumOfSlices(ctx, dw, columns, g.N * g.P, tiles, (out, slices) => {
     const constants = { ...mapSizes(g, map), NARROW: narrow(ctx.gpu), SLICES: slices, WORKGROUP: workgroup };
-    const kernel: KernelSpec = { shader: "conv2d_subgroup", entry: "grad_weight_16", constants };
+    const kernel: KernelSpec = {
+      shader: "conv2d_subgroup",
+      entry: "grad_weight_16",
+      constants,
+      flops: flopsOf(g),
+    };
     ctx.run(kernel, [out, x, x, null, dy], ctx.gpu.fold(tiles * slices));
   });
 }
@@ -261,8 +294,13 @@ function gather(
     ...(tile ? tileSizes(tile) : { NARROW: narrow(ctx.gpu) }),
   };
   const kernel: KernelSpec = tile
-    ? { shader: "conv2d_tile", entry: `conv_${tile.entry}`, constants }
-    : { shader: "conv2d_subgroup", entry: `conv_${row ? "row_" : ""}${channels}`, constants };
+    ? { shader: "conv2d_tile", entry: `conv_${tile.entry}`, constants, flops: flopsOf(g) }
+    : {
+        shader: "conv2d_subgroup",
+        entry: `conv_${row ? "row_" : ""}${channels}`,
+        constants,
+        flops: flopsOf(g),
+      };
   ctx.run(kernel, [out, x, x, weight, weight, bias ?? weight], ctx.gpu.fold(workgroups));
 }
 
@@ -362,6 +400,11 @@ function sumOfSlices(
 function sliceCount(rows: number, wanted: number): number {
   const height = Math.ceil(rows / Math.max(1, Math.min(wanted, rows)));
   return Math.ceil(rows / height);
+}
+
+/** Of one pass, forward or either gradient; products with padding are counted. */
+function flopsOf(g: ConvGeometry): number {
+  return 2 * g.N * g.P * g.Q * g.K * g.R * g.S * (g.C / g.groups);
 }
 
 function sizes(g: ConvGeometry): Record<string, number> {

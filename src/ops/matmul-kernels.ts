@@ -53,10 +53,11 @@ export function multiply(
   const candidates = matmulVariants(ctx.gpu, N);
   const shape = size.join("x");
   const variant = ctx.gpu.variants.pick("matmul.forward", shape, candidates, candidates[0]!);
+  const flops = 2 * M * N * K;
   if (variant === "scalar_4x4") {
     const blocks = Math.ceil(N / 4) * Math.ceil(M / (4 * WORKGROUP));
     const bindings = [out, a.tensor, b.tensor, biasOrAny, new Uint32Array(size)];
-    ctx.run({ shader: "matmul", entry: "forward" }, bindings, ctx.gpu.fold(blocks));
+    ctx.run({ shader: "matmul", entry: "forward", flops }, bindings, ctx.gpu.fold(blocks));
     return;
   }
   const tile = variant === "tile_64x64";
@@ -68,14 +69,18 @@ export function multiply(
   const bindings = [out, a.tensor, a.tensor, b.tensor, b.tensor, biasOrAny, new Uint32Array(size)];
   if (tile) {
     const tiles = Math.ceil(M / 64) * Math.ceil(N / 64);
-    ctx.run({ shader: "matmul_tile", entry: "forward", constants: vec4 }, bindings, ctx.gpu.fold(tiles));
+    ctx.run(
+      { shader: "matmul_tile", entry: "forward", constants: vec4, flops },
+      bindings,
+      ctx.gpu.fold(tiles),
+    );
     return;
   }
   const columns = variant === "subgroup_4x16" ? 16 : 8;
   const workgroup = M <= 32 ? 8 : M <= 64 ? 16 : M <= 128 ? 32 : WORKGROUP; // no more idle lanes than need be
   const constants = { ...vec4, NARROW: subgroupLanes(ctx.gpu) < 8 ? 1 : 0, WORKGROUP: workgroup };
   const blocks = Math.ceil(N / columns) * Math.ceil(M / (4 * workgroup));
-  const kernel: KernelSpec = { shader: "matmul_subgroup", entry: `forward_${columns}`, constants };
+  const kernel: KernelSpec = { shader: "matmul_subgroup", entry: `forward_${columns}`, constants, flops };
   ctx.run(kernel, bindings, ctx.gpu.fold(blocks));
 }
 

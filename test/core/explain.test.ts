@@ -21,7 +21,9 @@ it("explain lists dispatches by layer, forward and backward, and shows what was 
   }
   const bn = notes.map((list) => list.filter(({ layer }) => layer === "layers.1"));
   expect(new Set(bn[0]!.map(({ op }) => op))).toEqual(new Set(["batch_norm", "batch_norm backward"]));
-  expect(bn[1]!.map(({ op }) => op)).toEqual(expect.arrayContaining(["mean", "variance", "relu", "relu backward"]));
+  expect(bn[1]!.map(({ op }) => op)).toEqual(
+    expect.arrayContaining(["mean", "variance", "relu", "relu backward"]),
+  );
   expect(bn[0]!.length).toBeLessThan(bn[1]!.length / 2);
   x.dispose();
 });
