@@ -18,6 +18,10 @@
 //             [slices, 2, 4 * width4]  sum(dz), sum(dz * xhat)          in one slice of rows
 //   affine    [2, 4 * width4]          p, q                             dx = a * (dz + (x - origin) * p + q)
 //
+// The ReLU's mask, where the input alone doesn't give it (that is, with a residual): a bit for each element of y. A word
+// is a *block*, eight wide rows of one column: bit 4 * (row % 8) + k of word (row / 8) * width4 + column. Slices begin at
+// whole blocks, and an invocation writes whole words.
+//
 // Precision. A mean of 1000 standard deviations, rounded to float32, is off by 3e-5 of them. So a mean is kept as
 // origin + offset, where the origin is a value near it: (x - origin) is exact, and
 //   y = (x - origin) * a + b,  a = rstd * gamma,  b = beta - offset * a;   xhat = (x - origin) * rstd + shift.
@@ -46,6 +50,8 @@ override HAS_TAIL: bool = false;
 override BATCH_STATISTICS: bool = true;
 // Measure again below 1e-27 also: only where eps is so small that it would matter.
 override SMALL_EPS: bool = false;
+// Apply kernels: write the mask.
+override HAS_MASK: bool = false;
 // Apply kernels: neighbouring invocations take neighbouring vec4s of the whole tensor, rather than runs of rows.
 override STRIDED: bool = false;
 
@@ -75,6 +81,7 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> batches: array<f32>; // seen so far
 @group(0) @binding(4) var<storage, read> batches_before: array<f32>;
 @group(0) @binding(4) var<storage, read> slopes: array<vec4<f32>>; // affine, by vec4
+@group(0) @binding(4) var<storage, read> mask_before: array<u32>; // the forward's
 @group(0) @binding(5) var<storage, read_write> running_mean: array<f32>;
 @group(0) @binding(5) var<storage, read> given_mean: array<f32>;
 @group(0) @binding(6) var<storage, read_write> running_var: array<f32>;
@@ -84,6 +91,7 @@ struct Params {
 @group(0) @binding(8) var<storage, read_write> dgamma: array<f32>;
 @group(0) @binding(9) var<storage, read> beta: array<f32>;
 @group(0) @binding(9) var<storage, read_write> dbeta: array<f32>;
+@group(0) @binding(10) var<storage, read_write> mask: array<u32>;
 
 // --- helpers ---------------------------------------------------------------------------------------------
 
@@ -148,6 +156,18 @@ struct Run { column: u32, start: u32, step: u32, end: u32 }
 fn run_of_slice(column: u32, slice: u32, lane: u32, lanes: u32) -> Run {
   let w = params.width4;
   return Run(column, (slice_start(slice) + lane) * w + column, lanes * w, slice_start(slice + 1) * w + column);
+}
+
+// Blocks of one column: the rows from `start`, eight of them every `step`, to before `end`.
+struct Blocks { column: u32, start: u32, step: u32, end: u32 }
+
+// Every `lanes`-th block of a slice from block `lane` on.
+fn blocks_of_slice(column: u32, slice: u32, lane: u32, lanes: u32) -> Blocks {
+  return Blocks(column, slice_start(slice) + 8 * lane, 8 * lanes, slice_start(slice + 1));
+}
+
+fn word_of(row: u32, column: u32) -> u32 {
+  return (row / 8) * params.width4 + column;
 }
 
 // --- forward: statistics ---------------------------------------------------------------------------------
@@ -529,14 +549,75 @@ fn apply_run(run: Run, origin: vec4<f32>, a: vec4<f32>, b: vec4<f32>) {
   for (; i < run.end; i += step) { put_y(i, activate(x_at(i), origin, a, b, i)); }
 }
 
+// The same by blocks, for kernels that write the mask.
+fn blocks_of_apply(invocation: u32) -> Blocks {
+  let w = params.width4;
+  let column = invocation % w;
+  let has_tail = select(0u, 1u, 4 * column < params.tail);
+  let piece = invocation / w;
+  if (STRIDED) {
+    let end = select(0u, params.rows + has_tail, invocation < params.stride);
+    return Blocks(column, 8 * piece, 8 * (params.stride / w), end);
+  }
+  if (piece >= params.slices) { return Blocks(column, 0, 8, 0); }
+  var blocks = blocks_of_slice(column, piece, 0, 1);
+  if (owns_tail(piece)) { blocks.end += has_tail; }
+  return blocks;
+}
+
+// Writes y, and returns the four bits of its mask.
+fn put_masked(i: u32, z: vec4<f32>) -> u32 {
+  let bits = select(vec4<u32>(0), vec4<u32>(1, 2, 4, 8), put_y(i, z));
+  return (bits.x | bits.y) | (bits.z | bits.w);
+}
+
+// Four rows of a column, with four loads in flight.
+fn apply_four(i: u32, origin: vec4<f32>, a: vec4<f32>, b: vec4<f32>) -> u32 {
+  let w = params.width4;
+  let x0 = x_at(i);
+  let x1 = x_at(i + w);
+  let x2 = x_at(i + 2 * w);
+  let x3 = x_at(i + 3 * w);
+  let m0 = put_masked(i, activate(x0, origin, a, b, i));
+  let m1 = put_masked(i + w, activate(x1, origin, a, b, i + w));
+  let m2 = put_masked(i + 2 * w, activate(x2, origin, a, b, i + 2 * w));
+  let m3 = put_masked(i + 3 * w, activate(x3, origin, a, b, i + 3 * w));
+  return (m0 | (m1 << 4)) | ((m2 << 8) | (m3 << 12));
+}
+
+// Half a block at a time, and its word written twice: on lavapipe a loop of eight rows costs more than that store.
+fn apply_blocks(blocks: Blocks, origin: vec4<f32>, a: vec4<f32>, b: vec4<f32>) {
+  let w = params.width4;
+  let column = blocks.column;
+  var word = 0u;
+  var row = blocks.start;
+  for (; row + 3 < blocks.end; row += select(4, blocks.step - 4, row % 8 == 4)) {
+    let bits = apply_four(row * w + column, origin, a, b);
+    word = select(bits, word | (bits << 16), row % 8 == 4);
+    mask[word_of(row, column)] = word;
+  }
+  for (; row < blocks.end; row += 1) {
+    let i = row * w + column;
+    let bits = put_masked(i, activate(x_at(i), origin, a, b, i)) << (4 * (row % 8));
+    word = select(word | bits, bits, row % 8 == 0);
+    mask[word_of(row, column)] = word;
+  }
+}
+
 fn apply_column(invocation: u32) {
-  let run = run_of_apply(invocation);
-  apply_run(
-    run,
-    constants[run.column],
-    constants[params.width4 + run.column],
-    constants[2 * params.width4 + run.column],
-  );
+  let w = params.width4;
+  let column = invocation % w;
+  let origin = constants[column];
+  let a = constants[w + column];
+  let b = constants[2 * w + column];
+  if (HAS_MASK) { apply_blocks(blocks_of_apply(invocation), origin, a, b); }
+  else { apply_run(run_of_apply(invocation), origin, a, b); }
+}
+
+// All rows of a column by one of the one-dispatch kernels.
+fn apply_slice(column: u32, lane: u32, lanes: u32, origin: vec4<f32>, a: vec4<f32>, b: vec4<f32>) {
+  if (HAS_MASK) { apply_blocks(blocks_of_slice(column, 0, lane, lanes), origin, a, b); }
+  else { apply_run(run_of_slice(column, 0, lane, lanes), origin, a, b); }
 }
 
 // One invocation: one column in one slice of rows, or in every stride-th vec4.
@@ -586,7 +667,7 @@ fn forward(@builtin(global_invocation_id) id: vec3<u32>) {
   let origin = slice_origin(column, 0);
   let tally = measure(run, origin, false);
   let affine_of = save_column(column, origin, tally);
-  apply_run(run, origin, affine_of.a, affine_of.b);
+  apply_slice(column, 0, 1, origin, affine_of.a, affine_of.b);
 }
 
 // The same with running statistics; momentum is a number here.
@@ -600,7 +681,7 @@ fn forward_running(@builtin(global_invocation_id) id: vec3<u32>) {
   let tally = measure(run, origin, false);
   let affine_of = save_column(column, origin, tally);
   track_column(column, origin, tally);
-  apply_run(run, origin, affine_of.a, affine_of.b);
+  apply_slice(column, 0, 1, origin, affine_of.a, affine_of.b);
 }
 
 // a and b of each column of the workgroup, from lane.y = 0 to all.
@@ -625,7 +706,7 @@ fn forward_workgroup(@builtin(local_invocation_id) lane: vec3<u32>, @builtin(wor
   var affine_of: Affine;
   if (lane.y == 0) { affine_of = save_column(column, origin, tally); }
   affine_of = share_affine(lane, affine_of);
-  apply_run(run, origin, affine_of.a, affine_of.b);
+  apply_slice(column, lane.y, Y, origin, affine_of.a, affine_of.b);
 }
 
 @compute @workgroup_size(X, Y)
@@ -642,7 +723,7 @@ fn forward_running_workgroup(@builtin(local_invocation_id) lane: vec3<u32>, @bui
     if (group.x * X + lane.x == 0) { batches[0] += 1; }
   }
   affine_of = share_affine(lane, affine_of);
-  apply_run(run, origin, affine_of.a, affine_of.b);
+  apply_slice(column, lane.y, Y, origin, affine_of.a, affine_of.b);
 }
 
 // --- backward: statistics --------------------------------------------------------------------------------
@@ -669,9 +750,9 @@ fn mask_by_input(grad: vec4<f32>, deviation: vec4<f32>, a: vec4<f32>, b: vec4<f3
   return select(grad, vec4<f32>(0), deviation * a + b <= vec4<f32>(0));
 }
 
-// dy where y > 0, written on the way: with residual and ReLU it is the residual's gradient.
-fn mask_by_output(i: u32) -> vec4<f32> {
-  let dz = select(dy_at(i), vec4<f32>(0), out_at(i) <= vec4<f32>(0));
+// dy where the mask's lowest four bits let it through, written on the way: it is the residual's gradient.
+fn mask_by_output(i: u32, bits: u32) -> vec4<f32> {
+  let dz = select(vec4<f32>(0), dy_at(i), (vec4<u32>(bits) & vec4<u32>(1, 2, 4, 8)) != vec4<u32>(0));
   put_dz(i, dz);
   return dz;
 }
@@ -706,26 +787,35 @@ fn sum_grad(run: Run, c: Numbers, tail: bool) -> Sums {
   return sums;
 }
 
-// The same with dz by the output's sign.
-fn sum_grad_residual(run: Run, c: Numbers, tail: bool) -> Sums {
-  let step = run.step;
+// The mask of an element and those that follow it in its word.
+fn mask_at(row: u32, column: u32) -> u32 {
+  return mask_before[word_of(row, column)] >> (4 * (row % 8));
+}
+
+// The same by blocks, with dz by the forward's mask.
+fn sum_grad_residual(blocks: Blocks, c: Numbers, tail: bool) -> Sums {
+  let w = params.width4;
+  let column = blocks.column;
   var sums = Sums(vec4<f32>(0), vec4<f32>(0));
-  var i = run.start;
-  for (; i + step < run.end; i += 2 * step) {
-    let z0 = mask_by_output(i);
-    let z1 = mask_by_output(i + step);
+  var row = blocks.start;
+  for (; row + 1 < blocks.end; row += select(2, blocks.step - 6, row % 8 == 6)) {
+    let i = row * w + column;
+    let bits = mask_at(row, column);
+    let z0 = mask_by_output(i, bits);
+    let z1 = mask_by_output(i + w, bits >> 4);
     sums.dz += z0 + z1;
-    sums.dz_xhat += z0 * ((x_at(i) - c.origin) * c.rstd + c.shift) + z1 * ((x_at(i + step) - c.origin) * c.rstd + c.shift);
+    sums.dz_xhat += z0 * ((x_at(i) - c.origin) * c.rstd + c.shift) + z1 * ((x_at(i + w) - c.origin) * c.rstd + c.shift);
   }
-  for (; i < run.end; i += step) {
-    let dz = mask_by_output(i);
+  if (row < blocks.end) {
+    let i = row * w + column;
+    let dz = mask_by_output(i, mask_at(row, column));
     sums.dz += dz;
     sums.dz_xhat += dz * ((x_at(i) - c.origin) * c.rstd + c.shift);
   }
-  if (tail && 4 * run.column < params.tail) {
-    let at = params.rows * params.width4 + run.column;
-    let dz = mask_by_output(at);
-    let valid = in_tail(run.column);
+  if (tail && 4 * column < params.tail) {
+    let at = params.rows * w + column;
+    let dz = mask_by_output(at, mask_at(params.rows, column));
+    let valid = in_tail(column);
     sums.dz += select(vec4<f32>(0), dz, valid);
     sums.dz_xhat += select(vec4<f32>(0), dz * ((x_at(at) - c.origin) * c.rstd + c.shift), valid);
   }
@@ -752,8 +842,8 @@ fn grad_stats_residual(@builtin(global_invocation_id) id: vec3<u32>, @builtin(nu
   let column = flat(id, groups) % params.width4;
   let slice = flat(id, groups) / params.width4;
   if (slice >= params.slices) { return; }
-  let run = run_of_slice(column, slice, 0, 1);
-  write_sums(column, slice, sum_grad_residual(run, numbers_of(column), owns_tail(slice)));
+  let blocks = blocks_of_slice(column, slice, 0, 1);
+  write_sums(column, slice, sum_grad_residual(blocks, numbers_of(column), owns_tail(slice)));
 }
 
 // The sums of the Y invocations of each column, added; the result is good at lane.y = 0.
@@ -799,8 +889,8 @@ fn grad_stats_residual_workgroup(
   let slice = group.y;
   var sums = Sums(vec4<f32>(0), vec4<f32>(0));
   if (column < params.width4) {
-    let run = run_of_slice(column, slice, lane.y, Y);
-    sums = sum_grad_residual(run, numbers_of(column), owns_tail(slice) && lane.y == 0);
+    let blocks = blocks_of_slice(column, slice, lane.y, Y);
+    sums = sum_grad_residual(blocks, numbers_of(column), owns_tail(slice) && lane.y == 0);
   }
   sums = add_workgroup(lane, sums);
   if (lane.y == 0 && column < params.width4) { write_sums(column, slice, sums); }
@@ -918,9 +1008,13 @@ fn backward(@builtin(global_invocation_id) id: vec3<u32>) {
 }
 
 // dx from dz, which this invocation has written.
-fn apply_residual_run(run: Run, c: Numbers, s: Slopes) {
-  for (var i = run.start; i < run.end; i += run.step) {
-    put_dx(i, c.a * (dz_at(i) + ((x_at(i) - c.origin) * s.p + s.q)));
+fn apply_residual_blocks(blocks: Blocks, c: Numbers, s: Slopes) {
+  let w = params.width4;
+  for (var row = blocks.start; row < blocks.end; row += blocks.step) {
+    let end = min(row + 8, blocks.end) * w;
+    for (var i = row * w + blocks.column; i < end; i += w) {
+      put_dx(i, c.a * (dz_at(i) + ((x_at(i) - c.origin) * s.p + s.q)));
+    }
   }
 }
 
@@ -928,11 +1022,11 @@ fn apply_residual_run(run: Run, c: Numbers, s: Slopes) {
 fn backward_residual(@builtin(global_invocation_id) id: vec3<u32>) {
   let column = id.x;
   if (column >= params.width4) { return; }
-  let run = run_of_slice(column, 0, 0, 1);
+  let blocks = blocks_of_slice(column, 0, 0, 1);
   let c = numbers_of(column);
-  let sums = sum_grad_residual(run, c, false);
+  let sums = sum_grad_residual(blocks, c, false);
   finish_column(column, sums);
-  apply_residual_run(run, c, slopes_of(c, sums));
+  apply_residual_blocks(blocks, c, slopes_of(c, sums));
 }
 
 // The sums of each column of the workgroup, from lane.y = 0 to all.
@@ -956,8 +1050,8 @@ fn backward_workgroup(@builtin(local_invocation_id) lane: vec3<u32>, @builtin(wo
 @compute @workgroup_size(X, Y)
 fn backward_residual_workgroup(@builtin(local_invocation_id) lane: vec3<u32>, @builtin(workgroup_id) group: vec3<u32>) {
   let column = min(group.x * X + lane.x, params.width4 - 1);
-  let run = run_of_slice(column, 0, lane.y, Y);
+  let blocks = blocks_of_slice(column, 0, lane.y, Y);
   let c = numbers_of(column);
-  let sums = share_sums(lane, column, sum_grad_residual(run, c, false));
-  apply_residual_run(run, c, slopes_of(c, sums));
+  let sums = share_sums(lane, column, sum_grad_residual(blocks, c, false));
+  apply_residual_blocks(blocks, c, slopes_of(c, sums));
 }

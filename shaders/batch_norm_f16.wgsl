@@ -8,7 +8,6 @@
 @group(0) @binding(1) var<storage, read> x: array<vec2<u32>>;
 @group(0) @binding(2) var<storage, read> residual: array<vec2<u32>>;
 @group(0) @binding(2) var<storage, read> dy: array<vec2<u32>>;
-@group(0) @binding(4) var<storage, read> out: array<vec2<u32>>; // y of the forward
 @group(0) @binding(5) var<storage, read_write> dz: array<vec2<u32>>;
 
 fn widen(halves: vec2<u32>) -> vec4<f32> {
@@ -32,8 +31,13 @@ fn narrow(v: vec4<f32>) -> vec2<u32> {
 fn x_at(i: u32) -> vec4<f32> { return widen(x[i]); }
 fn residual_at(i: u32) -> vec4<f32> { return widen(residual[i]); }
 fn dy_at(i: u32) -> vec4<f32> { return widen(dy[i]); }
-fn out_at(i: u32) -> vec4<f32> { return widen(out[i]); }
 fn dz_at(i: u32) -> vec4<f32> { return widen(dz[i]); }
-fn put_y(i: u32, v: vec4<f32>) { y[i] = narrow(v); }
 fn put_dx(i: u32, v: vec4<f32>) { dx[i] = narrow(v); }
 fn put_dz(i: u32, v: vec4<f32>) { dz[i] = narrow(v); }
+
+// Stores y, and tells which elements of what it stored are not zero.
+fn put_y(i: u32, v: vec4<f32>) -> vec4<bool> {
+  let halves = narrow(v);
+  y[i] = halves;
+  return (halves.xxyy & vec4<u32>(0xffff, 0xffff0000, 0xffff, 0xffff0000)) != vec4<u32>(0);
+}

@@ -49,15 +49,17 @@ const batchNormOp = defineOp({
     const kernels = batchNormKernels(ctx.gpu, plan.count, plan.channels, x.dtype);
     const numbers = ctx.empty([5, kernels.width]);
     const out = ctx.empty(plan.out, x.dtype);
-    const all = { ...params, gamma, beta, residual, relu: plan.relu };
+    // x alone gives the ReLU's mask, but for the residual.
+    const masked = plan.relu && residual && Object.values(ctx.needsGrad).includes(true);
+    const mask = masked ? ctx.empty([kernels.maskWords], "uint32") : null;
+    const all = { ...params, gamma, beta, residual, relu: plan.relu, mask };
     if (statistics) kernels.trainGiven(ctx, out, x, numbers, statistics, all);
     else if (params.training) kernels.train(ctx, out, x, numbers, all);
     else kernels.infer(ctx, out, x, numbers, all);
-    // x alone gives the ReLU's mask, but for the residual, which would take as much memory as y does.
-    return { out, saved: { x, numbers, y: plan.relu && residual ? out : null, given: statistics !== null } };
+    return { out, saved: { x, numbers, mask, given: statistics !== null } };
   },
   // dz = dy where y > 0; dx = γ·rstd·(dz − Σdz/n − x̂·Σ(dz·x̂)/n); dγ = Σ dz·x̂, dβ = Σ dz, dresidual = dz
-  backward(ctx, grad, { x, numbers, y, given }, plan, params) {
+  backward(ctx, grad, { x, numbers, mask, given }, plan, params) {
     const { needsGrad } = ctx;
     if (grad.dtype !== x.dtype) {
       throw new ShapeError(
@@ -70,9 +72,9 @@ const batchNormOp = defineOp({
     const dbeta = needsGrad.beta ? ctx.grad("beta") : ctx.temp([plan.channels]);
     const like = (name: "x" | "residual") => (half ? ctx.empty(plan.out, x.dtype) : ctx.grad(name));
     const dx = needsGrad.x ? like("x") : null;
-    const dz = !y ? grad : needsGrad.residual ? like("residual") : ctx.temp(plan.out, x.dtype);
+    const dz = !mask ? grad : needsGrad.residual ? like("residual") : ctx.temp(plan.out, x.dtype);
     const batchStatistics = params.training && !given;
-    const all = { relu: plan.relu, y, dz, dgamma, dbeta, dx, batchStatistics };
+    const all = { relu: plan.relu, mask, dz, dgamma, dbeta, dx, batchStatistics };
     kernels.backward(ctx, x, grad, numbers, all);
     const dstatistics = needsGrad.statistics ? ctx.grad("statistics") : null;
     if (dstatistics) {
@@ -82,7 +84,7 @@ const batchNormOp = defineOp({
       x: dx,
       gamma: needsGrad.gamma ? dgamma : null,
       beta: needsGrad.beta ? dbeta : null,
-      residual: !needsGrad.residual ? null : y ? dz : grad.alias(),
+      residual: !needsGrad.residual ? null : mask ? dz : grad.alias(),
       statistics: dstatistics,
     };
   },
@@ -92,8 +94,8 @@ const batchNormOp = defineOp({
  * Batch normalisation over every axis but the last, with an optional residual and ReLU in the same pass:
  * `y = act((x − mean) / √(var + eps) · γ + β [+ residual])`. Ioffe & Szegedy 2015; semantics of PyTorch's `batch_norm`.
  * Training uses the batch's mean and biased variance, and moves the running statistics (with the unbiased variance)
- * towards them on the GPU. Differentiable in x, gamma, beta and residual; keeps x (and y, with residual and ReLU)
- * for backward.
+ * towards them on the GPU. Differentiable in x, gamma, beta and residual; keeps x (and, with residual and ReLU, one bit
+ * for each element of y) for backward.
  * @param x [N, H, W, C] or [N, C], or any other rank with channels last; in float16, y, the residual and their gradients
  *   are float16 too, and all sums and everything per channel are float32
  * @param gamma [C], or null for 1

@@ -48,6 +48,8 @@ type Variant = "software" | "workgroup" | "software_one" | "workgroup_one";
 const SOFTWARE_WORKGROUP = 32;
 const SOFTWARE_ONE_WORKGROUP = 8; // as many workgroups, and so threads, as there are groups of lanes
 const SOFTWARE_LANES = 512;
+/** Rows in a word of the ReLU's mask. Slices begin at whole words. */
+const MASK_ROWS = 8;
 const GPU_WORKGROUP = 256;
 const GPU_WORKGROUPS = 1024;
 const GPU_LANES = 2 ** 18;
@@ -81,7 +83,7 @@ function divide({ width4, rows }: Layout, variant: Variant, software: boolean): 
   const wanted = runs
     ? Math.min(Math.floor(SOFTWARE_LANES / width4), Math.floor(rows / 16))
     : Math.min(Math.floor(GPU_WORKGROUPS / tiles), Math.floor(rows / (8 * y)));
-  const sliceRows = Math.ceil(rows / Math.max(1, wanted));
+  const sliceRows = MASK_ROWS * Math.ceil(rows / Math.max(1, wanted) / MASK_ROWS);
   const slices = sliceRows === 0 ? 1 : Math.ceil(rows / sliceRows);
   const perColumn = Math.max(1, Math.min(Math.floor(GPU_LANES / width4), Math.ceil(rows / 4)));
   return { slices, sliceRows, stride: runs ? 0 : width4 * perColumn, lanes, x, y };
@@ -105,13 +107,15 @@ export interface MeasureParams {
 interface ApplyParams {
   residual: Tensor | null;
   relu: boolean;
+  /** Where the ReLU's mask goes, [maskWords]; null where backward won't need it. */
+  mask: Tensor | null;
 }
 
 interface GradParams {
   relu: boolean;
-  /** The forward's output, whose sign is the mask with residual and ReLU; else null. */
-  y: Tensor | null;
-  /** Where dz goes if there is `y`. */
+  /** The forward's, with residual and ReLU; else null. */
+  mask: Tensor | null;
+  /** Where dz goes if there is `mask`. */
   dz: Tensor;
   dgamma: Tensor;
   dbeta: Tensor;
@@ -125,6 +129,8 @@ interface GradParams {
 export class BatchNormKernels {
   /** Elements in a row of per-channel numbers, each channel repeated. */
   readonly width: number;
+  /** uint32 words of a ReLU's mask. */
+  readonly maskWords: number;
   private readonly specs = new Map<string, KernelSpec>();
   private readonly divisions = new Map<Variant, Division>();
   private readonly key: string;
@@ -135,6 +141,7 @@ export class BatchNormKernels {
     private readonly dtype: keyof typeof modules,
   ) {
     this.width = 4 * layout.width4;
+    this.maskWords = Math.ceil((layout.rows + Math.sign(layout.tail)) / MASK_ROWS) * layout.width4;
     this.key = `${layout.count}x${layout.channels}`;
   }
 
@@ -153,7 +160,7 @@ export class BatchNormKernels {
   statisticsGrad(ctx: Context, dx: Tensor, x: Tensor, statistics: Tensor, grad: Tensor): void {
     const affine = ctx.temp([5, this.width]);
     this.statisticsKernel(ctx, "input_grad", { 0: affine, 2: statistics, 4: grad });
-    this.apply(ctx, dx, x, affine, { residual: null, relu: false }, null);
+    this.apply(ctx, dx, x, affine, { residual: null, relu: false, mask: null }, null);
   }
 
   /** One of the kernels of shaders/batch_norm_statistics.wgsl. */
@@ -168,8 +175,8 @@ export class BatchNormKernels {
 
   /** Training: y, and the channels' numbers into `saved`. Moves the running statistics, if there are any. */
   train(ctx: Context, y: Tensor, x: Tensor, saved: Tensor, params: MeasureParams & ApplyParams): void {
-    const { gamma, beta, runningMean, runningVar, numBatchesTracked, residual, relu } = params;
-    const variant = this.pick("batch_norm.forward", runningMean ? 9 : 6, params.momentum !== null);
+    const { gamma, beta, runningMean, runningVar, numBatchesTracked, residual, relu, mask } = params;
+    const variant = this.pick("batch_norm.forward", runningMean ? 10 : 7, params.momentum !== null);
     const division = this.division(variant);
     const affine = { 8: gamma ?? x, 9: beta ?? x };
     const running = runningMean && {
@@ -184,8 +191,10 @@ export class BatchNormKernels {
         ...flags,
         RELU: relu,
         HAS_RESIDUAL: residual !== null,
+        HAS_MASK: mask !== null,
       });
-      const bindings = { 0: y, 1: x, 2: residual ?? x, 3: saved, ...running, ...affine };
+      const given = { 2: residual ?? x, 10: mask ?? ctx.temp([1]) };
+      const bindings = { 0: y, 1: x, 3: saved, ...given, ...running, ...affine };
       this.run(ctx, one, division, bindings, params, this.columnGrid(division));
       return;
     }
@@ -241,12 +250,12 @@ export class BatchNormKernels {
 
   /** dgamma, dbeta and what else `params` wants, from dy and what the forward saved. */
   backward(ctx: Context, x: Tensor, dy: Tensor, saved: Tensor, params: GradParams): void {
-    const { relu, y, dz, dgamma, dbeta, dx, batchStatistics } = params;
+    const { relu, mask, dz, dgamma, dbeta, dx, batchStatistics } = params;
     const variant = this.pick("batch_norm.backward", 8, dx !== null);
     const division = this.division(variant);
-    const suffix = y ? "_residual" : "";
-    const masked = y ? { 4: y, 5: dz } : {};
-    const flags = { RELU: relu && !y };
+    const suffix = mask ? "_residual" : "";
+    const masked = mask ? { 4: mask, 5: dz } : {};
+    const flags = { RELU: relu && !mask };
     if (variant.endsWith("_one")) {
       const one = this.spec(`backward${suffix}`, division, { ...flags, BATCH_STATISTICS: batchStatistics });
       const bindings = { 0: dx, 1: x, 2: dy, 3: saved, ...masked, 8: dgamma, 9: dbeta };
@@ -255,7 +264,7 @@ export class BatchNormKernels {
     }
     const partials = ctx.temp([division.slices, 2, this.width]);
     const affine = ctx.temp([2, this.width]);
-    const stats = this.spec(`grad_stats${suffix}`, division, y ? {} : flags);
+    const stats = this.spec(`grad_stats${suffix}`, division, mask ? {} : flags);
     const read = { 0: partials, 1: x, 2: dy, 3: saved, ...masked };
     this.run(ctx, stats, division, read, null, this.columnGrid(division));
     const finalize = this.spec("grad_finalize", division, { BATCH_STATISTICS: batchStatistics });
@@ -263,7 +272,7 @@ export class BatchNormKernels {
     this.run(ctx, finalize, division, sums, null, this.channelGrid(division));
     if (!dx) return;
     const apply = this.spec("grad_apply", lanesOnly(division), { ...flags, STRIDED: division.stride > 0 });
-    const bindings = { 0: dx, 1: x, 2: y ? dz : dy, 3: saved, 4: affine };
+    const bindings = { 0: dx, 1: x, 2: mask ? dz : dy, 3: saved, 4: affine };
     this.run(ctx, apply, division, bindings, null, this.applyGrid(division));
   }
 
@@ -272,16 +281,18 @@ export class BatchNormKernels {
     y: Tensor,
     x: Tensor,
     saved: Tensor,
-    { residual, relu }: ApplyParams,
+    { residual, relu, mask }: ApplyParams,
     counter: Tensor | null,
   ): void {
     const division = this.division(this.family());
     const spec = this.spec(counter ? "apply_counting" : "apply", lanesOnly(division), {
       RELU: relu,
       HAS_RESIDUAL: residual !== null,
+      HAS_MASK: mask !== null,
       STRIDED: division.stride > 0,
     });
-    const bindings = { 0: y, 1: x, 2: residual ?? x, 3: saved, ...(counter && { 4: counter }) };
+    const given = { 2: residual ?? x, 10: mask ?? ctx.temp([1]) };
+    const bindings = { 0: y, 1: x, 3: saved, ...given, ...(counter && { 4: counter }) };
     this.run(ctx, spec, division, bindings, null, this.applyGrid(division));
   }
 
@@ -353,7 +364,7 @@ export class BatchNormKernels {
     params: { eps: number; momentum: number | null } | null,
     grid: Grid,
   ): void {
-    const bindings = Array.from({ length: 10 }, (_, slot) => bound[slot] ?? null);
+    const bindings = Array.from({ length: 11 }, (_, slot) => bound[slot] ?? null);
     bindings[7] = this.params(division, params?.eps ?? 0, params ? (params.momentum ?? -1) : 0);
     ctx.run(spec, bindings, grid);
   }

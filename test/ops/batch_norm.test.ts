@@ -331,6 +331,131 @@ describe("batch_norm", () => {
     for (const tensor of [x, gamma, y]) tensor.dispose();
   });
 
+  /** dz as backward took it, element by element and summed, against y as it was written. */
+  async function compareMask(
+    shape: Shape,
+    dtype: "float32" | "float16",
+    options: { residual: ArrayLike<number> | null; gamma?: number },
+  ) {
+    const gpu = await testGpu();
+    const [size, channels] = [sizeOf(shape), shape.at(-1)!];
+    const x = gpu.tensor(normals(size, 41), shape, { requiresGrad: true, dtype });
+    const residual = options.residual && gpu.tensor(options.residual, shape, { requiresGrad: true, dtype });
+    const gamma = options.gamma === undefined ? null : gpu.full([channels], options.gamma);
+    const beta = gpu.tensor(new Float64Array(channels), [channels], { requiresGrad: true });
+    const grad = Float64Array.from({ length: size }, (_, i) => 1 + (i % 7)); // small integers: every sum is exact
+    const dy = gpu.tensor(grad, shape, { dtype });
+    const y = batchNorm(x, gamma, beta, { training: true, activation: "relu", residual });
+    const out = await y.read();
+    y.backward(dy);
+    const dz = grad.map((g, i) => (out[i]! <= 0 ? 0 : g)); // NaN lets its gradient through, as in PyTorch
+    const sums = new Float64Array(channels);
+    for (const [i, g] of dz.entries()) sums[i % channels]! += g;
+    const label = `${shape.join("×")} ${dtype}`;
+    expect(Array.from(await beta.grad!.read()), `dbeta, ${label}`).toEqual(Array.from(sums));
+    if (residual) {
+      const actual = await residual.grad!.read();
+      const wrong = actual.findIndex((g, i) => g !== dz[i]);
+      expect(wrong, `dresidual of y = ${out[wrong]}, ${label}`).toBe(-1);
+    }
+    for (const tensor of [x, residual, gamma, beta, dy, y]) tensor?.dispose();
+  }
+
+  it("masks gradients by the very y that it wrote", async () => {
+    const gpu = await testGpu();
+    /** y without residual, negated: what is left of z is rounding, and often zero. */
+    const opposite = async (shape: Shape) => {
+      const x = gpu.tensor(normals(sizeOf(shape), 41), shape);
+      const y = batchNorm(x, null, null, { training: true });
+      const values = (await y.read()).map((v, i) => -v * (1 + ((i % 3) - 1) * 1e-7));
+      values[5] = Number.NaN;
+      for (const tensor of [x, y]) tensor.dispose();
+      return values;
+    };
+    for (const [shape, variants] of [
+      [[37, 8], variantsFor(8)],
+      [[5, 3, 61, 16], variantsFor(16)],
+      [[53, 3], variantsFor(3)],
+      [[1031, 6], variantsFor(6)],
+      [[8, 1], variantsFor(1)],
+      [[32, 31, 33, 32], [null]],
+    ] as [Shape, (string | null)[]][]) {
+      const residuals = [normals(sizeOf(shape), 42), await opposite(shape)];
+      for (const forward of variants) {
+        for (const backward of variants) {
+          gpu.variants.force("batch_norm.forward", forward);
+          gpu.variants.force("batch_norm.backward", backward);
+          try {
+            for (const residual of residuals) await compareMask(shape, "float32", { residual });
+            await compareMask(shape, "float32", { residual: null });
+            await compareMask(shape, "float16", { residual: residuals[1]! });
+            // Where float16 rounds to 0 or to its smallest number.
+            const zeros = new Float64Array(sizeOf(shape));
+            await compareMask(shape, "float16", { residual: zeros, gamma: 3e-8 });
+          } finally {
+            for (const kernel of KERNELS) gpu.variants.force(kernel, null);
+          }
+        }
+      }
+    }
+  });
+
+  it("keeps x and a bit for each element, and no bits without a graph", async () => {
+    const gpu = await testGpu();
+    const shape = [64, 8, 8, 32];
+    const bytes = 4 * sizeOf(shape);
+    const residual = gpu.zeros(shape);
+    const left = (requiresGrad: boolean) => {
+      const x = gpu.zeros(shape, { requiresGrad });
+      const before = gpu.stats.liveBytes;
+      gpu.resetPeak();
+      const y = batchNorm(x, null, null, { training: true, activation: "relu", residual });
+      const [kept, peak] = [gpu.stats.liveBytes - before - bytes, gpu.stats.peakBytes - before - bytes];
+      for (const tensor of [x, y]) tensor.dispose();
+      return { kept, peak };
+    };
+    const [graph, plain] = [left(true), left(false)];
+    expect(plain.kept).toBe(0);
+    expect(graph.kept).toBeGreaterThanOrEqual(bytes / 32);
+    expect(graph.kept).toBeLessThan(bytes / 32 + 2048);
+    expect(graph.peak - plain.peak).toBe(bytes / 32 - 256); // instead of the least that a buffer can be
+    residual.dispose();
+  });
+
+  it("rewrites the mask in every run of a captured step", async () => {
+    const gpu = await testGpu();
+    const before = gpu.stats.liveBuffers;
+    for (const shape of [
+      [40, 8],
+      [1100, 6],
+    ]) {
+      const x = gpu.zeros(shape, { requiresGrad: true });
+      const residual = gpu.zeros(shape, { requiresGrad: true });
+      const dy = gpu.tensor(normals(sizeOf(shape), 3), shape);
+      const step = () => {
+        const y = batchNorm(x, null, null, { training: true, activation: "relu", residual });
+        y.backward(dy);
+        const grads = [x.grad!.alias(), residual.grad!.alias()];
+        for (const tensor of [x, residual]) tensor.zeroGrad();
+        y.dispose();
+        return grads;
+      };
+      const plan = gpu.capture(step);
+      for (let run = 0; run < 3; run += 1) {
+        x.write(normals(sizeOf(shape), 20 + run));
+        residual.write(normals(sizeOf(shape), 30 + run));
+        plan.run();
+        for (const [i, expected] of step().entries()) {
+          expect(await plan.result[i]!.read()).toEqual(await expected.read());
+          expected.dispose();
+        }
+      }
+      plan.dispose();
+      for (const tensor of [x, residual, dy]) tensor.dispose();
+    }
+    expect(gpu.stats.liveBuffers).toBe(before);
+  });
+
   it("gives the same bits in every run", async () => {
     const shape = [7, 13, 11, 12];
     const x = normals(sizeOf(shape), 3);
