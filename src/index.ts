@@ -70,6 +70,18 @@ export { Random, type Seed } from "./tensor/random.ts";
 export type { Shape } from "./tensor/shape.ts";
 export { Tensor, type TensorData, type TensorOptions } from "./tensor/tensor.ts";
 export { type Checkpoint, decodeCheckpoint, encodeCheckpoint } from "./train/checkpoint.ts";
+export * from "./train/probes.ts";
+export {
+  argmaxCounts,
+  describe,
+  type Histogram,
+  histogram,
+  median,
+  orderStatistic,
+  rowCosines,
+  squaredDistance,
+  type TensorStatistics,
+} from "./train/statistics.ts";
 export {
   defaultTrainOptions,
   type EvalEntry,

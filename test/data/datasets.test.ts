@@ -202,7 +202,11 @@ describe("files", () => {
       process.env.HOME = "/home/u";
       expect(cacheDirectory()).toBe("/home/u/.cache/fusenorm");
     } finally {
-      process.env = before;
+      // One by one: `process.env = {…}` would cut the tests after this one off from the environment of native code.
+      for (const name of ["HOME", "XDG_CACHE_HOME", "FUSENORM_CACHE"]) {
+        if (before[name] === undefined) delete process.env[name];
+        else process.env[name] = before[name];
+      }
     }
   });
 
