@@ -244,8 +244,7 @@ export class Trainer {
   async profileStep(): Promise<KernelTiming[]> {
     this.loadBatch();
     const timings = await this.gpu.profile(() => this.computeStep());
-    this.stepsDone += 1;
-    this.stepsSinceLog += 1;
+    this.countStep();
     return timings;
   }
 
@@ -255,6 +254,10 @@ export class Trainer {
     if (this.plan) this.plan.run();
     else if (this.options.capture) this.plan = this.gpu.capture(() => this.computeStep());
     else this.computeStep();
+    this.countStep();
+  }
+
+  private countStep(): void {
     this.stepsDone += 1;
     this.stepsSinceLog += 1;
   }
