@@ -63,6 +63,7 @@ export { flatten, reshape } from "./ops/reshape.ts";
 export { slice } from "./ops/slice.ts";
 export { softmax } from "./ops/softmax.ts";
 export { type SoftmaxCrossEntropyOptions, softmaxCrossEntropy } from "./ops/softmax_cross_entropy.ts";
+export { type SubsampleOptions, subsample } from "./ops/subsample.ts";
 export { cosine, multiStep, type Schedule, stepDecay, warmup } from "./optim/schedule.ts";
 export { SGD, type SGDOptions } from "./optim/sgd.ts";
 export type { DType } from "./tensor/dtype.ts";

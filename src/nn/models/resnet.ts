@@ -1,9 +1,8 @@
 import { UsageError } from "../../errors.ts";
 import type { Gpu } from "../../gpu/device.ts";
 import { add, relu } from "../../ops/elementwise.ts";
-import { pad } from "../../ops/pad.ts";
 import { globalAvgPool2d } from "../../ops/pool2d.ts";
-import { slice } from "../../ops/slice.ts";
+import { subsample } from "../../ops/subsample.ts";
 import { Random } from "../../tensor/random.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import type { Init } from "../init.ts";
@@ -77,8 +76,9 @@ export class BasicBlock extends Module {
   }
 
   forward(x: Tensor): Tensor {
-    const shortcut = this.shortcut(x);
     const middle = this.first.forward(x);
+    // Behind the first convolution, so that in backward its gradient is the last that x gets.
+    const shortcut = this.shortcut(x);
     const out = this.second.forward(middle, shortcut);
     middle.dispose();
     if (shortcut !== x) shortcut.dispose();
@@ -87,17 +87,7 @@ export class BasicBlock extends Module {
 
   private shortcut(x: Tensor): Tensor {
     if (this.stride === 1 && this.addedChannels === 0) return x;
-    const [n, h, w, c] = x.shape as [number, number, number, number];
-    const strided = slice(x, [0, 0, 0, 0], [n, h, w, c], [1, this.stride, this.stride, 1]);
-    const before = Math.floor(this.addedChannels / 2);
-    const padded = pad(strided, [
-      [0, 0],
-      [0, 0],
-      [0, 0],
-      [before, this.addedChannels - before],
-    ]);
-    strided.dispose();
-    return padded;
+    return subsample(x, { stride: this.stride, channels: x.shape[3]! + this.addedChannels });
   }
 }
 
