@@ -3,7 +3,7 @@
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { Presets, SingleBar } from "cli-progress";
-import { Command, CommanderError } from "commander";
+import { Argument, Command, CommanderError } from "commander";
 import { positiveInteger, positiveNumber } from "../src/cli/options.ts";
 import { FusenormError, UsageError } from "../src/errors.ts";
 import type { Gpu } from "../src/gpu/device.ts";
@@ -32,9 +32,10 @@ import {
   SCHEMA,
   slug,
 } from "./lib/results.ts";
-import { type CaseResult, type GroupResult, runGroup } from "./lib/runner.ts";
+import { type BenchGroup, type CaseResult, type GroupResult, runGroup } from "./lib/runner.ts";
 import { packageVersion } from "./lib/version.ts";
 import { suites } from "./list.ts";
+import { type MemoryCase, measureMemory, memoryCases } from "./memory.ts";
 
 export interface BenchOptions {
   filter?: string;
@@ -52,11 +53,15 @@ export interface BenchOptions {
   list?: boolean;
 }
 
+/** What the command's argument may name. */
+const SUITES = [...suites.map(({ name }) => name), "memory"];
+
 const RESULTS = fileURLToPath(new URL("results/", import.meta.url));
 
 export function benchCommand(): Command {
   return new Command("bench")
     .description("Fused against unfused batch-norm, convolutions and whole training steps, on one adapter")
+    .addArgument(new Argument("[suites...]", "all unless some are named").choices(SUITES))
     .option("--filter <words>", 'only groups whose id holds every one of these words, e.g. "backward relu"')
     .option("--quick", "fewer shapes and rounds: under two minutes on a software adapter")
     .option("--variants", "also every variant of the kernels that the chooser does not take")
@@ -77,6 +82,8 @@ export function benchCommand(): Command {
 export async function runBenches(
   gpu: Gpu,
   options: Pick<BenchOptions, "filter" | "quick" | "variants" | "batch" | "rounds" | "callMs"> & {
+    /** Names of suites. Default: all. */
+    suites?: readonly string[];
     /** Groups that would begin later than this (`performance.now()`) are left out. */
     deadline?: number;
     /** Groups whose id holds one of these come before the others, in this order. */
@@ -96,7 +103,8 @@ export async function runBenches(
     const at = first.findIndex((word) => id.includes(word));
     return at < 0 ? first.length : at;
   };
-  const groups = chooseGroups(gpu, options).sort((a, b) => rank(a.id) - rank(b.id));
+  const chosen = choose(gpu, options);
+  const groups = chosen.groups.sort((a, b) => rank(a.id) - rank(b.id));
   const date = new Date().toISOString();
   const copy = await fastestCopy(gpu, largeCopyBytes(gpu));
   const configs = new Map<number, CopyBandwidth>();
@@ -132,6 +140,7 @@ export async function runBenches(
     }
   }
   dropInputs(gpu);
+  const memory = chosen.memory.map((one) => measureMemory(gpu, one));
   const { gbPerSecond, bytes } = copy;
   return {
     schema: SCHEMA,
@@ -140,35 +149,51 @@ export async function runBenches(
     quick,
     copy: { gbPerSecond, bytes },
     groups: done,
+    memory,
     missing,
   };
 }
 
-function chooseGroups(gpu: Gpu, { filter, quick, variants, batch }: Parameters<typeof runBenches>[1]) {
+/** What `options` ask for: groups to time, and steps to count. */
+function choose(
+  gpu: Gpu,
+  {
+    filter,
+    quick = false,
+    variants = false,
+    batch = 0,
+    suites: named = SUITES,
+  }: Parameters<typeof runBenches>[1],
+): { groups: BenchGroup[]; memory: MemoryCase[] } {
   const words = filter?.split(/\s+/).filter(Boolean) ?? [];
-  const all = suites.flatMap((suite) =>
-    suite.groups(gpu, { quick: quick ?? false, variants: variants ?? false, batch: batch ?? 0 }),
-  );
+  const groups = suites
+    .filter(({ name }) => named.includes(name))
+    .flatMap((suite) => suite.groups(gpu, { quick, variants, batch }));
+  const memory = named.includes("memory") ? memoryCases({ batch }) : [];
+  const all = [...groups, ...memory];
   // Parts of an id are matched whole where they can be: `relu` is not `residual+relu`.
   const matches = (id: string, word: string) => {
     const parts = id.split("/");
     const known = all.some((group) => group.id.split("/").includes(word));
     return known ? parts.includes(word) : id.includes(word);
   };
-  const chosen = all.filter(({ id }) => words.every((word) => matches(id, word)));
-  if (chosen.length === 0) {
+  const wanted = ({ id }: { id: string }) => words.every((word) => matches(id, word));
+  if (!all.some(wanted)) {
     throw new UsageError(
       `bench: --filter is "${filter}", and none of the ${all.length} groups has all of these words in its id; ` +
         `ids are like ${all[0]?.id ?? "batch_norm/forward/relu/32x32x32x32"} (see --list)`,
     );
   }
-  return chosen;
+  return { groups: groups.filter(wanted), memory: memory.filter(wanted) };
 }
 
 async function main(argv: readonly string[]): Promise<void> {
   const command = benchCommand();
   command.parse([...argv], { from: "user" });
-  const options = command.opts<BenchOptions>();
+  const options = {
+    ...command.opts<BenchOptions>(),
+    suites: command.args.length > 0 ? command.args : undefined,
+  };
   if (options.threshold <= 1) {
     throw new UsageError(
       `bench: --threshold is ${options.threshold}; expected a ratio above 1, such as 1.25`,
@@ -179,12 +204,15 @@ async function main(argv: readonly string[]): Promise<void> {
   const gpu = await requestGpu({ adapter: options.adapter });
   try {
     if (options.list) {
-      for (const { id, where } of chooseGroups(gpu, options)) console.log(`${id}  (${where})`);
+      const { groups, memory } = choose(gpu, options);
+      for (const { id, where } of groups) console.log(`${id}  (${where})`);
+      for (const { id } of memory) console.log(`${id}  (counted, not timed)`);
       return;
     }
     const software = gpu.isSoftware ? "software" : "hardware";
     console.error(`${gpu.info.name} (${software}); measuring copy bandwidth …`);
-    const name = adapterSlug(gpu.info.name);
+    // Some suites leave the results of all of them alone.
+    const name = [adapterSlug(gpu.info.name), ...(options.suites ?? [])].join("-");
     const profile = profileWriter(options, name);
     const progress = groupProgress();
     let results: BenchResults;

@@ -14,17 +14,24 @@ import { autotune, type TunedChoice } from "../src/gpu/autotune.ts";
 import type { Gpu } from "../src/gpu/device.ts";
 import { writeFileAtomic } from "../src/node/files.ts";
 import { requestGpu } from "../src/node/request.ts";
-import { summarizeTimings } from "../src/train/profile-report.ts";
 import { kernelTable, runBenches } from "./command.ts";
-import { flopsOf, type OurRow, suiteTable, suiteWorks, type TorchRow } from "./gpu-suite-table.ts";
+import {
+  flopsOf,
+  type OurRow,
+  suiteTable,
+  suiteWorks,
+  TABLE_NOTE,
+  type TorchRow,
+} from "./gpu-suite-table.ts";
 import { runKernelTests } from "./kernel_tests.ts";
-import { fusenorm } from "./lib/fusenorm.ts";
+import { eagerOp, fusenorm } from "./lib/fusenorm.ts";
 import { formatMs, htmlReport, markdownReport, provenance, textTables } from "./lib/report.ts";
 import { environment } from "./lib/results.ts";
 import { sampleInterleaved } from "./lib/sampling.ts";
-import { summarize } from "./lib/stats.ts";
+import { median, summarize } from "./lib/stats.ts";
+import { FUSIONS, trainingStep } from "./lib/training.ts";
 import { packageVersion } from "./lib/version.ts";
-import { describeWork, type Work, workData } from "./lib/work.ts";
+import { describeWork, stepsOf, type Work, workData } from "./lib/work.ts";
 import { suites } from "./list.ts";
 
 const SECTIONS = ["doctor", "tests", "autotune", "bench", "ours", "pytorch"] as const;
@@ -43,10 +50,10 @@ interface Options {
 /** Shares of the budget by section; what one leaves over goes to those after it. */
 const SHARES: Record<Section, number> = {
   doctor: 0.04,
-  tests: 0.2,
-  autotune: 0.1,
-  bench: 0.26,
-  ours: 0.1,
+  tests: 0.16,
+  autotune: 0.14,
+  bench: 0.24,
+  ours: 0.12,
   pytorch: 0.3,
 };
 
@@ -89,15 +96,15 @@ class Suite {
     if (wanted("tests")) await this.section("tests", () => this.tests());
     const gpu = await requestGpu({ adapter });
     try {
-      if (wanted("autotune")) await this.section("autotune", () => this.autotune(gpu));
-      if (wanted("bench")) await this.section("bench", () => this.bench(gpu));
       const works = suiteWorks(gpu.isSoftware, this.options.batch);
+      if (wanted("autotune")) await this.section("autotune", () => this.autotune(gpu, works));
+      if (wanted("bench")) await this.section("bench", () => this.bench(gpu));
       if (wanted("ours")) await this.section("ours", () => this.runOurs(gpu, works));
       // Memory of ours is given back before PyTorch takes its own.
       gpu.trim();
       if (wanted("pytorch")) await this.section("pytorch", () => this.pytorch(works));
       await this.section("table", async () => {
-        const table = suiteTable(this.ours, this.torch);
+        const table = `${suiteTable(this.ours, this.torch)}\n\n${TABLE_NOTE}`;
         console.log(table);
         await this.write("table.txt", `${gpu.info.name} (${gpu.info.class})\n\n${table}\n`);
         await this.write("table.json", {
@@ -156,30 +163,26 @@ class Suite {
     if (failed > 0) this.failures.push(`tests: ${failed} kernel tests failed, see kernel-tests.json`);
   }
 
-  private async autotune(gpu: Gpu): Promise<void> {
-    const options = { quick: true, variants: false, batch: this.options.batch ?? 0 };
-    const groups = suites.flatMap((suite) => suite.groups(gpu, options));
+  private async autotune(gpu: Gpu, works: readonly Work[]): Promise<void> {
     const deadline = this.deadline("autotune");
     const tuned = new Map<string, TunedChoice>();
-    // Whole steps first, and of the ops what runs both passes.
-    const wanted = groups
-      .filter(({ id }) => id.startsWith("training_step") || id.includes("forward+backward"))
-      .reverse();
-    for (const [i, group] of wanted.entries()) {
+    const wanted = [...tunable(gpu, works, this.options.batch ?? 0)];
+    for (const [i, make] of wanted.entries()) {
       const now = performance.now();
       if (now > deadline) {
         console.log(`out of time after ${i} of ${wanted.length} pieces of work`);
         break;
       }
-      const fused = group.cases.find(({ name }) => !name.startsWith("unfused"))!;
-      const runnable = fused.make(gpu);
+      const one = make();
       try {
         const budgetMs = (deadline - now) / 2;
-        for (const choice of await autotune(gpu, () => runnable.step(), { rounds: 3, budgetMs })) {
+        const step = () => gpu.scope(() => void one.step());
+        for (const choice of await autotune(gpu, step, { rounds: 3, budgetMs })) {
           tuned.set(`${choice.kernel}|${choice.shape}`, choice);
         }
       } finally {
-        runnable.dispose();
+        one.dispose();
+        gpu.trim();
       }
     }
     const choices = [...tuned.values()];
@@ -236,19 +239,21 @@ class Suite {
       }
       const prepared = await contender.prepare(work, workData(work));
       try {
+        const steps = stepsOf(work);
         const [sample] = await sampleInterleaved(
           [{ name: "", run: (iterations) => prepared.run(iterations) }],
-          {
-            rounds: 5,
-            callMs: 20,
-          },
+          { rounds: 5, callMs: steps > 1 ? 400 : 20 },
         );
         let gpuMs: number | null = null;
         if (gpu.features.has("timestamp-query")) {
-          const timings = await gpu.profile(() => prepared.run(1));
-          gpuMs = summarizeTimings(timings).reduce((sum, { totalUs }) => sum + totalUs, 0) / 1e3;
+          const runs: number[] = [];
+          for (let i = 0; i < 3; i += 1) {
+            const timings = await gpu.profile(() => prepared.run(1));
+            runs.push(timings.reduce((sum, { durationUs }) => sum + durationUs, 0) / 1e3);
+          }
+          gpuMs = steps * median(runs);
         }
-        const wall = summarize(sample!.times);
+        const wall = summarize(sample!.times.map((ms) => steps * ms));
         const flops = flopsOf(work);
         const row = {
           work: describeWork(work),
@@ -300,6 +305,25 @@ class Suite {
     if (code === "ENOENT") console.log(`there is no ${this.options.python} here: PyTorch is left out`);
     else if (code !== 0)
       this.failures.push(`pytorch: ended with ${code ?? "a signal"} after ${this.torch.length} results`);
+  }
+}
+
+/**
+ * What is tuned before anything is timed, the most telling first: training steps (deeper networks have the same shapes),
+ * the works compared with PyTorch, and the rest of the benchmarks; of the ops what runs both passes.
+ */
+function* tunable(gpu: Gpu, works: readonly Work[], batch: number) {
+  const step = works.find((work) => work.op === "resnet_step")!;
+  for (const fused of Object.values(FUSIONS).reverse()) {
+    yield () => trainingStep(gpu, { depth: step.depth, batch: step.batch, fused });
+  }
+  for (const work of works) {
+    if (work.op === "resnet_step" || work.pass === "forward") continue;
+    yield () => eagerOp(gpu, work, workData(work));
+  }
+  for (const group of suites.flatMap((suite) => suite.groups(gpu, { quick: true, variants: false, batch }))) {
+    if (!group.id.includes("forward+backward")) continue;
+    yield () => group.cases.find(({ name }) => name !== "unfused")!.make(gpu);
   }
 }
 

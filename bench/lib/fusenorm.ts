@@ -1,4 +1,7 @@
 // This package, on the same footing as its peers. Captured plans are its counterpart of their `jit`.
+import { imageDataset } from "../../src/data/dataset.ts";
+import { DeviceDataset } from "../../src/data/device-dataset.ts";
+import { BatchSampler } from "../../src/data/loader.ts";
 import type { Gpu } from "../../src/gpu/device.ts";
 import type { Plan } from "../../src/gpu/plan.ts";
 import { resnetCifar } from "../../src/nn/models/resnet.ts";
@@ -13,7 +16,9 @@ import {
   EPSILON,
   LEARNING_RATE,
   MOMENTUM,
+  normals,
   type Prepared,
+  type ResNetWork,
   type Work,
   type WorkData,
 } from "./work.ts";
@@ -40,7 +45,10 @@ async function readAll(tensors: readonly Tensor[]): Promise<Float32Array[]> {
   return out;
 }
 
-function prepareOp(gpu: Gpu, work: Exclude<Work, { op: "resnet_step" }>, data: WorkData): Prepared {
+type OpWork = Exclude<Work, ResNetWork>;
+
+/** An op's work, encoded by `step`, for `autotune`: what is captured has chosen its kernels already. */
+export function eagerOp(gpu: Gpu, work: OpWork, data: WorkData): { step(): Tensor[]; dispose(): void } {
   const { arrays } = data;
   const both = work.pass === "forward+backward";
   const [n, h, w, c] = work.shape;
@@ -67,19 +75,29 @@ function prepareOp(gpu: Gpu, work: Exclude<Work, { op: "resnet_step" }>, data: W
     if (both) dy = tensor("dy", [n, h, w, k], false);
     forward = () => conv2d(x, weight, { padding: 1 });
   }
-  const plan: Plan<Tensor[]> = gpu.capture(() => {
-    const y = forward();
-    if (!dy) return [y];
-    y.backward(dy);
-    return [
-      y.detach(),
-      ...leaves.map((leaf) => {
-        const { grad } = leaf;
-        leaf.grad = null;
-        return grad!;
-      }),
-    ];
-  });
+  return {
+    step() {
+      const y = forward();
+      if (!dy) return [y];
+      y.backward(dy);
+      return [
+        y.detach(),
+        ...leaves.map((leaf) => {
+          const { grad } = leaf;
+          leaf.grad = null;
+          return grad!;
+        }),
+      ];
+    },
+    dispose() {
+      for (const one of [...leaves, ...(dy ? [dy] : [])]) one.dispose();
+    },
+  };
+}
+
+function prepareOp(gpu: Gpu, work: OpWork, data: WorkData): Prepared {
+  const eager = eagerOp(gpu, work, data);
+  const plan: Plan<Tensor[]> = gpu.capture(() => eager.step());
   return {
     run: async (iterations) => {
       for (let i = 0; i < iterations; i += 1) plan.run();
@@ -91,17 +109,18 @@ function prepareOp(gpu: Gpu, work: Exclude<Work, { op: "resnet_step" }>, data: W
     },
     dispose() {
       plan.dispose();
-      for (const one of [...leaves, ...(dy ? [dy] : [])]) one.dispose();
+      eager.dispose();
     },
   };
 }
 
-function prepareStep(gpu: Gpu, work: Extract<Work, { op: "resnet_step" }>, data: WorkData): Prepared {
+function prepareStep(gpu: Gpu, work: ResNetWork, data: WorkData): Prepared {
   const { depth, batch, size, classes } = work;
   const model = resnetCifar(gpu, { depth, classes });
   const parameters = model.parameters();
   const images = gpu.keep(gpu.tensor(data.arrays.x!, [batch, size, size, 3]));
   const labels = gpu.keep(gpu.tensor(data.labels, [batch], { dtype: "uint32" }));
+  const batches = work.images ? imagesOnDevice(gpu, work, work.images, images, labels) : null;
   const start = () => {
     data.parameters.forEach(({ data: values }, i) => {
       parameters[i]!.write(values);
@@ -110,6 +129,7 @@ function prepareStep(gpu: Gpu, work: Extract<Work, { op: "resnet_step" }>, data:
   };
   const capture = () =>
     gpu.capture(() => {
+      batches?.gather();
       const loss = softmaxCrossEntropy(model.forward(images), labels);
       loss.backward();
       optimizer.step();
@@ -120,7 +140,10 @@ function prepareStep(gpu: Gpu, work: Extract<Work, { op: "resnet_step" }>, data:
   let plan = capture(); // runs the first step
   return {
     run: async (iterations) => {
-      for (let i = 0; i < iterations; i += 1) plan.run();
+      for (let i = 0; i < iterations; i += 1) {
+        batches?.next();
+        plan.run();
+      }
       await done(gpu);
     },
     result: async () => {
@@ -141,6 +164,45 @@ function prepareStep(gpu: Gpu, work: Extract<Work, { op: "resnet_step" }>, data:
       model.dispose();
       images.dispose();
       labels.dispose();
+      batches?.dispose();
+    },
+  };
+}
+
+/** As many images as an epoch has, of random bytes, and what `Trainer` does to make a batch of them. */
+function imagesOnDevice(
+  gpu: Gpu,
+  { batch, size, classes }: ResNetWork,
+  count: number,
+  images: Tensor,
+  labels: Tensor,
+) {
+  const bytes = new Uint8Array(count * size * size * 3);
+  const some = normals(2 ** 20, 9, 128, 60);
+  for (let i = 0; i < bytes.length; i += 1) bytes[i] = some[i % some.length]!;
+  const dataset = imageDataset({
+    name: "random images",
+    images: bytes,
+    labels: Uint8Array.from({ length: count }, (_, i) => i % classes),
+    ...{ height: size, width: size, channels: 3 },
+    classNames: Array.from({ length: classes }, (_, i) => `${i}`),
+  });
+  const moments = { mean: [0.5, 0.5, 0.5], std: [0.25, 0.25, 0.25] };
+  const onDevice = new DeviceDataset(gpu, dataset, { ...moments, seed: 1, augment: { pad: 4, flip: true } });
+  const sampler = new BatchSampler({ count, batchSize: batch, seed: 1, dropLast: true });
+  const indices = gpu.keep(gpu.tensor(sampler.indices(0, 0), [batch], { dtype: "uint32" }));
+  const epoch = gpu.keep(gpu.zeros([1], { dtype: "uint32" }));
+  let step = 0;
+  return {
+    gather: () => onDevice.gather(indices, epoch, images, labels),
+    next() {
+      step += 1;
+      indices.write(sampler.indices(0, step % sampler.batchesPerEpoch));
+    },
+    dispose() {
+      onDevice.dispose();
+      indices.dispose();
+      epoch.dispose();
     },
   };
 }

@@ -1,7 +1,7 @@
 import type { Gpu } from "../../src/gpu/device.ts";
 import { formatShape, type Shape, sizeOf } from "../../src/tensor/shape.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";
-import { normals } from "./work.ts";
+import { manyNormals } from "./work.ts";
 
 const latest = new WeakMap<Gpu, { shape: string; tensors: Map<string, Tensor> }>();
 
@@ -25,13 +25,7 @@ export function input(
   const key = `${seed}|${mean}|${std}`;
   let tensor = cache.tensors.get(key);
   if (!tensor) {
-    // Numbers for a million elements, repeated.
-    const some = normals(Math.min(sizeOf(shape), 2 ** 20), seed, mean, std);
-    const data = new Float32Array(sizeOf(shape));
-    for (let at = 0; at < data.length; at += some.length) {
-      data.set(some.subarray(0, Math.min(some.length, data.length - at)), at);
-    }
-    tensor = gpu.keep(gpu.tensor(data, shape));
+    tensor = gpu.keep(gpu.tensor(manyNormals(sizeOf(shape), seed, mean, std), shape));
     cache.tensors.set(key, tensor);
   }
   const handle = tensor.alias();

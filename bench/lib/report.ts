@@ -2,6 +2,7 @@
 
 import { escapeHtml, htmlFigures, htmlPage, htmlTable } from "../../src/experiments/page.ts";
 import { PALETTE, renderSvg } from "../../src/experiments/plot.ts";
+import type { MemoryRow } from "../memory.ts";
 import type { BenchResults, Comparison } from "./results.ts";
 import type { CaseResult, GroupResult } from "./runner.ts";
 
@@ -12,6 +13,7 @@ const HEAD = [
   "± spread",
   "GPU ms",
   "speed-up",
+  "and over",
   "dispatches",
   "moved",
   "GB/s",
@@ -41,6 +43,7 @@ function cells(group: GroupResult, one: CaseResult): string[] {
     percent(one.wall.spread),
     one.gpuMs === null ? "–" : formatMs(one.gpuMs),
     one.name === group.baseline ? "1" : `${one.speedup.toFixed(2)}×`,
+    one.over ? `${one.over.name} ${one.over.speedup.toFixed(2)}×` : "–",
     `${one.dispatches}`,
     formatBytes(one.bytes),
     one.gbPerSecond.toFixed(1),
@@ -85,16 +88,50 @@ export function provenance({
 
 const EXPLANATION =
   "ms: median wall time of a step over interleaved rounds; spread: distance between the quartiles. " +
-  "GPU ms: sum of the kernels' timestamps. Speed-up: median of the rounds' ratios. Moved: each bound buffer once per dispatch. " +
+  "GPU ms: sum of the kernels' timestamps. Speed-up: median of the rounds' ratios, over the case marked 1 and, where one is " +
+  "named, over another. Moved: each bound buffer once per dispatch. " +
   "Of copy: effective bandwidth over that of a copy of one activation tensor in the same rounds. " +
   "Held: what the graph keeps for backward, its input among it. Peak: most bytes in tensors beyond the inputs.";
 
+const MEMORY_EXPLANATION =
+  "Counted without executing anything. Peak: most bytes in tensors at a time, beyond the resident ones. Captured: buffers that a " +
+  "captured step keeps for its intermediate results. Resident: parameters with their gradients and velocities, running " +
+  "statistics, the images. Shares are of the first row's.";
+
+function memoryTable(rows: readonly MemoryRow[]): { head: string[]; rows: string[][] } {
+  const cells = rows.map((row) => {
+    const first = rows.find(({ title }) => title === row.title)!;
+    const share = (key: "dispatches" | "peakBytes") => percent(row[key] / first[key]);
+    return [
+      ...[row.title, row.name, `${row.dispatches}`, share("dispatches"), formatBytes(row.bytes)],
+      ...[formatBytes(row.peakBytes), share("peakBytes"), formatBytes(row.planBytes)],
+      formatBytes(row.residentBytes),
+    ];
+  });
+  const head = ["work", "case", "dispatches", "share", "moved", "peak", "share", "captured", "resident"];
+  return { head, rows: cells };
+}
+
+interface Section {
+  title: string;
+  head: string[];
+  rows: string[][];
+  /** What there is to draw. */
+  groups: GroupResult[];
+  note?: string;
+}
+
+function* sections(results: BenchResults): Iterable<Section> {
+  for (const [title, groups] of suitesOf(results)) yield { title, groups, ...table(groups) };
+  const { memory = [] } = results;
+  if (memory.length > 0) {
+    yield { title: "memory", groups: [], note: MEMORY_EXPLANATION, ...memoryTable(memory) };
+  }
+}
+
 export function textTables(results: BenchResults): string {
-  return [...suitesOf(results)]
-    .map(([suite, groups]) => {
-      const { head, rows } = table(groups);
-      return `${suite}\n${alignedTable(head, rows)}`;
-    })
+  return [...sections(results)]
+    .map(({ title, head, rows }) => `${title}\n${alignedTable(head, rows)}`)
     .join("\n\n");
 }
 
@@ -123,10 +160,10 @@ export function markdownTable(
 }
 
 export function markdownReport(results: BenchResults): string {
-  const parts = [...suitesOf(results)].map(([suite, groups]) => {
-    const { head, rows } = table(groups);
-    return `## ${suite}\n\n${markdownTable(head, rows)}\n`;
-  });
+  const parts = [...sections(results)].map(
+    ({ title, head, rows, note }) =>
+      `## ${title}\n\n${note ? `${note}\n\n` : ""}${markdownTable(head, rows)}\n`,
+  );
   return `# Benchmarks\n\n${provenance(results)}.\n\n${EXPLANATION}\n\n${parts.join("\n")}`;
 }
 
@@ -140,9 +177,11 @@ export async function htmlReport(results: BenchResults): Promise<string> {
       : "",
     `<p class="note">${escapeHtml(EXPLANATION)}</p>`,
   ];
-  for (const [suite, groups] of suitesOf(results)) {
-    const { head, rows } = table(groups);
-    parts.push(`<h2>${escapeHtml(suite)}</h2>`, htmlFigures(await charts(groups)), htmlTable(head, rows));
+  for (const { title, groups, head, rows, note } of sections(results)) {
+    parts.push(`<h2>${escapeHtml(title)}</h2>`);
+    if (note) parts.push(`<p class="note">${escapeHtml(note)}</p>`);
+    if (groups.length > 0) parts.push(htmlFigures(await charts(groups)));
+    parts.push(htmlTable(head, rows));
   }
   return htmlPage(`fusenorm benchmarks: ${results.environment.adapter.name}`, parts.join("\n"));
 }

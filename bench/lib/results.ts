@@ -4,6 +4,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { cpus } from "node:os";
 import { DataError } from "../../src/errors.ts";
 import type { AdapterSummary } from "../../src/gpu/device.ts";
+import type { MemoryRow } from "../memory.ts";
 import type { GroupResult } from "./runner.ts";
 
 export const SCHEMA = "fusenorm-bench/1";
@@ -27,6 +28,8 @@ export interface BenchResults {
   /** Of a tensor past the caches where the adapter allows it, at the start of the run. */
   copy: { gbPerSecond: number; bytes: number };
   groups: GroupResult[];
+  /** What steps need besides time; none in older files. */
+  memory?: MemoryRow[];
   /** Groups without a result: out of time, or the error that they ended with. */
   missing: { id: string; reason: string; failed: boolean }[];
 }

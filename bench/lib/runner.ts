@@ -25,6 +25,8 @@ export interface BenchCase {
   /** `fused`, `unfused`, `captured` … */
   name: string;
   make(gpu: Gpu): Runnable;
+  /** A case of the group that it is compared with besides the baseline. */
+  over?: string;
 }
 
 /** Cases that do the same work. */
@@ -54,6 +56,8 @@ export interface CaseResult {
   wall: Summary;
   /** By how much it is faster than the group's baseline, from the rounds' ratios. 1 for the baseline itself. */
   speedup: number;
+  /** The same against another case of the group, where one is named. */
+  over?: { name: string; speedup: number };
   /** Sum of the kernels' times by timestamp query, in ms, median of three; null without timestamp queries. */
   gpuMs: number | null;
   dispatches: number;
@@ -130,12 +134,14 @@ export async function runGroup(gpu: Gpu, group: BenchGroup, options: RunnerOptio
       const wall = summarize(times);
       const { bytes } = known;
       const copies = pairedRatio(times, copyTimes);
+      const other = samples.find(({ name }) => name === one.over);
       return {
         id: `${group.id}/${one.name}`,
         group: group.id,
         name: one.name,
         wall,
         speedup: pairedRatio(baseline, times),
+        ...(other && { over: { name: other.name, speedup: pairedRatio(other.times, times) } }),
         ...known,
         gbPerSecond: bytes / wall.median / 1e6,
         copies,

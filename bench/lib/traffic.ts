@@ -20,9 +20,13 @@ export interface Traffic {
   bytes: number;
 }
 
-/** What `fn` encodes, be it by ops or by the replay of a captured plan. */
-export function recordTraffic(gpu: Gpu, fn: () => void): Traffic {
+/**
+ * What `fn` encodes, be it by ops or by the replay of a captured plan. With `execute: false` it is counted alone: the
+ * device does nothing, and tensors that `fn` makes hold nothing.
+ */
+export function recordTraffic(gpu: Gpu, fn: () => void, { execute = true } = {}): Traffic {
   const { commands } = gpu;
+  gpu.flush(); // a kernel may wait for the one behind it
   const traffic: Traffic = { dispatches: 0, bytes: 0 };
   const count = ({ kernel, bytes }: Dispatch) => {
     traffic.dispatches += 1;
@@ -32,14 +36,15 @@ export function recordTraffic(gpu: Gpu, fn: () => void): Traffic {
   const { dispatch, replay } = commands;
   commands.dispatch = (one, buffers) => {
     count(one);
-    dispatch.call(commands, one, buffers);
+    if (execute) dispatch.call(commands, one, buffers);
   };
   commands.replay = (all) => {
     for (const one of all) count(one);
-    replay.call(commands, all);
+    if (execute) replay.call(commands, all);
   };
   try {
     fn();
+    gpu.flush();
   } finally {
     Reflect.deleteProperty(commands, "dispatch");
     Reflect.deleteProperty(commands, "replay");

@@ -4,7 +4,20 @@
 export type Work =
   | { op: "batch_norm"; pass: Pass; shape: Size4; tail?: Tail }
   | { op: "conv2d"; pass: Pass; shape: Size4; outChannels: number }
-  | { op: "resnet_step"; depth: number; batch: number; size: number; classes: number };
+  | ResNetWork;
+
+export interface ResNetWork {
+  op: "resnet_step";
+  depth: number;
+  batch: number;
+  size: number;
+  classes: number;
+  /**
+   * Images that lie on the device, from which each step gathers a batch, cropped and flipped: the time of an epoch is
+   * what is asked for. Absent: a step on one batch.
+   */
+  images?: number;
+}
 
 export type Pass = "forward" | "forward+backward";
 /** What follows batch-norm: nothing, ReLU (the default), or the addition of a residual and then ReLU. */
@@ -58,11 +71,21 @@ export interface Contender {
 
 /** `batch_norm forward+backward 32×32×32×32` */
 export function describeWork(work: Work): string {
-  if (work.op === "resnet_step") return `resnet-${work.depth} training step, batch ${work.batch}`;
+  if (work.op === "resnet_step") {
+    const { depth, batch, images } = work;
+    return images
+      ? `resnet-${depth} epoch, ${stepsOf(work)} × batch ${batch}`
+      : `resnet-${depth} training step, batch ${batch}`;
+  }
   const shape = work.shape.join("×");
   return work.op === "conv2d"
     ? `conv 3×3 ${work.pass} ${shape}→${work.outChannels}`
     : `BN${{ plain: "", relu: "+ReLU", "residual+relu": "+add+ReLU" }[work.tail ?? "relu"]} ${work.pass} ${shape}`;
+}
+
+/** How many iterations `work` is: the steps of an epoch, or 1. Epochs are timed over a few steps and scaled. */
+export function stepsOf(work: Work): number {
+  return work.op === "resnet_step" && work.images ? Math.floor(work.images / work.batch) : 1;
 }
 
 /** Names of what `Prepared.result` holds. */
@@ -88,6 +111,15 @@ export function normals(count: number, seed: number, mean = 0, std = 1): Float32
   );
 }
 
+/** `normals`, a million of them repeated: for hundreds of millions, the generator takes longer than what is timed. */
+export function manyNormals(count: number, seed: number, mean = 0, std = 1): Float32Array {
+  const some = normals(Math.min(count, 2 ** 20), seed, mean, std);
+  if (some.length === count) return some;
+  const all = new Float32Array(count);
+  for (let at = 0; at < count; at += some.length) all.set(some.subarray(0, count - at), at);
+  return all;
+}
+
 const product = (sizes: readonly number[]) => sizes.reduce((a, b) => a * b, 1);
 
 /** The inputs of `work`, always the same. The upstream gradient is random: with ones, dx and dγ vanish. */
@@ -105,11 +137,11 @@ export function workData(work: Work): WorkData {
     return {
       ...none,
       arrays: {
-        x: normals(count, 1, 0.5, 2),
+        x: manyNormals(count, 1, 0.5, 2),
         gamma: normals(c, 2, 1, 0.2),
         beta: normals(c, 3, 0, 0.2),
-        dy: normals(count, 4),
-        ...(work.tail === "residual+relu" ? { residual: normals(count, 5) } : {}),
+        dy: manyNormals(count, 4),
+        ...(work.tail === "residual+relu" ? { residual: manyNormals(count, 5) } : {}),
       },
     };
   }
@@ -117,9 +149,9 @@ export function workData(work: Work): WorkData {
   return {
     ...none,
     arrays: {
-      x: normals(count, 1),
+      x: manyNormals(count, 1),
       w: normals(k * 9 * c, 2, 0, Math.sqrt(2 / (9 * c))),
-      dy: normals(n * h * w * k, 4),
+      dy: manyNormals(n * h * w * k, 4),
     },
   };
 }

@@ -2,8 +2,9 @@
 
 Reads a JSON list of works (bench/lib/work.ts) from standard input; writes one JSON object per result, as soon as it is
 there: {"work", "mode": "eager" | "compile", "precision": "fp32" | "default", "ms", "spread"}. `fp32` has TF32 switched
-off; `default` is what PyTorch does unasked. Times are of CUDA events around many iterations, medians of rounds. Of the
-two memory formats (NCHW, and NHWC as fusenorm has it) the faster one counts.
+off; `default` is what PyTorch does unasked. Times are of CUDA events around many iterations, medians of rounds; those of
+epochs are of some of their steps, scaled. Of the two memory formats (NCHW, and NHWC as fusenorm has it) the faster one
+counts.
 """
 
 import argparse
@@ -56,10 +57,10 @@ def timed(step, iterations):
     return first.elapsed_time(last) / iterations
 
 
-def measure(step):
+def measure(step, round_ms):
     for _ in range(3):  # compiles, and lets cuDNN choose
         timed(step, 1)
-    iterations = max(1, min(500, round(options.round_ms / max(1e-3, timed(step, 3)))))
+    iterations = max(1, min(500, round(round_ms / max(1e-3, timed(step, 3)))))
     times = [timed(step, iterations) for _ in range(options.rounds)]
     quartiles = statistics.quantiles(times, n=4)
     return statistics.median(times), (quartiles[2] - quartiles[0]) / statistics.median(times)
@@ -132,6 +133,32 @@ def random(shape, memory_format, grad=False):
     return x.requires_grad_(grad)
 
 
+def gathered(work, memory_format):
+    """A function that makes a batch out of images on the device: cropped out of padding, flipped, normalised."""
+    count, batch, size = work["images"], work["batch"], work["size"]
+    pixels = torch.randint(256, (count, 3, size, size), dtype=torch.uint8, device=options.device)
+    pixels = F.pad(pixels, (4, 4, 4, 4))
+    targets = torch.arange(count, device=options.device) % work["classes"]
+    batches = torch.randperm(count, device=options.device)[: count // batch * batch].view(-1, batch)
+    channels = torch.arange(3, device=options.device).view(3, 1, 1)
+    span = torch.arange(size, device=options.device)
+    done = 0
+
+    def next_batch():
+        nonlocal done
+        chosen = batches[done % len(batches)]
+        done += 1
+        top, left = torch.randint(9, (2, batch, 1), device=options.device)
+        flip = torch.rand(batch, 1, device=options.device) < 0.5
+        rows = (top + span).view(batch, 1, size, 1)
+        columns = (left + torch.where(flip, span.flip(0), span)).view(batch, 1, 1, size)
+        x = pixels[chosen.view(batch, 1, 1, 1), channels, rows, columns]
+        x = (x.float() / 255 - 0.5) / 0.25
+        return x.contiguous(memory_format=memory_format), targets[chosen]
+
+    return next_batch
+
+
 def make_step(work, compiled, memory_format):
     """A function that does the work once."""
     if compiled:
@@ -141,14 +168,19 @@ def make_step(work, compiled, memory_format):
     if work["op"] == "resnet_step":
         size = work["size"]
         net = ResNet(work["depth"], work["classes"]).to(options.device, memory_format=memory_format).train()
-        images = random([work["batch"], size, size, 3], memory_format)
-        labels = torch.arange(work["batch"], device=options.device) % work["classes"]
+        if work.get("images"):
+            next_batch = gathered(work, memory_format)
+        else:
+            images = random([work["batch"], size, size, 3], memory_format)
+            labels = torch.arange(work["batch"], device=options.device) % work["classes"]
+            next_batch = lambda: (images, labels)  # noqa: E731
         optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
         model = wrap(net)
 
         def step():
+            x, y = next_batch()
             optimizer.zero_grad(set_to_none=True)
-            F.cross_entropy(model(images), labels).backward()
+            F.cross_entropy(model(x), y).backward()
             optimizer.step()
 
         return step
@@ -185,13 +217,16 @@ def run(work, mode, precision):
     for allowed in (torch.backends.cuda.matmul, torch.backends.cudnn):
         allowed.allow_tf32 = DEFAULTS[allowed] if precision == "default" else False
     best = None
+    # Of an epoch, some steps are timed.
+    steps = work["images"] // work["batch"] if work.get("images") else 1
     # The compiler takes seconds for each: it gets the format that is usual on this device.
     formats = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
     if mode == "compile":
         formats = {"NCHW": torch.contiguous_format}
     for name, memory_format in formats.items():
         step = make_step(work, mode == "compile", memory_format)
-        ms, spread = measure(step)
+        ms, spread = measure(step, options.round_ms if steps == 1 else 20 * options.round_ms)
+        ms *= steps
         if best is None or ms < best[0]:
             best = (ms, spread, name)
     say(work=work["name"], mode=mode, precision=precision, ms=best[0], spread=best[1], format=best[2])
@@ -213,7 +248,7 @@ def planned():
             for work in works if mode == "eager" else sorted(works, key=lambda work: order[work["op"]]):
                 if precision == "default" and work["op"] == "batch_norm":
                     continue  # nothing in it that TF32 changes
-                if mode == "compile" and work["op"] == "resnet_step" and work["depth"] > 20:
+                if mode == "compile" and work["op"] == "resnet_step" and (work["depth"] > 20 or work.get("images")):
                     continue  # compiling 110 layers takes longer than there is
                 yield mode, precision, work
 

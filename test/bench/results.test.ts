@@ -128,6 +128,22 @@ describe("results files", () => {
     expect(html.match(/<svg/g)).toHaveLength(2);
     expect(html).toContain("2.00×");
   });
+
+  it("show a second comparison, and memory, where there is any", async () => {
+    const results = run([oneCase(id("unfused"), 10, 10), oneCase(id("fused"), 2, 2)]);
+    expect(markdownReport(results)).not.toContain("and over");
+    expect(markdownReport(results)).not.toContain("memory");
+    results.groups[0]!.cases[1]!.over = { name: "elementwise", speedup: 1.25 };
+    const row = { title: "a step", bytes: 3e9, planBytes: 1e9, residentBytes: 1e6 };
+    results.memory = [
+      { ...row, id: "1", name: "unfused", dispatches: 300, peakBytes: 2e9 },
+      { ...row, id: "2", name: "fused", dispatches: 100, peakBytes: 9e8 },
+    ];
+    const text = markdownReport(results);
+    expect(text).toContain("| 2.00× | elementwise 1.25× |");
+    expect(text).toContain("| a step | fused | 100 | 33 % | 3.00 GB | 900.0 MB | 45 % | 1.00 GB | 1.0 MB |");
+    expect(await htmlReport(results)).toContain("<h2>memory</h2>");
+  });
 });
 
 describe("agreement of contenders", () => {
@@ -190,6 +206,7 @@ describe("npm run bench", () => {
     [["--call-ms", "soon"], /"soon" is not a finite number/],
     [["--fliter", "x"], /unknown option '--fliter'/],
     [["--filter", "batch_norm sideways"], /none of the \d+ groups.*ids are like batch_norm\/forward/],
+    [["memmory"], /'memmory' is invalid for argument 'suites'.*training_step, memory/],
   ])("%j is an error that says what to do, and writes nothing", async (argv, message) => {
     const { code, text } = await outcome(...argv);
     expect(text).toMatch(message);
@@ -203,6 +220,20 @@ describe("npm run bench", () => {
     const { code, text } = await outcome("--compare", path);
     expect(text).toMatch(/other\.json is not JSON/);
     expect(code).toBe(1);
+  });
+
+  it("counts memory by itself, and leaves the results of everything alone", async () => {
+    const { code } = await outcome("memory", "--batch", "2");
+    expect(code).toBe(0);
+    const json = readdirSync(folder).find((file) => file.endsWith("-memory.json"))!;
+    const { groups, memory } = readResults(join(folder, json));
+    expect(groups).toEqual([]);
+    const [unfused, elementwise, fused] = memory!;
+    expect(memory!.map(({ name }) => name)).toEqual(["unfused", "elementwise", "fused"]);
+    expect(elementwise!.dispatches).toBeLessThan(unfused!.dispatches / 2);
+    expect(elementwise!.peakBytes).toBeLessThan(unfused!.peakBytes);
+    expect(fused!.peakBytes).toBeLessThanOrEqual(elementwise!.peakBytes);
+    expect(fused!.residentBytes).toBe(unfused!.residentBytes);
   });
 
   it("measures, writes JSON, Markdown, HTML and traces, and compares", async () => {

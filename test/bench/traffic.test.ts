@@ -1,7 +1,9 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { heldForBackward } from "../../bench/lib/held.ts";
 import { recordTraffic } from "../../bench/lib/traffic.ts";
+import { FUSIONS, trainingStep } from "../../bench/lib/training.ts";
 import { withVariants } from "../../bench/lib/variants.ts";
+import { measureMemory } from "../../bench/memory.ts";
 import { autotune } from "../../src/gpu/autotune.ts";
 import type { Gpu } from "../../src/gpu/device.ts";
 import { requestGpu } from "../../src/node/request.ts";
@@ -79,6 +81,32 @@ describe("the traffic model", () => {
   });
 });
 
+describe("a training step that is counted and not carried out", () => {
+  it.each(Object.entries(FUSIONS))("is that of a real one: %s", (name, fused) => {
+    const options = { depth: 8, batch: 2, fused };
+    const live = gpu.stats.liveBuffers;
+    const counted = measureMemory(gpu, { ...options, id: "", title: "", name });
+    const eager = trainingStep(gpu, options);
+    gpu.resetPeak();
+    const before = gpu.stats.liveBytes;
+    const plan = gpu.capture(() => eager.step());
+    expect(counted.dispatches).toBe(plan.dispatchCount);
+    expect(counted.planBytes).toBe(plan.byteLength);
+    expect(counted.peakBytes).toBe(gpu.stats.peakBytes - before);
+    expect(counted.bytes).toBe(recordTraffic(gpu, () => plan.run()).bytes);
+    plan.dispose();
+    eager.dispose();
+    expect(gpu.stats.liveBuffers).toBe(live);
+  });
+
+  it("leaves tensors as they were", async () => {
+    const y = gpu.full([4], 3);
+    const { dispatches } = recordTraffic(gpu, () => y.fill(5), { execute: false });
+    expect([dispatches, ...(await y.read())]).toEqual([1, 3, 3, 3, 3]);
+    y.dispose();
+  });
+});
+
 describe("what is held for backward", () => {
   it("is the input alone when fused, and three tensors when not", () => {
     const options = { training: true, activation: "relu" as const };
@@ -111,9 +139,9 @@ describe("variants", () => {
     const cases = withVariants(gpu, one);
     expect(cases.length).toBeGreaterThan(0);
     for (const { name, make } of cases) {
-      const variant = name.match(/\[conv2d\.forward (\S+)\]/)![1]!;
+      const [, forced, variant] = name.match(/\[(\S+) (\S+)\]/)!;
       const runnable = make(gpu);
-      gpu.variants.onPick = () => seen.push("chosen by the chooser");
+      gpu.variants.onPick = (kernel) => void (kernel === forced && seen.push(`${kernel}, chosen by the chooser`));
       runnable.step();
       gpu.variants.onPick = null;
       runnable.dispose();
@@ -139,7 +167,7 @@ describe("variants", () => {
     const remembered = gpu.variants.toJSON();
     const choices = await autotune(gpu, step, { rounds: 2 });
     expect(new Set(choices.map(({ kernel }) => kernel))).toEqual(
-      new Set(["conv2d.forward", "conv2d.grad_input", "conv2d.grad_weight"]),
+      new Set(["conv2d.forward", "conv2d.grad_input", "conv2d.grad_weight", "conv2d.forward.output"]),
     );
     for (const { kernel, shape, chosen, ms } of choices) {
       expect(Object.keys(ms).length).toBeGreaterThan(1);
