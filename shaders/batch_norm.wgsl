@@ -15,8 +15,9 @@
 // Numbers per channel live in rows of 4 * width4 elements, each channel repeated as in a wide row:
 //   saved     [5, 4 * width4]          origin, a, b, rstd, shift
 //   partials  [slices, 3, 4 * width4]  origin, offset, deviation        of x in one slice of rows
-//             [slices, 2, 4 * width4]  sum(dz), sum(dz * xhat)          in one slice of rows
-//   affine    [2, 4 * width4]          p, q                             dx = a * (dz + (x - origin) * p + q)
+//             [slices, 4, 4 * width4]  the same and the count           from a convolution's epilogue (COUNTED)
+//             [slices, 2, 4 * width4]  sum(dz), sum(dz * xhat)          in one slice of rows, or from such an epilogue
+//   affine    [4, 4 * width4]          p, q, origin, a                  dx = a * (dz + (x - origin) * p + q)
 //
 // The ReLU's mask, where the input alone doesn't give it (that is, with a residual): a bit for each element of y. A word
 // is a *block*, eight wide rows of one column: bit 4 * (row % 8) + k of word (row / 8) * width4 + column. Slices begin at
@@ -48,6 +49,8 @@ override RELU: bool = false;
 override HAS_TAIL: bool = false;
 // False where the statistics are constants: dx = a * dz.
 override BATCH_STATISTICS: bool = true;
+// Partials tell how many values they are of.
+override COUNTED: bool = false;
 // Measure again below 1e-27 also: only where eps is so small that it would matter.
 override SMALL_EPS: bool = false;
 // Apply kernels: write the mask.
@@ -79,7 +82,6 @@ struct Params {
 @group(0) @binding(3) var<storage, read> numbers: array<f32>; // saved, to read by element
 @group(0) @binding(3) var<storage, read> constants: array<vec4<f32>>; // saved, to read by vec4
 @group(0) @binding(4) var<storage, read_write> batches: array<f32>; // seen so far
-@group(0) @binding(4) var<storage, read> batches_before: array<f32>;
 @group(0) @binding(4) var<storage, read> slopes: array<vec4<f32>>; // affine, by vec4
 @group(0) @binding(4) var<storage, read> mask_before: array<u32>; // the forward's
 @group(0) @binding(5) var<storage, read_write> running_mean: array<f32>;
@@ -147,6 +149,12 @@ fn owns_tail(slice: u32) -> bool {
 // How many values of its channel element j of a wide row has in a slice.
 fn slice_count(slice: u32, j: u32) -> f32 {
   return f32(slice_start(slice + 1) - slice_start(slice) + select(0u, 1u, owns_tail(slice) && j < params.tail));
+}
+
+// The same of a partial result, wherever it is from.
+fn partial_count(slice: u32, j: u32) -> f32 {
+  if (COUNTED) { return slices[(slice * 4 + 3) * 4 * params.width4 + j]; }
+  return slice_count(slice, j);
 }
 
 // The vec4s of one invocation: from `start` in steps of `step` to before `end`, all of one column.
@@ -332,9 +340,9 @@ fn merge_slices(channel: u32, first: u32, step: u32) -> Merged {
     for (var p = first; p < params.slices * repeats; p += step) {
       let slice = p / repeats;
       let j = channel + (p - slice * repeats) * params.channels;
-      let count = slice_count(slice, j);
+      let count = partial_count(slice, j);
       if (count > 0) {
-        let at = slice * 3 * width + j;
+        let at = slice * select(3u, 4u, COUNTED) * width + j;
         let shift = (slices[at] - merged.origin) + slices[at + width];
         let deviation = slices[at + 2 * width];
         largest = max(largest, max(abs(shift), deviation));
@@ -397,13 +405,21 @@ fn momentum_of(before: f32) -> f32 {
   return select(params.momentum, 1 / (before + 1), params.momentum < 0);
 }
 
+// The factor for the running statistics, of one channel of many. Counts the batch, unless every channel needs the count:
+// then `apply_counting` does it, a dispatch later.
+fn next_momentum(channel: u32) -> f32 {
+  if (params.momentum < 0) { return momentum_of(batches[0]); }
+  if (channel == 0) { batches[0] += 1; }
+  return params.momentum;
+}
+
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn finalize_running(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
   let channel = flat(id, groups);
   if (channel >= params.channels) { return; }
   let merged = merge_slices(channel, 0, 1);
   save_merged(channel, merged);
-  track(channel, merged, params.count, momentum_of(batches_before[0]));
+  track(channel, merged, params.count, next_momentum(channel));
 }
 
 // A channel by a workgroup of 1 by Y; the result is good at lane.y = 0.
@@ -414,7 +430,7 @@ fn merge_workgroup(channel: u32, lane: vec3<u32>) -> Merged {
     mine = merge_slices(channel, lane.y, Y);
     let repeats = 4 * params.width4 / params.channels;
     for (var p = lane.y; p < params.slices * repeats; p += Y) {
-      count += slice_count(p / repeats, channel + (p % repeats) * params.channels);
+      count += partial_count(p / repeats, channel + (p % repeats) * params.channels);
     }
   }
   let unit = inverse_power(vec4<f32>(mine.scale)).x;
@@ -446,7 +462,7 @@ fn finalize_running_workgroup(
   let merged = merge_workgroup(channel, lane);
   if (lane.y == 0 && channel < params.channels) {
     save_merged(channel, merged);
-    track(channel, merged, params.count, momentum_of(batches_before[0]));
+    track(channel, merged, params.count, next_momentum(channel));
   }
 }
 
@@ -482,7 +498,7 @@ fn finalize_given_running(@builtin(global_invocation_id) id: vec3<u32>, @builtin
   if (channel >= params.channels) { return; }
   let m = given_statistics(channel);
   save_merged(channel, m);
-  track(channel, m, slices[channel], momentum_of(batches_before[0]));
+  track(channel, m, slices[channel], next_momentum(channel));
 }
 
 // Inference: the running statistics instead of the batch's. One invocation: one channel.
@@ -626,7 +642,7 @@ fn apply(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) 
   apply_column(flat(id, groups));
 }
 
-// The same, and the number of batches seen: here, because every channel of `finalize_running` reads it.
+// The same, and the number of batches seen, where every channel of `finalize_running` has read it.
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn apply_counting(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
   if (flat(id, groups) == 0) { batches[0] += 1; }
@@ -926,6 +942,8 @@ fn finish_grad(channel: u32, sums: vec2<f32>) {
   for (var j = channel; j < width; j += params.channels) {
     affine[j] = p;
     affine[width + j] = q;
+    affine[2 * width + j] = numbers[j];
+    affine[3 * width + j] = numbers[width + j];
   }
 }
 

@@ -246,6 +246,14 @@ fn sum_rows(
 // source [slices, rows, count rounded up to a multiple of 4] → out [rows, count], summed first slice first.
 @group(0) @binding(1) var<storage, read> partials: array<vec4<f32>>;
 
+fn put_sum(i: u32, quads: u32, sum: vec4<f32>) {
+  let column = (i % quads) * 4;
+  let at = (i / quads) * size.count + column;
+  for (var j = 0u; j < 4 && column + j < size.count; j++) {
+    out[at + j] = sum[j];
+  }
+}
+
 @compute @workgroup_size(64)
 fn sum_partials(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
   let quads = (size.count + 3) / 4;
@@ -254,23 +262,34 @@ fn sum_partials(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workg
     for (var slice = 0u; slice < size.slices; slice++) {
       sum += partials[slice * size.rows * quads + i];
     }
-    let column = (i % quads) * 4;
-    let at = (i / quads) * size.count + column;
-    for (var j = 0u; j < 4 && column + j < size.count; j++) {
-      out[at + j] = sum[j];
-    }
+    put_sum(i, quads, sum);
   }
 }
 
-// source: w [K, R, S, CG] → out: [C, R, S, KG], what grad_input reads as the weights of a convolution of dy.
+// The same for many slices on adapters with many lanes: 16 lanes take turns with the slices of four vec4s.
+var<workgroup> parts: array<vec4<f32>, 64>;
+
 @compute @workgroup_size(64)
-fn transpose_weight(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-  let CG = C / GROUPS;
-  let KG = K / GROUPS;
-  for (var i = id.x; i < C * R * S * KG; i += groups.x * WORKGROUP) {
-    let k = i % KG;
-    let tap = (i / KG) % (R * S);
-    let c = i / (KG * R * S);
-    out[i] = source[(((c / CG) * KG + k) * R * S + tap) * CG + c % CG];
+fn sum_partials_workgroup(
+  @builtin(workgroup_id) workgroup: vec3<u32>,
+  @builtin(num_workgroups) groups: vec3<u32>,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let quads = (size.count + 3) / 4;
+  for (var first = workgroup.x * 4; first < size.rows * quads; first += groups.x * 4) {
+    let i = first + lane % 4;
+    var sum = vec4<f32>();
+    if (i < size.rows * quads) {
+      for (var slice = lane / 4; slice < size.slices; slice += 16) {
+        sum += partials[slice * size.rows * quads + i];
+      }
+    }
+    parts[lane] = sum;
+    workgroupBarrier();
+    if (lane < 4 && i < size.rows * quads) {
+      for (var part = 1u; part < 16; part++) { sum += parts[part * 4 + lane]; }
+      put_sum(i, quads, sum);
+    }
+    workgroupBarrier();
   }
 }

@@ -12,11 +12,15 @@ enable subgroups;
 // are no barriers and no workgroup memory.
 //
 // Layouts: x [N, IH, IW, IC]   w [OC, R, S, ICG]   out [N, OH, OW, OC]   ICG = IC / GROUPS, OCG = OC / GROUPS.
-// With GRAD, x is dy and out is dx, and w is transposed beforehand (conv2d.wgsl `transpose_weight`).
+// With GRAD, x is dy, out is dx, and w is what the forward convolution read: [IC, R, S, OCG].
 // One invocation owns 4 output pixels × 8 or 16 output channels (conv), or 4 columns (r, s, c) × 16 channels of dy
 // (grad_weight). All lanes of a workgroup share their output channels (conv), or their slice of rows (grad_weight).
 //
 // OCG is a multiple of 4. VEC4 says that ICG is one, too; without it inputs are loaded number by number.
+//
+// How x and dy are read, and what becomes of the sums, is said by the other parts of the module: conv2d_input_*.wgsl,
+// conv2d_dy_*.wgsl, conv2d_output_*.wgsl. Where the output REDUCES, the pixels of one subgroup make one partial result;
+// an invocation then takes BLOCKS times four pixels, one after the other, so that there are fewer of them.
 
 override N: u32 = 1;
 override IH: u32 = 1;
@@ -36,48 +40,76 @@ override DW: i32 = 1;
 override GROUPS: u32 = 1;
 override GRAD: bool = false;
 override VEC4: bool = true;
-override HAS_BIAS: bool = false;
 override SLICES: u32 = 1; // of the N·OH output rows, in grad_weight
 override NARROW: bool = false; // subgroups may have as few as 4 lanes
+override LANES: u32 = 8; // of every subgroup, 4 or 8; counts only where the output REDUCES
+override BLOCKS: u32 = 1;
 override WORKGROUP: u32 = 64;
 
 @group(0) @binding(0) var<storage, read_write> out: array<vec4<f32>>;
-// Each input is bound twice, as numbers and as vec4s.
-@group(0) @binding(1) var<storage, read> x: array<f32>;
-@group(0) @binding(2) var<storage, read> x4: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read> w: array<f32>; // dy in grad_weight
+// As numbers and as vec4s; dy in grad_weight.
+@group(0) @binding(3) var<storage, read> w: array<f32>;
 @group(0) @binding(4) var<storage, read> w4: array<vec4<f32>>;
-@group(0) @binding(5) var<storage, read> bias: array<vec4<f32>>;
 
-// Addresses of x and w count vec4s with VEC4, else numbers.
+// Addresses of x, and of w without GRAD, count vec4s with VEC4, else numbers.
 fn unit() -> u32 {
   return select(1u, 4u, VEC4);
 }
 
 // Four channels of x from c on, `at` being where the first channel lies; zeros outside of the map, where `at` is 0, and
 // past the last channel.
-fn input(at: u32, c: u32, inside: bool) -> vec4<f32> {
+fn input(at: u32, c: u32, inside: bool, channels: Channels) -> vec4<f32> {
   if (VEC4) {
-    return select(vec4<f32>(0), x4[at + c / 4], inside);
+    return select(vec4<f32>(0), x_vec4(at + c / 4, channels), inside);
   }
   let exists = vec4<bool>(inside) & (c + vec4<u32>(0, 1, 2, 3) < vec4<u32>(IC / GROUPS));
   let i = at + select(vec4<u32>(0), c + vec4<u32>(0, 1, 2, 3), exists);
-  return select(vec4<f32>(0), vec4<f32>(x[i.x], x[i.y], x[i.z], x[i.w]), exists);
+  return select(vec4<f32>(0), vec4<f32>(x_number(i.x), x_number(i.y), x_number(i.z), x_number(i.w)), exists);
 }
 
-// Four channels of w from c on, `at` being where the row of its output channel begins.
-fn weights(at: u32, tap: u32, c: u32) -> vec4<f32> {
-  let first = tap * (IC / GROUPS) + c;
+// Eight output channels × four input channels of w at one tap: a vec4 in each lane of eight; in subgroups of four,
+// `second` holds lanes 4 to 7. Lane i has output channel i; with GRAD, four output channels of input channel i / 2.
+struct Shared8 { first: vec4<f32>, second: vec4<f32> }
+
+// Where this lane finds its vec4s, for eight of the task's output channels from `offset` on.
+struct Rows { first: u32, second: u32, c: u32 }
+fn rows_of(task: Task, offset: u32, sublane: u32) -> Rows {
+  let k0 = task.k0 + offset;
+  let OCG = OC / GROUPS;
+  let ICG = IC / GROUPS;
+  let lane = sublane & select(7u, 3u, NARROW);
+  if (GRAD) {
+    let channels = (min(k0 + 4 * (lane & 1), task.k_end - 4) - task.block.group * OCG) / 4;
+    let row = R * S * OCG / 4;
+    let own = (task.block.group * ICG + lane / 2) * row + channels;
+    return Rows(own, own + 2 * row, lane / 2);
+  }
+  let row = R * S * ICG / unit();
+  return Rows(min(k0 + lane, task.k_end - 1) * row, min(k0 + 4 + lane, task.k_end - 1) * row, 0);
+}
+
+// The weights at one tap, four input channels from c on.
+fn shared_weights(rows: Rows, tap: u32, c: u32) -> Shared8 {
+  let own = weights(rows.first, tap, c, rows.c);
+  if (NARROW) {
+    return Shared8(own, weights(rows.second, tap, c, rows.c + 2));
+  }
+  return Shared8(own, own);
+}
+fn weights(at: u32, tap: u32, c: u32, c_lane: u32) -> vec4<f32> {
+  let ICG = IC / GROUPS;
+  if (GRAD) {
+    let exists = VEC4 || c + c_lane < ICG;
+    return select(vec4<f32>(0), w4[select(0u, at + (c * R * S + tap) * (OC / GROUPS / 4), exists)], exists);
+  }
+  let first = tap * ICG + c;
   if (VEC4) {
     return w4[at + first / 4];
   }
-  let exists = c + vec4<u32>(0, 1, 2, 3) < vec4<u32>(IC / GROUPS);
+  let exists = c + vec4<u32>(0, 1, 2, 3) < vec4<u32>(ICG);
   let i = at + first + select(vec4<u32>(0), vec4<u32>(0, 1, 2, 3), exists);
   return select(vec4<f32>(0), vec4<f32>(w[i.x], w[i.y], w[i.z], w[i.w]), exists);
 }
-
-// What lane `i` of eight holds; in subgroups of four, `second` holds lanes 4 to 7.
-struct Shared8 { first: vec4<f32>, second: vec4<f32> }
 
 // acc[pixel] + Σ_c xs[c][pixel] · w[c], as a chain: fewer numbers in flight than with a product of its own.
 fn chain(acc: vec4<f32>, xs: mat4x4<f32>, w_: vec4<f32>) -> vec4<f32> {
@@ -87,8 +119,35 @@ fn chain(acc: vec4<f32>, xs: mat4x4<f32>, w_: vec4<f32>) -> vec4<f32> {
   return fma(xs[3], vec4<f32>(w_.w), sum);
 }
 
-// acc[k][pixel] += Σ_c xs[c][pixel] · w[k][c], k = 0 … 7 from lanes 0 … 7
+// With GRAD: one output channel's weights, from the even or the odd lanes of eight.
+fn even_lanes(first: f32, second: f32) -> vec4<f32> {
+  let low = vec2<f32>(subgroupBroadcast(first, 0u), subgroupBroadcast(first, 2u));
+  if (NARROW) {
+    return vec4<f32>(low, subgroupBroadcast(second, 0u), subgroupBroadcast(second, 2u));
+  }
+  return vec4<f32>(low, subgroupBroadcast(first, 4u), subgroupBroadcast(first, 6u));
+}
+fn odd_lanes(first: f32, second: f32) -> vec4<f32> {
+  let low = vec2<f32>(subgroupBroadcast(first, 1u), subgroupBroadcast(first, 3u));
+  if (NARROW) {
+    return vec4<f32>(low, subgroupBroadcast(second, 1u), subgroupBroadcast(second, 3u));
+  }
+  return vec4<f32>(low, subgroupBroadcast(first, 5u), subgroupBroadcast(first, 7u));
+}
+
+// acc[k][pixel] += Σ_c xs[c][pixel] · w[k][c], k = 0 … 7
 fn multiply(acc: ptr<function, array<vec4<f32>, 8>>, xs: mat4x4<f32>, ws: Shared8) {
+  if (GRAD) {
+    (*acc)[0] = chain((*acc)[0], xs, even_lanes(ws.first.x, ws.second.x));
+    (*acc)[1] = chain((*acc)[1], xs, even_lanes(ws.first.y, ws.second.y));
+    (*acc)[2] = chain((*acc)[2], xs, even_lanes(ws.first.z, ws.second.z));
+    (*acc)[3] = chain((*acc)[3], xs, even_lanes(ws.first.w, ws.second.w));
+    (*acc)[4] = chain((*acc)[4], xs, odd_lanes(ws.first.x, ws.second.x));
+    (*acc)[5] = chain((*acc)[5], xs, odd_lanes(ws.first.y, ws.second.y));
+    (*acc)[6] = chain((*acc)[6], xs, odd_lanes(ws.first.z, ws.second.z));
+    (*acc)[7] = chain((*acc)[7], xs, odd_lanes(ws.first.w, ws.second.w));
+    return;
+  }
   (*acc)[0] = chain((*acc)[0], xs, subgroupBroadcast(ws.first, 0u));
   (*acc)[1] = chain((*acc)[1], xs, subgroupBroadcast(ws.first, 1u));
   (*acc)[2] = chain((*acc)[2], xs, subgroupBroadcast(ws.first, 2u));
@@ -106,39 +165,120 @@ fn multiply(acc: ptr<function, array<vec4<f32>, 8>>, xs: mat4x4<f32>, ws: Shared
   }
 }
 
-// Where the rows of this lane's output channels begin, out of k0 … k0 + 7 (no further than k_last).
-struct Rows { first: u32, second: u32 }
-fn rows_of(k0: u32, k_last: u32, lane: u32) -> Rows {
-  let row = R * S * (IC / GROUPS) / unit();
-  if (NARROW) {
-    return Rows(min(k0 + (lane & 3), k_last) * row, min(k0 + 4 + (lane & 3), k_last) * row);
-  }
-  let own = min(k0 + (lane & 7), k_last) * row;
-  return Rows(own, own);
+// What x needs to know of four channels, from c on: each lane loads one row of it.
+fn shared_channels(group: u32, c: u32, sublane: u32) -> Channels {
+  let quad = (group * (IC / GROUPS) + c) / 4;
+  if (CHANNEL_ROWS == 0) { return channels_of(quad); }
+  let own = channel_row(min(sublane, max(CHANNEL_ROWS, 1) - 1), quad);
+  return channels_from(
+    subgroupBroadcast(own, 0u),
+    subgroupBroadcast(own, 1u),
+    subgroupBroadcast(own, 2u),
+    subgroupBroadcast(own, 3u),
+  );
 }
 
-// The weights of eight output channels at one tap, four input channels from c on.
-fn shared_weights(rows: Rows, tap: u32, c: u32) -> Shared8 {
-  let own = weights(rows.first, tap, c);
-  if (NARROW) {
-    return Shared8(own, weights(rows.second, tap, c));
-  }
-  return Shared8(own, own);
+// The same for output channels. Where rows are to be shared, subgroups have LANES lanes.
+fn shared_out_channels(quad: u32, sublane: u32) -> OutChannels {
+  if (OUT_CHANNEL_ROWS == 0) { return out_channels_of(quad); }
+  let own = out_channel_row(min(sublane, 4), quad);
+  var row_4 = subgroupBroadcast(own, 4u);
+  if (LANES == 4) { row_4 = out_channel_row(4, quad); }
+  return out_channels_from(
+    subgroupBroadcast(own, 0u),
+    subgroupBroadcast(own, 1u),
+    subgroupBroadcast(own, 2u),
+    subgroupBroadcast(own, 3u),
+    row_4,
+  );
 }
+
+// What is added up over the pixels that an invocation stores, for four channels; `origin` is the subgroup's.
+struct Totals { origin: vec4<f32>, u: vec4<f32>, v: vec4<f32> }
+struct Totals8 { low: Totals, high: Totals, pixels: f32 }
+struct Totals16 { low: Totals8, high: Totals8 }
 
 // Two halves with constant indices: with a loop over them some compilers would keep `acc` in memory throughout.
-fn store(acc: ptr<function, array<vec4<f32>, 8>>, pixels: vec4<u32>, valid: vec4<bool>, k0: u32, k_end: u32) {
-  store_half(mat4x4<f32>((*acc)[0], (*acc)[1], (*acc)[2], (*acc)[3]), pixels, valid, k0, k_end);
-  store_half(mat4x4<f32>((*acc)[4], (*acc)[5], (*acc)[6], (*acc)[7]), pixels, valid, k0 + 4, k_end);
+fn store(
+  acc: ptr<function, array<vec4<f32>, 8>>,
+  pixels: vec4<u32>,
+  valid: vec4<bool>,
+  task: Task,
+  first: u32,
+  totals: Totals8,
+  b: u32,
+  sublane: u32,
+) -> Totals8 {
+  let k = task.k0 + first;
+  let low = mat4x4<f32>((*acc)[0], (*acc)[1], (*acc)[2], (*acc)[3]);
+  let high = mat4x4<f32>((*acc)[4], (*acc)[5], (*acc)[6], (*acc)[7]);
+  return Totals8(
+    store_half(low, pixels, valid, k, task.k_end, totals.low, b, sublane),
+    store_half(high, pixels, valid, k + 4, task.k_end, totals.high, b, sublane),
+    totals.pixels + dot(select(vec4<f32>(0), vec4<f32>(1), valid), vec4<f32>(1)),
+  );
 }
-fn store_half(sums: mat4x4<f32>, pixels: vec4<u32>, valid: vec4<bool>, k: u32, k_end: u32) {
+fn store_half(
+  sums: mat4x4<f32>,
+  pixels: vec4<u32>,
+  valid: vec4<bool>,
+  k: u32,
+  k_end: u32,
+  before: Totals,
+  b: u32,
+  sublane: u32,
+) -> Totals {
+  var totals = before;
   if (k < k_end) {
-    let b = select(vec4<f32>(0), bias[select(0u, k / 4, HAS_BIAS)], HAS_BIAS);
+    let channels = shared_out_channels(k / 4, sublane);
     let y = transpose(sums);
-    if (valid.x) { out[(pixels.x * OC + k) / 4] = y[0] + b; }
-    if (valid.y) { out[(pixels.y * OC + k) / 4] = y[1] + b; }
-    if (valid.z) { out[(pixels.z * OC + k) / 4] = y[2] + b; }
-    if (valid.w) { out[(pixels.w * OC + k) / 4] = y[3] + b; }
+    // Unless the subgroup has no pixels at all, the first of its first lane is one.
+    if (NEEDS_ORIGIN && b == 0) {
+      totals.origin = subgroupBroadcast(finish(y[0], pixels.x, k / 4, channels, vec4<f32>(0)).value, 0u);
+    }
+    // Where `finish` loads, the loop's end is not known to be 4: unrolled it would take seconds to compile.
+    let end = select(4u, select(0u, 4u, any(valid)), FINISH_LOADS);
+    for (var i = 0u; i < end; i++) {
+      let sum = select(select(y[0], y[1], i == 1), select(y[2], y[3], i == 3), i >= 2);
+      let pixel = select(select(pixels.x, pixels.y, i == 1), select(pixels.z, pixels.w, i == 3), i >= 2);
+      let stored = select(select(valid.x, valid.y, i == 1), select(valid.z, valid.w, i == 3), i >= 2);
+      if (stored) {
+        let finished = finish(sum, pixel, k / 4, channels, totals.origin);
+        out[pixel * (OC / 4) + k / 4] = finished.value;
+        if (REDUCES) {
+          totals.u += finished.u;
+          totals.v += finished.v;
+        }
+      }
+    }
+  }
+  return totals;
+}
+
+// The sum over all lanes. Broadcasts from constant lanes are shuffles of a register; subgroupAdd would be a loop.
+fn add_lanes(v: vec4<f32>) -> vec4<f32> {
+  var sum = (subgroupBroadcast(v, 0u) + subgroupBroadcast(v, 1u)) + (subgroupBroadcast(v, 2u) + subgroupBroadcast(v, 3u));
+  if (LANES == 8) {
+    sum += (subgroupBroadcast(v, 4u) + subgroupBroadcast(v, 5u)) + (subgroupBroadcast(v, 6u) + subgroupBroadcast(v, 7u));
+  }
+  return sum;
+}
+
+// The partial result of a subgroup, eight channels of it; each lane writes one vec4 or two.
+fn put_totals(totals: Totals8, task: Task, first: u32, lane: u32, sublane: u32) {
+  let group = task.block.partial * (WORKGROUP / LANES) + lane / LANES;
+  let pixels = add_lanes(vec4<f32>(totals.pixels)).x;
+  let low_u = add_lanes(totals.low.u);
+  let low_v = add_lanes(totals.low.v);
+  let high_u = add_lanes(totals.high.u);
+  let high_v = add_lanes(totals.high.v);
+  for (var i = sublane; i < 2 * PARTIAL_ROWS; i += LANES) {
+    let row = i / 2;
+    let is_high = (i & 1) == 1;
+    let k = task.k0 + first + 4 * (i & 1);
+    let origin = select(totals.low.origin, totals.high.origin, is_high);
+    let value = partial_row(row, pixels, origin, select(low_u, high_u, is_high), select(low_v, high_v, is_high));
+    if (k < task.k_end) { put_partial((group * PARTIAL_ROWS + row) * (OC / 4) + k / 4, value); }
   }
 }
 
@@ -171,7 +311,8 @@ fn offset(first: i32, tap: i32, stride: i32, padding: i32) -> i32 {
   return select(tap - padding, (first + padding - tap) / stride, GRAD);
 }
 
-struct Block { k_block: u32, group: u32, first_h: i32, first_w: i32, pixels: u32 }
+// `pixels`: where its pixels begin, in quads; `partial`: its place among the blocks that share its channels.
+struct Block { k_block: u32, group: u32, first_h: i32, first_w: i32, pixels: u32, partial: u32 }
 
 // What a workgroup works on; neighbouring workgroups share their pixels.
 fn block_of(workgroup: vec3<u32>, groups: vec3<u32>, k_blocks: u32) -> Block {
@@ -181,13 +322,24 @@ fn block_of(workgroup: vec3<u32>, groups: vec3<u32>, k_blocks: u32) -> Block {
   id /= k_blocks;
   block.group = id % GROUPS;
   id /= GROUPS;
+  block.partial = id;
   let phases_w = u32(horizontal().phases);
   block.first_w = first(i32(id % phases_w), SW, PL);
   id /= phases_w;
   let phases_h = u32(vertical().phases);
   block.first_h = first(i32(id % phases_h), SH, PT);
-  block.pixels = (id / phases_h) * WORKGROUP;
+  block.pixels = (id / phases_h) * WORKGROUP * BLOCKS;
   return block;
+}
+
+// What a workgroup works on: a block's output channels from k0 on (before k_end). Lanes are no part of it, so that the
+// compiler sees that it is the same for all of them.
+struct Task { block: Block, k0: u32, k_end: u32 }
+fn task_of(workgroup: vec3<u32>, groups: vec3<u32>, channels: u32) -> Task {
+  let OCG = OC / GROUPS;
+  let block = block_of(workgroup, groups, (OCG + channels - 1) / channels);
+  let k0 = block.group * OCG + block.k_block * channels;
+  return Task(block, k0, (block.group + 1) * OCG);
 }
 
 // Four consecutive pixels of a phase.
@@ -231,13 +383,34 @@ fn source(pixels: Pixels, group: u32, offset_h: i32, offset_w: i32) -> Source {
   return from_;
 }
 // [c][pixel]: four channels of four pixels
-fn load(from_: Source, c: u32) -> mat4x4<f32> {
+fn load(from_: Source, c: u32, channels: Channels) -> mat4x4<f32> {
   return transpose(mat4x4<f32>(
-    input(from_.at.x, c, from_.inside.x),
-    input(from_.at.y, c, from_.inside.y),
-    input(from_.at.z, c, from_.inside.z),
-    input(from_.at.w, c, from_.inside.w),
+    input(from_.at.x, c, from_.inside.x, channels),
+    input(from_.at.y, c, from_.inside.y, channels),
+    input(from_.at.z, c, from_.inside.z, channels),
+    input(from_.at.w, c, from_.inside.w, channels),
   ));
+}
+
+fn block_8(task: Task, lane: u32, sublane: u32, b: u32, before: Totals8) -> Totals8 {
+  let block = task.block;
+  let pixels = pixels_of(block, b * WORKGROUP + lane);
+  let rows = rows_of(task, 0, sublane);
+  var acc = array<vec4<f32>, 8>(); // by output channel: four pixels
+  for (var r = 0u; r < R; r++) {
+    let top = i32(r) * DH;
+    if (skips(block.first_h, top, SH, PT)) { continue; }
+    for (var s = 0u; s < S; s++) {
+      let left = i32(s) * DW;
+      if (skips(block.first_w, left, SW, PL)) { continue; }
+      let from_ = source(pixels, block.group, offset(block.first_h, top, SH, PT), offset(block.first_w, left, SW, PL));
+      for (var c = 0u; c < IC / GROUPS; c += 4) {
+        let xs = load(from_, c, shared_channels(block.group, c, sublane));
+        multiply(&acc, xs, shared_weights(rows, r * S + s, c));
+      }
+    }
+  }
+  return store(&acc, pixels.out, pixels.valid, task, 0, before, b, sublane);
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -247,15 +420,27 @@ fn conv_8(
   @builtin(local_invocation_index) lane: u32,
   @builtin(subgroup_invocation_id) sublane: u32,
 ) {
-  let ICG = IC / GROUPS;
-  let OCG = OC / GROUPS;
-  let block = block_of(workgroup, groups, (OCG + 7) / 8);
-  let pixels = pixels_of(block, lane);
-  let k0 = block.group * OCG + block.k_block * 8;
-  let k_end = (block.group + 1) * OCG;
+  let task = task_of(workgroup, groups, 8);
+  var totals: Totals8;
+  if (!REDUCES) {
+    totals = block_8(task, lane, sublane, 0, totals);
+    return;
+  }
+  for (var b = 0u; b < BLOCKS; b++) {
+    totals = block_8(task, lane, sublane, b, totals);
+  }
+  if (task.block.pixels < (N * vertical().count * horizontal().count + 3) / 4) {
+    put_totals(totals, task, 0, lane, sublane);
+  }
+}
 
-  let weight_rows = rows_of(k0, k_end - 1, sublane);
-  var acc: array<vec4<f32>, 8>; // by output channel: four pixels
+fn block_16(task: Task, lane: u32, sublane: u32, b: u32, before: Totals16) -> Totals16 {
+  let block = task.block;
+  let pixels = pixels_of(block, b * WORKGROUP + lane);
+  let low_rows = rows_of(task, 0, sublane);
+  let high_rows = rows_of(task, 8, sublane);
+  var low = array<vec4<f32>, 8>();
+  var high = array<vec4<f32>, 8>();
   for (var r = 0u; r < R; r++) {
     let top = i32(r) * DH;
     if (skips(block.first_h, top, SH, PT)) { continue; }
@@ -263,12 +448,17 @@ fn conv_8(
       let left = i32(s) * DW;
       if (skips(block.first_w, left, SW, PL)) { continue; }
       let from_ = source(pixels, block.group, offset(block.first_h, top, SH, PT), offset(block.first_w, left, SW, PL));
-      for (var c = 0u; c < ICG; c += 4) {
-        multiply(&acc, load(from_, c), shared_weights(weight_rows, r * S + s, c));
+      for (var c = 0u; c < IC / GROUPS; c += 4) {
+        let xs = load(from_, c, shared_channels(block.group, c, sublane));
+        multiply(&low, xs, shared_weights(low_rows, r * S + s, c));
+        multiply(&high, xs, shared_weights(high_rows, r * S + s, c));
       }
     }
   }
-  store(&acc, pixels.out, pixels.valid, k0, k_end);
+  return Totals16(
+    store(&low, pixels.out, pixels.valid, task, 0, before.low, b, sublane),
+    store(&high, pixels.out, pixels.valid, task, 8, before.high, b, sublane),
+  );
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -278,37 +468,23 @@ fn conv_16(
   @builtin(local_invocation_index) lane: u32,
   @builtin(subgroup_invocation_id) sublane: u32,
 ) {
-  let ICG = IC / GROUPS;
-  let OCG = OC / GROUPS;
-  let block = block_of(workgroup, groups, (OCG + 15) / 16);
-  let pixels = pixels_of(block, lane);
-  let k0 = block.group * OCG + block.k_block * 16;
-  let k_end = (block.group + 1) * OCG;
-
-  let low_rows = rows_of(k0, k_end - 1, sublane);
-  let high_rows = rows_of(k0 + 8, k_end - 1, sublane);
-  var low: array<vec4<f32>, 8>;
-  var high: array<vec4<f32>, 8>;
-  for (var r = 0u; r < R; r++) {
-    let top = i32(r) * DH;
-    if (skips(block.first_h, top, SH, PT)) { continue; }
-    for (var s = 0u; s < S; s++) {
-      let left = i32(s) * DW;
-      if (skips(block.first_w, left, SW, PL)) { continue; }
-      let from_ = source(pixels, block.group, offset(block.first_h, top, SH, PT), offset(block.first_w, left, SW, PL));
-      for (var c = 0u; c < ICG; c += 4) {
-        let xs = load(from_, c);
-        multiply(&low, xs, shared_weights(low_rows, r * S + s, c));
-        multiply(&high, xs, shared_weights(high_rows, r * S + s, c));
-      }
-    }
+  let task = task_of(workgroup, groups, 16);
+  var totals: Totals16;
+  if (!REDUCES) {
+    totals = block_16(task, lane, sublane, 0, totals);
+    return;
   }
-  store(&low, pixels.out, pixels.valid, k0, k_end);
-  store(&high, pixels.out, pixels.valid, k0 + 8, k_end);
+  for (var b = 0u; b < BLOCKS; b++) {
+    totals = block_16(task, lane, sublane, b, totals);
+  }
+  if (task.block.pixels < (N * vertical().count * horizontal().count + 3) / 4) {
+    put_totals(totals.low, task, 0, lane, sublane);
+    put_totals(totals.high, task, 8, lane, sublane);
+  }
 }
 
 // Four pixels of one row, and where their six neighbours in x begin: that is tap 0, or with GRAD tap 2.
-struct Row { image: u32, i: i32, left: i32, pixels: vec4<u32>, valid: vec4<bool> }
+struct Row { image: u32, i: i32, left: i32, out: vec4<u32>, valid: vec4<bool> }
 fn row_of(block: Block, lane: u32) -> Row {
   let rows = vertical().count;
   let quads = (OW + 3) / 4;
@@ -322,7 +498,7 @@ fn row_of(block: Block, lane: u32) -> Row {
   row.i = i32(image_row - image * rows);
   row.left = i32(j.x) + select(-PL, PL - 2, GRAD);
   let h = row.i * vertical().out_step + block.first_h;
-  row.pixels = (image * OH + u32(h)) * OW + j;
+  row.out = (image * OH + u32(h)) * OW + j;
   row.valid = vec4<bool>(wanted < N * rows * quads && h < i32(OH)) & (j < vec4<u32>(OW));
   return row;
 }
@@ -339,14 +515,14 @@ fn six_sources(row: Row, block: Block, top: i32) -> SixSources {
   return from_;
 }
 struct Window { x0: vec4<f32>, x1: vec4<f32>, x2: vec4<f32>, x3: vec4<f32>, x4: vec4<f32>, x5: vec4<f32> }
-fn window(from_: SixSources, c: u32) -> Window {
+fn window(from_: SixSources, c: u32, channels: Channels) -> Window {
   return Window(
-    input(from_.at[0], c, from_.inside[0]),
-    input(from_.at[1], c, from_.inside[1]),
-    input(from_.at[2], c, from_.inside[2]),
-    input(from_.at[3], c, from_.inside[3]),
-    input(from_.at[4], c, from_.inside[4]),
-    input(from_.at[5], c, from_.inside[5]),
+    input(from_.at[0], c, from_.inside[0], channels),
+    input(from_.at[1], c, from_.inside[1], channels),
+    input(from_.at[2], c, from_.inside[2], channels),
+    input(from_.at[3], c, from_.inside[3], channels),
+    input(from_.at[4], c, from_.inside[4], channels),
+    input(from_.at[5], c, from_.inside[5], channels),
   );
 }
 // The three taps of filter row r, eight output channels.
@@ -358,6 +534,23 @@ fn slide(acc: ptr<function, array<vec4<f32>, 8>>, xs: Window, rows: Rows, r: u32
   multiply(acc, transpose(mat4x4<f32>(xs.x2, xs.x3, xs.x4, xs.x5)), shared_weights(rows, tap_2, c));
 }
 
+fn block_row_8(task: Task, lane: u32, sublane: u32, b: u32, before: Totals8) -> Totals8 {
+  let block = task.block;
+  let pixels = row_of(block, b * WORKGROUP + lane);
+  let rows = rows_of(task, 0, sublane);
+  var acc = array<vec4<f32>, 8>(); // by output channel: four pixels
+  for (var r = 0u; r < R; r++) {
+    let top = i32(r) * DH;
+    if (skips(block.first_h, top, SH, PT)) { continue; }
+    let from_ = six_sources(pixels, block, top);
+    for (var c = 0u; c < IC / GROUPS; c += 4) {
+      let xs = window(from_, c, shared_channels(block.group, c, sublane));
+      slide(&acc, xs, rows, r, c);
+    }
+  }
+  return store(&acc, pixels.out, pixels.valid, task, 0, before, b, sublane);
+}
+
 // S = 3 and no horizontal stride or dilation.
 @compute @workgroup_size(WORKGROUP)
 fn conv_row_8(
@@ -366,23 +559,41 @@ fn conv_row_8(
   @builtin(local_invocation_index) lane: u32,
   @builtin(subgroup_invocation_id) sublane: u32,
 ) {
-  let OCG = OC / GROUPS;
-  let block = block_of(workgroup, groups, (OCG + 7) / 8);
-  let row = row_of(block, lane);
-  let k0 = block.group * OCG + block.k_block * 8;
-  let k_end = (block.group + 1) * OCG;
+  let task = task_of(workgroup, groups, 8);
+  var totals: Totals8;
+  if (!REDUCES) {
+    totals = block_row_8(task, lane, sublane, 0, totals);
+    return;
+  }
+  for (var b = 0u; b < BLOCKS; b++) {
+    totals = block_row_8(task, lane, sublane, b, totals);
+  }
+  if (task.block.pixels < N * vertical().count * ((OW + 3) / 4)) {
+    put_totals(totals, task, 0, lane, sublane);
+  }
+}
 
-  let weight_rows = rows_of(k0, k_end - 1, sublane);
-  var acc: array<vec4<f32>, 8>;
+fn block_row_16(task: Task, lane: u32, sublane: u32, b: u32, before: Totals16) -> Totals16 {
+  let block = task.block;
+  let pixels = row_of(block, b * WORKGROUP + lane);
+  let low_rows = rows_of(task, 0, sublane);
+  let high_rows = rows_of(task, 8, sublane);
+  var low = array<vec4<f32>, 8>();
+  var high = array<vec4<f32>, 8>();
   for (var r = 0u; r < R; r++) {
     let top = i32(r) * DH;
     if (skips(block.first_h, top, SH, PT)) { continue; }
-    let from_ = six_sources(row, block, top);
+    let from_ = six_sources(pixels, block, top);
     for (var c = 0u; c < IC / GROUPS; c += 4) {
-      slide(&acc, window(from_, c), weight_rows, r, c);
+      let xs = window(from_, c, shared_channels(block.group, c, sublane));
+      slide(&low, xs, low_rows, r, c);
+      slide(&high, xs, high_rows, r, c);
     }
   }
-  store(&acc, row.pixels, row.valid, k0, k_end);
+  return Totals16(
+    store(&low, pixels.out, pixels.valid, task, 0, before.low, b, sublane),
+    store(&high, pixels.out, pixels.valid, task, 8, before.high, b, sublane),
+  );
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -392,28 +603,19 @@ fn conv_row_16(
   @builtin(local_invocation_index) lane: u32,
   @builtin(subgroup_invocation_id) sublane: u32,
 ) {
-  let OCG = OC / GROUPS;
-  let block = block_of(workgroup, groups, (OCG + 15) / 16);
-  let row = row_of(block, lane);
-  let k0 = block.group * OCG + block.k_block * 16;
-  let k_end = (block.group + 1) * OCG;
-
-  let low_rows = rows_of(k0, k_end - 1, sublane);
-  let high_rows = rows_of(k0 + 8, k_end - 1, sublane);
-  var low: array<vec4<f32>, 8>;
-  var high: array<vec4<f32>, 8>;
-  for (var r = 0u; r < R; r++) {
-    let top = i32(r) * DH;
-    if (skips(block.first_h, top, SH, PT)) { continue; }
-    let from_ = six_sources(row, block, top);
-    for (var c = 0u; c < IC / GROUPS; c += 4) {
-      let xs = window(from_, c);
-      slide(&low, xs, low_rows, r, c);
-      slide(&high, xs, high_rows, r, c);
-    }
+  let task = task_of(workgroup, groups, 16);
+  var totals: Totals16;
+  if (!REDUCES) {
+    totals = block_row_16(task, lane, sublane, 0, totals);
+    return;
   }
-  store(&low, row.pixels, row.valid, k0, k_end);
-  store(&high, row.pixels, row.valid, k0 + 8, k_end);
+  for (var b = 0u; b < BLOCKS; b++) {
+    totals = block_row_16(task, lane, sublane, b, totals);
+  }
+  if (task.block.pixels < N * vertical().count * ((OW + 3) / 4)) {
+    put_totals(totals.low, task, 0, lane, sublane);
+    put_totals(totals.high, task, 8, lane, sublane);
+  }
 }
 
 // Four columns (r, s, c) of dw; with VEC4 four channels of one tap. Past the end the last one repeats.
@@ -455,6 +657,8 @@ fn grad_weight_16(
   // This lane's share of dy: four channels of one pixel of two.
   let k_lane = min(k0 + (sublane & 3) * 4, k_end - 4);
   let q_lane = select((sublane >> 2) & 1, 0u, NARROW);
+  let dy_channels = dy_channels_of(k_lane / 4);
+  let channels = channels_of((columns.c.x + group * ICG) / 4);
 
   let rows = N * OH;
   let per_slice = (rows + SLICES - 1) / SLICES;
@@ -476,13 +680,13 @@ fn grad_weight_16(
     }
     for (var q = 0u; q < OW; q += 2) {
       // Past the end of the row dy repeats, and x is zero.
-      let first = w4[((row * OW + min(q + q_lane, OW - 1)) * OC + k_lane) / 4];
+      let first = dy_vec4(((row * OW + min(q + q_lane, OW - 1)) * OC + k_lane) / 4, dy_channels);
       var second = first;
-      if (NARROW) { second = w4[((row * OW + min(q + 1, OW - 1)) * OC + k_lane) / 4]; }
+      if (NARROW) { second = dy_vec4(((row * OW + min(q + 1, OW - 1)) * OC + k_lane) / 4, dy_channels); }
       let v0 = i32(q) * SW + columns.left;
       let v1 = v0 + SW;
-      let x0 = column_values(at_row, v0, columns.c + group * ICG, inside_h);
-      let x1 = column_values(at_row, v1, columns.c + group * ICG, inside_h & vec4<bool>(q + 1 < OW));
+      let x0 = column_values(at_row, v0, columns.c + group * ICG, inside_h, channels);
+      let x1 = column_values(at_row, v1, columns.c + group * ICG, inside_h & vec4<bool>(q + 1 < OW), channels);
       acc_0 = rank1(acc_0, x0, subgroupBroadcast(first, 0u));
       acc_1 = rank1(acc_1, x0, subgroupBroadcast(first, 1u));
       acc_2 = rank1(acc_2, x0, subgroupBroadcast(first, 2u));
@@ -501,13 +705,13 @@ fn grad_weight_16(
   }
 }
 
-fn column_values(at_row: vec4<u32>, v: vec4<i32>, c: vec4<u32>, wanted: vec4<bool>) -> vec4<f32> {
+fn column_values(at_row: vec4<u32>, v: vec4<i32>, c: vec4<u32>, wanted: vec4<bool>, channels: Channels) -> vec4<f32> {
   let inside = wanted & (v >= vec4<i32>(0)) & (v < vec4<i32>(i32(IW)));
   let at = select(vec4<u32>(0), (at_row + vec4<u32>(v)) * IC + c, inside);
   if (VEC4) {
-    return select(vec4<f32>(0), x4[at.x / 4], inside.x);
+    return select(vec4<f32>(0), x_vec4(at.x / 4, channels), inside.x);
   }
-  return select(vec4<f32>(0), vec4<f32>(x[at.x], x[at.y], x[at.z], x[at.w]), inside);
+  return select(vec4<f32>(0), vec4<f32>(x_number(at.x), x_number(at.y), x_number(at.z), x_number(at.w)), inside);
 }
 
 fn store_columns(acc: mat4x4<f32>, k: u32, count: u32, quad: u32, quads: u32) {

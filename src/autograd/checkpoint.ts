@@ -10,8 +10,8 @@ export function isRecomputing(): boolean {
 
 /**
  * `fn(x)`, keeping only x for backward: the intermediate results are computed a second time there (Chen et al. 2016,
- * "Training deep nets with sublinear memory cost"). The same numbers as `fn(x)`, at the price of a second forward;
- * running statistics are updated once.
+ * "Training deep nets with sublinear memory cost"). The same numbers as `fn(x)` (gradients up to rounding), at the price of
+ * a second forward; running statistics are updated once.
  *
  * `fn` must be a pure function of x and of parameters: called twice, it must do the same.
  */

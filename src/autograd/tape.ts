@@ -17,10 +17,39 @@ export interface GraphNode {
   /** One entry per input: the node that made it, the leaf itself, or null where no gradient is wanted. */
   readonly inputs: readonly (GraphNode | Tensor | null)[];
   /** One gradient per input, or null; null itself once freed. The caller owns the gradients. */
-  backward: ((grad: Tensor) => readonly (Tensor | null)[]) | null;
+  backward: ((grad: Tensor, contributions: Contributions) => readonly (Tensor | null)[]) | null;
+  /** For a batch-norm: what whoever makes the last contribution to its gradient needs, to mask it and sum it up. */
+  norm: () => NormTail | null;
+  /** A ReLU hands a gradient that is masked and summed up to the batch-norm before it. */
+  passesNorm: boolean;
   /** Disposes what was saved. */
   release: () => void;
 }
+
+/** What a batch-norm's backward needs of its gradient: dz, masked by its ReLU, and the sums of dz and of dz * xhat. */
+export interface NormTail {
+  x: Tensor;
+  /** [5, C] */
+  numbers: Tensor;
+  mask: Tensor | null;
+  relu: boolean;
+  /** Something is added behind the normalisation. */
+  residual: boolean;
+}
+
+/** The last contribution to the gradient of a node's output, for the op that makes it. */
+export interface Contribution {
+  /** Set if the node would take its gradient masked and summed up, as `Tensor.partials`. */
+  norm: NormTail | null;
+  /**
+   * The other contributions, if their sum is in a buffer that nobody else reads: the caller adds to it and returns it. Null
+   * if there are none.
+   */
+  take(): Tensor | null;
+}
+
+/** What may be done at once with the gradient of input `i`; null if others contribute later, or to a leaf. */
+export type Contributions = (i: number) => Contribution | null;
 
 let nextOrder = 0;
 let recording = true;
@@ -57,11 +86,22 @@ export function record(
   inputs: readonly (Tensor | null)[],
   run: NonNullable<GraphNode["backward"]>,
   release: () => void,
+  norm: GraphNode["norm"] = () => null,
+  passesNorm = false,
 ): void {
   const targets = inputs.map((input) => (input?.requiresGrad ? (input.node ?? input) : null));
   for (const target of targets) if (isNode(target)) target.holders += 1;
   out.requiresGrad = true;
-  out.node = { op, holders: 1, order: nextOrder++, inputs: targets, backward: run, release };
+  out.node = {
+    op,
+    holders: 1,
+    order: nextOrder++,
+    inputs: targets,
+    backward: run,
+    release,
+    norm,
+    passesNorm,
+  };
 }
 
 /** One holder fewer; frees the nodes that nobody holds. */
@@ -97,11 +137,13 @@ export function backward(root: Tensor, upstream: Tensor | null): void {
     );
   }
   const gpu = root.gpu;
+  gpu.commands.settle();
   noGrad(() => {
     const start = upstream ? upstream.alias() : gpu.keep(gpu.full(root.shape, 1));
     if (!root.node) return addToLeaf(root, start);
     const grads = new Map<GraphNode, Tensor>([[root.node, start]]);
     const nodes = reachable(root.node);
+    const uses = countUses(nodes);
     const { layer } = gpu;
     // Held until their turn: freeing a node lets go of the ones before it.
     for (const node of nodes) node.holders += 1;
@@ -109,7 +151,8 @@ export function backward(root: Tensor, upstream: Tensor | null): void {
       for (const node of nodes) {
         const grad = grads.get(node);
         grads.delete(node);
-        if (grad) propagate(node, grad, grads);
+        if (grad) propagate(node, grad, grads, uses);
+        for (const input of node.inputs) if (isNode(input)) uses.set(input, uses.get(input)! - 1);
         free(node);
         node.holders -= 1;
       }
@@ -120,11 +163,27 @@ export function backward(root: Tensor, upstream: Tensor | null): void {
   });
 }
 
-function propagate(node: GraphNode, grad: Tensor, grads: Map<GraphNode, Tensor>): void {
+function propagate(
+  node: GraphNode,
+  grad: Tensor,
+  grads: Map<GraphNode, Tensor>,
+  uses: ReadonlyMap<GraphNode, number>,
+): void {
   const gpu = grad.gpu;
+  const contributions: Contributions = (i) => {
+    const target = node.inputs[i]!;
+    if (target === null || !isNode(target) || uses.get(target) !== 1) return null;
+    const sum = grads.get(target);
+    if (sum?.isShared) return null;
+    const take = () => {
+      grads.delete(target);
+      return sum ?? null;
+    };
+    return { norm: normOf(target, uses), take };
+  };
   let inputGrads: readonly (Tensor | null)[];
   try {
-    inputGrads = gpu.scope(() => node.backward!(grad));
+    inputGrads = gpu.scope(() => node.backward!(grad, contributions));
   } finally {
     grad.dispose();
   }
@@ -168,6 +227,24 @@ function add(sum: Tensor, grad: Tensor): Tensor {
   gpu.accumulate(target, grad);
   grad.dispose();
   return target;
+}
+
+/** What the batch-norm that made this node's output wants, also with a ReLU in between if nothing else reads it. */
+function normOf(node: GraphNode, uses: ReadonlyMap<GraphNode, number>): NormTail | null {
+  if (!node.passesNorm) return node.norm();
+  const input = node.inputs[0]!;
+  if (input === null || !isNode(input) || uses.get(input) !== 1) return null;
+  const norm = input.norm();
+  return norm && !norm.residual ? { ...norm, relu: true } : null;
+}
+
+/** How often the outputs of `nodes` are read by others of them. */
+function countUses(nodes: readonly GraphNode[]): Map<GraphNode, number> {
+  const uses = new Map<GraphNode, number>(nodes.map((node) => [node, 0]));
+  for (const node of nodes) {
+    for (const input of node.inputs) if (isNode(input)) uses.set(input, uses.get(input)! + 1);
+  }
+  return uses;
 }
 
 /** Every node behind `root`, latest first. */

@@ -1,7 +1,7 @@
 import { DeviceError } from "../errors.ts";
 import type { Gpu } from "./device.ts";
 import type { KernelTiming } from "./profiler.ts";
-import type { Variant } from "./variants.ts";
+import type { Reach, Variant } from "./variants.ts";
 
 /** What `autotune` found out about one kernel at one shape. */
 export interface TunedChoice {
@@ -11,7 +11,7 @@ export interface TunedChoice {
   chosen: Variant;
   /** What the kernel's own rule takes. */
   fallback: Variant;
-  /** Median GPU time by variant, in ms; of all calls at this shape together. */
+  /** Median GPU time by variant, in ms: of all calls at this shape, or of all the work where the choice reaches further. */
   ms: Record<Variant, number>;
 }
 
@@ -20,7 +20,11 @@ interface Pick {
   shape: string;
   candidates: readonly Variant[];
   fallback: Variant;
+  reach: Reach;
 }
+
+/** Of the time of all the work, where one choice changes little of it. */
+const WORK_MARGIN = 0.998;
 
 export interface AutotuneOptions {
   /** Timed runs of the work with each variant. Default 5. */
@@ -54,25 +58,31 @@ export async function autotune(
   const before = variants.toJSON();
   const known = new Map<string, Pick>();
   let log: { key: string; kernel: string; at: number }[] = [];
-  variants.onPick = (kernel, shape, candidates, fallback) => {
-    outer?.(kernel, shape, candidates, fallback);
+  variants.onPick = (kernel, shape, candidates, fallback, reach) => {
+    outer?.(kernel, shape, candidates, fallback, reach);
     if (candidates.length < 2) return;
-    const pick = { kernel, shape, candidates, fallback };
+    const pick = { kernel, shape, candidates, fallback, reach };
     known.set(keyOf(pick), pick);
-    log.push({ key: keyOf(pick), kernel, at: gpu.stats.dispatches });
+    if (reach === "kernel") log.push({ key: keyOf(pick), kernel, at: gpu.stats.dispatches });
   };
   /** ms by key and variant. */
   const times = new Map<string, Map<Variant, number[]>>();
+  const note = (key: string, variant: Variant, ms: number) => {
+    const byVariant = times.get(key) ?? new Map<Variant, number[]>();
+    times.set(key, byVariant);
+    byVariant.set(variant, [...(byVariant.get(variant) ?? []), ms]);
+  };
+  const ofReach = (reach: Reach) => [...known.values()].filter((pick) => pick.reach === reach);
   try {
     work(); // finds out what there is to tune
     await gpu.sync();
-    const most = Math.max(0, ...[...known.values()].map(({ candidates }) => candidates.length));
+    const most = Math.max(0, ...ofReach("kernel").map(({ candidates }) => candidates.length));
     // In turn, so that a machine whose speed drifts is unfair to nobody; the first round compiles.
     const began = performance.now();
     for (let round = 0; round <= rounds; round += 1) {
       if (round > 1 && performance.now() - began > budgetMs) break;
       for (let index = 0; index < most; index += 1) {
-        for (const { kernel, shape, candidates } of known.values()) {
+        for (const { kernel, shape, candidates } of ofReach("kernel")) {
           variants.remember(kernel, shape, candidates[Math.min(index, candidates.length - 1)]!);
         }
         log = [];
@@ -82,30 +92,49 @@ export async function autotune(
         for (const [key, ms] of timeByKey(timings, log, start)) {
           const { candidates } = known.get(key)!;
           if (index >= candidates.length) continue; // was timed as the last one already
-          const byVariant = times.get(key) ?? new Map<Variant, number[]>();
-          times.set(key, byVariant);
-          const variant = candidates[index]!;
-          byVariant.set(variant, [...(byVariant.get(variant) ?? []), ms]);
+          note(key, candidates[index]!, ms);
         }
       }
     }
+    const choices = ofReach("kernel").flatMap((pick) => choose(pick, margin) ?? []);
+    // One after the other, with the kernels that were chosen, since they depend on each other.
+    for (const pick of ofReach("work")) {
+      const { kernel, shape, candidates } = pick;
+      for (let round = 0; round <= rounds; round += 1) {
+        if (round > 1 && performance.now() - began > budgetMs) break;
+        for (const variant of candidates) {
+          variants.remember(kernel, shape, variant);
+          const timings = await gpu.profile(work);
+          if (round > 0)
+            note(keyOf(pick), variant, timings.reduce((sum, { durationUs }) => sum + durationUs, 0) / 1e3);
+        }
+      }
+      choices.push(...[choose(pick, WORK_MARGIN) ?? []].flat());
+    }
+    return choices;
+  } catch (error) {
+    for (const pick of known.values()) {
+      variants.remember(pick.kernel, pick.shape, before[keyOf(pick)] ?? pick.fallback);
+    }
+    throw error;
   } finally {
     variants.onPick = outer;
-    for (const { kernel, shape, fallback } of known.values()) {
-      variants.remember(kernel, shape, before[keyOf({ kernel, shape })] ?? fallback);
-    }
   }
-  const choices: TunedChoice[] = [];
-  for (const { kernel, shape, fallback } of known.values()) {
-    const measured = times.get(keyOf({ kernel, shape }));
-    if (!measured) continue;
+
+  /** Makes `variants` remember the best one. */
+  function choose(pick: Pick, enough: number): TunedChoice | null {
+    const { kernel, shape, fallback } = pick;
+    const measured = times.get(keyOf(pick));
+    if (!measured) {
+      variants.remember(kernel, shape, before[keyOf(pick)] ?? fallback);
+      return null;
+    }
     const ms = Object.fromEntries([...measured].map(([variant, all]) => [variant, median(all)]));
     const [best, least] = Object.entries(ms).reduce((a, b) => (b[1] < a[1] ? b : a));
-    const chosen = least <= margin * (ms[fallback] ?? Number.POSITIVE_INFINITY) ? best : fallback;
+    const chosen = least <= enough * (ms[fallback] ?? Number.POSITIVE_INFINITY) ? best : fallback;
     variants.remember(kernel, shape, chosen);
-    choices.push({ kernel, shape, chosen, fallback, ms });
+    return { kernel, shape, chosen, fallback, ms };
   }
-  return choices;
 }
 
 /**

@@ -15,6 +15,7 @@ export interface MemoryStats {
 /** A reference-counted GPU buffer. Tensors, views and graph nodes each hold one reference. */
 export class Storage {
   private references = 1;
+  private readonly readers = new Set<() => void>();
 
   constructor(
     readonly id: number,
@@ -36,6 +37,17 @@ export class Storage {
     if (!this.live) throw new UseAfterDisposeError("internal: a freed buffer was retained");
     this.references += 1;
     return this;
+  }
+
+  /** Calls `read` before somebody overwrites the elements, until the function that it returns is called. */
+  beforeWrite(read: () => void): () => void {
+    this.readers.add(read);
+    return () => void this.readers.delete(read);
+  }
+
+  /** To be called before the elements are overwritten from outside of the graph. */
+  willWrite(): void {
+    for (const read of this.readers) read();
   }
 
   release(): void {

@@ -290,7 +290,10 @@ export class Gpu {
    * `ArrayBuffer` or view becomes a uniform buffer.
    */
   run(spec: KernelSpec, bindings: readonly Binding[], grid: Grid, label = ""): void {
+    this.commands.settle();
     this.check();
+    // First of all, since what is deferred takes kernels of its own.
+    const ranges = bindings.map((bound) => (bound instanceof Tensor ? bound.range : bound));
     const kernel = this.kernels.get(spec);
     const limit = this.limits.maxComputeWorkgroupsPerDimension;
     if (grid.some((groups) => groups !== undefined && (groups > limit || groups < 1))) {
@@ -303,17 +306,16 @@ export class Gpu {
     let bytes = 0;
     let key = `${kernel.id}`;
     const resources: { binding: number; buffer: GPUBuffer; offset: number; size: number }[] = [];
-    for (let binding = 0; binding < bindings.length; binding += 1) {
-      const bound = bindings[binding]!;
-      if (bound === null) continue;
+    for (let binding = 0; binding < ranges.length; binding += 1) {
+      const range = ranges[binding]!;
+      if (range === null) continue;
       let buffer: GPUBuffer;
       let offset = 0;
       let size: number;
-      if (bound instanceof ArrayBuffer || ArrayBuffer.isView(bound)) {
-        buffer = this.uniform(bound);
+      if (range instanceof ArrayBuffer || ArrayBuffer.isView(range)) {
+        buffer = this.uniform(range);
         size = buffer.size;
       } else {
-        const range = bound instanceof Tensor ? bound.range : bound;
         buffer = range.storage.buffer;
         offset = range.byteOffset;
         size = Math.min(Math.ceil(range.byteLength / 16) * 16, range.storage.byteLength - offset);
@@ -474,6 +476,7 @@ export class Gpu {
     if (this.commands.recording) {
       throw new DeviceError("capture: called inside a captured function; capture the outer function alone");
     }
+    this.flush();
     this.check();
     const outer = this.pool;
     const pool = outer.fork();
@@ -486,6 +489,8 @@ export class Gpu {
     try {
       const result = this.scope(fn);
       const outputs = [...tensorsIn(result)].map((tensor) => this.keep(tensor));
+      this.commands.settle();
+      for (const output of outputs) output.range; // a replay works out what is deferred
       const bytes = outer.stats.liveBytes + outer.stats.pooledBytes - before;
       return new Plan(this, result, outputs, dispatches, borrowed, pool, bytes);
     } catch (error) {
@@ -503,9 +508,11 @@ export class Gpu {
   explain(fn: () => void): DispatchNote[] {
     const watched: Dispatch[] = [];
     const outer = this.commands.watching;
+    this.commands.settle();
     this.commands.watching = watched;
     try {
       fn();
+      this.commands.settle();
     } finally {
       this.commands.watching = outer;
     }

@@ -27,6 +27,7 @@ export class Plan<T> {
    * new bind group, one compute pass, one submit.
    */
   run(): void {
+    for (const { range } of this.outputs) range.storage.willWrite();
     this.gpu.replay(this.dispatches);
   }
 

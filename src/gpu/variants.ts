@@ -4,6 +4,12 @@ import { FusenormError } from "../errors.ts";
 export type Variant = string;
 
 /**
+ * What a choice changes: one kernel, whose own time tells which variant is best; or the work around it as well, as where a
+ * kernel takes over part of another op's.
+ */
+export type Reach = "kernel" | "work";
+
+/**
  * Which variant of a kernel runs. The op names its candidates and its own choice by adapter class and shape;
  * `force` (tests, benchmarks) and what `remember` stored (autotune) go before it.
  */
@@ -12,11 +18,23 @@ export class Variants {
   private readonly tuned = new Map<string, Variant>();
   /** Called with each choice that was neither forced nor remembered, so that autotune can learn what there is to tune. */
   onPick:
-    | ((kernel: string, shape: string, candidates: readonly Variant[], fallback: Variant) => void)
+    | ((
+        kernel: string,
+        shape: string,
+        candidates: readonly Variant[],
+        fallback: Variant,
+        reach: Reach,
+      ) => void)
     | null = null;
 
   /** @param shape a key of the sizes that the choice may depend on, e.g. `32x32x32x16` */
-  pick(kernel: string, shape: string, candidates: readonly Variant[], fallback: Variant): Variant {
+  pick(
+    kernel: string,
+    shape: string,
+    candidates: readonly Variant[],
+    fallback: Variant,
+    reach: Reach = "kernel",
+  ): Variant {
     const forced = this.forced.get(kernel);
     if (forced !== undefined) {
       if (!candidates.includes(forced)) {
@@ -26,7 +44,7 @@ export class Variants {
       }
       return forced;
     }
-    this.onPick?.(kernel, shape, candidates, fallback);
+    this.onPick?.(kernel, shape, candidates, fallback, reach);
     const tuned = this.tuned.get(`${kernel}|${shape}`);
     return tuned !== undefined && candidates.includes(tuned) ? tuned : fallback;
   }

@@ -107,8 +107,11 @@ export interface BatchNorm2dOptions {
   affine?: boolean;
   /** Keep running statistics for `eval`. Default true; false uses batch statistics always. */
   trackRunningStats?: boolean;
-  /** False composes it from plain ops, to compare. Default true. */
-  fused?: boolean;
+  /**
+   * How far it is fused. True: with residual and ReLU, and into the convolutions next to it where that is faster (see
+   * `batchNorm`, `folds`). "elementwise": with residual and ReLU alone. False: composed of plain ops, to compare. Default true.
+   */
+  fused?: boolean | "elementwise";
 }
 
 /** What follows the normalisation in the same kernel. */
@@ -127,7 +130,7 @@ export class BatchNorm2d extends Module {
   numBatchesTracked: Tensor | null;
   private readonly eps: number;
   private readonly momentum: number | null;
-  private readonly fused: boolean;
+  private readonly fused: boolean | "elementwise";
 
   constructor(gpu: Gpu, channels: number, options: BatchNorm2dOptions = {}) {
     super();
@@ -158,6 +161,7 @@ export class BatchNorm2d extends Module {
       numBatchesTracked: track ? numBatchesTracked : null,
       eps,
       momentum,
+      folds: this.fused === true,
       ...tail,
     };
     return this.under(x, () => run(x, this.weight, this.bias, options));

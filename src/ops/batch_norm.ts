@@ -1,11 +1,14 @@
 // Training: stats → finalize → apply; backward: grad_stats → grad_finalize → grad_apply; small tensors in one dispatch
-// each. See shaders/batch_norm.wgsl.
+// each. See shaders/batch_norm.wgsl. Next to convolutions they do the first and last of these, as they store and load.
 
+import type { NormTail } from "../autograd/tape.ts";
 import { ShapeError } from "../errors.ts";
+import type { Gpu } from "../gpu/device.ts";
+import type { Recipe } from "../tensor/deferred.ts";
 import { formatShape, type Shape, sameShape, sizeOf } from "../tensor/shape.ts";
-import type { Tensor } from "../tensor/tensor.ts";
-import { batchNormKernels } from "./batch_norm_kernels.ts";
-import { defineOp } from "./define-op.ts";
+import { Tensor } from "../tensor/tensor.ts";
+import { type BatchNormKernels, batchNormKernels } from "./batch_norm_kernels.ts";
+import { defineOp, inLayer } from "./define-op.ts";
 
 export interface BatchNormOptions {
   /** True: the batch's own statistics, and the running ones are updated. False: the running statistics. */
@@ -22,6 +25,12 @@ export interface BatchNormOptions {
   eps?: number;
   /** Applied last, in the same pass. Default "none". */
   activation?: "none" | "relu";
+  /**
+   * In training, let the convolutions next to it do part of the work: the one before measures its output as it stores it,
+   * the one behind normalises as it loads, and likewise in backward, each where that is faster here (`gpu.variants`). The
+   * same numbers up to rounding. Default true.
+   */
+  folds?: boolean;
   /**
    * In training, instead of x's own: what `batchNormStatistics` or `mergeStatistics` gave, [4, C]. Differentiable: the
    * gradients of every use add up, so that batches which share statistics also share their backward.
@@ -46,17 +55,34 @@ const batchNormOp = defineOp({
         `batchNorm: residual is ${residual.dtype}, x is ${x.dtype}; expected the same, see cast`,
       );
     }
-    const kernels = batchNormKernels(ctx.gpu, plan.count, plan.channels, x.dtype);
+    const { gpu } = ctx;
+    const kernels = batchNormKernels(gpu, plan.count, plan.channels, x.dtype);
+    const folds = params.folds && !statistics && kernels.folds;
+    // Before anything else: the convolution that made x may still wait.
+    const producer = folds ? gpu.commands.claim(x) : null;
+    const partials = producer?.run(params.training) ?? null;
     const numbers = ctx.empty([5, kernels.width]);
-    const out = ctx.empty(plan.out, x.dtype);
+    const graph = Object.values(ctx.needsGrad).includes(true);
     // x alone gives the ReLU's mask, but for the residual.
-    const masked = plan.relu && residual && Object.values(ctx.needsGrad).includes(true);
-    const mask = masked ? ctx.empty([kernels.maskWords], "uint32") : null;
+    const mask = plan.relu && residual && graph ? ctx.empty([kernels.maskWords], "uint32") : null;
     const all = { ...params, gamma, beta, residual, relu: plan.relu, mask };
-    if (statistics) kernels.trainGiven(ctx, out, x, numbers, statistics, all);
-    else if (params.training) kernels.train(ctx, out, x, numbers, all);
-    else kernels.infer(ctx, out, x, numbers, all);
-    return { out, saved: { x, numbers, mask, given: statistics !== null } };
+    const saved = { x, numbers, mask, given: statistics !== null };
+    if (partials) {
+      kernels.finalize(ctx, numbers, partials, all);
+      partials.values.dispose();
+    } else if (!params.training) kernels.infer(ctx, numbers, all);
+    const counter = params.training ? kernels.counter(params) : null;
+    if (producer && !counter) {
+      return {
+        out: deferredOutput(gpu, kernels, { x, numbers, relu: plan.relu, residual, mask, graph }),
+        saved,
+      };
+    }
+    const out = ctx.empty(plan.out, x.dtype);
+    if (partials || !params.training) kernels.apply(ctx, out, x, numbers, all, counter);
+    else if (statistics) kernels.trainGiven(ctx, out, x, numbers, statistics, all);
+    else kernels.train(ctx, out, x, numbers, all);
+    return { out, saved };
   },
   // dz = dy where y > 0; dx = γ·rstd·(dz − Σdz/n − x̂·Σ(dz·x̂)/n); dγ = Σ dz·x̂, dβ = Σ dz, dresidual = dz
   backward(ctx, grad, { x, numbers, mask, given }, plan, params) {
@@ -70,6 +96,19 @@ const batchNormOp = defineOp({
     const half = x.dtype === "float16";
     const dgamma = needsGrad.gamma ? ctx.grad("gamma") : ctx.temp([plan.channels]);
     const dbeta = needsGrad.beta ? ctx.grad("beta") : ctx.temp([plan.channels]);
+    const { partials } = grad;
+    if (partials) {
+      // A convolution has masked the gradient and summed it up.
+      const slopes = ctx.empty([4, kernels.width]);
+      kernels.finalizeGrad(ctx, slopes, partials, numbers, { dgamma, dbeta, batchStatistics: true });
+      return {
+        x: needsGrad.x ? deferredGradient(ctx.gpu, kernels, x, grad, numbers, slopes) : null,
+        gamma: needsGrad.gamma ? dgamma : null,
+        beta: needsGrad.beta ? dbeta : null,
+        residual: needsGrad.residual ? grad.alias() : null,
+        statistics: null,
+      };
+    }
     const like = (name: "x" | "residual") => (half ? ctx.empty(plan.out, x.dtype) : ctx.grad(name));
     const dx = needsGrad.x ? like("x") : null;
     const dz = !mask ? grad : needsGrad.residual ? like("residual") : ctx.temp(plan.out, x.dtype);
@@ -88,7 +127,84 @@ const batchNormOp = defineOp({
       statistics: dstatistics,
     };
   },
+  norm(gpu, { x, numbers, mask, given }, plan, params): NormTail | null {
+    const kernels = batchNormKernels(gpu, plan.count, plan.channels, x.dtype);
+    if (!params.training || !params.folds || given || !kernels.folds) return null;
+    return { x, numbers, mask, relu: plan.relu, residual: plan.residual };
+  },
 });
+
+/**
+ * y, to be worked out when somebody wants it. With a graph its memory is given back when only that holds it, and y is worked
+ * out once more in backward; of the outputs along a chain of residuals every second one, since the next needs it for that.
+ */
+function deferredOutput(
+  gpu: Gpu,
+  kernels: BatchNormKernels,
+  {
+    graph,
+    mask,
+    ...read
+  }: {
+    x: Tensor;
+    numbers: Tensor;
+    relu: boolean;
+    residual: Tensor | null;
+    mask: Tensor | null;
+    graph: boolean;
+  },
+): Tensor {
+  const { x, numbers, relu, residual } = read;
+  const recipe: Recipe = {
+    kind: "normalise",
+    x: x.alias(),
+    numbers: numbers.alias(),
+    relu,
+    residual: residual?.alias() ?? null,
+  };
+  const { layer } = gpu;
+  let unwritten = mask;
+  const compute = (y: Tensor) =>
+    inLayer(gpu, "batch_norm", layer, (ctx) => {
+      kernels.apply(ctx, y, recipe.x, recipe.numbers, { relu, residual, mask: unwritten }, null);
+      unwritten = null;
+    });
+  const y = Tensor.deferred(gpu, x.shape, recipe, compute, graph && !residual?.comesAgain);
+  if (residual) y.range; // no kernel adds one while it loads, and backward wants the mask
+  return y;
+}
+
+/** relu(x) in one pass with the batch-norm that makes x, if that has not been carried out yet; else null. */
+export function rectified(x: Tensor, graph: boolean): Tensor | null {
+  const recipe = x.deferred;
+  if (recipe?.kind !== "normalise" || recipe.residual) return null;
+  const kernels = batchNormKernels(x.gpu, x.size / x.shape.at(-1)!, x.shape.at(-1)!, x.dtype);
+  return deferredOutput(x.gpu, kernels, { ...recipe, relu: true, residual: null, mask: null, graph });
+}
+
+/** dx, likewise. */
+function deferredGradient(
+  gpu: Gpu,
+  kernels: BatchNormKernels,
+  x: Tensor,
+  dz: Tensor,
+  numbers: Tensor,
+  slopes: Tensor,
+): Tensor {
+  const recipe = {
+    kind: "gradient" as const,
+    x: x.alias(),
+    dz: dz.alias(),
+    numbers: numbers.alias(),
+    slopes: slopes.alias(),
+  };
+  const { layer } = gpu;
+  return Tensor.deferred(gpu, x.shape, recipe, (dx) =>
+    inLayer(gpu, "batch_norm backward", layer, (ctx) =>
+      kernels.applyGrad(ctx, dx, recipe.x, recipe.dz, recipe.numbers, recipe.slopes, false),
+    ),
+  );
+}
 
 /**
  * Batch normalisation over every axis but the last, with an optional residual and ReLU in the same pass:
@@ -123,6 +239,7 @@ export function batchNormParams(options: Omit<BatchNormOptions, "residual" | "st
     momentum: options.momentum === undefined ? 0.1 : options.momentum,
     eps: options.eps ?? 1e-5,
     activation: options.activation ?? "none",
+    folds: options.folds ?? true,
   };
 }
 
@@ -210,5 +327,5 @@ export function inferBatchNorm(
       throw new ShapeError(`${op}: ${name} is ${tensor.dtype}; expected float32`);
     }
   }
-  return { out: x, count, channels, relu: activation === "relu" };
+  return { out: x, count, channels, relu: activation === "relu", residual: residual !== null };
 }

@@ -4,6 +4,7 @@ import { shaders } from "../generated/shaders.ts";
 import type { Grid } from "../gpu/commands.ts";
 import type { Binding, Gpu } from "../gpu/device.ts";
 import type { KernelSpec } from "../gpu/kernel.ts";
+import type { Partials } from "../tensor/deferred.ts";
 import type { DType } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { OpContext } from "./define-op.ts";
@@ -173,6 +174,12 @@ export class BatchNormKernels {
     ctx.run({ shader: "batch_norm_statistics", entry, constants }, bindings, grid);
   }
 
+  /** Whether convolutions may do part of the work: channels in whole vec4s, and more than one dispatch can do. */
+  get folds(): boolean {
+    const whole = this.layout.channels === 4 * this.layout.width4 && this.dtype === "float32";
+    return whole && !this.pick("batch_norm.forward", 10, true).endsWith("_one");
+  }
+
   /** Training: y, and the channels' numbers into `saved`. Moves the running statistics, if there are any. */
   train(ctx: Context, y: Tensor, x: Tensor, saved: Tensor, params: MeasureParams & ApplyParams): void {
     const { gamma, beta, runningMean, runningVar, numBatchesTracked, residual, relu, mask } = params;
@@ -204,7 +211,28 @@ export class BatchNormKernels {
     const finalize = this.spec(`finalize${suffix}`, division, flags);
     const bindings = { 1: partials, 3: saved, ...running, ...affine };
     this.run(ctx, finalize, division, bindings, params, this.channelGrid(division));
-    this.apply(ctx, y, x, saved, params, runningMean ? numBatchesTracked : null);
+    this.apply(ctx, y, x, saved, params, this.counter(params));
+  }
+
+  /** The numbers of the channels into `saved`, from partial statistics of x. Moves the running ones. */
+  finalize(ctx: Context, saved: Tensor, { values, groups }: Partials, params: MeasureParams): void {
+    const { gamma, beta, runningMean, runningVar, numBatchesTracked } = params;
+    const division = { ...this.division(this.pick("batch_norm.forward", 7, false)), slices: groups };
+    const counter = numBatchesTracked ?? ctx.temp([1]);
+    const running = runningMean && { 4: counter, 5: runningMean, 6: runningVar };
+    const flags = { ...this.affineFlags(params), SMALL_EPS: params.eps < SMALL_EPS, COUNTED: true };
+    const spec = this.spec(runningMean ? "finalize_running" : "finalize", division, flags);
+    const bindings = { 1: values, 3: saved, ...running, 8: gamma ?? values, 9: beta ?? values };
+    this.run(ctx, spec, division, bindings, params, this.channelGrid(division));
+  }
+
+  /** What `apply` has to count up: with the average over all batches, every channel has to have read it. */
+  counter({
+    momentum,
+    runningMean,
+    numBatchesTracked,
+  }: Pick<MeasureParams, "momentum" | "runningMean" | "numBatchesTracked">): Tensor | null {
+    return momentum === null && runningMean ? numBatchesTracked : null;
   }
 
   /** The same with statistics of `statistics`, perhaps merged over several batches. */
@@ -220,21 +248,25 @@ export class BatchNormKernels {
     const division = this.division(this.family());
     const entry = runningMean ? "finalize_given_running" : "finalize_given";
     const finalize = this.spec(entry, lanesOnly(division), this.affineFlags(params));
-    const counter = numBatchesTracked ?? statistics;
-    const running = runningMean && { 4: counter, 5: runningMean, 6: runningVar };
+    const running = runningMean && { 4: numBatchesTracked ?? ctx.temp([1]), 5: runningMean, 6: runningVar };
     const bindings = { 1: statistics, 3: saved, ...running, 8: gamma ?? x, 9: beta ?? x };
     this.run(ctx, finalize, division, bindings, params, this.laneGrid(division, this.layout.channels));
-    this.apply(ctx, y, x, saved, params, runningMean ? numBatchesTracked : null);
+    this.apply(ctx, y, x, saved, params, this.counter(params));
   }
 
-  /** Inference: y, and the channels' numbers, of the running statistics, into `saved`. */
-  infer(ctx: Context, y: Tensor, x: Tensor, saved: Tensor, params: MeasureParams & ApplyParams): void {
+  /** Inference: the channels' numbers, of the running statistics, into `saved`; `apply` then gives y. */
+  infer(ctx: Context, saved: Tensor, params: MeasureParams): void {
     const { gamma, beta, runningMean, runningVar } = params;
     const division = this.division(this.family());
     const spec = this.spec("finalize_inference", lanesOnly(division), this.affineFlags(params));
-    const bindings = { 3: saved, 5: runningMean, 6: runningVar, 8: gamma ?? x, 9: beta ?? x };
+    const bindings = {
+      3: saved,
+      5: runningMean,
+      6: runningVar,
+      8: gamma ?? runningMean,
+      9: beta ?? runningMean,
+    };
     this.run(ctx, spec, division, bindings, params, this.laneGrid(division, this.layout.channels));
-    this.apply(ctx, y, x, saved, params, null);
   }
 
   /** For statistics computed elsewhere (`variance` biased): moves the running ones, and counts the batch. */
@@ -255,28 +287,57 @@ export class BatchNormKernels {
     const division = this.division(variant);
     const suffix = mask ? "_residual" : "";
     const masked = mask ? { 4: mask, 5: dz } : {};
-    const flags = { RELU: relu && !mask };
+    const flags: Record<string, boolean> = mask ? {} : { RELU: relu };
     if (variant.endsWith("_one")) {
-      const one = this.spec(`backward${suffix}`, division, { ...flags, BATCH_STATISTICS: batchStatistics });
+      const one = this.spec(`backward${suffix}`, division, {
+        RELU: relu && !mask,
+        BATCH_STATISTICS: batchStatistics,
+      });
       const bindings = { 0: dx, 1: x, 2: dy, 3: saved, ...masked, 8: dgamma, 9: dbeta };
       this.run(ctx, one, division, bindings, null, this.columnGrid(division));
       return;
     }
     const partials = ctx.temp([division.slices, 2, this.width]);
-    const affine = ctx.temp([2, this.width]);
-    const stats = this.spec(`grad_stats${suffix}`, division, mask ? {} : flags);
+    const stats = this.spec(`grad_stats${suffix}`, division, flags);
     const read = { 0: partials, 1: x, 2: dy, 3: saved, ...masked };
     this.run(ctx, stats, division, read, null, this.columnGrid(division));
+    const slopes = ctx.temp([4, this.width]);
+    this.finalizeGrad(ctx, slopes, { values: partials, groups: division.slices }, saved, params);
+    if (dx) this.applyGrad(ctx, dx, x, mask ? dz : dy, saved, slopes, relu && !mask);
+  }
+
+  /** dgamma, dbeta and the coefficients of dx, [4, width], from partial sums. */
+  finalizeGrad(
+    ctx: Context,
+    slopes: Tensor,
+    { values, groups }: Partials,
+    saved: Tensor,
+    { dgamma, dbeta, batchStatistics }: Pick<GradParams, "dgamma" | "dbeta" | "batchStatistics">,
+  ): void {
+    const division = { ...this.division(this.pick("batch_norm.backward", 8, false)), slices: groups };
     const finalize = this.spec("grad_finalize", division, { BATCH_STATISTICS: batchStatistics });
-    const sums = { 0: affine, 1: partials, 3: saved, 8: dgamma, 9: dbeta };
+    const sums = { 0: slopes, 1: values, 3: saved, 8: dgamma, 9: dbeta };
     this.run(ctx, finalize, division, sums, null, this.channelGrid(division));
-    if (!dx) return;
-    const apply = this.spec("grad_apply", lanesOnly(division), { ...flags, STRIDED: division.stride > 0 });
-    const bindings = { 0: dx, 1: x, 2: mask ? dz : dy, 3: saved, 4: affine };
+  }
+
+  /** dx from dz, or from dy with `relu`. */
+  applyGrad(
+    ctx: Pick<Context, "run">,
+    dx: Tensor,
+    x: Tensor,
+    dz: Tensor,
+    saved: Tensor,
+    slopes: Tensor,
+    relu: boolean,
+  ): void {
+    const division = this.division(this.pick("batch_norm.backward", 8, false));
+    const apply = this.spec("grad_apply", lanesOnly(division), { RELU: relu, STRIDED: division.stride > 0 });
+    const bindings = { 0: dx, 1: x, 2: dz, 3: saved, 4: slopes };
     this.run(ctx, apply, division, bindings, null, this.applyGrid(division));
   }
 
-  private apply(
+  /** y from x and the channels' numbers. Counts the batch in `counter`, if that is given. */
+  apply(
     ctx: Context,
     y: Tensor,
     x: Tensor,

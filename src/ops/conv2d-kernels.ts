@@ -1,11 +1,14 @@
 // Which kernel of shaders/conv2d*.wgsl does a convolution, and with what grid.
 
-import type { Gpu } from "../gpu/device.ts";
+import type { NormTail } from "../autograd/tape.ts";
+import { shaders } from "../generated/shaders.ts";
+import type { Binding, Gpu } from "../gpu/device.ts";
 import type { KernelSpec } from "../gpu/kernel.ts";
 import type { Variant } from "../gpu/variants.ts";
+import type { Partials, Recipe } from "../tensor/deferred.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { OpContext } from "./define-op.ts";
-import { subgroupLanes } from "./subgroups.ts";
+import { onlyLanes, subgroupLanes } from "./subgroups.ts";
 
 /** All sizes of one convolution. */
 export interface ConvGeometry {
@@ -50,7 +53,7 @@ export function conv2dVariants(gpu: Gpu, g: ConvGeometry): ConvVariants {
   };
 }
 
-/** y = conv(x, weight) + bias */
+/** y = conv(x, weight) + bias; with `statistics`, those of y for a batch-norm, if `canReduce`. */
 export function runForward(
   ctx: Context,
   g: ConvGeometry,
@@ -58,8 +61,9 @@ export function runForward(
   x: Tensor,
   weight: Tensor,
   bias: Tensor | null,
-): void {
-  const variant = pick(ctx.gpu, g, "forward");
+  statistics = false,
+  variant: Variant = pick(ctx.gpu, g, "forward"),
+): Partials | null {
   if (variant === "depthwise") {
     const lanes = Math.ceil(g.K / 4) * Math.ceil((g.N * g.P * g.Q) / 4);
     const constants = { ...depthwiseSizes(g), HAS_BIAS: bias ? 1 : 0 };
@@ -69,11 +73,12 @@ export function runForward(
       bindings,
       foldLanes(ctx, lanes),
     );
-    return;
+    return null;
   }
   if (variant !== "scalar_4x4") {
-    gather(ctx, g, forwardMap(g), variant, { out, x, weight, bias });
-    return;
+    const input = operand(ctx.gpu, g, "forward.input", x, forwardMap(g).vec4);
+    const output: Output = statistics ? { part: "statistics", bias } : { part: "plain", bias, joins: false };
+    return gather(ctx, g, forwardMap(g), variant, out, input, weight, output);
   }
   const constants = { ...sizes(g), HAS_BIAS: bias ? 1 : 0 };
   const blocks = Math.ceil(g.K / g.groups / 4) * g.groups * Math.ceil((g.N * g.P * g.Q) / (4 * WORKGROUP));
@@ -84,11 +89,33 @@ export function runForward(
     bindings,
     ctx.gpu.fold(blocks),
   );
+  return null;
 }
 
-/** dx from dy */
-export function gradInput(ctx: Context, g: ConvGeometry, dx: Tensor, dy: Tensor, weight: Tensor): Tensor {
-  const variant = pick(ctx.gpu, g, "grad_input");
+/** Whether the kernel that does `pass` adds up what a batch-norm behind it (or, backwards, before it) wants to know. */
+export function canReduce(
+  gpu: Gpu,
+  g: ConvGeometry,
+  pass: "forward" | "grad_input",
+  variant: Variant = pick(gpu, g, pass),
+): boolean {
+  const fits = variant.startsWith("tile") || (variant.startsWith("subgroup") && onlyLanes(gpu) > 0);
+  return fits && gpu.limits.maxStorageBuffersPerShaderStage >= 10 && isFused(gpu, g, `${pass}.output`);
+}
+
+/**
+ * dx from dy, into `dx`. `contribution`: dx holds the other contributions, which are added, or the sums for a
+ * batch-norm's backward are wanted; only where the variant is neither `depthwise` nor `scalar_4x4`, see `canJoin`.
+ */
+export function gradInput(
+  ctx: Context,
+  g: ConvGeometry,
+  dx: Tensor,
+  dy: Tensor,
+  weight: Tensor,
+  { joins, norm }: { joins: boolean; norm: NormSource | null } = { joins: false, norm: null },
+  variant: Variant = pick(ctx.gpu, g, "grad_input"),
+): Partials | null {
   if (variant === "depthwise") {
     const lanes = Math.ceil(g.C / 4) * Math.ceil((g.N * g.H * g.W) / 4);
     const kernel: KernelSpec = {
@@ -98,14 +125,13 @@ export function gradInput(ctx: Context, g: ConvGeometry, dx: Tensor, dy: Tensor,
       flops: flopsOf(g),
     };
     ctx.run(kernel, [dx, null, null, dy, dy, weight], foldLanes(ctx, lanes));
-    return dx;
+    return null;
   }
   if (variant !== "scalar_4x4") {
-    const transposed = ctx.temp([g.C, g.R, g.S, g.K / g.groups]);
-    const kernel: KernelSpec = { shader: "conv2d", entry: "transpose_weight", constants: sizes(g) };
-    ctx.run(kernel, [transposed, weight], [Math.min(256, Math.ceil(transposed.size / WORKGROUP))]);
-    gather(ctx, g, backwardMap(g), variant, { out: dx, x: dy, weight: transposed, bias: null });
-    return dx;
+    const map = backwardMap(g);
+    const input = operand(ctx.gpu, g, "grad_input.input", dy, map.vec4);
+    const output: Output = norm ? { part: "gradient", norm, joins } : { part: "plain", bias: null, joins };
+    return gather(ctx, g, map, variant, dx, input, weight, output);
   }
   const { strideH, strideW } = g;
   const phasePixels = g.N * Math.ceil(g.H / strideH) * Math.ceil(g.W / strideW);
@@ -118,7 +144,12 @@ export function gradInput(ctx: Context, g: ConvGeometry, dx: Tensor, dy: Tensor,
     flops: flopsOf(g),
   };
   ctx.run(kernel, [dx, null, weight, null, dy], ctx.gpu.fold(blocks));
-  return dx;
+  return null;
+}
+
+/** Whether `gradInput` can add to what dx holds. */
+export function canJoin(variant: Variant): boolean {
+  return /^(tile|subgroup)/.test(variant);
 }
 
 /** dw from dy and x: partial sums over slices of the output rows, then their sum in order. */
@@ -152,33 +183,31 @@ export function gradWeight(ctx: Context, g: ConvGeometry, dw: Tensor, dy: Tensor
     });
   }
   const map = forwardMap(g);
+  const input = operand(ctx.gpu, g, "grad_weight.input", x, map.vec4);
+  const upstream = operand(ctx.gpu, g, "grad_weight.dy", dy, true);
   const tile = TILES[variant];
-  if (tile) {
-    const tiles = Math.ceil(columns / tile.BN) * Math.ceil(g.K / g.groups / tile.BM) * g.groups;
-    return sumOfSlices(ctx, dw, columns, g.N * g.P, tiles, (out, slices) => {
-      const constants = { ...mapSizes(g, map), ...tileSizes(tile), SLICES: slices };
-      const kernel: KernelSpec = {
-        shader: "conv2d_tile",
-        entry: `grad_weight_${tile.entry}`,
-        constants,
-        flops: flopsOf(g),
-      };
-      ctx.run(kernel, [out, x, x, null, dy], ctx.gpu.fold(tiles * slices));
-    });
-  }
   // As few lanes without work as whole subgroups allow: 3×3 filters over 16 channels have 36 quads of columns.
   const quads = Math.ceil(columns / 4);
   const workgroup = 8 * Math.ceil(quads / Math.ceil(quads / 256) / 8);
-  const tiles = Math.ceil(quads / workgroup) * Math.ceil(g.K / g.groups / 16) * g.groups;
+  const tiles =
+    (tile
+      ? Math.ceil(columns / tile.BN) * Math.ceil(g.K / g.groups / tile.BM)
+      : Math.ceil(quads / workgroup) * Math.ceil(g.K / g.groups / 16)) * g.groups;
   return sumOfSlices(ctx, dw, columns, g.N * g.P, tiles, (out, slices) => {
-    const constants = { ...mapSizes(g, map), NARROW: narrow(ctx.gpu), SLICES: slices, WORKGROUP: workgroup };
     const kernel: KernelSpec = {
-      shader: "conv2d_subgroup",
-      entry: "grad_weight_16",
-      constants,
+      shader: moduleOf(tile ? "conv2d_tile" : "conv2d_subgroup", input.part, upstream.part, "plain"),
+      entry: tile ? `grad_weight_${tile.entry}` : "grad_weight_16",
+      constants: {
+        ...mapSizes(g, map),
+        ...(tile ? tileSizes(tile) : { NARROW: narrow(ctx.gpu), WORKGROUP: workgroup }),
+        ...input.constants,
+        SLICES: slices,
+      },
       flops: flopsOf(g),
     };
-    ctx.run(kernel, [out, x, x, null, dy], ctx.gpu.fold(tiles * slices));
+    const [, numbers, raw] = upstream.bindings;
+    const bindings: Binding[] = [out, ...inputBindings(input, null, upstream.bindings[0]!), numbers!, raw!];
+    ctx.run(kernel, bindings, ctx.gpu.fold(tiles * slices));
   });
 }
 
@@ -247,8 +276,15 @@ function gatherVariants(gpu: Gpu, g: ConvGeometry, map: GatherMap): Variant[] {
           ? "tile_128x128"
           : pixels * map.OC >= BUSY * 128 * 64
             ? "tile_128x64"
-            : "tile_64x64";
-  const gather: Variant[] = ["tile_256x16", "tile_128x32", "tile_64x64", "tile_128x64", "tile_128x128"];
+            : "tile_64x64_8x4";
+  const gather: Variant[] = [
+    "tile_256x16",
+    "tile_128x32",
+    "tile_64x64_8x4",
+    "tile_64x64",
+    "tile_128x64",
+    "tile_128x128",
+  ];
   return inOrder(gpu, subgroup, [best, ...gather.filter((name) => name !== best)], ["scalar_4x4"]);
 }
 
@@ -256,17 +292,51 @@ function gradWeightVariants(gpu: Gpu, g: ConvGeometry): Variant[] {
   const perGroup = g.K / g.groups;
   if (perGroup % 4 !== 0) return ["scalar_1x4"];
   const subgroup = subgroupLanes(gpu) > 0 ? ["subgroup_4x16"] : [];
-  const best = perGroup <= 16 ? "tile_16x128" : perGroup <= 32 ? "tile_32x128" : "tile_64x64";
-  const tiles: Variant[] = ["tile_16x128", "tile_32x128", "tile_64x64", "tile_128x64"];
+  const best = perGroup <= 16 ? "tile_16x144" : perGroup <= 32 ? "tile_32x96" : "tile_64x64";
+  const tiles: Variant[] = ["tile_16x144", "tile_32x96", "tile_64x64", "tile_128x64"];
   return inOrder(gpu, subgroup, [best, ...tiles.filter((name) => name !== best)], ["scalar_1x4"]);
 }
 
-interface GatherTensors {
-  out: Tensor;
-  x: Tensor;
-  /** [OC, R, S, IC / groups] */
-  weight: Tensor;
-  bias: Tensor | null;
+/** Where a kernel reads one of its operands: the tensor itself, or what a batch-norm would make it from. */
+interface Operand {
+  part: "plain" | Recipe["kind"];
+  /** The tensor, the numbers per channel, and the batch-norm's input. */
+  bindings: [Tensor, Tensor | null, Tensor | null];
+  constants: Record<string, number>;
+}
+
+/** The batch-norm whose gradient `gradInput` masks and sums up. */
+type NormSource = Omit<NormTail, "residual">;
+
+/** What becomes of the sums of `gather`. `joins`: they are added to what `out` holds. */
+type Output =
+  | { part: "plain"; bias: Tensor | null; joins: boolean }
+  | { part: "statistics"; bias: Tensor | null }
+  | { part: "gradient"; norm: NormSource; joins: boolean };
+
+/** `name`: which operand of which kernel, for the choice whether it is worked out while it is loaded. */
+function operand(gpu: Gpu, g: ConvGeometry, name: string, tensor: Tensor, vec4: boolean): Operand {
+  const recipe = tensor.deferred;
+  const fits = vec4 && gpu.limits.maxStorageBuffersPerShaderStage >= 10;
+  const loads = recipe && (recipe.kind === "gradient" || !recipe.residual);
+  if (!loads || !fits || !isFused(gpu, g, name)) {
+    return { part: "plain", bindings: [tensor, null, null], constants: {} };
+  }
+  if (recipe.kind === "normalise") {
+    const constants = { INPUT_RELU: recipe.relu ? 1 : 0 };
+    return { part: recipe.kind, bindings: [recipe.x, recipe.numbers, null], constants };
+  }
+  return { part: recipe.kind, bindings: [recipe.dz, recipe.slopes, recipe.x], constants: {} };
+}
+
+/** What stands at the bindings 1 to 7. */
+function inputBindings(
+  { part, bindings: [x, numbers, raw] }: Operand,
+  w: Tensor | null,
+  w4: Tensor,
+  bias: Tensor | null = null,
+): Binding[] {
+  return [part === "plain" ? x : null, x, w, w4, bias, numbers, raw];
 }
 
 function gather(
@@ -274,9 +344,12 @@ function gather(
   g: ConvGeometry,
   map: GatherMap,
   variant: Variant,
-  tensors: GatherTensors,
-): void {
-  const { out, x, weight, bias } = tensors;
+  out: Tensor,
+  input: Operand,
+  /** [K, R, S, C / groups] */
+  weight: Tensor,
+  output: Output,
+): Partials | null {
   const tile = TILES[variant];
   const row = variant.startsWith("subgroup_row");
   const channels = tile ? tile.BN : variant.endsWith("x16") ? 16 : 8;
@@ -284,25 +357,93 @@ function gather(
   const rows = map.grad ? Math.ceil(map.OH / g.strideH) : map.OH;
   const columns = map.grad ? Math.ceil(map.OW / g.strideW) : map.OW;
   const pixels = g.N * rows * columns;
-  const blocks = tile
+  // Blocks of pixels share their channels; of each there is one for every block of channels and phase.
+  const perPixels = Math.ceil(map.OC / g.groups / channels) * g.groups * phases;
+  let blocks = tile
     ? Math.ceil(pixels / tile.BM)
     : Math.ceil((row ? g.N * rows * Math.ceil(columns / 4) : Math.ceil(pixels / 4)) / WORKGROUP);
-  const workgroups = Math.ceil(map.OC / g.groups / channels) * g.groups * phases * blocks;
-  const constants = {
+  // The fewer partial results, the less there is to add up: a subgroup does several blocks if enough are left.
+  const turns = Math.max(1, Math.min(16, Math.floor((blocks * perPixels) / SOFTWARE_WORKGROUPS)));
+  const inTurn = tile || output.part === "plain" ? 1 : turns;
+  blocks = Math.ceil(blocks / inTurn);
+  const workgroups = perPixels * blocks;
+  const constants: Record<string, number> = {
     ...mapSizes(g, map),
-    HAS_BIAS: bias ? 1 : 0,
     ...(tile ? tileSizes(tile) : { NARROW: narrow(ctx.gpu) }),
+    ...input.constants,
   };
-  const kernel: KernelSpec = tile
-    ? { shader: "conv2d_tile", entry: `conv_${tile.entry}`, constants, flops: flopsOf(g) }
-    : {
-        shader: "conv2d_subgroup",
-        entry: `conv_${row ? "row_" : ""}${channels}`,
-        constants,
-        flops: flopsOf(g),
-      };
-  ctx.run(kernel, [out, x, x, weight, weight, bias ?? weight], ctx.gpu.fold(workgroups));
+  // Without a bias any buffer of at least as many numbers may stand at its place.
+  let bias: Tensor | null = weight;
+  if (output.part === "gradient") bias = null;
+  else {
+    constants.HAS_BIAS = output.bias ? 1 : 0;
+    bias = output.bias ?? weight;
+  }
+  if (output.part !== "statistics") constants.JOIN = output.joins ? 1 : 0;
+  const bindings = [out, ...inputBindings(input, weight, weight, bias)];
+  let partials: Partials | null = null;
+  if (output.part !== "plain") {
+    const lanes = onlyLanes(ctx.gpu);
+    const groups = phases * blocks * (tile ? 1 : WORKGROUP / lanes);
+    if (!tile) Object.assign(constants, { LANES: lanes, BLOCKS: inTurn });
+    const partialRows = output.part === "statistics" ? 4 : 2;
+    partials = { values: ctx.empty([groups, partialRows, map.OC]), groups };
+    bindings.push(null, null, partials.values);
+  }
+  if (output.part === "gradient") {
+    const { x, numbers, mask, relu } = output.norm;
+    constants.MASK = mask ? 2 : relu ? 1 : 0;
+    bindings.push(x, numbers, mask ?? numbers);
+  }
+  const kernel: KernelSpec = {
+    shader: moduleOf(tile ? "conv2d_tile" : "conv2d_subgroup", input.part, "plain", output.part),
+    entry: tile ? `conv_${tile.entry}` : `conv_${row ? "row_" : ""}${channels}`,
+    constants,
+    flops: flopsOf(g),
+  };
+  ctx.run(kernel, bindings, ctx.gpu.fold(workgroups));
+  return partials;
 }
+
+const modules = new Map<string, { name: string; source: string }>();
+
+/** A family's kernels, with what they read and what becomes of their sums: four files joined. */
+function moduleOf(
+  family: "conv2d_subgroup" | "conv2d_tile",
+  input: Operand["part"],
+  dy: Operand["part"],
+  output: Output["part"],
+): { name: string; source: string } {
+  const name = [
+    family,
+    ...(input === "plain" ? [] : [input === "normalise" ? "x_normalised" : "x_norm_gradient"]),
+    ...(dy === "plain" ? [] : ["dy_norm_gradient"]),
+    ...(output === "plain" ? [] : [output === "statistics" ? "statistics" : "norm_sums"]),
+  ].join("+");
+  let module = modules.get(name);
+  if (!module) {
+    const parts = [
+      shaders[family],
+      shaders[`conv2d_input_${input}`],
+      dy === "gradient" ? shaders.conv2d_dy_gradient : shaders.conv2d_dy_plain,
+      shaders[`conv2d_output_${output}`],
+    ];
+    module = { name, source: parts.join("\n") };
+    modules.set(name, module);
+  }
+  return module;
+}
+
+/** Whether a part of batch-norm is folded in: by what was measured here, else by the class of adapter. */
+function isFused(gpu: Gpu, g: ConvGeometry, what: string): boolean {
+  const fallback = gpu.isSoftware ? SOFTWARE_FUSES.has(what) : true;
+  const shape = Object.values(g).join("x");
+  const choice = fallback ? "fused" : "separate";
+  return gpu.variants.pick(`conv2d.${what}`, shape, ["fused", "separate"], choice, "work") === "fused";
+}
+
+/** On software adapters a load costs more than a pass over memory saves. */
+const SOFTWARE_FUSES = new Set(["forward.output", "grad_input.output"]);
 
 function mapSizes(g: ConvGeometry, map: GatherMap): Record<string, number> {
   const { IH, IW, IC, OH, OW, OC } = map;
@@ -318,19 +459,26 @@ function narrow(gpu: Gpu): number {
   return subgroupLanes(gpu) < 8 ? 1 : 0;
 }
 
-/** Tiles of conv2d_tile.wgsl: rows × columns, and how much of the sum is held at a time (16 KiB in all). */
+/**
+ * Tiles of conv2d_tile.wgsl: rows × columns, and how much of the sum is held at a time (16 KiB in all, and no more blocks
+ * of 4 × 4 of either operand than lanes). Those of `grad_weight` have as many columns as 3×3 filters over as many
+ * channels as rows, or a third of them.
+ */
 const TILES: Partial<Record<Variant, { entry: "8x8" | "8x4"; BM: number; BN: number; BK: number }>> = {
   tile_256x16: { entry: "8x4", BM: 256, BN: 16, BK: 8 },
   tile_128x32: { entry: "8x4", BM: 128, BN: 32, BK: 16 },
+  tile_64x64_8x4: { entry: "8x4", BM: 64, BN: 64, BK: 16 },
   tile_64x64: { entry: "8x8", BM: 64, BN: 64, BK: 16 },
   tile_128x64: { entry: "8x8", BM: 128, BN: 64, BK: 16 },
   tile_128x128: { entry: "8x8", BM: 128, BN: 128, BK: 8 },
-  tile_16x128: { entry: "8x4", BM: 16, BN: 128, BK: 16 },
-  tile_32x128: { entry: "8x4", BM: 32, BN: 128, BK: 16 },
+  tile_16x144: { entry: "8x4", BM: 16, BN: 144, BK: 8 },
+  tile_32x96: { entry: "8x4", BM: 32, BN: 96, BK: 16 },
 };
 
-/** Tiles below which a large GPU is not busy. */
+/** Workgroups below which a large GPU is not busy. */
 const BUSY = 264;
+/** Workgroups that keep a processor's cores busy to the end. */
+const SOFTWARE_WORKGROUPS = 16;
 
 function tileSizes({ entry, BM, BN, BK }: NonNullable<(typeof TILES)[Variant]>): Record<string, number> {
   return { BM, BN, BK, WORKGROUP: (BM / 8) * (BN / (entry === "8x8" ? 8 : 4)) };
@@ -363,7 +511,8 @@ function inOrder(
   return gpu.isSoftware ? [...subgroup, ...scalar, ...tiles] : [...tiles, ...subgroup, ...scalar];
 }
 
-function pick(gpu: Gpu, g: ConvGeometry, kernel: keyof ConvVariants): Variant {
+/** The variant that is chosen for a kernel. */
+export function pick(gpu: Gpu, g: ConvGeometry, kernel: keyof ConvVariants): Variant {
   const candidates = conv2dVariants(gpu, g)[kernel];
   const shape = Object.values(g).join("x");
   return gpu.variants.pick(`conv2d.${kernel}`, shape, candidates, candidates[0]!);
@@ -381,7 +530,7 @@ function sumOfSlices(
   tiles: number,
   partials: (out: Tensor, slices: number) => void,
 ): Tensor {
-  const slices = sliceCount(rows, Math.min(128, Math.ceil((ctx.gpu.isSoftware ? 32 : 2 * BUSY) / tiles)));
+  const slices = sliceCount(rows, Math.ceil((ctx.gpu.isSoftware ? SOFTWARE_WORKGROUPS : 2 * BUSY) / tiles));
   if (slices === 1 && columns % 4 === 0) {
     partials(out, 1);
     return out;
@@ -390,9 +539,11 @@ function sumOfSlices(
   const quads = count * Math.ceil(columns / 4);
   const scratch = ctx.temp([slices, 4 * quads]);
   partials(scratch, slices);
-  const kernel: KernelSpec = { shader: "conv2d", entry: "sum_partials" };
   const size = new Uint32Array([slices, columns, count]);
-  ctx.run(kernel, [out, scratch, size], [Math.min(1024, Math.ceil(quads / WORKGROUP))]);
+  const parallel = !ctx.gpu.isSoftware && slices >= 32;
+  const entry = parallel ? "sum_partials_workgroup" : "sum_partials";
+  const workgroups = Math.ceil(quads / (parallel ? 4 : WORKGROUP));
+  ctx.run({ shader: "conv2d", entry }, [out, scratch, size], [Math.min(1024, workgroups)]);
   return out;
 }
 

@@ -1,10 +1,21 @@
 // Convolution: shapes and parameters here, the choice of kernels in conv2d-kernels.ts.
 
 import { ShapeError } from "../errors.ts";
-import { formatShape } from "../tensor/shape.ts";
+import type { Gpu } from "../gpu/device.ts";
+import type { Variant } from "../gpu/variants.ts";
+import { formatShape, type Shape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { type ConvGeometry, gradBias, gradInput, gradWeight, runForward } from "./conv2d-kernels.ts";
-import { defineOp } from "./define-op.ts";
+import {
+  type ConvGeometry,
+  canJoin,
+  canReduce,
+  gradBias,
+  gradInput,
+  gradWeight,
+  pick,
+  runForward,
+} from "./conv2d-kernels.ts";
+import { defineOp, inLayer, type OpContext } from "./define-op.ts";
 
 export interface Conv2dOptions {
   /** [K], added to every pixel. Default none. */
@@ -34,17 +45,67 @@ const op = defineOp({
   },
   forward(ctx, { x, weight, bias }, { out: shape, geometry }) {
     const out = ctx.empty(shape);
-    runForward(ctx, geometry, out, x, weight, bias);
+    ctx.gpu.commands.settle(); // kernels run in the order in which they are chosen
+    const variant = pick(ctx.gpu, geometry, "forward");
+    if (canReduce(ctx.gpu, geometry, "forward", variant)) {
+      postponeForward(ctx.gpu, geometry, variant, out, x, weight, bias);
+    } else runForward(ctx, geometry, out, x, weight, bias, false, variant);
     return { out, saved: { x: ctx.needsGrad.weight ? x : null, weight: ctx.needsGrad.x ? weight : null } };
   },
   backward(ctx, grad, { x, weight }, { geometry }) {
     return {
-      x: weight && gradInput(ctx, geometry, ctx.grad("x"), grad, weight),
+      x: weight && contribute(ctx, geometry, grad, weight),
       weight: x && gradWeight(ctx, geometry, ctx.grad("weight"), grad, x),
       bias: ctx.needsGrad.bias ? gradBias(ctx, geometry, ctx.grad("bias"), grad) : null,
     };
   },
 });
+
+/** Waits for a batch-norm, which would have the statistics of `out`. */
+function postponeForward(
+  gpu: Gpu,
+  geometry: ConvGeometry,
+  variant: Variant,
+  out: Tensor,
+  x: Tensor,
+  weight: Tensor,
+  bias: Tensor | null,
+): void {
+  const held = [out, x, weight, ...(bias ? [bias] : [])].map((tensor) => tensor.alias());
+  const [outHeld, xHeld, weightHeld, biasHeld = null] = held as [Tensor, Tensor, Tensor, Tensor?];
+  const { layer } = gpu;
+  gpu.commands.postpone({
+    out: outHeld,
+    run: (statistics) =>
+      inLayer(gpu, "conv2d", layer, (ctx) => {
+        const partials = runForward(ctx, geometry, outHeld, xHeld, weightHeld, biasHeld, statistics, variant);
+        for (const tensor of held) tensor.dispose();
+        return partials;
+      }),
+  });
+}
+
+/**
+ * dx. If this is the last contribution to it, the others are added on the way; and if x is a batch-norm's output, dx is masked
+ * by its ReLU and summed up for its backward.
+ */
+function contribute(
+  ctx: OpContext<{ x: "N H W C" }>,
+  geometry: ConvGeometry,
+  grad: Tensor,
+  weight: Tensor,
+): Tensor {
+  const { gpu } = ctx;
+  const variant = pick(gpu, geometry, "grad_input");
+  const contribution = canJoin(variant) ? ctx.contribution("x") : null;
+  const others = contribution?.take() ?? null;
+  const dx = others ?? ctx.grad("x");
+  const norm =
+    (contribution?.norm && canReduce(gpu, geometry, "grad_input", variant) && contribution.norm) || null;
+  const kept = { ...ctx, empty: (shape: Shape) => gpu.keep(gpu.empty(shape)) };
+  dx.partials = gradInput(kept, geometry, dx, grad, weight, { joins: others !== null, norm }, variant);
+  return dx;
+}
 
 /**
  * 2-D convolution (cross-correlation) over channels-last maps, as PyTorch's `conv2d`; differentiable in every input for

@@ -1,6 +1,12 @@
 // The contract every op follows: shapes checked in one place, forward with backward right beneath it.
 
-import { isRecording, record } from "../autograd/tape.ts";
+import {
+  type Contribution,
+  type Contributions,
+  isRecording,
+  type NormTail,
+  record,
+} from "../autograd/tape.ts";
 import { FusenormError, ShapeError } from "../errors.ts";
 import type { Grid } from "../gpu/commands.ts";
 import type { Binding, Gpu } from "../gpu/device.ts";
@@ -32,6 +38,11 @@ export interface OpContext<I extends InputShapes = InputShapes> {
    * packed, that is its place among the packed gradients; for anything else a new tensor of the input's shape.
    */
   grad(name: keyof I & string): Tensor;
+  /**
+   * Internal, in backward: what may be done at once with the gradient of input `name`, if this op makes the last
+   * contribution to it; else null.
+   */
+  contribution(name: keyof I & string): Contribution | null;
   /** An output or a saved tensor, its content undefined. */
   empty(shape: Shape, dtype?: DType): Tensor;
   /** Scratch, freed when this forward or backward returns. */
@@ -54,6 +65,10 @@ export interface OpDefinition<I extends InputShapes, P, Plan extends { out: Shap
   forward(ctx: OpContext<I>, inputs: Inputs<I>, plan: Plan, params: P): { out: Tensor; saved: S };
   /** One gradient per input, `null` where `ctx.needsGrad` is false. Absent: the op is not differentiable. */
   backward?(ctx: OpContext<I>, grad: Tensor, saved: S, plan: Plan, params: P): Gradients<I>;
+  /** Internal: see `GraphNode.norm`. */
+  norm?(gpu: Gpu, saved: S, plan: Plan, params: P): NormTail | null;
+  /** Internal: see `GraphNode.passesNorm`. */
+  passesNorm?: boolean;
 }
 
 export interface Op<I extends InputShapes, P> {
@@ -79,7 +94,7 @@ export function defineOp<const I extends InputShapes, P, Plan extends { out: Sha
       names.map((name) => [name, graph && inputs[name]?.requiresGrad === true]),
     ) as { [K in keyof I]: boolean };
 
-    const { result, made } = inContext(gpu, definition.name, needsGrad, null, (ctx) =>
+    const { result, made } = inContext(gpu, definition.name, needsGrad, null, null, (ctx) =>
       definition.forward(ctx, inputs, plan, params),
     );
     const { out, saved } = result;
@@ -95,12 +110,13 @@ export function defineOp<const I extends InputShapes, P, Plan extends { out: Sha
         out,
         definition.name,
         names.map((name) => inputs[name]),
-        (grad) => {
+        (grad, contributions) => {
           if (!definition.backward) {
             throw new FusenormError(`${definition.name}: this op has no backward; detach() its inputs`);
           }
           gpu.layer = layer;
-          const grads = inContext(gpu, `${definition.name} backward`, needsGrad, targets, (ctx) =>
+          const label = `${definition.name} backward`;
+          const grads = inContext(gpu, label, needsGrad, targets, contributions, (ctx) =>
             definition.backward!(ctx, grad, own, plan, params),
           );
           const kept = new Set(Object.values(grads.result));
@@ -110,6 +126,8 @@ export function defineOp<const I extends InputShapes, P, Plan extends { out: Sha
         () => {
           for (const tensor of tensorsOf(own)) tensor.dispose();
         },
+        () => definition.norm?.(gpu, own, plan, params) ?? null,
+        definition.passesNorm,
       );
     }
     for (const tensor of made) if (tensor !== out) tensor.dispose();
@@ -124,12 +142,34 @@ export function defineOp<const I extends InputShapes, P, Plan extends { out: Sha
 /** The same contract for your own WGSL: `shader: { name, source }` in the kernels that `forward` and `backward` run. */
 export const customOp = defineOp;
 
+/**
+ * For kernels that run later than their op's forward or backward: under its name and layer. Tensors by `ctx.empty` belong to
+ * the caller.
+ */
+export function inLayer<R>(
+  gpu: Gpu,
+  label: string,
+  layer: string,
+  body: (ctx: Pick<OpContext, "gpu" | "empty" | "temp" | "run">) => R,
+): R {
+  const outer = gpu.layer;
+  gpu.layer = layer;
+  try {
+    const { result, made } = inContext(gpu, label, {}, null, null, body);
+    for (const tensor of made) gpu.keep(tensor);
+    return result;
+  } finally {
+    gpu.layer = outer;
+  }
+}
+
 /** Runs one forward or backward; frees its scratch. `made` are the other tensors that it created. */
 function inContext<I extends InputShapes, R>(
   gpu: Gpu,
   label: string,
   needsGrad: { readonly [K in keyof I]: boolean },
   targets: readonly { name: string; shape: Shape; leaf: Tensor | null }[] | null,
+  contributions: Contributions | null,
   body: (ctx: OpContext<I>) => R,
 ): { result: R; made: Tensor[] } {
   const made: Tensor[] = [];
@@ -144,6 +184,9 @@ function inContext<I extends InputShapes, R>(
         const tensor = target.leaf?.takeGradSlot() ?? gpu.empty(target.shape);
         made.push(tensor);
         return tensor;
+      },
+      contribution(name) {
+        return contributions?.(targets!.findIndex((target) => target.name === name)) ?? null;
       },
       empty(shape, dtype) {
         const tensor = gpu.empty(shape, dtype);
@@ -174,7 +217,7 @@ function leafOf(input: Tensor | null | undefined): Tensor | null {
 /** The graph's own handles on the saved tensors, so that the user may dispose of theirs. */
 function holdSaved<S extends Saved>(saved: S): S {
   return Object.fromEntries(
-    Object.entries(saved).map(([name, value]) => [name, value instanceof Tensor ? value.alias() : value]),
+    Object.entries(saved).map(([name, value]) => [name, value instanceof Tensor ? value.saved() : value]),
   ) as S;
 }
 
@@ -201,7 +244,7 @@ function checkInputs(
         `${definition.name}: ${name} is ${typeof input}; expected a Tensor (gpu.tensor(data, shape))`,
       );
     }
-    input.range; // throws if disposed
+    input.deferred; // throws if disposed
     const dtypes = definition.dtypes?.[name] ?? ["float32"];
     if (!dtypes.includes(input.dtype)) {
       throw new ShapeError(`${definition.name}: ${name} is ${input.dtype}; expected ${dtypes.join(" or ")}`);

@@ -3,6 +3,7 @@
 import { ShapeError } from "../errors.ts";
 import { formatShape, type Shape, sameShape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { rectified } from "./batch_norm.ts";
 import { broadcastShapes, type OperandLayout, operandLayout, repeatedAxes } from "./broadcast.ts";
 import { defineOp } from "./define-op.ts";
 import {
@@ -20,15 +21,20 @@ import {
 
 const reluOp = defineOp({
   name: "relu",
+  passesNorm: true,
   inputs: { x: "..." },
   infer: ({ x }) => ({ out: x }),
   forward(ctx, { x }, plan) {
+    const folded = rectified(x, ctx.needsGrad.x);
+    if (folded) return { out: folded, saved: { out: folded } };
     const out = ctx.empty(plan.out);
     unary(ctx, Unary.relu, out, x);
     return { out, saved: { out } };
   },
   // dx = dy where y > 0
   backward(ctx, grad, { out }, plan) {
+    // Masked already, and summed up for the batch-norm before this.
+    if (grad.partials) return { x: grad.withPartials() };
     const dx = ctx.grad("x");
     binary(ctx, Binary.reluGrad, dx, grad, out, sameLayout(plan.out));
     return { x: dx };

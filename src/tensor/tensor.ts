@@ -2,6 +2,7 @@ import { backward, drop, type GraphNode } from "../autograd/tape.ts";
 import { ShapeError, UseAfterDisposeError } from "../errors.ts";
 import type { Storage } from "../gpu/buffers.ts";
 import { type BufferRange, defaultGpu, type Gpu } from "../gpu/device.ts";
+import { Deferred, type Partials, type Recipe } from "./deferred.ts";
 import { bytesPerElement, type DType } from "./dtype.ts";
 import { checkShape, formatShape, type Shape, sameShape, sizeOf } from "./shape.ts";
 
@@ -23,15 +24,18 @@ export class Tensor {
   gradSlot: Tensor | null = null;
   /** Internal: the graph node that made this tensor, or null on leaves. */
   node: GraphNode | null = null;
+  /** Internal: on a gradient that is masked already, its sums for the batch-norm's backward. Disposed with the tensor. */
+  partials: Partials | null = null;
   private disposed = false;
   private isRange = false;
+  private isSaved = false;
   private slotTaken = false;
 
   private constructor(
     readonly gpu: Gpu,
     readonly shape: Shape,
     readonly dtype: DType,
-    private storage: Storage,
+    private storage: Storage | Deferred,
     private byteOffset: number,
   ) {}
 
@@ -98,6 +102,28 @@ export class Tensor {
     return tensor;
   }
 
+  /**
+   * Internal: a tensor whose elements `compute` writes when somebody needs them; `again`, if they were given back in
+   * between: see `Deferred`. Takes over the recipe's tensors.
+   */
+  static deferred(
+    gpu: Gpu,
+    shape: Shape,
+    recipe: Recipe,
+    compute: (target: Tensor, recipe: Recipe) => void,
+    again = false,
+  ): Tensor {
+    const write = (now: Recipe) => {
+      const target = new Tensor(gpu, shape, "float32", gpu.allocate(4 * sizeOf(shape), "a tensor"), 0);
+      compute(target, now);
+      return target.range.storage;
+    };
+    const deferred = new Deferred(recipe, write, again);
+    const tensor = new Tensor(gpu, shape, "float32", deferred, 0);
+    gpu.track(tensor);
+    return tensor;
+  }
+
   get size(): number {
     return sizeOf(this.shape);
   }
@@ -113,7 +139,28 @@ export class Tensor {
   /** The bytes of this tensor, for binding. @throws UseAfterDisposeError */
   get range(): BufferRange {
     this.checkLive("used");
-    return { storage: this.storage, byteOffset: this.byteOffset, byteLength: this.byteLength };
+    const { byteOffset, byteLength } = this;
+    const storage = this.storage instanceof Deferred ? this.storage.resolve() : this.storage;
+    return { storage, byteOffset, byteLength };
+  }
+
+  /** Internal: how to work the elements out, if they are not in memory. */
+  get deferred(): Recipe | null {
+    this.checkLive("used");
+    return this.storage instanceof Deferred ? this.storage.recipe : null;
+  }
+
+  /** Internal: whether the elements may be given back, and worked out once more. */
+  get comesAgain(): boolean {
+    return this.storage instanceof Deferred && this.storage.comesAgain;
+  }
+
+  /** The same, to be overwritten. */
+  private rangeToWrite(): BufferRange {
+    if (this.storage instanceof Deferred) this.storage.settle();
+    const { range } = this;
+    range.storage.willWrite();
+    return range;
   }
 
   /** The GPU buffer that holds the elements, for pipelines of your own; they start at `range.byteOffset`. */
@@ -130,6 +177,11 @@ export class Tensor {
     return this.storage.isShared && !this.isRange;
   }
 
+  /** Internal: whether both look at the same elements. */
+  sharesElements(other: Tensor): boolean {
+    return this.storage === other.storage && this.byteOffset === other.byteOffset && this.size === other.size;
+  }
+
   /** Internal: a handle on part of this tensor's buffer that nothing else looks at, `byteOffset` from its start. */
   part(byteOffset: number, shape: Shape): Tensor {
     const { storage } = this.range;
@@ -141,9 +193,10 @@ export class Tensor {
   /** Internal: moves the elements into part of `target`'s buffer. Other handles keep the old ones. */
   moveTo(target: Tensor, byteOffset: number): void {
     const { storage } = target.range;
+    const own = this.rangeToWrite();
     const place = { storage, byteOffset: target.byteOffset + byteOffset, byteLength: this.byteLength };
-    this.gpu.copyRange(this.range, place);
-    this.storage.release();
+    this.gpu.copyRange(own, place);
+    this.storage.release(this.isSaved);
     this.storage = storage.retain();
     this.byteOffset = place.byteOffset;
     this.isRange = true;
@@ -164,7 +217,23 @@ export class Tensor {
         `reshape: ${formatShape(shape)} has ${sizeOf(shape)} elements, ${formatShape(this.shape)} has ${this.size}; expected the same number`,
       );
     }
-    return new Tensor(this.gpu, shape, this.dtype, this.storage.retain(), this.byteOffset);
+    return new Tensor(this.gpu, shape, this.dtype, this.storage.retain(false), this.byteOffset);
+  }
+
+  /** Internal: a handle for the graph, which can do without elements that may be worked out again. */
+  saved(): Tensor {
+    this.checkLive("used");
+    const tensor = new Tensor(this.gpu, this.shape, this.dtype, this.storage.retain(true), this.byteOffset);
+    tensor.isSaved = true;
+    return tensor;
+  }
+
+  /** Internal: another handle, to which the partial sums of this one go over. */
+  withPartials(): Tensor {
+    const tensor = this.alias();
+    tensor.partials = this.partials;
+    this.partials = null;
+    return tensor;
   }
 
   /** The same elements, cut off from the graph. */
@@ -176,7 +245,7 @@ export class Tensor {
 
   /** Overwrites the elements from the host. A float16 tensor takes raw 16-bit patterns or numbers. */
   write(data: ArrayLike<number> | ArrayBufferView): void {
-    const { storage, byteOffset } = this.range;
+    const { storage, byteOffset } = this.rangeToWrite();
     const length = ArrayBuffer.isView(data) ? data.byteLength / elementBytes(data) : data.length;
     if (length !== this.size) {
       throw new ShapeError(
@@ -189,7 +258,7 @@ export class Tensor {
   /** Sets every element, on the GPU. */
   fill(value: number): void {
     const bits = new Uint32Array(encode([value, value, value, value], this.dtype).slice().buffer.slice(0, 4));
-    this.gpu.fillWords(this.range, bits[0]!);
+    this.gpu.fillWords(this.rangeToWrite(), bits[0]!);
   }
 
   /** The elements on the host. float16 is widened to a Float32Array. Waits for the GPU. */
@@ -242,7 +311,8 @@ export class Tensor {
     this.gradSlot = null;
     if (this.node) drop(this.node);
     this.node = null;
-    this.storage.release();
+    this.partials?.values.dispose();
+    this.storage.release(this.isSaved);
     this.gpu.keep(this);
   }
 

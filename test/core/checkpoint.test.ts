@@ -4,17 +4,17 @@ import { BatchNorm2d, Conv2d, ReLU, Sequential } from "../../src/nn/layers.ts";
 import { Random } from "../../src/tensor/random.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";
 import { testGpu } from "../helpers/gpu.ts";
-import { normals } from "../helpers/numbers.ts";
+import { normals, relativeError } from "../helpers/numbers.ts";
 
 describe("checkpoint", () => {
-  it("gives the bits of the plain run, holds less, and moves running statistics once", async () => {
+  it("gives the numbers of the plain run, holds less, and moves running statistics once", async () => {
     const gpu = await testGpu();
     const block = (random: Random, from: number) =>
       new Sequential(
-        new Conv2d(gpu, from, 8, 3, { padding: 1, random }),
+        new Conv2d(gpu, from, 8, 3, { padding: 1, bias: false, random }),
         new BatchNorm2d(gpu, 8),
         new ReLU(),
-        new Conv2d(gpu, 8, 8, 3, { padding: 1, random }),
+        new Conv2d(gpu, 8, 8, 3, { padding: 1, bias: false, random }),
         new BatchNorm2d(gpu, 8),
         new ReLU(),
       );
@@ -43,7 +43,11 @@ describe("checkpoint", () => {
       for (const thing of [out, up, x, ...blocks]) thing.dispose();
       expect(gpu.stats.liveBuffers).toBe(live);
     }
-    expect(outcomes[1]).toEqual(outcomes[0]);
+    expect(outcomes[1]![0]).toEqual(outcomes[0]![0]);
+    // Sums are taken in another order where a batch-norm's gradient does not come from a convolution.
+    for (const [i, plain] of outcomes[0]!.entries()) {
+      expect(relativeError(outcomes[1]![i]!, plain)).toBeLessThan(1e-5);
+    }
     expect(held[1]! / held[0]!).toBeLessThan(0.5);
   });
 });

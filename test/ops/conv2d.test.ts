@@ -38,7 +38,7 @@ function convCase(label: string, x: Four, weight: Four, extra: Extra = {}): OpCa
   const known = conv2dVariants(gpu, geometry);
   // The first of each list is the chosen one, which runs anyway.
   const wanted = (list: readonly string[]) =>
-    list.slice(1).filter((name) => extra.variants === "all" || !/^tile_(?!64x64|256x16|16x128)/.test(name));
+    list.slice(1).filter((name) => extra.variants === "all" || !/^tile_(?!64x64|256x16|16x144)/.test(name));
   const variants = {
     "conv2d.forward": wanted(known.forward),
     "conv2d.grad_input": wanted(known.grad_input),

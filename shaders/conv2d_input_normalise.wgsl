@@ -1,0 +1,38 @@
+// What a convolution reads, normalised (and rectified) on the way: the batch-norm before it, folded in. As
+// conv2d_input_plain.wgsl; with VEC4 only. The numbers per channel and the expressions are those of batch_norm.wgsl.
+
+override INPUT_RELU: bool = false;
+
+@group(0) @binding(2) var<storage, read> x4: array<vec4<f32>>;
+@group(0) @binding(6) var<storage, read> x_numbers: array<vec4<f32>>; // [5, IC]: origin, a, b, …
+
+struct Channels { origin: vec4<f32>, a: vec4<f32>, b: vec4<f32> }
+fn channels_of(quad: u32) -> Channels {
+  return Channels(channel_row(0, quad), channel_row(1, quad), channel_row(2, quad));
+}
+const CHANNEL_ROWS = 3u;
+fn channel_row(row: u32, quad: u32) -> vec4<f32> {
+  return x_numbers[row * (IC / 4) + quad];
+}
+fn channels_from(row_0: vec4<f32>, row_1: vec4<f32>, row_2: vec4<f32>, row_3: vec4<f32>) -> Channels {
+  return Channels(row_0, row_1, row_2);
+}
+
+alias Fetched = vec4<f32>;
+fn x_fetch(at: u32) -> Fetched {
+  return x4[at];
+}
+fn x_made(fetched: Fetched, channels: Channels) -> vec4<f32> {
+  let z = (fetched - channels.origin) * channels.a + channels.b;
+  if (!INPUT_RELU) { return z; }
+  // Zero where z is negative and not NaN.
+  return select(z, vec4<f32>(0), bitcast<vec4<u32>>(z) - vec4<u32>(0x80000000u) <= vec4<u32>(0x7f800000u));
+}
+
+fn x_vec4(at: u32, channels: Channels) -> vec4<f32> {
+  return x_made(x_fetch(at), channels);
+}
+
+fn x_number(at: u32) -> f32 {
+  return 0;
+}

@@ -1,0 +1,443 @@
+// What the subgroup kernels of conv2d do of the batch-norms around a convolution: kernels alone, each part forced.
+
+import { describe, expect, it } from "vitest";
+import { type Conv2dOptions, inferConv2d } from "../../src/ops/conv2d.ts";
+import {
+  canReduce,
+  conv2dVariants,
+  gradInput,
+  gradWeight,
+  runForward,
+} from "../../src/ops/conv2d-kernels.ts";
+import { subgroupLanes } from "../../src/ops/subgroups.ts";
+import type { Partials } from "../../src/tensor/deferred.ts";
+import { sizeOf } from "../../src/tensor/shape.ts";
+import { Tensor } from "../../src/tensor/tensor.ts";
+import { testGpu } from "../helpers/gpu.ts";
+import { normals, relativeError } from "../helpers/numbers.ts";
+import { conv2dReference, conv2dReferenceGrad, type ReferenceConv } from "../reference/conv2d.ts";
+
+type Four = readonly [number, number, number, number];
+interface Extra {
+  stride?: [number, number];
+  padding?: [number, number, number, number];
+  groups?: number;
+}
+
+const gpu = await testGpu();
+
+/** A convolution in numbers for the kernels and for the reference. */
+function convOf(x: Four, weight: Four, extra: Extra) {
+  const { stride = [1, 1], padding = [0, 0, 0, 0], groups = 1 } = extra;
+  const [N, H, W, C] = x;
+  const [K, R, S, perGroup] = weight;
+  const options: Conv2dOptions = { stride, padding, groups };
+  const geometry = inferConv2d({ N, H, W, C, K, R, S, "C/groups": perGroup }, options, String(weight));
+  const reference: ReferenceConv = { x, weight, stride, padding, dilation: [1, 1], groups };
+  const y: Four = [N, geometry.P, geometry.Q, K];
+  return {
+    geometry,
+    reference,
+    x,
+    weight,
+    y,
+    values: normals(sizeOf(x), 1),
+    weights: normals(sizeOf(weight), 2),
+  };
+}
+
+/** Runs `body` with variants forced, and with what a kernel would otherwise need an op for. */
+async function forced<T>(
+  variants: Record<string, string>,
+  body: (ctx: Parameters<typeof runForward>[0]) => T | Promise<T>,
+): Promise<T> {
+  const before = gpu.stats.liveBuffers;
+  const made: Tensor[] = [];
+  const empty = (shape: readonly number[]) => {
+    made.push(gpu.empty(shape));
+    return made.at(-1)!;
+  };
+  for (const [kernel, variant] of Object.entries(variants)) gpu.variants.force(`conv2d.${kernel}`, variant);
+  try {
+    return await body({
+      gpu,
+      empty,
+      temp: empty,
+      run: (kernel, bindings, grid) => gpu.run(kernel, bindings, grid, "conv2d"),
+    });
+  } finally {
+    for (const kernel of Object.keys(variants)) gpu.variants.force(`conv2d.${kernel}`, null);
+    for (const tensor of made) tensor.dispose();
+    expect(gpu.stats.liveBuffers, "live buffers").toBe(before);
+  }
+}
+
+const perChannel = (rows: number, channels: number, seed: number) => normals(rows * channels, seed, 0.2, 0.7);
+const read = async (tensor: Tensor) => Float64Array.from(await tensor.read());
+
+function notComputed(): never {
+  throw new Error("a kernel asked for the elements of a deferred tensor");
+}
+
+/** What a batch-norm would have made of `x`, for the reference, and as a tensor that is not worked out. */
+function normalised(shape: Four, relu: boolean, seed: number) {
+  const channels = shape[3];
+  const x = normals(sizeOf(shape), seed);
+  const numbers = perChannel(5, channels, seed + 1);
+  const values = x.map((value, i) => {
+    const c = i % channels;
+    const z = (value - numbers[c]!) * numbers[channels + c]! + numbers[2 * channels + c]!;
+    return relu ? Math.max(z, 0) : z;
+  });
+  const recipe = {
+    kind: "normalise",
+    x: gpu.tensor(x, shape),
+    numbers: gpu.tensor(numbers, [5, channels]),
+    relu,
+  } as const;
+  return { values, tensor: Tensor.deferred(gpu, shape, recipe, notComputed) };
+}
+
+/** The same for the gradient of a batch-norm's input. */
+function inputGradient(shape: Four, seed: number) {
+  const channels = shape[3];
+  const dz = normals(sizeOf(shape), seed);
+  const x = normals(sizeOf(shape), seed + 1);
+  const slopes = perChannel(4, channels, seed + 2);
+  const values = dz.map((value, i) => {
+    const [p, q, origin, a] = [0, 1, 2, 3].map((row) => slopes[row * channels + (i % channels)]!);
+    return a! * (value + (x[i]! - origin!) * p! + q!);
+  });
+  const recipe = {
+    kind: "gradient",
+    dz: gpu.tensor(dz, shape),
+    x: gpu.tensor(x, shape),
+    slopes: gpu.tensor(slopes, [4, channels]),
+    numbers: gpu.zeros([5, channels]),
+  } as const;
+  return { values, tensor: Tensor.deferred(gpu, shape, recipe, notComputed) };
+}
+
+function plain(shape: Four, seed: number) {
+  const values = normals(sizeOf(shape), seed);
+  return { values, tensor: gpu.tensor(values, shape) };
+}
+
+/** Mean and variance of each channel, from all of its values. */
+function momentsOf(values: Float64Array, channels: number) {
+  const count = values.length / channels;
+  const mean = new Float64Array(channels);
+  const variance = new Float64Array(channels);
+  values.forEach((value, i) => {
+    mean[i % channels]! += value / count;
+  });
+  values.forEach((value, i) => {
+    variance[i % channels]! += (value - mean[i % channels]!) ** 2 / count;
+  });
+  return { mean, variance };
+}
+
+/** The same, merged from partial results. */
+async function merged({ values, groups }: Partials, channels: number) {
+  const data = await values.read();
+  const row = (group: number, index: number, c: number) => data[(group * 4 + index) * channels + c]!;
+  const count = new Float64Array(channels);
+  const mean = new Float64Array(channels);
+  const variance = new Float64Array(channels);
+  for (let c = 0; c < channels; c += 1) {
+    for (let group = 0; group < groups; group += 1) {
+      count[c]! += row(group, 3, c);
+      // Also of a group without pixels: anything finite.
+      const partial = row(group, 0, c) + row(group, 1, c);
+      mean[c]! += row(group, 3, c) * partial;
+    }
+    mean[c]! /= count[c]!;
+    for (let group = 0; group < groups; group += 1) {
+      const shift = row(group, 0, c) + row(group, 1, c) - mean[c]!;
+      variance[c]! += (row(group, 3, c) / count[c]!) * (row(group, 2, c) ** 2 + shift ** 2);
+    }
+  }
+  return { count, mean, variance };
+}
+
+interface ForwardCase {
+  variant: string;
+  x: Four;
+  weight: Four;
+  extra?: Extra;
+  input: "plain" | "normalise" | "rectify";
+  statistics: boolean;
+  /** Added to every pixel, in standard deviations of the output. */
+  shift?: number;
+}
+
+async function checkForward({ variant, x, weight, extra = {}, input, statistics, shift = 1 }: ForwardCase) {
+  const conv = convOf(x, weight, extra);
+  const K = weight[0];
+  const label = `${variant} ${x.join("×")} * ${weight.join("×")}`;
+  const variants = { forward: variant, "forward.input": "fused", "forward.output": "fused" };
+  const source = input === "plain" ? plain(x, 5) : normalised(x, input === "rectify", 5);
+  const size = shift * Math.sqrt(weight[1] * weight[2] * weight[3]);
+  const offsets = normals(K, 7, size, size / 10);
+  const tensors = [source.tensor, gpu.tensor(conv.weights, weight), gpu.tensor(offsets, [K])];
+  const expected = conv2dReference(conv.reference, { x: source.values, weight: conv.weights, bias: offsets });
+  const runs: (readonly number[])[] = [];
+  for (let run = 0; run < 2; run += 1) {
+    await forced(variants, async (ctx) => {
+      if (statistics) expect(canReduce(gpu, conv.geometry, "forward"), label).toBe(true);
+      const out = ctx.empty(conv.y);
+      const [first, w, bias] = tensors;
+      const partials = runForward(ctx, conv.geometry, out, first!, w!, bias!, statistics);
+      const y = await read(out);
+      expect(relativeError(y, expected), `${label}: y`).toBeLessThan(1e-5);
+      runs.push([...y, ...(partials ? await read(partials.values) : [])]);
+      if (!partials) return;
+      const stored = momentsOf(y, K);
+      const { count, mean, variance } = await merged(partials, K);
+      expect([...count], `${label}: count`).toEqual(Array(K).fill(y.length / K));
+      // The mean in standard deviations.
+      const off = mean.map((value, c) => (value - stored.mean[c]!) / Math.sqrt(stored.variance[c]!));
+      expect(Math.max(...off.map(Math.abs)), `${label}: mean`).toBeLessThan(1e-5);
+      expect(relativeError(variance, stored.variance), `${label}: variance`).toBeLessThan(1e-5);
+    });
+  }
+  expect(runs[1], `${label}: same bits`).toEqual(runs[0]);
+  for (const tensor of tensors) tensor.dispose();
+}
+
+interface GradCase {
+  variant: string;
+  /** Of the convolution's input; what is looked for is its gradient. */
+  x: Four;
+  weight: Four;
+  extra?: Extra;
+  dy: "plain" | "gradient";
+  joins: boolean;
+  /** Where the ReLU's mask comes from; null: no sums are taken. */
+  mask: "none" | "input" | "given" | null;
+}
+
+async function checkGradInput({ variant, x, weight, extra = {}, dy: kind, joins, mask }: GradCase) {
+  const conv = convOf(x, weight, extra);
+  const C = x[3];
+  const label = `${variant} ${x.join("×")} * ${weight.join("×")}, ${kind}, mask ${mask}${joins ? ", joins" : ""}`;
+  const variants = { grad_input: variant, "grad_input.input": "fused", "grad_input.output": "fused" };
+  const dy = kind === "plain" ? plain(conv.y, 5) : inputGradient(conv.y, 5);
+  const others = normals(sizeOf(x), 11);
+  const normInput = normals(sizeOf(x), 12);
+  const numbers = perChannel(5, C, 13);
+  // A bit for each element: a word is eight pixels of four channels.
+  const pixels = sizeOf(x) / C;
+  const words = new Uint32Array(Math.ceil(pixels / 8) * (C / 4));
+  const kept = normals(sizeOf(x), 14).map((value) => (value > 0 ? 1 : 0));
+  kept.forEach((bit, i) => {
+    const [pixel, c] = [Math.floor(i / C), i % C];
+    words[Math.floor(pixel / 8) * (C / 4) + Math.floor(c / 4)]! |= bit << (4 * (pixel % 8) + (c % 4));
+  });
+  const number = (row: number, i: number) => numbers[row * C + (i % C)]!;
+  const dx = conv2dReferenceGrad(conv.reference, { x: conv.values, weight: conv.weights }, dy.values).x;
+  const expected = dx.map((value, i) => {
+    const sum = value + (joins ? others[i]! : 0);
+    const z = (normInput[i]! - number(0, i)) * number(1, i) + number(2, i);
+    if (mask === "input") return z <= 0 ? 0 : sum;
+    return mask === "given" && kept[i] === 0 ? 0 : sum;
+  });
+  const sums = new Float64Array(2 * C);
+  expected.forEach((dz, i) => {
+    sums[i % C]! += dz;
+    sums[C + (i % C)]! += dz * ((normInput[i]! - number(0, i)) * number(3, i) + number(4, i));
+  });
+  const weights = gpu.tensor(conv.weights, weight);
+  const norm = {
+    x: gpu.tensor(normInput, x),
+    numbers: gpu.tensor(numbers, [5, C]),
+    mask: mask === "given" ? gpu.tensor(words, [words.length], { dtype: "uint32" }) : null,
+    relu: mask === "input" || mask === "given",
+  };
+  const runs: (readonly number[])[] = [];
+  for (let run = 0; run < 2; run += 1) {
+    const out = gpu.tensor(others, x);
+    await forced(variants, async (ctx) => {
+      if (mask) expect(canReduce(gpu, conv.geometry, "grad_input"), label).toBe(true);
+      const contribution = { joins, norm: mask ? norm : null };
+      const partials = gradInput(ctx, conv.geometry, out, dy.tensor, weights, contribution);
+      const actual = await read(out);
+      expect(relativeError(actual, expected), `${label}: dx`).toBeLessThan(1e-5);
+      const parts = partials ? await read(partials.values) : new Float64Array();
+      runs.push([...actual, ...parts]);
+      if (!mask) return;
+      const totals = new Float64Array(2 * C);
+      parts.forEach((value, i) => {
+        totals[i % (2 * C)]! += value;
+      });
+      expect(relativeError(totals, sums), `${label}: sums`).toBeLessThan(1e-5);
+    });
+    out.dispose();
+  }
+  expect(runs[1], `${label}: same bits`).toEqual(runs[0]);
+  for (const tensor of [dy.tensor, weights, norm.x, norm.numbers, norm.mask]) tensor?.dispose();
+}
+
+interface WeightCase {
+  x: Four;
+  weight: Four;
+  extra?: Extra;
+  input: "plain" | "normalise" | "rectify";
+  dy: "plain" | "gradient";
+}
+
+async function checkGradWeight({ x, weight, extra = {}, input, dy: kind }: WeightCase) {
+  const conv = convOf(x, weight, extra);
+  const label = `${x.join("×")} * ${weight.join("×")}, ${input}, ${kind}`;
+  const variants = {
+    grad_weight: "subgroup_4x16",
+    "grad_weight.input": "fused",
+    "grad_weight.dy": "fused",
+  };
+  const source = input === "plain" ? plain(x, 5) : normalised(x, input === "rectify", 5);
+  const dy = kind === "plain" ? plain(conv.y, 8) : inputGradient(conv.y, 8);
+  const expected = conv2dReferenceGrad(conv.reference, { x: source.values, weight: conv.weights }, dy.values);
+  await forced(variants, async (ctx) => {
+    const dw = gradWeight(ctx, conv.geometry, ctx.empty(weight), dy.tensor, source.tensor);
+    expect(relativeError(await read(dw), expected.weight), `${label}: dw`).toBeLessThan(1e-5);
+  });
+  source.tensor.dispose();
+  dy.tensor.dispose();
+}
+
+// Adapters without subgroups have none of these kernels.
+describe.skipIf(subgroupLanes(gpu) === 0)("conv2d, subgroup kernels with parts of batch-norm", () => {
+  it("knows the kernels", () => {
+    const { geometry } = convOf([1, 8, 8, 16], [16, 3, 3, 16], { padding: [1, 1, 1, 1] });
+    const known = conv2dVariants(gpu, geometry).forward;
+    for (const name of ["subgroup_row_4x16", "subgroup_row_4x8", "subgroup_4x16", "subgroup_4x8"])
+      expect(known).toContain(name);
+  });
+
+  it("normalises x and measures y on the way", async () => {
+    await checkForward({
+      variant: "subgroup_row_4x16",
+      x: [3, 7, 9, 16],
+      weight: [24, 3, 3, 16],
+      extra: { padding: [0, 1, 1, 2] },
+      input: "rectify",
+      statistics: true,
+    });
+    await checkForward({
+      variant: "subgroup_row_4x8",
+      x: [2, 5, 7, 8],
+      weight: [24, 3, 3, 4],
+      extra: { padding: [1, 1, 1, 1], groups: 2 },
+      input: "normalise",
+      statistics: true,
+    });
+    await checkForward({
+      variant: "subgroup_4x16",
+      x: [2, 9, 7, 16],
+      weight: [40, 3, 3, 8],
+      extra: { padding: [1, 1, 1, 1], groups: 2, stride: [2, 2] },
+      input: "normalise",
+      statistics: true,
+    });
+    await checkForward({
+      variant: "subgroup_4x8",
+      x: [5, 5, 5, 8],
+      weight: [8, 1, 1, 8],
+      input: "rectify",
+      statistics: false,
+    });
+    await checkForward({
+      variant: "subgroup_4x8",
+      x: [2, 6, 5, 3],
+      weight: [12, 3, 3, 3],
+      extra: { padding: [1, 1, 1, 1] },
+      input: "plain",
+      statistics: true,
+    });
+  });
+
+  it("measures far from zero, and over many pixels", async () => {
+    const many = { x: [9, 32, 33, 4], weight: [8, 1, 1, 4], input: "plain", statistics: true } as const;
+    await checkForward({ ...many, variant: "subgroup_4x8", shift: 1000 });
+    await checkForward({ ...many, variant: "subgroup_4x16", x: [9, 64, 33, 4] });
+    const { x, weight } = { x: [9, 33, 32, 4], weight: [4, 1, 3, 4] } as const;
+    await checkForward({ ...many, x, weight, variant: "subgroup_row_4x8", extra: { padding: [0, 0, 1, 1] } });
+  });
+
+  it("works dy out on the way, masks dx and adds it up", async () => {
+    const padding: Four = [1, 1, 1, 1];
+    await checkGradInput({
+      variant: "subgroup_row_4x16",
+      x: [3, 7, 9, 24],
+      weight: [16, 3, 3, 24],
+      extra: { padding: [...padding] },
+      dy: "gradient",
+      joins: false,
+      mask: "input",
+    });
+    await checkGradInput({
+      variant: "subgroup_row_4x8",
+      x: [2, 5, 7, 12],
+      weight: [8, 3, 3, 12],
+      extra: { padding: [0, 1, 1, 2] },
+      dy: "plain",
+      joins: true,
+      mask: "given",
+    });
+    await checkGradInput({
+      variant: "subgroup_4x16",
+      x: [2, 9, 7, 40],
+      weight: [16, 3, 3, 20],
+      extra: { padding: [...padding], groups: 2, stride: [2, 2] },
+      dy: "gradient",
+      joins: true,
+      mask: "none",
+    });
+    await checkGradInput({
+      variant: "subgroup_4x8",
+      x: [2, 6, 7, 8],
+      weight: [6, 3, 3, 8],
+      extra: { padding: [...padding], stride: [2, 2] },
+      dy: "plain",
+      joins: false,
+      mask: "given",
+    });
+    await checkGradInput({
+      variant: "subgroup_4x16",
+      x: [2, 5, 7, 24],
+      weight: [8, 1, 1, 24],
+      dy: "gradient",
+      joins: true,
+      mask: null,
+    });
+  });
+
+  it("adds up many pixels, in phases", async () => {
+    const many = { variant: "subgroup_4x8", weight: [4, 1, 1, 8], dy: "plain", joins: true } as const;
+    await checkGradInput({ ...many, x: [9, 32, 33, 8], mask: "input" });
+    await checkGradInput({ ...many, x: [9, 47, 33, 8], extra: { stride: [2, 2] }, mask: "given" });
+    await checkGradInput({
+      ...many,
+      variant: "subgroup_row_4x16",
+      x: [9, 33, 32, 8],
+      weight: [4, 1, 3, 8],
+      extra: { padding: [0, 0, 1, 1] },
+      mask: "none",
+    });
+  });
+
+  it("works out both sides of dw on the way", async () => {
+    const padding: [number, number, number, number] = [1, 1, 1, 1];
+    const one = { x: [2, 7, 9, 16], weight: [24, 3, 3, 16], extra: { padding } } as const;
+    await checkGradWeight({ ...one, input: "rectify", dy: "plain" });
+    await checkGradWeight({ ...one, input: "plain", dy: "gradient" });
+    await checkGradWeight({
+      x: [2, 9, 7, 8],
+      weight: [24, 3, 3, 4],
+      extra: { padding, stride: [2, 2], groups: 2 },
+      input: "normalise",
+      dy: "gradient",
+    });
+    await checkGradWeight({ x: [2, 5, 6, 3], weight: [8, 3, 3, 3], input: "plain", dy: "gradient" });
+  });
+});

@@ -1,0 +1,159 @@
+// What the tile kernels of conv2d do of the batch-norms around a convolution.
+
+import { describe, expect, it } from "vitest";
+import { checkForward, checkGradInput, checkGradWeight } from "../helpers/conv2d-fused.ts";
+import { withFoldAt } from "../helpers/fold.ts";
+import { testGpu } from "../helpers/gpu.ts";
+import { normals, relativeError } from "../helpers/numbers.ts";
+
+const gpu = await testGpu();
+const padding: [number, number, number, number] = [1, 1, 1, 1];
+
+describe("conv2d, tile kernels with parts of batch-norm", () => {
+  it("normalises x and measures y on the way", async () => {
+    await checkForward({
+      variant: "tile_256x16",
+      x: [3, 9, 11, 16],
+      weight: [16, 3, 3, 16],
+      extra: { padding },
+      input: "rectify",
+      statistics: true,
+    });
+    await checkForward({
+      variant: "tile_128x32",
+      x: [2, 17, 19, 24],
+      weight: [40, 3, 3, 12],
+      extra: { padding: [0, 1, 1, 2], groups: 2, stride: [2, 2] },
+      input: "normalise",
+      statistics: true,
+    });
+    // Two blocks of channels, the second of which has one quad.
+    await checkForward({
+      variant: "tile_128x64",
+      x: [5, 5, 7, 8],
+      weight: [68, 1, 1, 8],
+      input: "rectify",
+      statistics: true,
+    });
+    await checkForward({
+      variant: "tile_128x128",
+      x: [2, 9, 9, 8],
+      weight: [132, 1, 1, 8],
+      input: "normalise",
+      statistics: true,
+    });
+    await checkForward({
+      variant: "tile_64x64",
+      x: [2, 6, 7, 3],
+      weight: [36, 3, 3, 3],
+      extra: { padding },
+      input: "plain",
+      statistics: true,
+    });
+  });
+
+  it("measures far from zero, and over many pixels", async () => {
+    const many = { x: [9, 32, 33, 4], weight: [8, 1, 1, 4], input: "plain", statistics: true } as const;
+    await checkForward({ ...many, variant: "tile_256x16", shift: 1000 });
+    // In a grid with workgroups to spare.
+    await withFoldAt(gpu, 5, () => checkForward({ ...many, variant: "tile_64x64_8x4", shift: 1000 }));
+  });
+
+  it("works dy out on the way, masks dx and adds it up", async () => {
+    await checkGradInput({
+      variant: "tile_256x16",
+      x: [3, 9, 11, 16],
+      weight: [16, 3, 3, 16],
+      extra: { padding },
+      dy: "gradient",
+      joins: false,
+      mask: "input",
+    });
+    await checkGradInput({
+      variant: "tile_128x32",
+      x: [3, 7, 9, 20],
+      weight: [8, 3, 3, 20],
+      extra: { padding: [0, 1, 1, 2] },
+      dy: "plain",
+      joins: true,
+      mask: "given",
+    });
+    await checkGradInput({
+      variant: "tile_64x64",
+      x: [2, 9, 17, 40],
+      weight: [16, 3, 3, 20],
+      extra: { padding, groups: 2, stride: [2, 2] },
+      dy: "gradient",
+      joins: true,
+      mask: "none",
+    });
+    await checkGradInput({
+      variant: "tile_128x64",
+      x: [2, 6, 7, 68],
+      weight: [6, 3, 3, 68],
+      extra: { padding, stride: [2, 1] },
+      dy: "plain",
+      joins: false,
+      mask: "given",
+    });
+    await checkGradInput({
+      variant: "tile_128x128",
+      x: [2, 9, 9, 68],
+      weight: [8, 1, 1, 68],
+      dy: "gradient",
+      joins: true,
+      mask: null,
+    });
+  });
+
+  it("adds up many pixels, in phases without taps too", async () => {
+    const many = { weight: [4, 1, 1, 8], dy: "plain", joins: true } as const;
+    await checkGradInput({
+      ...many,
+      variant: "tile_64x64",
+      x: [9, 47, 33, 8],
+      extra: { stride: [2, 2] },
+      mask: "given",
+    });
+  });
+
+  it("works out both sides of dw on the way", async () => {
+    const one = { x: [2, 7, 9, 16], weight: [24, 3, 3, 16], extra: { padding } } as const;
+    await checkGradWeight({ ...one, variant: "tile_16x144", input: "rectify", dy: "plain" });
+    await checkGradWeight({ ...one, variant: "tile_32x96", input: "plain", dy: "gradient" });
+    await checkGradWeight({
+      variant: "tile_64x64",
+      x: [2, 9, 7, 8],
+      weight: [24, 3, 3, 4],
+      extra: { padding, stride: [2, 2], groups: 2 },
+      input: "normalise",
+      dy: "gradient",
+    });
+    await checkGradWeight({
+      variant: "tile_128x64",
+      x: [2, 5, 6, 3],
+      weight: [8, 3, 3, 3],
+      input: "plain",
+      dy: "gradient",
+    });
+  });
+
+  it("adds up slices by many lanes", async () => {
+    // Software adapters would do it by one.
+    const [slices, rows, count] = [37, 3, 10];
+    const width = 4 * Math.ceil(count / 4);
+    const values = normals(slices * rows * width, 3);
+    const partials = gpu.tensor(values, [slices, rows, width]);
+    const sums = gpu.empty([rows, count]);
+    const kernel = { shader: "conv2d", entry: "sum_partials_workgroup" } as const;
+    gpu.run(kernel, [sums, partials, new Uint32Array([slices, count, rows])], [2]);
+    const expected = Float64Array.from({ length: rows * count }, (_, i) => {
+      const at = Math.floor(i / count) * width + (i % count);
+      let sum = 0;
+      for (let slice = 0; slice < slices; slice += 1) sum += values[slice * rows * width + at]!;
+      return sum;
+    });
+    expect(relativeError(await sums.read(), expected)).toBeLessThan(1e-6);
+    for (const tensor of [partials, sums]) tensor.dispose();
+  });
+});
