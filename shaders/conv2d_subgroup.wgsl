@@ -99,8 +99,11 @@ fn shared_weights(rows: Rows, tap: u32, c: u32) -> Shared8 {
 fn weights(at: u32, tap: u32, c: u32, c_lane: u32) -> vec4<f32> {
   let ICG = IC / GROUPS;
   if (GRAD) {
+    let quads = OC / GROUPS / 4;
     let exists = VEC4 || c + c_lane < ICG;
-    return select(vec4<f32>(0), w4[select(0u, at + (c * R * S + tap) * (OC / GROUPS / 4), exists)], exists);
+    // Multiplied by constants, so that three taps share a product.
+    let i = at + c * (R * S * quads) + tap * quads;
+    return select(vec4<f32>(0), w4[select(0u, i, exists)], exists);
   }
   let first = tap * ICG + c;
   if (VEC4) {
@@ -394,9 +397,10 @@ fn load(from_: Source, c: u32, channels: Channels) -> mat4x4<f32> {
 
 fn block_8(task: Task, lane: u32, sublane: u32, b: u32, before: Totals8) -> Totals8 {
   let block = task.block;
-  let pixels = pixels_of(block, b * WORKGROUP + lane);
   let rows = rows_of(task, 0, sublane);
-  var acc = array<vec4<f32>, 8>(); // by output channel: four pixels
+  let pixels = pixels_of(block, b * WORKGROUP + lane);
+  // By output channel: four pixels. Zeros in words: left out, Tint writes them only once for the loop over blocks.
+  var acc = array<vec4<f32>, 8>();
   for (var r = 0u; r < R; r++) {
     let top = i32(r) * DH;
     if (skips(block.first_h, top, SH, PT)) { continue; }
@@ -436,9 +440,9 @@ fn conv_8(
 
 fn block_16(task: Task, lane: u32, sublane: u32, b: u32, before: Totals16) -> Totals16 {
   let block = task.block;
-  let pixels = pixels_of(block, b * WORKGROUP + lane);
   let low_rows = rows_of(task, 0, sublane);
   let high_rows = rows_of(task, 8, sublane);
+  let pixels = pixels_of(block, b * WORKGROUP + lane);
   var low = array<vec4<f32>, 8>();
   var high = array<vec4<f32>, 8>();
   for (var r = 0u; r < R; r++) {
@@ -536,9 +540,9 @@ fn slide(acc: ptr<function, array<vec4<f32>, 8>>, xs: Window, rows: Rows, r: u32
 
 fn block_row_8(task: Task, lane: u32, sublane: u32, b: u32, before: Totals8) -> Totals8 {
   let block = task.block;
-  let pixels = row_of(block, b * WORKGROUP + lane);
   let rows = rows_of(task, 0, sublane);
-  var acc = array<vec4<f32>, 8>(); // by output channel: four pixels
+  let pixels = row_of(block, b * WORKGROUP + lane);
+  var acc = array<vec4<f32>, 8>();
   for (var r = 0u; r < R; r++) {
     let top = i32(r) * DH;
     if (skips(block.first_h, top, SH, PT)) { continue; }
@@ -575,9 +579,9 @@ fn conv_row_8(
 
 fn block_row_16(task: Task, lane: u32, sublane: u32, b: u32, before: Totals16) -> Totals16 {
   let block = task.block;
-  let pixels = row_of(block, b * WORKGROUP + lane);
   let low_rows = rows_of(task, 0, sublane);
   let high_rows = rows_of(task, 8, sublane);
+  let pixels = row_of(block, b * WORKGROUP + lane);
   var low = array<vec4<f32>, 8>();
   var high = array<vec4<f32>, 8>();
   for (var r = 0u; r < R; r++) {

@@ -4,7 +4,6 @@
 import type { NormTail } from "../autograd/tape.ts";
 import { ShapeError } from "../errors.ts";
 import type { Gpu } from "../gpu/device.ts";
-import type { Recipe } from "../tensor/deferred.ts";
 import { formatShape, type Shape, sameShape, sizeOf } from "../tensor/shape.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import { type BatchNormKernels, batchNormKernels } from "./batch_norm_kernels.ts";
@@ -155,8 +154,8 @@ function deferredOutput(
   },
 ): Tensor {
   const { x, numbers, relu, residual } = read;
-  const recipe: Recipe = {
-    kind: "normalise",
+  const recipe = {
+    kind: "normalise" as const,
     x: x.alias(),
     numbers: numbers.alias(),
     relu,
@@ -166,7 +165,14 @@ function deferredOutput(
   let unwritten = mask;
   const compute = (y: Tensor) =>
     inLayer(gpu, "batch_norm", layer, (ctx) => {
-      kernels.apply(ctx, y, recipe.x, recipe.numbers, { relu, residual, mask: unwritten }, null);
+      kernels.apply(
+        ctx,
+        y,
+        recipe.x,
+        recipe.numbers,
+        { relu, residual: recipe.residual, mask: unwritten },
+        null,
+      );
       unwritten = null;
     });
   const y = Tensor.deferred(gpu, x.shape, recipe, compute, graph && !residual?.comesAgain);

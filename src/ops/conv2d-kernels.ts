@@ -436,14 +436,20 @@ function moduleOf(
 
 /** Whether a part of batch-norm is folded in: by what was measured here, else by the class of adapter. */
 function isFused(gpu: Gpu, g: ConvGeometry, what: string): boolean {
-  const fallback = gpu.isSoftware ? SOFTWARE_FUSES.has(what) : true;
   const shape = Object.values(g).join("x");
-  const choice = fallback ? "fused" : "separate";
+  const choice = !gpu.isSoftware || softwareFuses(gpu, g, what) ? "fused" : "separate";
   return gpu.variants.pick(`conv2d.${what}`, shape, ["fused", "separate"], choice, "work") === "fused";
 }
 
-/** On software adapters a load costs more than a pass over memory saves. */
-const SOFTWARE_FUSES = new Set(["forward.output", "grad_input.output"]);
+/**
+ * On a processor arithmetic after a store comes for little, but what is done to a number as it is loaded is done for each
+ * tap: that pays where few channels make a pass over memory dear, and only with 8 lanes. See docs/design/0005-folding.md.
+ */
+function softwareFuses(gpu: Gpu, g: ConvGeometry, what: string): boolean {
+  if (what.endsWith(".output")) return true;
+  if (onlyLanes(gpu) < 8) return false;
+  return (what === "forward.input" && g.C <= 16) || (what === "grad_weight.input" && g.C <= 32);
+}
 
 function mapSizes(g: ConvGeometry, map: GatherMap): Record<string, number> {
   const { IH, IW, IC, OH, OW, OC } = map;

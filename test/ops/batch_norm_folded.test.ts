@@ -45,9 +45,12 @@ async function withChoices(choices: Choices, body: () => Promise<void>): Promise
 const forward = (x: Tensor, gamma: Tensor, beta: Tensor, residual: Tensor | null, rectify = true) =>
   batchNorm(x, gamma, beta, { training: true, residual, activation: rectify ? "relu" : "none" });
 
-/** Two residual blocks' worth of what surrounds a batch-norm; the second convolution has stride 2 in one direction. */
+/**
+ * What surrounds a batch-norm in residual blocks. Of the two outputs with a residual the second is given back in between, and
+ * worked out again in backward.
+ */
 const network: OpCase = {
-  label: "conv → norm → conv → norm + residual → conv",
+  label: "conv → norm → conv → norm + residual → conv → norm + residual → conv",
   inputs: {
     x: MAP,
     w1: WEIGHT,
@@ -59,14 +62,18 @@ const network: OpCase = {
     w3: WEIGHT,
     gamma3: [C],
     beta3: [C],
-    w4: [12, 1, 1, C],
+    w4: WEIGHT,
+    gamma4: [C],
+    beta4: [C],
+    last: [12, 1, 1, C],
     bias: [12],
   },
   run: (t) => {
     const stem = forward(conv2d(t.x!, t.w1!, PADDED), t.gamma1!, t.beta1!, null);
     const middle = forward(conv2d(stem, t.w2!, PADDED), t.gamma2!, t.beta2!, null, false);
     const out = forward(conv2d(middle, t.w3!, PADDED), t.gamma3!, t.beta3!, stem);
-    return conv2d(out, t.w4!, { stride: [2, 1], bias: t.bias! });
+    const next = forward(conv2d(out, t.w4!, PADDED), t.gamma4!, t.beta4!, out);
+    return conv2d(next, t.last!, { stride: [2, 1], bias: t.bias! });
   },
   reference: (a) => {
     const c = { x: MAP, weight: WEIGHT, stride: [1, 1], padding: [1, 1, 1, 1], dilation: [1, 1], groups: 1 };
@@ -85,8 +92,9 @@ const network: OpCase = {
     const stem = norm(conv(a.x!, a.w1!), a.gamma1!, a.beta1!, true);
     const middle = norm(conv(stem, a.w2!), a.gamma2!, a.beta2!, false);
     const out = norm(conv(middle, a.w3!), a.gamma3!, a.beta3!, true, stem);
+    const next = norm(conv(out, a.w4!), a.gamma4!, a.beta4!, true, out);
     const last = { ...c, weight: [12, 1, 1, C], stride: [2, 1], padding: [0, 0, 0, 0] };
-    return conv2dReference(last as never, { x: out, weight: a.w4!, bias: a.bias! });
+    return conv2dReference(last as never, { x: next, weight: a.last!, bias: a.bias! });
   },
 };
 
@@ -108,7 +116,8 @@ describe("batch-norm in the convolutions around it", () => {
       const stem = relu(norm(conv2d(t.x!, t.w1!, PADDED), t.gamma1!, t.beta1!, null));
       const middle = norm(conv2d(stem, t.w2!, PADDED), t.gamma2!, t.beta2!, null);
       const out = relu(norm(conv2d(middle, t.w3!, PADDED), t.gamma3!, t.beta3!, stem));
-      return conv2d(out, t.w4!, { stride: [2, 1], bias: t.bias! });
+      const next = relu(norm(conv2d(out, t.w4!, PADDED), t.gamma4!, t.beta4!, out));
+      return conv2d(next, t.last!, { stride: [2, 1], bias: t.bias! });
     };
     await withChoices(folded, () => checkOp({ ...network, run }));
     await withChoices({}, () => checkOp({ ...network, run }));
