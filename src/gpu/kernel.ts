@@ -25,6 +25,8 @@ export class KernelCache {
   private readonly modules = new Map<string, GPUShaderModule>();
   private readonly kernels = new Map<string, Kernel>();
   private readonly keys = new WeakMap<KernelSpec, string>();
+  /** Sources that come with their spec, by a number each: short keys. */
+  private readonly sources = new Map<string, number>();
   private nextId = 1;
   private readonly checks = new Set<Promise<void>>();
 
@@ -115,11 +117,17 @@ export class KernelCache {
     return module;
   }
 
+  private numberOf(source: string): number {
+    const known = this.sources.get(source);
+    if (known === undefined) this.sources.set(source, this.sources.size);
+    return known ?? this.sources.size - 1;
+  }
+
   private key(spec: KernelSpec): string {
     let key = this.keys.get(spec);
     if (key === undefined) {
       const constants = Object.entries(spec.constants ?? {}).sort(([a], [b]) => (a < b ? -1 : 1));
-      const source = typeof spec.shader === "string" ? spec.shader : spec.shader.source;
+      const source = typeof spec.shader === "string" ? spec.shader : this.numberOf(spec.shader.source);
       key = `${source}|${spec.entry}|${constants.map(([name, value]) => `${name}=${value}`).join(",")}`;
       this.keys.set(spec, key);
     }
