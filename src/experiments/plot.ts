@@ -134,6 +134,12 @@ function channel(
   };
 }
 
+/** Two columns, unless their entries would run over the edge: a letter is about 7 pixels wide, a symbol with its margins 30. */
+function legendColumns(series: readonly Series[]): number {
+  const longest = Math.max(...series.map(({ label }) => label.length));
+  return 2 * (7 * longest + 30) <= WIDTH ? 2 : 1;
+}
+
 /**
  * One line a series, with a band where the points have one. Points that are not finite, or not positive on a log scale,
  * are left out; bands on a log scale end at the lowest value shown.
@@ -155,7 +161,7 @@ export function lineChart(series: readonly Series[], options: AxesOptions): Prom
     type: "nominal" as const,
     title: null,
     scale: { domain: series.map(({ label }) => label) },
-    legend: { columns: 2, symbolOpacity: 1 },
+    legend: { columns: legendColumns(series), symbolOpacity: 1 },
   };
   const xs = values.map(({ px }) => px);
   const ys = values.map(({ py }) => py);
