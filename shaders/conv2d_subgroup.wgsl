@@ -4,12 +4,13 @@ enable subgroups;
 //
 //   conv         y = conv(x, w) + bias; with GRAD the same loops give dx = conv_transposed(dy, w): see the phases below
 //   conv_row     the same for filters of width 3 without stride or dilation: each x is loaded once for its three taps
-//   grad_weight  dw, as partial sums over slices of the output rows (added up by conv2d.wgsl `sum_partials`)
+//   grad_weight  dw, as partial sums over slices of the output rows (added up by conv2d.wgsl `sum_partials`);
+//                grad_weight_row for such filters, again with each x loaded once for its three taps
 //
 // On such adapters a load costs the same for one number that all lanes share as for a vec4 of its own in each lane, and
 // more than a dozen multiplications. So shared numbers, the weights in `conv`, are loaded as vec4s of their own, one
 // output channel per lane, and then handed around with subgroupBroadcast, which is one shuffle of a register. There
-// are no barriers and no workgroup memory.
+// are no barriers and no workgroup memory, but for the weights of conv_row_16 (see `stage`).
 //
 // Layouts: x [N, IH, IW, IC]   w [OC, R, S, ICG]   out [N, OH, OW, OC]   ICG = IC / GROUPS, OCG = OC / GROUPS.
 // With GRAD, x is dy, out is dx, and w is what the forward convolution read: [IC, R, S, OCG].
@@ -41,9 +42,12 @@ override GROUPS: u32 = 1;
 override GRAD: bool = false;
 override VEC4: bool = true;
 override SLICES: u32 = 1; // of the N·OH output rows, in grad_weight
+override K16: bool = true; // 16 output channels at a time in grad_weight_row, else 8
 override NARROW: bool = false; // subgroups may have as few as 4 lanes
 override LANES: u32 = 8; // of every subgroup, 4 or 8; counts only where the output REDUCES
 override BLOCKS: u32 = 1;
+override SEAMLESS: bool = false; // in conv_row_16, see `window_16`
+override STAGED: u32 = 0; // in conv_row_16, see `stage`
 override WORKGROUP: u32 = 64;
 
 @group(0) @binding(0) var<storage, read_write> out: array<vec4<f32>>;
@@ -577,6 +581,75 @@ fn conv_row_8(
   }
 }
 
+// The lane `step` further on, round in a circle of as many as are counted on.
+fn beside(sublane: u32, step: i32) -> u32 {
+  let last = select(7u, 3u, NARROW);
+  return (sublane & ~last) | (u32(i32(sublane) + step) & last);
+}
+// Which of its outer neighbours a lane loads itself, as they are not inner ones of the lanes beside it. Where SEAMLESS,
+// none: every row lies within one subgroup, and what is left and right of it is padding.
+struct Outer { first: bool, last: bool }
+fn outer_of(from_: SixSources, sublane: u32) -> Outer {
+  if (SEAMLESS) { return Outer(false, false); }
+  let nowhere = 0xffffffffu;
+  let before = subgroupShuffle(select(nowhere, from_.at[4], from_.inside[4]), beside(sublane, -1));
+  let after = subgroupShuffle(select(nowhere, from_.at[1], from_.inside[1]), beside(sublane, 1));
+  return Outer(from_.inside[0] && before != from_.at[0], from_.inside[5] && after != from_.at[5]);
+}
+// As `window`, the outer neighbours from the lanes beside this one: a shuffle costs far less than a load.
+fn window_16(from_: SixSources, outer: Outer, c: u32, channels: Channels, sublane: u32) -> Window {
+  let x1 = input(from_.at[1], c, from_.inside[1], channels);
+  let x2 = input(from_.at[2], c, from_.inside[2], channels);
+  let x3 = input(from_.at[3], c, from_.inside[3], channels);
+  let x4_ = input(from_.at[4], c, from_.inside[4], channels);
+  var x0 = select(vec4<f32>(0), subgroupShuffle(x4_, beside(sublane, -1)), from_.inside[0]);
+  var x5 = select(vec4<f32>(0), subgroupShuffle(x1, beside(sublane, 1)), from_.inside[5]);
+  if (!SEAMLESS) {
+    if (outer.first) { x0 = input(from_.at[0], c, true, channels); }
+    if (outer.last) { x5 = input(from_.at[5], c, true, channels); }
+  }
+  return Window(x0, x1, x2, x3, x4_, x5);
+}
+
+// The weights of 16 output channels at the first STAGED taps of every filter row, by tap, quad of input channels and lane
+// of sixteen: workgroup memory has no bounds to check, which halves what a load costs. All are staged before there are
+// any sums, since lavapipe keeps in memory, throughout, what is alive at a barrier. Not with NARROW.
+override STAGED_SIZE: u32 = max(1, R * STAGED * ((IC / GROUPS + 3) / 4) * 16);
+var<workgroup> staged: array<vec4<f32>, STAGED_SIZE>;
+fn stage(task: Task, lane: u32) {
+  let rows = rows_of(task, lane & 8, lane & 7);
+  let quads = (IC / GROUPS + 3) / 4;
+  let taps = max(STAGED, 1);
+  for (var i = lane / 16; i < R * taps * quads; i += WORKGROUP / 16) {
+    let tap = i / quads;
+    staged[i * 16 + (lane & 15)] = weights(rows.first, (tap / taps) * 3 + tap % taps, (i % quads) * 4, rows.c);
+  }
+  workgroupBarrier();
+}
+// As `shared_weights` of `rows_of(task, offset, sublane)`, at tap s of filter row r.
+fn weights_16(rows: Rows, offset: u32, r: u32, s: u32, c: u32, sublane: u32) -> Shared8 {
+  if (s >= STAGED) { return shared_weights(rows, r * 3 + s, c); }
+  let quad = (r * STAGED + s) * ((IC / GROUPS + 3) / 4) + c / 4;
+  let own = staged[quad * 16 + offset + (sublane & 7)];
+  return Shared8(own, own);
+}
+fn slide_16(
+  acc: ptr<function, array<vec4<f32>, 8>>,
+  xs: Window,
+  rows: Rows,
+  offset: u32,
+  r: u32,
+  c: u32,
+  sublane: u32,
+) {
+  let first = weights_16(rows, offset, r, select(0u, 2u, GRAD), c, sublane);
+  multiply(acc, transpose(mat4x4<f32>(xs.x0, xs.x1, xs.x2, xs.x3)), first);
+  let second = weights_16(rows, offset, r, 1, c, sublane);
+  multiply(acc, transpose(mat4x4<f32>(xs.x1, xs.x2, xs.x3, xs.x4)), second);
+  let third = weights_16(rows, offset, r, select(2u, 0u, GRAD), c, sublane);
+  multiply(acc, transpose(mat4x4<f32>(xs.x2, xs.x3, xs.x4, xs.x5)), third);
+}
+
 fn block_row_16(task: Task, lane: u32, sublane: u32, b: u32, before: Totals16) -> Totals16 {
   let block = task.block;
   let low_rows = rows_of(task, 0, sublane);
@@ -588,10 +661,11 @@ fn block_row_16(task: Task, lane: u32, sublane: u32, b: u32, before: Totals16) -
     let top = i32(r) * DH;
     if (skips(block.first_h, top, SH, PT)) { continue; }
     let from_ = six_sources(pixels, block, top);
+    let outer = outer_of(from_, sublane);
     for (var c = 0u; c < IC / GROUPS; c += 4) {
-      let xs = window(from_, c, shared_channels(block.group, c, sublane));
-      slide(&low, xs, low_rows, r, c);
-      slide(&high, xs, high_rows, r, c);
+      let xs = window_16(from_, outer, c, shared_channels(block.group, c, sublane), sublane);
+      slide_16(&low, xs, low_rows, 0, r, c, sublane);
+      slide_16(&high, xs, high_rows, 8, r, c, sublane);
     }
   }
   return Totals16(
@@ -608,6 +682,7 @@ fn conv_row_16(
   @builtin(subgroup_invocation_id) sublane: u32,
 ) {
   let task = task_of(workgroup, groups, 16);
+  if (STAGED > 0) { stage(task, lane); }
   var totals: Totals16;
   if (!REDUCES) {
     totals = block_row_16(task, lane, sublane, 0, totals);
@@ -701,11 +776,12 @@ fn grad_weight_16(
       acc_3 = rank1(acc_3, x1, select(subgroupBroadcast(first, 7u), subgroupBroadcast(second, 3u), NARROW));
     }
   }
-  if (quad < quads && slice < SLICES) {
-    store_columns(acc_0, slice * OC + k0, k_end - k0, quad, quads);
-    store_columns(acc_1, slice * OC + k0 + 4, max(k_end - k0, 4) - 4, quad, quads);
-    store_columns(acc_2, slice * OC + k0 + 8, max(k_end - k0, 8) - 8, quad, quads);
-    store_columns(acc_3, slice * OC + k0 + 12, max(k_end - k0, 12) - 12, quad, quads);
+  // Nothing of lanes past the end. That the count is a variable keeps the loop from being unrolled, which would take twice
+  // as long to compile.
+  var all = array<mat4x4<f32>, 4>(acc_0, acc_1, acc_2, acc_3);
+  let count = select(0u, min(k_end - k0, 16), quad < quads && slice < SLICES);
+  for (var k = 0u; k < count; k++) {
+    out[(slice * OC + k0 + k) * quads + quad] = all[k / 4][k % 4];
   }
 }
 
@@ -718,8 +794,137 @@ fn column_values(at_row: vec4<u32>, v: vec4<i32>, c: vec4<u32>, wanted: vec4<boo
   return select(vec4<f32>(0), vec4<f32>(x_number(at.x), x_number(at.y), x_number(at.z), x_number(at.w)), inside);
 }
 
-fn store_columns(acc: mat4x4<f32>, k: u32, count: u32, quad: u32, quads: u32) {
-  for (var i = 0u; i < min(count, 4); i++) {
-    out[(k + i) * quads + quad] = acc[i];
+// [k][channel]: four output channels × four input channels at the three taps of a filter row.
+struct Taps { s0: mat4x4<f32>, s1: mat4x4<f32>, s2: mat4x4<f32> }
+struct Taps8 { low: Taps, high: Taps }
+
+// acc[k] += Σ_pixel x[pixel] · dy[k][pixel]
+fn add_tap(acc: mat4x4<f32>, xs: mat4x4<f32>, d: mat4x4<f32>) -> mat4x4<f32> {
+  return mat4x4<f32>(
+    chain(acc[0], xs, d[0]), chain(acc[1], xs, d[1]), chain(acc[2], xs, d[2]), chain(acc[3], xs, d[3]),
+  );
+}
+fn add_taps(acc: Taps, xs: Window, d: mat4x4<f32>) -> Taps {
+  return Taps(
+    add_tap(acc.s0, mat4x4<f32>(xs.x0, xs.x1, xs.x2, xs.x3), d),
+    add_tap(acc.s1, mat4x4<f32>(xs.x1, xs.x2, xs.x3, xs.x4), d),
+    add_tap(acc.s2, mat4x4<f32>(xs.x2, xs.x3, xs.x4, xs.x5), d),
+  );
+}
+fn add_taps_8(acc: Taps8, xs: Window, ds: Shared8) -> Taps8 {
+  let low = mat4x4<f32>(
+    even_lanes(ds.first.x, ds.second.x), even_lanes(ds.first.y, ds.second.y),
+    even_lanes(ds.first.z, ds.second.z), even_lanes(ds.first.w, ds.second.w),
+  );
+  let high = mat4x4<f32>(
+    odd_lanes(ds.first.x, ds.second.x), odd_lanes(ds.first.y, ds.second.y),
+    odd_lanes(ds.first.z, ds.second.z), odd_lanes(ds.first.w, ds.second.w),
+  );
+  return Taps8(add_taps(acc.low, xs, low), add_taps(acc.high, xs, high));
+}
+
+// This lane's share of dy at four pixels of eight output channels from k0 on: four channels of one pixel, or of two.
+struct DyLane { k: u32, pixel: u32, channels: DyChannels }
+fn dy_lane(k0: u32, k_end: u32, sublane: u32) -> DyLane {
+  let k = min(k0 + (sublane & 1) * 4, k_end - 4);
+  return DyLane(k, (sublane >> 1) & select(3u, 1u, NARROW), dy_channels_of(k / 4));
+}
+fn dy_pixels(row: u32, q: u32, lane: DyLane) -> Shared8 {
+  let first = dy_pixel(row, q + lane.pixel, lane);
+  if (NARROW) {
+    return Shared8(first, dy_pixel(row, q + 2 + lane.pixel, lane));
+  }
+  return Shared8(first, first);
+}
+fn dy_pixel(row: u32, q: u32, lane: DyLane) -> vec4<f32> {
+  let d = dy_vec4(((row * OW + min(q, OW - 1)) * OC + lane.k) / 4, lane.channels);
+  return select(vec4<f32>(0), d, OW % 4 == 0 || q < OW);
+}
+
+// Four channels of a pixel of one row, which begins at vec4 `at` and may lie outside of the map.
+fn row_pixel(at: u32, v: i32, inside_h: bool, channels: Channels) -> vec4<f32> {
+  let inside = inside_h && v >= 0 && v < i32(IW);
+  return input(select(0u, at + u32(v) * (IC / 4), inside), 0, inside, channels);
+}
+
+// As grad_weight_16, with VEC4, for filters of width 3 without stride or dilation across: an invocation owns four
+// channels of all three taps of a filter row. Walking along the rows of the map, it loads each x once for the three.
+@compute @workgroup_size(WORKGROUP)
+fn grad_weight_row(
+  @builtin(workgroup_id) workgroup: vec3<u32>,
+  @builtin(num_workgroups) groups: vec3<u32>,
+  @builtin(local_invocation_index) lane: u32,
+  @builtin(subgroup_invocation_id) sublane: u32,
+) {
+  let c_quads = IC / GROUPS / 4;
+  let OCG = OC / GROUPS;
+  let channels_per_block = select(8u, 16u, K16);
+  let k_blocks = (OCG + channels_per_block - 1) / channels_per_block;
+  let lanes = R * c_quads;
+  let lane_blocks = (lanes + WORKGROUP - 1) / WORKGROUP;
+  var id = workgroup.x + workgroup.y * groups.x;
+  let index = (id % lane_blocks) * WORKGROUP + lane;
+  id /= lane_blocks;
+  let k_block = id % k_blocks;
+  id /= k_blocks;
+  let group = id % GROUPS;
+  let slice = id / GROUPS;
+
+  let own = min(index, lanes - 1);
+  let r = own / c_quads;
+  let c_quad = own - r * c_quads;
+  let top = i32(r) * DH - PT;
+  let channels = channels_of(group * c_quads + c_quad);
+  let k0 = group * OCG + k_block * channels_per_block;
+  let k_end = (group + 1) * OCG;
+  let low_lane = dy_lane(k0, k_end, sublane);
+  let high_lane = dy_lane(k0 + 8, k_end, sublane);
+
+  let rows = N * OH;
+  let per_slice = (rows + SLICES - 1) / SLICES;
+  let end = min((slice + 1) * per_slice, rows);
+  var low: Taps8;
+  var high: Taps8;
+  var image = slice * per_slice / OH;
+  var p = slice * per_slice - image * OH;
+  for (var row = slice * per_slice; row < end; row++) {
+    let h = i32(p) * SH + top;
+    let inside_h = h >= 0 && h < i32(IH);
+    let at_row = (image * IH + u32(h)) * IW * (IC / 4) + group * c_quads + c_quad;
+    p += 1;
+    if (p == OH) {
+      p = 0;
+      image += 1;
+    }
+    var x0 = row_pixel(at_row, -PL, inside_h, channels);
+    var x1 = row_pixel(at_row, 1 - PL, inside_h, channels);
+    for (var q = 0u; q < OW; q += 4) {
+      let left = i32(q) - PL;
+      let xs = Window(
+        x0,
+        x1,
+        row_pixel(at_row, left + 2, inside_h, channels),
+        row_pixel(at_row, left + 3, inside_h, channels),
+        row_pixel(at_row, left + 4, inside_h, channels),
+        row_pixel(at_row, left + 5, inside_h, channels),
+      );
+      // Past the end of the row dy is zero.
+      low = add_taps_8(low, xs, dy_pixels(row, q, low_lane));
+      if (K16) { high = add_taps_8(high, xs, dy_pixels(row, q, high_lane)); }
+      x0 = xs.x4;
+      x1 = xs.x5;
+    }
+  }
+  // As in grad_weight_16.
+  var all = array<mat4x4<f32>, 12>(
+    low.low.s0, low.low.s1, low.low.s2, low.high.s0, low.high.s1, low.high.s2,
+    high.low.s0, high.low.s1, high.low.s2, high.high.s0, high.high.s1, high.high.s2,
+  );
+  let count = select(0u, min(k_end - k0, channels_per_block), index < lanes && slice < SLICES);
+  for (var k = 0u; k < count; k++) {
+    let at = ((slice * OC + k0 + k) * R + r) * 3 * c_quads + c_quad;
+    for (var s = 0u; s < 3; s++) {
+      out[at + s * c_quads] = all[k / 4 * 3 + s][k % 4];
+    }
   }
 }

@@ -186,20 +186,24 @@ export function gradWeight(ctx: Context, g: ConvGeometry, dw: Tensor, dy: Tensor
   const input = operand(ctx.gpu, g, "grad_weight.input", x, map.vec4);
   const upstream = operand(ctx.gpu, g, "grad_weight.dy", dy, true);
   const tile = TILES[variant];
-  // As few lanes without work as whole subgroups allow: 3×3 filters over 16 channels have 36 quads of columns.
-  const quads = Math.ceil(columns / 4);
-  const workgroup = 8 * Math.ceil(quads / Math.ceil(quads / 256) / 8);
+  const row = variant.startsWith("subgroup_row");
+  const channels = variant.endsWith("x16") ? 16 : 8;
+  // As few lanes without work as whole subgroups allow: 3×3 filters over 16 channels have 36 quads of columns, 12 of which
+  // are at the left of a filter row.
+  const lanes = Math.ceil(columns / 4) / (row ? 3 : 1);
+  const workgroup = 8 * Math.ceil(lanes / Math.ceil(lanes / 256) / 8);
   const tiles =
     (tile
       ? Math.ceil(columns / tile.BN) * Math.ceil(g.K / g.groups / tile.BM)
-      : Math.ceil(quads / workgroup) * Math.ceil(g.K / g.groups / 16)) * g.groups;
+      : Math.ceil(lanes / workgroup) * Math.ceil(g.K / g.groups / channels)) * g.groups;
   return sumOfSlices(ctx, dw, columns, g.N * g.P, tiles, (out, slices) => {
     const kernel: KernelSpec = {
       shader: moduleOf(tile ? "conv2d_tile" : "conv2d_subgroup", input.part, upstream.part, "plain"),
-      entry: tile ? `grad_weight_${tile.entry}` : "grad_weight_16",
+      entry: tile ? `grad_weight_${tile.entry}` : row ? "grad_weight_row" : "grad_weight_16",
       constants: {
         ...mapSizes(g, map),
         ...(tile ? tileSizes(tile) : { NARROW: narrow(ctx.gpu), WORKGROUP: workgroup }),
+        ...(row ? { K16: channels === 16 ? 1 : 0 } : {}),
         ...input.constants,
         SLICES: slices,
       },
@@ -291,7 +295,13 @@ function gatherVariants(gpu: Gpu, g: ConvGeometry, map: GatherMap): Variant[] {
 function gradWeightVariants(gpu: Gpu, g: ConvGeometry): Variant[] {
   const perGroup = g.K / g.groups;
   if (perGroup % 4 !== 0) return ["scalar_1x4"];
-  const subgroup = subgroupLanes(gpu) > 0 ? ["subgroup_4x16"] : [];
+  const lanes = subgroupLanes(gpu);
+  const subgroup: Variant[] = lanes > 0 ? ["subgroup_4x16"] : [];
+  if (lanes > 0 && g.S === 3 && g.strideW === 1 && g.dilationW === 1 && (g.C / g.groups) % 4 === 0) {
+    // As in `gatherVariants`, but however narrow the map is.
+    const wide = lanes >= 8 && 1.6 * Math.ceil(perGroup / 16) <= Math.ceil(perGroup / 8);
+    subgroup.unshift(...(wide ? [16, 8] : [8, 16]).map((size) => `subgroup_row_4x${size}`));
+  }
   const best = perGroup <= 16 ? "tile_16x144" : perGroup <= 32 ? "tile_32x96" : "tile_64x64";
   const tiles: Variant[] = ["tile_16x144", "tile_32x96", "tile_64x64", "tile_128x64"];
   return inOrder(gpu, subgroup, [best, ...tiles.filter((name) => name !== best)], ["scalar_1x4"]);
@@ -370,6 +380,7 @@ function gather(
   const constants: Record<string, number> = {
     ...mapSizes(g, map),
     ...(tile ? tileSizes(tile) : { NARROW: narrow(ctx.gpu) }),
+    ...(row && channels === 16 ? rowConstants(ctx.gpu, g, map) : {}),
     ...input.constants,
   };
   // Without a bias any buffer of at least as many numbers may stand at its place.
@@ -403,6 +414,21 @@ function gather(
   };
   ctx.run(kernel, bindings, ctx.gpu.fold(workgroups));
   return partials;
+}
+
+/** What conv_row_16 need not load on its own, or can load at less cost. */
+function rowConstants(gpu: Gpu, g: ConvGeometry, map: GatherMap): Record<string, number> {
+  const lanes = onlyLanes(gpu);
+  const quads = Math.ceil(map.OW / 4);
+  // The first pixel of a row reads x from -left on, its last quad up to the other end.
+  const left = map.grad ? 2 - g.left : g.left;
+  const padded = left > 0 && 4 * quads + 1 - left >= map.IW;
+  const tapBytes = g.R * Math.ceil(map.IC / g.groups / 4) * 16 * 16;
+  const taps = Math.min(3, Math.floor(gpu.limits.maxComputeWorkgroupStorageSize / tapBytes));
+  return {
+    SEAMLESS: lanes > 0 && lanes % quads === 0 && padded ? 1 : 0,
+    STAGED: gpu.isSoftware && lanes === 8 ? taps : 0,
+  };
 }
 
 const modules = new Map<string, { name: string; source: string }>();
@@ -442,13 +468,14 @@ function isFused(gpu: Gpu, g: ConvGeometry, what: string): boolean {
 }
 
 /**
- * On a processor arithmetic after a store comes for little, but what is done to a number as it is loaded is done for each
- * tap: that pays where few channels make a pass over memory dear, and only with 8 lanes. See docs/design/0005-folding.md.
+ * On a processor arithmetic at a store comes for little, but what is done to a number as it is loaded is done for each time
+ * that it is loaded: few times in grad_weight, and dear only where many channels make a pass over memory cheap. With 4 lanes it
+ * never pays. See docs/design/0005-folding.md.
  */
 function softwareFuses(gpu: Gpu, g: ConvGeometry, what: string): boolean {
   if (what.endsWith(".output")) return true;
   if (onlyLanes(gpu) < 8) return false;
-  return (what === "forward.input" && g.C <= 16) || (what === "grad_weight.input" && g.C <= 32);
+  return what === "grad_weight.input" || (what === "forward.input" && g.C <= 16);
 }
 
 function mapSizes(g: ConvGeometry, map: GatherMap): Record<string, number> {

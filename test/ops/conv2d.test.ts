@@ -20,10 +20,10 @@ interface Extra {
   groups?: number;
   bias?: boolean;
   /**
-   * Check every variant of every kernel, not only those that are chosen; of the tiles two blockings, or all. Each one
-   * is compiled for each case.
+   * Check every variant of every kernel, not only those that are chosen; of the tiles two blockings, or all; or only
+   * the rows. Each one is compiled for each case.
    */
-  variants?: "some tiles" | "all";
+  variants?: "rows" | "some tiles" | "all";
 }
 
 const gpu = await testGpu();
@@ -38,7 +38,10 @@ function convCase(label: string, x: Four, weight: Four, extra: Extra = {}): OpCa
   const known = conv2dVariants(gpu, geometry);
   // The first of each list is the chosen one, which runs anyway.
   const wanted = (list: readonly string[]) =>
-    list.slice(1).filter((name) => extra.variants === "all" || !/^tile_(?!64x64|256x16|16x144)/.test(name));
+    list.slice(1).filter((name) => {
+      if (extra.variants === "rows") return name.startsWith("subgroup_row");
+      return extra.variants === "all" || !/^tile_(?!64x64|256x16|16x144)/.test(name);
+    });
   const variants = {
     "conv2d.forward": wanted(known.forward),
     "conv2d.grad_input": wanted(known.grad_input),
@@ -118,6 +121,26 @@ describe("conv2d", () => {
     ]);
   });
 
+  it("takes rows of any width, padding and number of weights", async () => {
+    const rows = { variants: "rows" } as const;
+    await checkOp([
+      convCase("rows of many quads", [1, 3, 69, 4], [16, 3, 3, 4], { ...rows, padding: SAME3 }),
+      convCase("rows without padding", [2, 4, 18, 4], [20, 3, 3, 4], rows),
+      convCase("more padding than filter", [2, 3, 14, 16], [16, 3, 3, 16], {
+        ...rows,
+        padding: [2, 0, 2, 2],
+      }),
+      convCase("padding on one side", [2, 3, 8, 16], [16, 3, 3, 16], { ...rows, padding: [1, 1, 0, 2] }),
+      convCase("steps and taps down", [2, 9, 8, 16], [16, 5, 3, 16], {
+        ...rows,
+        stride: [2, 1],
+        dilation: [2, 1],
+        padding: [3, 4, 1, 1],
+      }),
+      convCase("many channels", [1, 2, 8, 100], [180, 3, 3, 100], { ...rows, padding: SAME3 }),
+    ]);
+  });
+
   it("is right in every variant, with strides, dilation and groups", async () => {
     await checkOp([
       convCase("stride 2, odd map", [1, 9, 7, 16], [8, 3, 3, 16], {
@@ -132,10 +155,12 @@ describe("conv2d", () => {
         padding: [3, 1, 0, 2],
         bias: true,
       }),
-      convCase("2 groups", [2, 5, 6, 8], [24, 3, 3, 4], {
+      convCase("2 groups, stride and dilation down only", [2, 5, 6, 8], [24, 3, 3, 4], {
         variants: "some tiles",
         groups: 2,
-        padding: SAME3,
+        stride: [2, 1],
+        dilation: [2, 1],
+        padding: [1, 3, 2, 0],
         bias: true,
       }),
     ]);
