@@ -17,6 +17,9 @@ describe("checkpoint", () => {
         new Conv2d(gpu, 8, 8, 3, { padding: 1, bias: false, random }),
         new BatchNorm2d(gpu, 8),
         new ReLU(),
+        new Conv2d(gpu, 8, 8, 3, { padding: 1, bias: false, random }),
+        new BatchNorm2d(gpu, 8),
+        new ReLU(),
       );
     const outcomes = [];
     const held = [];
