@@ -27,3 +27,46 @@ it("explain lists dispatches by layer, forward and backward, and shows what was 
   expect(bn[0]!.length).toBeLessThan(bn[1]!.length / 2);
   x.dispose();
 });
+
+it("explain shows what is folded into the convolutions, and that a layer can be kept out of it", async () => {
+  const gpu = await testGpu();
+  const x = gpu.tensor(normals(2 * 33 * 32 * 8, 1), [2, 33, 32, 8]);
+  const kernelsOf = (fused: true | "elementwise") => {
+    const net = new Sequential(
+      new Conv2d(gpu, 8, 8, 3, { padding: 1, bias: false }),
+      new BatchNorm2d(gpu, 8, { fused }),
+      new ReLU(),
+      new Conv2d(gpu, 8, 8, 3, { padding: 1 }),
+    );
+    const list = gpu.explain(() => gpu.scope(() => net.forward(x).backward(gpu.full([2, 33, 32, 8], 1))));
+    net.dispose();
+    return (layer: string) =>
+      list
+        .filter((note) => note.layer === `layers.${layer}` && note.op !== "fill")
+        .map(({ kernel }) => kernel);
+  };
+  const choices = [
+    "conv2d.forward.output",
+    "conv2d.grad_input.output",
+    "conv2d.forward.input",
+    "conv2d.grad_weight.input",
+  ];
+  for (const choice of choices) gpu.variants.force(choice, "fused");
+  try {
+    const folded = kernelsOf(true);
+    expect(folded("0")[0]).toMatch(/\+statistics\./);
+    expect(folded("3").filter((kernel) => kernel.includes("+x_normalised"))).toHaveLength(2);
+    expect(folded("3").filter((kernel) => kernel.includes("+norm_sums"))).toHaveLength(1);
+    expect(folded("1")).toEqual([
+      "batch_norm.finalize_running",
+      "batch_norm.grad_finalize",
+      "batch_norm.grad_apply",
+    ]);
+    const kept = kernelsOf("elementwise");
+    expect([...kept("0"), ...kept("3")].filter((kernel) => kernel.includes("+"))).toEqual([]);
+    expect(kept("1")).toHaveLength(6);
+  } finally {
+    for (const choice of choices) gpu.variants.force(choice, null);
+  }
+  x.dispose();
+});
