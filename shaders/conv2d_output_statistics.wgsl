@@ -4,33 +4,12 @@
 // Shifted by the first value of a group of pixels, which is a member of it: by Samuelson's inequality the mean is within
 // sqrt(count) deviations of it, so that the variance loses no more than a factor `count` of float32's precision.
 
-override HAS_BIAS: bool = false;
-
-@group(0) @binding(5) var<storage, read> bias: array<vec4<f32>>;
 @group(0) @binding(10) var<storage, read_write> partials: array<vec4<f32>>;
 
 const REDUCES = true;
 const PARTIAL_ROWS = 4u; // origin, offset, deviation, count
 const NEEDS_ORIGIN = true; // of the group: the stored value of one of its pixels
 const FINISH_LOADS = false;
-
-struct OutChannels { bias: vec4<f32> }
-fn out_channels_of(quad: u32) -> OutChannels {
-  return OutChannels(select(vec4<f32>(0), bias[select(0u, quad, HAS_BIAS)], HAS_BIAS));
-}
-const OUT_CHANNEL_ROWS = 0u;
-fn out_channel_row(row: u32, quad: u32) -> vec4<f32> {
-  return vec4<f32>(0);
-}
-fn out_channels_from(
-  row_0: vec4<f32>,
-  row_1: vec4<f32>,
-  row_2: vec4<f32>,
-  row_3: vec4<f32>,
-  row_4: vec4<f32>,
-) -> OutChannels {
-  return OutChannels(vec4<f32>(0));
-}
 
 struct Finished { value: vec4<f32>, u: vec4<f32>, v: vec4<f32> }
 

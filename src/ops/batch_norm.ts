@@ -25,9 +25,9 @@ export interface BatchNormOptions {
   /** Applied last, in the same pass. Default "none". */
   activation?: "none" | "relu";
   /**
-   * In training, let the convolutions next to it do part of the work: the one before measures its output as it stores it,
-   * the one behind normalises as it loads, and likewise in backward, each where that is faster here (`gpu.variants`). The
-   * same numbers up to rounding. Default true.
+   * Let the convolutions next to it do part of the work: in training the one before measures its output as it stores it, the
+   * one behind normalises as it loads, also in inference, and likewise in backward; each where that is faster here
+   * (`gpu.variants`). The same numbers up to rounding. Default true.
    */
   folds?: boolean;
   /**
@@ -141,9 +141,12 @@ function deferredOutput(
   gpu: Gpu,
   kernels: BatchNormKernels,
   {
-    graph,
+    x,
+    numbers,
+    relu,
+    residual,
     mask,
-    ...read
+    graph,
   }: {
     x: Tensor;
     numbers: Tensor;
@@ -153,7 +156,6 @@ function deferredOutput(
     graph: boolean;
   },
 ): Tensor {
-  const { x, numbers, relu, residual } = read;
   const recipe = {
     kind: "normalise" as const,
     x: x.alias(),

@@ -433,7 +433,7 @@ function rowConstants(gpu: Gpu, g: ConvGeometry, map: GatherMap): Record<string,
 
 const modules = new Map<string, { name: string; source: string }>();
 
-/** A family's kernels, with what they read and what becomes of their sums: four files joined. */
+/** A family's kernels, with what they read and what becomes of their sums: files joined. */
 function moduleOf(
   family: "conv2d_subgroup" | "conv2d_tile",
   input: Operand["part"],
@@ -452,6 +452,7 @@ function moduleOf(
       shaders[family],
       shaders[`conv2d_input_${input}`],
       dy === "gradient" ? shaders.conv2d_dy_gradient : shaders.conv2d_dy_plain,
+      ...(output === "gradient" ? [] : [shaders.conv2d_output_bias]),
       shaders[`conv2d_output_${output}`],
     ];
     module = { name, source: parts.join("\n") };
@@ -462,9 +463,8 @@ function moduleOf(
 
 /** Whether a part of batch-norm is folded in: by what was measured here, else by the class of adapter. */
 function isFused(gpu: Gpu, g: ConvGeometry, what: string): boolean {
-  const shape = Object.values(g).join("x");
   const choice = !gpu.isSoftware || softwareFuses(gpu, g, what) ? "fused" : "separate";
-  return gpu.variants.pick(`conv2d.${what}`, shape, ["fused", "separate"], choice, "work") === "fused";
+  return gpu.variants.pick(`conv2d.${what}`, shapeOf(g), ["fused", "separate"], choice, "work") === "fused";
 }
 
 /**
@@ -544,11 +544,15 @@ function inOrder(
   return gpu.isSoftware ? [...subgroup, ...scalar, ...tiles] : [...tiles, ...subgroup, ...scalar];
 }
 
+/** The sizes as the chooser knows them. */
+function shapeOf(g: ConvGeometry): string {
+  return Object.values(g).join("x");
+}
+
 /** The variant that is chosen for a kernel. */
 export function pick(gpu: Gpu, g: ConvGeometry, kernel: keyof ConvVariants): Variant {
   const candidates = conv2dVariants(gpu, g)[kernel];
-  const shape = Object.values(g).join("x");
-  return gpu.variants.pick(`conv2d.${kernel}`, shape, candidates, candidates[0]!);
+  return gpu.variants.pick(`conv2d.${kernel}`, shapeOf(g), candidates, candidates[0]!);
 }
 
 /**
