@@ -13,9 +13,22 @@ export class DeviceError extends FusenormError {
   override name = "DeviceError";
 }
 
+/**
+ * The device was lost (the driver reset it, the adapter went away, somebody destroyed it): every later call of its `Gpu` throws
+ * this. Nothing of the device can be saved; ask for a new one and go on from what the host has.
+ */
+export class DeviceLostError extends DeviceError {
+  override name = "DeviceLostError";
+}
+
 /** A tensor was used after `dispose()`, or a graph after it was freed by `backward()`. */
 export class UseAfterDisposeError extends FusenormError {
   override name = "UseAfterDisposeError";
+}
+
+/** A tensor that `backward` needs as the forward saw it was overwritten in between. */
+export class OverwrittenTensorError extends FusenormError {
+  override name = "OverwrittenTensorError";
 }
 
 /** A shader did not compile; the message shows file, entry point, constants and a caret. */
@@ -36,4 +49,17 @@ export class UsageError extends FusenormError {
 /** NaN or infinity met where debug mode or a trainer looks for it. */
 export class NonFiniteError extends FusenormError {
   override name = "NonFiniteError";
+}
+
+/**
+ * `result` of a callback that must do its work before it returns. A promise is refused: what the call set up would be gone when
+ * the function goes on. Its rejection counts as seen, since this error is thrown instead.
+ * @throws UsageError
+ */
+export function synchronous<T>(op: string, result: T): T {
+  if (typeof (result as { then?: unknown } | null)?.then !== "function") return result;
+  Promise.resolve(result).catch(() => {});
+  throw new UsageError(
+    `${op}: the function returned a promise; expected one that does its work before it returns: await before or after ${op}`,
+  );
 }

@@ -42,7 +42,13 @@ export {
 export { cast } from "./ops/cast.ts";
 export { concat, concatChannels } from "./ops/concat.ts";
 export { type Conv2dOptions, conv2d } from "./ops/conv2d.ts";
-export { customOp, defineOp, type Op, type OpContext, type OpDefinition } from "./ops/define-op.ts";
+export {
+  customOp,
+  customOp as defineOp,
+  type Op,
+  type OpContext,
+  type OpDefinition,
+} from "./ops/define-op.ts";
 export { add, expand, mul, normalize, relu, scale, sub } from "./ops/elementwise.ts";
 export { groupNorm } from "./ops/group_norm.ts";
 export { layerNorm } from "./ops/layer_norm.ts";

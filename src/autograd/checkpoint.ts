@@ -1,9 +1,11 @@
-import type { Tensor } from "../tensor/tensor.ts";
-import { enableGrad, isRecording, noGrad, record } from "./tape.ts";
+import { OverwrittenTensorError, ShapeError } from "../errors.ts";
+import { nextSerial } from "../gpu/buffers.ts";
+import { Tensor } from "../tensor/tensor.ts";
+import { enableGrad, isRecording, record, watchGrad } from "./tape.ts";
 
 let recomputing = 0;
 
-/** True while `checkpoint` runs its function again: layers must not update running statistics a second time. */
+/** True while `checkpoint` runs its function again: running statistics must not move a second time. */
 export function isRecomputing(): boolean {
   return recomputing > 0;
 }
@@ -14,19 +16,47 @@ export function isRecomputing(): boolean {
  * a second forward; running statistics are updated once.
  *
  * `fn` must be a pure function of x and of parameters: called twice, it must do the same.
+ * @throws ShapeError if x or what `fn` returns is not a tensor
+ * @throws OverwrittenTensorError in backward, if x or a tensor that `fn` used was overwritten since
  */
 export function checkpoint(fn: (x: Tensor) => Tensor, x: Tensor): Tensor {
-  const { gpu } = x;
-  if (!isRecording()) return fn(x);
-  const out = noGrad(() => gpu.scope(() => fn(x)));
+  if (!(x instanceof Tensor)) throw notTensor("x", x);
+  if (!isRecording()) return checkResult(fn(x));
+  const { gpu, requiresGrad } = x;
+  // The second forward needs what this one found: x, and every tensor that was there before.
+  const firstInside = nextSerial();
+  const found = new Map<Tensor, { what: string; overwritten: () => boolean }>();
+  const watch = (op: string, inputs: Readonly<Record<string, Tensor | null>>) => {
+    for (const [name, input] of Object.entries(inputs)) {
+      if (!input || found.has(input) || input.serial >= firstInside) continue;
+      found.set(input, { what: `${name} of ${op}`, overwritten: input.watch() });
+    }
+  };
+  let depends = false;
+  const out = watchGrad(watch, () =>
+    gpu.scope(() => {
+      const result = checkResult(fn(x));
+      depends = result.requiresGrad;
+      return result.alias(); // a handle of its own, also where `fn` returns a tensor that was there before
+    }),
+  );
+  gpu.track(out);
+  if (!depends) return out;
   const kept = x.alias();
   record(
     out,
     "checkpoint",
     [x],
     (grad) => {
+      for (const { what, overwritten } of found.values()) {
+        if (!overwritten()) continue;
+        throw new OverwrittenTensorError(
+          `checkpoint backward: ${what} was overwritten after the forward, which has to run again on the same values; call ` +
+            "backward() before write(), fill(), an optimizer's step or a kernel that changes it",
+        );
+      }
       const input = kept.detach();
-      input.requiresGrad = x.requiresGrad;
+      input.requiresGrad = requiresGrad;
       recomputing += 1;
       try {
         enableGrad(() => fn(input)).backward(grad);
@@ -40,4 +70,14 @@ export function checkpoint(fn: (x: Tensor) => Tensor, x: Tensor): Tensor {
     () => kept.dispose(),
   );
   return out;
+}
+
+function checkResult(result: Tensor): Tensor {
+  if (result instanceof Tensor) return result;
+  throw notTensor("what the function returned", result);
+}
+
+function notTensor(what: string, value: unknown): ShapeError {
+  const is = value === null ? "null" : Array.isArray(value) ? "an array" : typeof value;
+  return new ShapeError(`checkpoint: ${what} is ${is}; expected a Tensor: checkpoint((x) => …, x)`);
 }

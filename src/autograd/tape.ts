@@ -1,7 +1,7 @@
 // Reverse-mode automatic differentiation. Each op that touches a tensor with `requiresGrad` adds one
 // node; `backward` walks the nodes that the loss can reach in the reverse order of their making.
 
-import { FusenormError, UseAfterDisposeError } from "../errors.ts";
+import { FusenormError, synchronous, UseAfterDisposeError } from "../errors.ts";
 import { formatShape, sameShape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 
@@ -51,29 +51,43 @@ export interface Contribution {
 /** What may be done at once with the gradient of input `i`; null if others contribute later, or to a leaf. */
 export type Contributions = (i: number) => Contribution | null;
 
+/** Told of every op that would have added a node, with its inputs. */
+export type Watcher = (op: string, inputs: Readonly<Record<string, Tensor | null>>) => void;
+
 let nextOrder = 0;
-let recording = true;
+/** What an op does beside its forward: adds a node; nothing; or only tells the watcher, and marks what requires a gradient. */
+let recording: boolean | Watcher = true;
 
 /** True while ops add nodes. */
 export function isRecording(): boolean {
-  return recording;
+  return recording === true;
 }
 
-/** Runs `fn` without building a graph: for inference and updates of parameters. */
+/** Who is to be told of an op in place of a graph; null if nobody. */
+export function watcher(): Watcher | null {
+  return typeof recording === "function" ? recording : null;
+}
+
+/** Runs `fn` without building a graph: for inference and updates of parameters. @throws UsageError for an async function */
 export function noGrad<T>(fn: () => T): T {
-  return withRecording(false, fn);
+  return withRecording("noGrad", false, fn);
 }
 
-/** Runs `fn` with the graph on, also inside `noGrad`. */
+/** Runs `fn` with the graph on, also inside `noGrad`. @throws UsageError for an async function */
 export function enableGrad<T>(fn: () => T): T {
-  return withRecording(true, fn);
+  return withRecording("enableGrad", true, fn);
 }
 
-function withRecording<T>(value: boolean, fn: () => T): T {
+/** Runs `fn` without a graph; outputs still tell whether they require a gradient, and `watch` hears of each op. */
+export function watchGrad<T>(watch: Watcher, fn: () => T): T {
+  return withRecording("checkpoint", watch, fn);
+}
+
+function withRecording<T>(op: string, value: typeof recording, fn: () => T): T {
   const outer = recording;
   recording = value;
   try {
-    return fn();
+    return synchronous(op, fn());
   } finally {
     recording = outer;
   }
@@ -139,14 +153,15 @@ export function backward(root: Tensor, upstream: Tensor | null): void {
   const gpu = root.gpu;
   gpu.commands.settle();
   noGrad(() => {
-    const start = upstream ? upstream.alias() : gpu.keep(gpu.full(root.shape, 1));
+    const nodes = root.node ? reachable(root.node) : [];
+    const start = upstream ? upstream.alias() : gpu.keep(gpu.full(root.shape, 1, { dtype: root.dtype }));
     if (!root.node) return addToLeaf(root, start);
     const grads = new Map<GraphNode, Tensor>([[root.node, start]]);
-    const nodes = reachable(root.node);
     const uses = countUses(nodes);
     const { layer } = gpu;
     // Held until their turn: freeing a node lets go of the ones before it.
     for (const node of nodes) node.holders += 1;
+    let held = 0; // nodes before this one have had their turn
     try {
       for (const node of nodes) {
         const grad = grads.get(node);
@@ -155,10 +170,12 @@ export function backward(root: Tensor, upstream: Tensor | null): void {
         for (const input of node.inputs) if (isNode(input)) uses.set(input, uses.get(input)! - 1);
         free(node);
         node.holders -= 1;
+        held += 1;
       }
     } finally {
       gpu.layer = layer;
       for (const grad of grads.values()) grad.dispose();
+      for (const node of nodes.slice(held)) drop(node);
     }
   });
 }
@@ -187,18 +204,22 @@ function propagate(
   } finally {
     grad.dispose();
   }
-  node.inputs.forEach((target, i) => {
-    const inputGrad = inputGrads[i];
-    if (!inputGrad) return;
-    gpu.keep(inputGrad);
-    if (!target) inputGrad.dispose();
-    else if (!isNode(target)) addToLeaf(target, inputGrad);
-    else {
-      const sum = grads.get(target);
-      if (!sum) grads.set(target, inputGrad);
-      else grads.set(target, add(sum, inputGrad));
-    }
-  });
+  const own = inputGrads.map((inputGrad) => inputGrad && gpu.keep(inputGrad));
+  try {
+    node.inputs.forEach((target, i) => {
+      const inputGrad = own[i];
+      if (!inputGrad) return;
+      own[i] = null; // somebody else's now
+      if (!target) inputGrad.dispose();
+      else if (!isNode(target)) addToLeaf(target, inputGrad);
+      else {
+        const sum = grads.get(target);
+        grads.set(target, sum ? add(sum, inputGrad) : inputGrad);
+      }
+    });
+  } finally {
+    for (const inputGrad of own) inputGrad?.dispose();
+  }
 }
 
 /** Adds `grad`, which it takes over, to what the leaf has. */
@@ -212,19 +233,27 @@ function addToLeaf(leaf: Tensor, grad: Tensor): void {
       `internal: gradient ${formatShape(grad.shape)} for a tensor of shape ${formatShape(leaf.shape)}`,
     );
   }
-  leaf.grad = leaf.grad ? add(leaf.grad, grad) : grad;
+  if (leaf.grad) leaf.grad = add(leaf.grad, grad);
+  else {
+    // A gradient is its leaf's alone: the upstream one, or the other summand's, may have the same elements.
+    leaf.grad = grad.isShared ? copied(grad) : grad;
+    leaf.grad.range; // in memory, since a captured step has to work it out each time
+  }
+}
+
+/** The same elements in a buffer of their own, in place of `grad`. */
+function copied(grad: Tensor): Tensor {
+  const { gpu } = grad;
+  const copy = gpu.keep(gpu.empty(grad.shape, grad.dtype));
+  gpu.copyRange(grad.range, copy.range);
+  grad.dispose();
+  return copy;
 }
 
 /** The sum, in a buffer that nobody else reads: gradients that share storage (views) are copied first. */
 function add(sum: Tensor, grad: Tensor): Tensor {
-  const gpu = sum.gpu;
-  let target = sum;
-  if (sum.isShared) {
-    target = gpu.keep(gpu.full(sum.shape, 0, { dtype: sum.dtype }));
-    gpu.accumulate(target, sum);
-    sum.dispose();
-  }
-  gpu.accumulate(target, grad);
+  const target = sum.isShared ? copied(sum) : sum;
+  sum.gpu.accumulate(target, grad);
   grad.dispose();
   return target;
 }

@@ -1,6 +1,6 @@
 import { DeviceError, UseAfterDisposeError } from "../errors.ts";
 
-/** What `gpu.stats.memory` counts, in bytes of GPU buffers (after rounding to a size class). */
+/** What `gpu.stats` counts, in bytes of GPU buffers (after rounding to a size class). */
 export interface MemoryStats {
   /** Buffers that some tensor or graph node holds. */
   liveBuffers: number;
@@ -14,11 +14,17 @@ export interface MemoryStats {
 
 /** A reference-counted GPU buffer. Tensors, views and graph nodes each hold one reference. */
 export class Storage {
+  /** Tells what was made earlier and what later. */
+  readonly serial = takeSerial();
+  /** Where a parameter that lived here has gone, for plans that still read it here; null while none has. */
+  movedTo: string | null = null;
   private references = 1;
   private readonly readers = new Set<() => void>();
+  /** The last overwriting of each run of bytes, by the run's first byte; see `versionOf`. */
+  private overwritten: Map<number, { end: number; version: number }> | null = null;
+  private version = 0;
 
   constructor(
-    readonly id: number,
     readonly buffer: GPUBuffer,
     readonly byteLength: number,
     /** Where the buffer goes when nobody holds it; null for a caller's own buffer. */
@@ -45,9 +51,23 @@ export class Storage {
     return () => void this.readers.delete(read);
   }
 
-  /** To be called before the elements are overwritten from outside of the graph. */
-  willWrite(): void {
+  /** To be called before bytes are overwritten that somebody may have seen already. */
+  willWrite(byteOffset: number, byteLength: number): void {
     for (const read of this.readers) read();
+    this.version += 1;
+    this.overwritten ??= new Map();
+    const known = this.overwritten.get(byteOffset);
+    const end = Math.max(byteOffset + byteLength, known?.end ?? 0);
+    this.overwritten.set(byteOffset, { end, version: this.version });
+  }
+
+  /** Changes whenever one of these bytes is overwritten: how backward sees that a saved tensor is not what it was. */
+  versionOf(byteOffset: number, byteLength: number): number {
+    let latest = 0;
+    for (const [start, { end, version }] of this.overwritten ?? []) {
+      if (start < byteOffset + byteLength && end > byteOffset && version > latest) latest = version;
+    }
+    return latest;
   }
 
   release(): void {
@@ -55,6 +75,19 @@ export class Storage {
     this.references -= 1;
     if (this.references === 0) this.pool?.recycle(this);
   }
+}
+
+let serials = 0;
+
+/** A number for a storage, or for what stands in for one: a later one gets a larger one. */
+export function takeSerial(): number {
+  serials += 1;
+  return serials;
+}
+
+/** The number that comes next. */
+export function nextSerial(): number {
+  return serials + 1;
 }
 
 /** Four size classes an octave: at most a quarter of a buffer is slack. */
@@ -73,7 +106,10 @@ export function sizeClass(bytes: number): number {
 export class BufferPool {
   private readonly free = new Map<number, GPUBuffer[]>();
   private readonly owned = new Set<GPUBuffer>();
+  private readonly adopted = new WeakMap<GPUBuffer, Storage>();
+  private readonly forks = new Set<BufferPool>();
   private destroyed = false;
+  private closed = false;
 
   constructor(
     private readonly device: GPUDevice,
@@ -86,11 +122,15 @@ export class BufferPool {
       pooledBuffers: 0,
       pooledBytes: 0,
     },
+    /** Gets the buffers that are given back after `close`. */
+    private readonly parent: BufferPool | null = null,
   ) {}
 
   /** A pool of its own for a captured plan. */
   fork(): BufferPool {
-    return new BufferPool(this.device, this.maxBytes, this.stats);
+    const pool = new BufferPool(this.device, this.maxBytes, this.stats, this);
+    this.forks.add(pool);
+    return pool;
   }
 
   /** A buffer of at least `bytes`, its content undefined. `recycled` tells whether it was used before. */
@@ -118,15 +158,16 @@ export class BufferPool {
     this.stats.liveBuffers += 1;
     this.stats.liveBytes += capacity;
     this.stats.peakBytes = Math.max(this.stats.peakBytes, this.stats.liveBytes);
-    return {
-      storage: new Storage(bufferId(buffer), buffer, capacity, this),
-      recycled: waiting !== undefined,
-    };
+    return { storage: new Storage(buffer, capacity, this), recycled: waiting !== undefined };
   }
 
-  /** Wraps a buffer that somebody else owns: never pooled, never destroyed, not counted. */
+  /** Wraps a buffer that somebody else owns, all its tensors in one storage: never pooled, never destroyed, not counted. */
   adopt(buffer: GPUBuffer): Storage {
-    return new Storage(bufferId(buffer), buffer, buffer.size, null);
+    const known = this.adopted.get(buffer);
+    if (known?.live) return known.retain();
+    const storage = new Storage(buffer, buffer.size, null);
+    this.adopted.set(buffer, storage);
+    return storage;
   }
 
   /** Internal: nobody holds the buffer any more. */
@@ -136,9 +177,34 @@ export class BufferPool {
     this.stats.liveBytes -= storage.byteLength;
     this.stats.pooledBuffers += 1;
     this.stats.pooledBytes += storage.byteLength;
-    const list = this.free.get(storage.byteLength);
-    if (list) list.push(storage.buffer);
-    else this.free.set(storage.byteLength, [storage.buffer]);
+    if (this.closed && this.parent) {
+      this.owned.delete(storage.buffer);
+      this.parent.receive(storage);
+      this.leaveParent();
+    } else this.keepFree(storage);
+  }
+
+  private keepFree({ buffer, byteLength }: Storage): void {
+    const list = this.free.get(byteLength);
+    if (list) list.push(buffer);
+    else this.free.set(byteLength, [buffer]);
+  }
+
+  private receive(storage: Storage): void {
+    this.owned.add(storage.buffer);
+    this.keepFree(storage);
+  }
+
+  /** For a fork whose plan is gone: destroys what nobody holds; what comes back later goes to the pool it came from. */
+  close(): number {
+    this.closed = true;
+    const count = this.trim();
+    this.leaveParent();
+    return count;
+  }
+
+  private leaveParent(): void {
+    if (this.owned.size === 0) this.parent?.forks.delete(this);
   }
 
   /** Destroys the buffers that nobody holds; call after a submit. Returns how many. */
@@ -163,6 +229,7 @@ export class BufferPool {
 
   destroy(): void {
     this.destroyed = true;
+    for (const fork of this.forks) fork.destroy();
     for (const buffer of this.owned) buffer.destroy();
     this.owned.clear();
     this.free.clear();

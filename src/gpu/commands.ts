@@ -30,6 +30,8 @@ export interface Postponed {
   readonly out: Tensor;
   /** `statistics`: those of `out`, if the kernel can give them. */
   run(statistics: boolean): Partials | null;
+  /** Lets go of what it would read and write; it never runs. */
+  cancel(): void;
 }
 
 export interface CommandStats {
@@ -71,6 +73,8 @@ export class Commands {
   claim(out: Tensor): Postponed | null {
     const kernel = this.postponed;
     if (kernel?.out.sharesElements(out) !== true) return null;
+    // What it would give is per channel of its own output: a reshape in between may have other channels.
+    if (kernel.out.shape.at(-1) !== out.shape.at(-1)) return null;
     this.postponed = null;
     return kernel;
   }
@@ -82,9 +86,15 @@ export class Commands {
     kernel?.run(false);
   }
 
+  /** Forgets the kernel that waits, where its result is of no use any more. */
+  cancel(): void {
+    const kernel = this.postponed;
+    this.postponed = null;
+    kernel?.cancel();
+  }
+
   /** `buffers` are those the bind group names: a later host write to one of them must wait its turn. */
   dispatch(dispatch: Dispatch, buffers: readonly GPUBuffer[]): void {
-    this.watching?.push(dispatch);
     this.recording?.push(dispatch);
     this.encode(dispatch);
     for (const buffer of buffers) this.touched.add(buffer);
@@ -101,6 +111,7 @@ export class Commands {
 
   private encode(dispatch: Dispatch): void {
     const { kernel, bindGroup, grid } = dispatch;
+    this.watching?.push(dispatch);
     this.stats.dispatches += 1;
     if (this.profiler?.full) this.flush();
     this.encoder ??= this.device.createCommandEncoder();
@@ -126,14 +137,19 @@ export class Commands {
     this.boundKernel = null;
   }
 
-  /** Writes from the host. `queue.writeBuffer` overtakes work that is encoded but not submitted, hence the flush. */
-  write(buffer: GPUBuffer, byteOffset: number, data: ArrayBuffer | ArrayBufferView): void {
+  /** @throws DeviceError inside a captured function */
+  refuseHostWrite(): void {
     if (this.recording) {
       throw new DeviceError(
         "capture: data was written from the host inside a captured function; a replay would not write it again. " +
           "Create tensors before the capture and fill them with `tensor.write` between runs",
       );
     }
+  }
+
+  /** Writes from the host. `queue.writeBuffer` overtakes work that is encoded but not submitted, hence the flush. */
+  write(buffer: GPUBuffer, byteOffset: number, data: ArrayBuffer | ArrayBufferView): void {
+    this.refuseHostWrite();
     this.settle();
     if (this.touched.has(buffer)) this.flush();
     const view = ArrayBuffer.isView(data)
@@ -175,16 +191,21 @@ export class Commands {
     const start = byteOffset & ~3;
     const size = Math.ceil((byteOffset + byteLength - start) / 4) * 4;
     const staging = this.takeStaging(size);
-    this.endPass();
-    this.encoder ??= this.device.createCommandEncoder();
-    this.encoder.copyBufferToBuffer(buffer, start, staging, 0, size);
-    this.flush();
-    await staging.mapAsync(GPUMapMode.READ, 0, size);
-    const head = byteOffset - start;
-    const copy = staging.getMappedRange(0, size).slice(head, head + byteLength);
-    staging.unmap();
-    this.staging.push(staging);
-    return copy;
+    try {
+      this.endPass();
+      this.encoder ??= this.device.createCommandEncoder();
+      this.encoder.copyBufferToBuffer(buffer, start, staging, 0, size);
+      this.flush();
+      await staging.mapAsync(GPUMapMode.READ, 0, size);
+      const head = byteOffset - start;
+      const copy = staging.getMappedRange(0, size).slice(head, head + byteLength);
+      staging.unmap();
+      this.staging.push(staging);
+      return copy;
+    } catch (error) {
+      staging.destroy();
+      throw error;
+    }
   }
 
   private takeStaging(size: number): GPUBuffer {
@@ -198,6 +219,7 @@ export class Commands {
   }
 
   destroy(): void {
+    this.cancel();
     for (const buffer of this.staging.splice(0)) buffer.destroy();
     this.profiler?.destroy();
     this.profiler = null;

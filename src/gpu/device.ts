@@ -1,12 +1,14 @@
-import { DeviceError, FusenormError, NonFiniteError } from "../errors.ts";
+import { DeviceError, DeviceLostError, FusenormError, NonFiniteError, synchronous } from "../errors.ts";
+import type { Deferred } from "../tensor/deferred.ts";
 import type { DType } from "../tensor/dtype.ts";
 import type { Shape } from "../tensor/shape.ts";
 import { Tensor, type TensorOptions } from "../tensor/tensor.ts";
 import { BufferPool, bufferId, type MemoryStats, type Storage } from "./buffers.ts";
 import { Commands, type Dispatch, type Grid } from "./commands.ts";
-import { KernelCache, type KernelSpec } from "./kernel.ts";
+import { KernelCache, type KernelSpec, sourceOf } from "./kernel.ts";
 import { Plan } from "./plan.ts";
 import { type KernelTiming, Profiler } from "./profiler.ts";
+import { writtenBindings } from "./reflect.ts";
 import { Variants } from "./variants.ts";
 
 /** What the adapter says of itself, and whether a processor does its work. */
@@ -113,12 +115,17 @@ export class Gpu {
   layer = "";
   private readonly kernels: KernelCache;
   private pool: BufferPool;
-  /** While capturing: the buffers of others that dispatches bind, held so that nobody reuses them. */
-  private borrowed: Set<Storage> | null = null;
+  private capturing: Capture | null = null;
+  /** Internal: every tensor whose elements are not in memory, or may be given back. */
+  readonly pending = new Set<Deferred>();
   private readonly uniforms = new Map<string, GPUBuffer>();
   private readonly bindGroups = new Map<string, GPUBindGroup>();
   private readonly scopes: Set<Tensor>[] = [];
   private failure: FusenormError | null = null;
+  /** What there is to say of the device's loss, once it is lost. */
+  private loss: string | null = null;
+  /** To be called when the device is lost or destroyed: somebody waits for it. */
+  private readonly waiting = new Set<() => void>();
   private lastLabel = "";
   private destroyed = false;
   private finiteFlag: Tensor | null = null;
@@ -128,6 +135,8 @@ export class Gpu {
     readonly device: GPUDevice,
     readonly info: AdapterSummary,
     options: GpuOptions,
+    /** False for a caller's device, which `destroy` leaves alone. */
+    private readonly ownsDevice: boolean,
   ) {
     this.limits = device.limits;
     this.features = device.features as unknown as ReadonlySet<string>;
@@ -138,25 +147,26 @@ export class Gpu {
       device,
       Math.min(device.limits.maxBufferSize, device.limits.maxStorageBufferBindingSize),
     );
-    device.addEventListener("uncapturederror", (event) => {
-      event.preventDefault?.();
-      const label = this.lastLabel || "gpu";
-      const { message } = (event as GPUUncapturedErrorEvent).error;
-      // A shader that did not compile also fails where it is bound: let the cause be told first.
-      void this.kernels.settle().then(() => this.fail(new DeviceError(`${label}: ${message}`)));
-    });
-    device.lost.then((info) => {
-      if (!this.destroyed) {
-        this.fail(
-          new DeviceError(
-            `the device was lost (${info.reason}) near ${this.lastLabel || "start"}: ${info.message}`,
-          ),
-        );
-      }
+    device.addEventListener("uncapturederror", this.onUncapturedError);
+    device.lost.then(({ reason, message }) => {
       alive.delete(this);
+      if (this.destroyed) return;
+      this.loss =
+        `the device was lost (${reason || "unknown"}) near ${this.lastLabel || "its start"}: ${message || "no message"}; ` +
+        "ask for a new one (requestGpu, Gpu.request), make the tensors anew there, and go on from the last checkpoint";
+      for (const wake of this.waiting) wake();
     });
     alive.add(this);
   }
+
+  private readonly onUncapturedError = (event: Event): void => {
+    // On a caller's device it may be the caller's own mistake, which should be seen.
+    if (this.ownsDevice) event.preventDefault?.();
+    const label = this.lastLabel || "gpu";
+    const { message } = (event as GPUUncapturedErrorEvent).error;
+    // A shader that did not compile also fails where it is bound: let the cause be told first.
+    void this.kernels.settle().then(() => this.fail(new DeviceError(`${label}: ${message}`)));
+  };
 
   /**
    * Asks `navigator.gpu` for an adapter and a device with all that the adapter offers. In Node, use
@@ -187,12 +197,15 @@ export class Gpu {
       requiredLimits,
       requiredFeatures: WANTED_FEATURES.filter((feature) => adapter.features.has(feature)),
     });
-    return new Gpu(device, summarize(adapter.info), options);
+    return new Gpu(device, summarize(adapter.info), options, true);
   }
 
-  /** Works on a device that the caller made and keeps: its own limits and features are what counts. */
+  /**
+   * Works on a device that the caller made and keeps: its own limits and features are what counts, and `destroy` frees what
+   * this `Gpu` made on it but leaves the device alive.
+   */
   static fromDevice(device: GPUDevice, options: GpuOptions = {}): Gpu {
-    return new Gpu(device, summarize(device.adapterInfo), options);
+    return new Gpu(device, summarize(device.adapterInfo), options, false);
   }
 
   /** True where a processor does the work (lavapipe, SwiftShader): kernels without barriers win there. */
@@ -242,10 +255,7 @@ export class Gpu {
     this.scopes.push(made);
     let result: T | undefined;
     try {
-      result = fn();
-      if (result instanceof Promise) {
-        throw new FusenormError("gpu.scope: the function returned a promise; await outside of the scope");
-      }
+      result = synchronous("gpu.scope", fn());
       return result;
     } finally {
       this.scopes.splice(this.scopes.lastIndexOf(made), 1);
@@ -273,6 +283,7 @@ export class Gpu {
     this.check();
     const padded = Math.ceil(byteLength / 16) * 16;
     const { storage, recycled } = this.pool.acquire(padded, what);
+    this.capturing?.made.push(storage);
     if (recycled && this.debug.poison)
       this.fillWords({ storage, byteOffset: 0, byteLength: padded }, 0x7fc00000);
     return storage;
@@ -287,9 +298,27 @@ export class Gpu {
 
   /**
    * Dispatches one kernel. `bindings[i]` is bound at `@binding(i)`; null leaves that number out; an
-   * `ArrayBuffer` or view becomes a uniform buffer.
+   * `ArrayBuffer` or view becomes a uniform buffer. What the kernel may write (`read_write` in its source) counts as
+   * overwritten: a graph that saved it will refuse its backward.
    */
   run(spec: KernelSpec, bindings: readonly Binding[], grid: Grid, label = ""): void {
+    this.check();
+    for (const index of writtenBindings(sourceOf(spec), spec.entry)) {
+      const bound = bindings[index];
+      if (bound instanceof Tensor) bound.overwrite();
+      else if (bound && "storage" in bound) this.willWrite(bound);
+    }
+    this.dispatch(spec, bindings, grid, label);
+  }
+
+  /** Internal: to be called before a kernel or the host overwrites bytes that somebody may have seen already. */
+  willWrite(range: BufferRange): void {
+    range.storage.willWrite(range.byteOffset, range.byteLength);
+    this.capturing?.overwritten.push(range);
+  }
+
+  /** Internal: `run` for kernels that write nothing but new tensors. */
+  dispatch(spec: KernelSpec, bindings: readonly Binding[], grid: Grid, label = ""): void {
     this.commands.settle();
     this.check();
     // First of all, since what is deferred takes kernels of its own.
@@ -322,9 +351,7 @@ export class Gpu {
         buffers.push(buffer);
         // A buffer bound twice, in place of one that is not wanted, moves once.
         if (!resources.some((r) => r.buffer === buffer && r.offset === offset)) bytes += range.byteLength;
-        if (this.borrowed && range.storage.pool !== this.pool && !this.borrowed.has(range.storage)) {
-          this.borrowed.add(range.storage.retain());
-        }
+        this.capturing?.borrow(range.storage);
       }
       key += `|${binding}:${bufferId(buffer)}:${offset}:${size}`;
       resources.push({ binding, buffer, offset, size });
@@ -349,7 +376,8 @@ export class Gpu {
 
   /** Compiles kernels ahead of their first use, without blocking. @throws ShaderError */
   async warmup(specs: readonly KernelSpec[]): Promise<void> {
-    await this.kernels.warmup(specs);
+    this.check();
+    await this.outcome(this.kernels.warmup(specs));
   }
 
   /**
@@ -367,13 +395,14 @@ export class Gpu {
   fillWords(range: BufferRange, bits: number): void {
     const vec4s = Math.ceil(range.byteLength / 16);
     const spec: KernelSpec = { shader: "memory", entry: "fill", constants: { VALUE_BITS: bits } };
-    this.run(spec, [range, null, new Uint32Array([vec4s, 0])], memoryGrid(vec4s), "fill");
+    this.dispatch(spec, [range, null, new Uint32Array([vec4s, 0])], memoryGrid(vec4s), "fill");
   }
 
   /** Internal: copies a range, in whole vec4s. */
   copyRange(from: BufferRange, to: BufferRange): void {
     const vec4s = Math.ceil(from.byteLength / 16);
-    this.run(
+    this.willWrite(to);
+    this.dispatch(
       { shader: "memory", entry: "copy" },
       [to, from, new Uint32Array([vec4s, 0])],
       memoryGrid(vec4s),
@@ -385,9 +414,9 @@ export class Gpu {
   accumulate(acc: Tensor, x: Tensor): void {
     const vec4s = Math.ceil(x.size / 4);
     const shader = acc.dtype === "float16" ? "cast" : "memory";
-    this.run(
+    this.dispatch(
       { shader, entry: "accumulate" },
-      [acc, x, new Uint32Array([vec4s, 0])],
+      [acc.overwrite(), x, new Uint32Array([vec4s, 0])],
       memoryGrid(vec4s),
       "accumulate",
     );
@@ -402,7 +431,7 @@ export class Gpu {
     }
     const ticket = this.checkedLabels.push(`${op} (output ${x.shape.join("×")})`) - 1;
     const vec4s = x.size; // words here: the check reads one at a time
-    this.run(
+    this.dispatch(
       { shader: "memory", entry: "check_finite" },
       [this.finiteFlag, x, new Uint32Array([vec4s, ticket])],
       memoryGrid(vec4s),
@@ -419,17 +448,65 @@ export class Gpu {
 
   /** Submits, waits until the GPU is done, and throws what went wrong on the way. */
   async sync(): Promise<void> {
+    this.check();
     this.flush();
-    await this.device.queue.onSubmittedWorkDone();
-    await this.report();
+    await this.outcome(this.device.queue.onSubmittedWorkDone().then(() => this.report()));
   }
 
   /** Internal: the bytes of a range, after everything encoded so far. */
   async readRange(range: BufferRange): Promise<ArrayBuffer> {
     this.check();
-    const bytes = await this.commands.read(range.storage.buffer, range.byteOffset, range.byteLength);
-    await this.report();
-    return bytes;
+    const { storage, byteOffset, byteLength } = range;
+    return this.outcome(
+      this.commands.read(storage.buffer, byteOffset, byteLength).then(async (bytes) => {
+        await this.report();
+        return bytes;
+      }),
+    );
+  }
+
+  /**
+   * What the device promises. Where it is lost or destroyed meanwhile, the error that says so, whatever the binding makes of
+   * it, and also where it makes nothing of it.
+   */
+  private outcome<T>(promise: Promise<T>): Promise<T> {
+    return new Promise((resolve, reject) => {
+      const stop = () => {
+        this.waiting.delete(stop);
+        try {
+          this.check();
+        } catch (error) {
+          reject(error);
+        }
+      };
+      this.waiting.add(stop);
+      promise.then(
+        (value) => {
+          this.waiting.delete(stop);
+          resolve(value);
+        },
+        async (error) => {
+          const told = await this.typed(error);
+          this.waiting.delete(stop);
+          reject(told);
+        },
+      );
+    });
+  }
+
+  /** An error of the binding as one of this package. It may come a little before the loss that caused it. */
+  private async typed(error: unknown): Promise<unknown> {
+    if (error instanceof FusenormError) return error;
+    for (let wait = 0; wait < 50 && this.loss === null && !this.destroyed; wait += 1) {
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+    try {
+      this.check();
+    } catch (cause) {
+      return cause;
+    }
+    const message = error instanceof Error ? error.message || error.name : String(error);
+    return new DeviceError(`${this.lastLabel || "gpu"}: ${message}`, { cause: error });
   }
 
   private async report(): Promise<void> {
@@ -458,9 +535,9 @@ export class Gpu {
     try {
       await fn();
       await this.sync();
-      return await profiler.collect();
+      return await this.outcome(profiler.collect());
     } finally {
-      this.flush();
+      if (!this.destroyed) this.flush();
       this.commands.profiler = null;
       profiler.destroy();
     }
@@ -476,32 +553,48 @@ export class Gpu {
     if (this.commands.recording) {
       throw new DeviceError("capture: called inside a captured function; capture the outer function alone");
     }
-    this.flush();
     this.check();
+    this.flush();
+    this.settlePending();
     const outer = this.pool;
     const pool = outer.fork();
     const before = outer.stats.liveBytes + outer.stats.pooledBytes;
     const dispatches: Dispatch[] = [];
-    const borrowed = new Set<Storage>();
+    const capture = new Capture(pool);
+    let plan: Plan<T> | null = null;
     this.pool = pool;
-    this.borrowed = borrowed;
+    this.capturing = capture;
     this.commands.recording = dispatches;
     try {
-      const result = this.scope(fn);
+      const result = this.scope(() => synchronous("gpu.capture", fn()));
       const outputs = [...tensorsIn(result)].map((tensor) => this.keep(tensor));
       this.commands.settle();
-      for (const output of outputs) output.range; // a replay works out what is deferred
+      this.settlePending(); // a replay works out what is deferred, returned or not
       const bytes = outer.stats.liveBytes + outer.stats.pooledBytes - before;
-      return new Plan(this, result, outputs, dispatches, borrowed, pool, bytes);
+      const { borrowed } = capture;
+      plan = new Plan(this, result, outputs, dispatches, borrowed, capture.rewritten(), pool, bytes);
+      return plan;
     } catch (error) {
-      for (const storage of borrowed) storage.release();
+      this.commands.cancel();
+      for (const storage of capture.borrowed) storage.release();
       throw error;
     } finally {
       this.pool = outer;
-      this.borrowed = null;
+      this.capturing = null;
       this.commands.recording = null;
       this.flush();
+      if (!plan) this.retire(pool);
     }
+  }
+
+  /** Works out every deferred tensor that more than a graph holds. */
+  private settlePending(): void {
+    for (const deferred of this.pending) if (deferred.isWanted) deferred.resolve();
+  }
+
+  /** Internal: gives the buffers of a plan that is gone back to the driver. */
+  retire(pool: BufferPool): void {
+    if (pool.close() > 0) this.bindGroups.clear();
   }
 
   /** Runs `fn` and lists its dispatches in order: what was fused, layer by layer. */
@@ -511,7 +604,7 @@ export class Gpu {
     this.commands.settle();
     this.commands.watching = watched;
     try {
-      fn();
+      synchronous("gpu.explain", fn());
       this.commands.settle();
     } finally {
       this.commands.watching = outer;
@@ -538,18 +631,27 @@ export class Gpu {
     if (this.pool.trim() > 0) this.bindGroups.clear();
   }
 
-  /** Frees everything and ends the device. Further use throws. */
+  /** Frees everything and ends the device, unless it is the caller's (`fromDevice`). Further use throws. */
   destroy(): void {
     if (this.destroyed) return;
-    this.commands.flush();
+    if (!this.ownsDevice && this.loss === null) {
+      // The caller's buffers may wait for what is encoded. Earlier failures are nobody's concern any more.
+      this.failure = null;
+      try {
+        this.commands.flush();
+      } catch {}
+    }
     this.destroyed = true;
     alive.delete(this);
+    this.device.removeEventListener("uncapturederror", this.onUncapturedError);
     this.commands.destroy();
     this.pool.destroy();
     this.bindGroups.clear();
     for (const buffer of this.uniforms.values()) buffer.destroy();
     this.uniforms.clear();
-    this.device.destroy();
+    this.pending.clear();
+    if (this.ownsDevice) this.device.destroy();
+    for (const wake of this.waiting) wake();
   }
 
   private uniform(data: ArrayBuffer | ArrayBufferView): GPUBuffer {
@@ -584,14 +686,42 @@ export class Gpu {
     this.failure ??= error;
   }
 
-  /** Throws the first error that the device reported since the last check. */
+  /** Throws that the device is gone, each time, or the first error that it reported since the last check. */
   private check(): void {
-    if (this.destroyed) throw new DeviceError("gpu: used after destroy()");
+    if (this.destroyed)
+      throw new DeviceError("gpu: used after destroy(); make a new one with requestGpu or Gpu.request");
+    if (this.loss !== null) throw new DeviceLostError(this.loss);
     const failure = this.failure;
     if (failure) {
       this.failure = null;
       throw failure;
     }
+  }
+}
+
+/** What becomes known of a function's buffers while it is captured. */
+class Capture {
+  /** Buffers of others that dispatches bind, held so that nobody reuses them. */
+  readonly borrowed = new Set<Storage>();
+  /** Every buffer that was asked for. */
+  readonly made: Storage[] = [];
+  /** What was overwritten, its own buffers among it. */
+  readonly overwritten: BufferRange[] = [];
+
+  constructor(private readonly pool: BufferPool) {}
+
+  borrow(storage: Storage): void {
+    if (storage.pool !== this.pool && !this.borrowed.has(storage)) this.borrowed.add(storage.retain());
+  }
+
+  /** What a replay overwrites that others may see: what outlives the capture. */
+  rewritten(): BufferRange[] {
+    const whole = (storage: Storage) => ({ storage, byteOffset: 0, byteLength: storage.byteLength });
+    const kept = new Set(this.made.filter((storage) => storage.live));
+    return [
+      ...[...kept].map(whole),
+      ...this.overwritten.filter(({ storage }) => storage.live && !kept.has(storage)),
+    ];
   }
 }
 

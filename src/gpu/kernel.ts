@@ -105,8 +105,7 @@ export class KernelCache {
 
   private module(spec: KernelSpec): GPUShaderModule {
     const name = shaderName(spec);
-    const code = typeof spec.shader === "string" ? shaders[spec.shader] : spec.shader.source;
-    if (code === undefined) throw new ShaderError(`internal: there is no shader "${name}"`);
+    const code = sourceOf(spec);
     // A user's own shader may share a name with another one: its source is the key.
     const key = typeof spec.shader === "string" ? name : code;
     let module = this.modules.get(key);
@@ -133,6 +132,13 @@ export class KernelCache {
     }
     return key;
   }
+}
+
+/** The WGSL of the module that `spec` names or brings. @throws ShaderError if there is none of its name */
+export function sourceOf({ shader }: KernelSpec): string {
+  const code = typeof shader === "string" ? shaders[shader] : shader.source;
+  if (code === undefined) throw new ShaderError(`internal: there is no shader "${shader}"`);
+  return code;
 }
 
 function shaderName(spec: KernelSpec): string {

@@ -1,4 +1,3 @@
-import { isRecomputing } from "../autograd/checkpoint.ts";
 import { ShapeError } from "../errors.ts";
 import type { Gpu } from "../gpu/device.ts";
 import { type BatchNormOptions, batchNorm } from "../ops/batch_norm.ts";
@@ -8,7 +7,7 @@ import { relu } from "../ops/elementwise.ts";
 import { linear } from "../ops/linear.ts";
 import { avgPool2d, globalAvgPool2d, maxPool2d, type Pool2dOptions } from "../ops/pool2d.ts";
 import { flatten } from "../ops/reshape.ts";
-import { Random } from "../tensor/random.ts";
+import { Random, type Seed } from "../tensor/random.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { type Init, initWeights } from "./init.ts";
 import { Module, parameter } from "./module.ts";
@@ -17,8 +16,18 @@ import { Module, parameter } from "./module.ts";
 export interface InitOptions {
   /** Default `he`. */
   init?: Init;
-  /** Default: a stream of seed 0. Pass one generator to all layers of a network. */
+  /** Default: one generator for all layers, seeded by `manualSeed`. Give a network its own to make it repeatable by itself. */
   random?: Random;
+}
+
+let sharedRandom = new Random(0);
+
+/**
+ * Starts the generator anew that layers without a `random` of their own draw their weights from, as PyTorch's `manual_seed`:
+ * the same layers made after it, in the same order, get the same weights. It starts with seed 0.
+ */
+export function manualSeed(seed: Seed): void {
+  sharedRandom = new Random(seed);
 }
 
 export interface Conv2dLayerOptions extends Omit<Conv2dOptions, "bias">, InitOptions {
@@ -46,7 +55,7 @@ export class Conv2d extends Module {
     options: Conv2dLayerOptions = {},
   ) {
     super();
-    const { bias = true, init = "he", random = new Random(0), ...convOptions } = options;
+    const { bias = true, init = "he", random = sharedRandom, ...convOptions } = options;
     const [r, s] = typeof kernelSize === "number" ? [kernelSize, kernelSize] : kernelSize;
     const groups = convOptions.groups ?? 1;
     for (const [name, value] of Object.entries({
@@ -88,7 +97,7 @@ export class Linear extends Module {
     super();
     checkCount("Linear", "inFeatures", inFeatures);
     checkCount("Linear", "outFeatures", outFeatures);
-    const { bias = true, init = "he", random = new Random(0) } = options;
+    const { bias = true, init = "he", random = sharedRandom } = options;
     const shape = [outFeatures, inFeatures];
     this.weight = parameter(gpu, initWeights(shape, init, random), shape);
     this.bias = bias ? parameter(gpu, new Float32Array(outFeatures), [outFeatures]) : null;
@@ -152,13 +161,11 @@ export class BatchNorm2d extends Module {
     const { runningMean, runningVar, numBatchesTracked, eps, momentum } = this;
     const run = this.fused ? batchNorm : batchNormComposed;
     const training = this.training || !runningMean;
-    // A checkpoint's second forward sees the same batch: the running statistics have had it.
-    const track = !(training && isRecomputing());
     const options: BatchNormOptions = {
       training,
-      runningMean: track ? runningMean : null,
-      runningVar: track ? runningVar : null,
-      numBatchesTracked: track ? numBatchesTracked : null,
+      runningMean,
+      runningVar,
+      numBatchesTracked,
       eps,
       momentum,
       folds: this.fused === true,

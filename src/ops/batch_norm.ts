@@ -1,6 +1,7 @@
 // Training: stats → finalize → apply; backward: grad_stats → grad_finalize → grad_apply; small tensors in one dispatch
 // each. See shaders/batch_norm.wgsl. Next to convolutions they do the first and last of these, as they store and load.
 
+import { isRecomputing } from "../autograd/checkpoint.ts";
 import type { NormTail } from "../autograd/tape.ts";
 import { ShapeError } from "../errors.ts";
 import type { Gpu } from "../gpu/device.ts";
@@ -66,9 +67,13 @@ const batchNormOp = defineOp({
     const mask = plan.relu && residual && graph ? ctx.empty([kernels.maskWords], "uint32") : null;
     const all = { ...params, gamma, beta, residual, relu: plan.relu, mask };
     const saved = { x, numbers, mask, given: statistics !== null };
+    if (params.training) overwriteRunning(params);
     if (partials) {
-      kernels.finalize(ctx, numbers, partials, all);
-      partials.values.dispose();
+      try {
+        kernels.finalize(ctx, numbers, partials, all);
+      } finally {
+        partials.values.dispose();
+      }
     } else if (!params.training) kernels.infer(ctx, numbers, all);
     const counter = params.training ? kernels.counter(params) : null;
     if (producer && !counter) {
@@ -185,7 +190,7 @@ function deferredOutput(
 /** relu(x) in one pass with the batch-norm that makes x, if that has not been carried out yet; else null. */
 export function rectified(x: Tensor, graph: boolean): Tensor | null {
   const recipe = x.deferred;
-  if (recipe?.kind !== "normalise" || recipe.residual) return null;
+  if (recipe?.kind !== "normalise" || recipe.residual || !sameShape(recipe.x.shape, x.shape)) return null;
   const kernels = batchNormKernels(x.gpu, x.size / x.shape.at(-1)!, x.shape.at(-1)!, x.dtype);
   return deferredOutput(x.gpu, kernels, { ...recipe, relu: true, residual: null, mask: null, graph });
 }
@@ -234,7 +239,21 @@ export function batchNorm(
   options: BatchNormOptions,
 ): Tensor {
   const { residual = null, statistics = null, ...rest } = options;
-  return batchNormOp({ x, gamma, beta, residual, statistics }, batchNormParams(rest));
+  const params = batchNormParams(rest);
+  // The second forward of a checkpoint sees the same batch: the running statistics have had it.
+  const tracked = params.training && isRecomputing() ? { ...params, ...UNTRACKED } : params;
+  return batchNormOp({ x, gamma, beta, residual, statistics }, tracked);
+}
+
+const UNTRACKED = { runningMean: null, runningVar: null, numBatchesTracked: null, momentum: 0 };
+
+/** The batch's statistics go into the running ones: whoever saved these must not take them for what they were. */
+export function overwriteRunning({
+  runningMean,
+  runningVar,
+  numBatchesTracked,
+}: Pick<BatchNormParams, "runningMean" | "runningVar" | "numBatchesTracked">): void {
+  for (const tensor of [runningMean, runningVar, numBatchesTracked]) tensor?.overwrite();
 }
 
 /** The options with PyTorch's defaults. */

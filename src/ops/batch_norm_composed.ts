@@ -1,6 +1,7 @@
+import { isRecomputing } from "../autograd/checkpoint.ts";
 import { noGrad } from "../autograd/tape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { type BatchNormOptions, batchNormParams, inferBatchNorm } from "./batch_norm.ts";
+import { type BatchNormOptions, batchNormParams, inferBatchNorm, overwriteRunning } from "./batch_norm.ts";
 import { batchNormKernels } from "./batch_norm_kernels.ts";
 import { add, mul, normalize, relu } from "./elementwise.ts";
 import { mean, variance } from "./reduce.ts";
@@ -43,7 +44,8 @@ export function batchNormComposed(
         m = mean(x, axes);
         v = variance(x, axes, { correction: 0, mean: m });
       }
-      if (params.runningMean) {
+      if (params.runningMean && !isRecomputing()) {
+        overwriteRunning(params);
         const kernels = batchNormKernels(gpu, plan.count, plan.channels, x.dtype);
         noGrad(() => kernels.updateRunning(m, v, params));
       }

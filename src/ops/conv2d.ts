@@ -74,14 +74,21 @@ function postponeForward(
   const held = [out, x, weight, ...(bias ? [bias] : [])].map((tensor) => tensor.alias());
   const [outHeld, xHeld, weightHeld, biasHeld = null] = held as [Tensor, Tensor, Tensor, Tensor?];
   const { layer } = gpu;
+  const cancel = () => {
+    for (const tensor of held) tensor.dispose();
+  };
   gpu.commands.postpone({
     out: outHeld,
-    run: (statistics) =>
-      inLayer(gpu, "conv2d", layer, (ctx) => {
-        const partials = runForward(ctx, geometry, outHeld, xHeld, weightHeld, biasHeld, statistics, variant);
-        for (const tensor of held) tensor.dispose();
-        return partials;
-      }),
+    cancel,
+    run(statistics) {
+      try {
+        return inLayer(gpu, "conv2d", layer, (ctx) =>
+          runForward(ctx, geometry, outHeld, xHeld, weightHeld, biasHeld, statistics, variant),
+        );
+      } finally {
+        cancel();
+      }
+    },
   });
 }
 

@@ -6,8 +6,9 @@ import {
   isRecording,
   type NormTail,
   record,
+  watcher,
 } from "../autograd/tape.ts";
-import { FusenormError, ShapeError } from "../errors.ts";
+import { FusenormError, OverwrittenTensorError, ShapeError } from "../errors.ts";
 import type { Grid } from "../gpu/commands.ts";
 import type { Binding, Gpu } from "../gpu/device.ts";
 import type { KernelSpec } from "../gpu/kernel.ts";
@@ -76,30 +77,55 @@ export interface Op<I extends InputShapes, P> {
   readonly definition: OpDefinition<I, P, { out: Shape }, Saved>;
 }
 
+/** How an op's kernels are dispatched: `run` where they may overwrite tensors that were there before. */
+type Dispatcher = "run" | "dispatch";
+
 /** Makes an op that checks its inputs, runs its kernels, and takes its place in the graph. */
 export function defineOp<const I extends InputShapes, P, Plan extends { out: Shape }, S extends Saved>(
   definition: OpDefinition<I, P, Plan, S>,
 ): Op<I, P> {
+  return makeOp(definition, "dispatch");
+}
+
+/**
+ * The same contract for your own WGSL: `shader: { name, source }` in the kernels that `forward` and `backward` run. A kernel
+ * that writes to an input counts as overwriting it.
+ */
+export function customOp<const I extends InputShapes, P, Plan extends { out: Shape }, S extends Saved>(
+  definition: OpDefinition<I, P, Plan, S>,
+): Op<I, P> {
+  return makeOp(definition, "run");
+}
+
+function makeOp<const I extends InputShapes, P, Plan extends { out: Shape }, S extends Saved>(
+  definition: OpDefinition<I, P, Plan, S>,
+  how: Dispatcher,
+): Op<I, P> {
+  const publicName = camelCase(definition.name);
   const names = Object.keys(definition.inputs) as (keyof I & string)[];
 
   const op = (inputs: Inputs<I>, params: P): Tensor => {
-    const gpu = checkInputs(definition, names, inputs as Record<string, Tensor | null>);
+    const gpu = checkInputs(publicName, definition, names, inputs as Record<string, Tensor | null>);
     const shapes = Object.fromEntries(
       names.map((name) => [name, inputs[name]?.shape ?? null]),
     ) as ShapesOf<I>;
-    const dims = bindDims(definition.name, definition.inputs, shapes);
+    const dims = bindDims(publicName, definition.inputs, shapes);
     const plan = definition.infer(shapes, params, dims);
     const graph = isRecording() && names.some((name) => inputs[name]?.requiresGrad);
     const needsGrad = Object.fromEntries(
       names.map((name) => [name, graph && inputs[name]?.requiresGrad === true]),
     ) as { [K in keyof I]: boolean };
 
-    const { result, made } = inContext(gpu, definition.name, needsGrad, null, null, (ctx) =>
+    const watch = watcher();
+    watch?.(publicName, inputs as Record<string, Tensor | null>);
+
+    const { result, made } = inContext(gpu, definition.name, how, needsGrad, null, null, (ctx) =>
       definition.forward(ctx, inputs, plan, params),
     );
     const { out, saved } = result;
+    if (watch) out.requiresGrad = names.some((name) => inputs[name]?.requiresGrad);
     if (graph) {
-      const own = holdSaved(saved);
+      const { own, changed } = holdSaved(saved);
       const { layer } = gpu;
       const targets = names.map((name) => ({
         name,
@@ -112,11 +138,13 @@ export function defineOp<const I extends InputShapes, P, Plan extends { out: Sha
         names.map((name) => inputs[name]),
         (grad, contributions) => {
           if (!definition.backward) {
-            throw new FusenormError(`${definition.name}: this op has no backward; detach() its inputs`);
+            throw new FusenormError(`${publicName}: this op has no backward; detach() its inputs`);
           }
           gpu.layer = layer;
           const label = `${definition.name} backward`;
-          const grads = inContext(gpu, label, needsGrad, targets, contributions, (ctx) =>
+          const overwritten = changed();
+          if (overwritten !== null) throw overwrittenError(publicName, overwritten);
+          const grads = inContext(gpu, label, how, needsGrad, targets, contributions, (ctx) =>
             definition.backward!(ctx, grad, own, plan, params),
           );
           const kept = new Set(Object.values(grads.result));
@@ -139,9 +167,6 @@ export function defineOp<const I extends InputShapes, P, Plan extends { out: Sha
   });
 }
 
-/** The same contract for your own WGSL: `shader: { name, source }` in the kernels that `forward` and `backward` run. */
-export const customOp = defineOp;
-
 /**
  * For kernels that run later than their op's forward or backward: under its name and layer. Tensors by `ctx.empty` belong to
  * the caller.
@@ -155,7 +180,7 @@ export function inLayer<R>(
   const outer = gpu.layer;
   gpu.layer = layer;
   try {
-    const { result, made } = inContext(gpu, label, {}, null, null, body);
+    const { result, made } = inContext(gpu, label, "dispatch", {}, null, null, body);
     for (const tensor of made) gpu.keep(tensor);
     return result;
   } finally {
@@ -167,6 +192,7 @@ export function inLayer<R>(
 function inContext<I extends InputShapes, R>(
   gpu: Gpu,
   label: string,
+  how: Dispatcher,
   needsGrad: { readonly [K in keyof I]: boolean },
   targets: readonly { name: string; shape: Shape; leaf: Tensor | null }[] | null,
   contributions: Contributions | null,
@@ -198,7 +224,7 @@ function inContext<I extends InputShapes, R>(
         temporary.push(tensor);
         return tensor;
       },
-      run: (kernel, bindings, grid) => gpu.run(kernel, bindings, grid, label),
+      run: (kernel, bindings, grid) => gpu[how](kernel, bindings, grid, label),
     });
     return { result, made };
   } catch (error) {
@@ -214,11 +240,32 @@ function leafOf(input: Tensor | null | undefined): Tensor | null {
   return input?.requiresGrad && !input.node ? input : null;
 }
 
-/** The graph's own handles on the saved tensors, so that the user may dispose of theirs. */
-function holdSaved<S extends Saved>(saved: S): S {
-  return Object.fromEntries(
-    Object.entries(saved).map(([name, value]) => [name, value instanceof Tensor ? value.saved() : value]),
-  ) as S;
+/**
+ * The graph's own handles on the saved tensors, so that the user may dispose of theirs, and a function that names the first
+ * one whose elements somebody has overwritten since, if any.
+ */
+function holdSaved<S extends Saved>(saved: S): { own: S; changed: () => string | null } {
+  const watches: [name: string, overwritten: () => boolean][] = [];
+  const own: Saved = {};
+  for (const [name, value] of Object.entries(saved)) {
+    own[name] = value instanceof Tensor ? value.saved() : value;
+    if (value instanceof Tensor) watches.push([name, value.watch()]);
+  }
+  const changed = () => watches.find(([, overwritten]) => overwritten())?.[0] ?? null;
+  return { own: own as S, changed };
+}
+
+function overwrittenError(op: string, name: string): OverwrittenTensorError {
+  return new OverwrittenTensorError(
+    `${op} backward: ${name === "out" ? "the output" : name} was overwritten after the forward, and its gradient needs what was ` +
+      `there: call backward() before write(), fill(), an optimizer's step, plan.run() or a kernel that changes it, or give ${op} ` +
+      "a copy (scale(x, 1))",
+  );
+}
+
+/** `batch_norm` is the name in kernels and profiles, `batchNorm` in what users call and in messages. */
+function camelCase(name: string): string {
+  return name.replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase());
 }
 
 function tensorsOf(saved: Saved): Tensor[] {
@@ -226,7 +273,8 @@ function tensorsOf(saved: Saved): Tensor[] {
 }
 
 function checkInputs(
-  definition: { name: string; inputs: InputShapes; dtypes?: Record<string, readonly DType[] | undefined> },
+  op: string,
+  definition: { inputs: InputShapes; dtypes?: Record<string, readonly DType[] | undefined> },
   names: readonly string[],
   inputs: Record<string, Tensor | null>,
 ): Gpu {
@@ -236,27 +284,23 @@ function checkInputs(
     if (!input) {
       if (definition.inputs[name]!.endsWith("?")) continue;
       throw new ShapeError(
-        `${definition.name}: ${name} is missing; expected a tensor ${symbols(definition.inputs[name]!)}`,
+        `${op}: ${name} is missing; expected a tensor ${symbols(definition.inputs[name]!)}`,
       );
     }
     if (!(input instanceof Tensor)) {
-      throw new ShapeError(
-        `${definition.name}: ${name} is ${typeof input}; expected a Tensor (gpu.tensor(data, shape))`,
-      );
+      throw new ShapeError(`${op}: ${name} is ${typeof input}; expected a Tensor (gpu.tensor(data, shape))`);
     }
     input.deferred; // throws if disposed
     const dtypes = definition.dtypes?.[name] ?? ["float32"];
     if (!dtypes.includes(input.dtype)) {
-      throw new ShapeError(`${definition.name}: ${name} is ${input.dtype}; expected ${dtypes.join(" or ")}`);
+      throw new ShapeError(`${op}: ${name} is ${input.dtype}; expected ${dtypes.join(" or ")}`);
     }
     if (gpu && input.gpu !== gpu) {
-      throw new ShapeError(
-        `${definition.name}: ${name} is on another Gpu than ${names[0]}; expected all inputs on one`,
-      );
+      throw new ShapeError(`${op}: ${name} is on another Gpu than ${names[0]}; expected all inputs on one`);
     }
     gpu = input.gpu;
   }
-  if (!gpu) throw new ShapeError(`${definition.name}: no input tensor was given`);
+  if (!gpu) throw new ShapeError(`${op}: no input tensor was given`);
   return gpu;
 }
 

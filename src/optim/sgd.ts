@@ -2,7 +2,7 @@ import { ShapeError, UsageError } from "../errors.ts";
 import type { Gpu } from "../gpu/device.ts";
 import type { StateDict } from "../nn/module.ts";
 import { formatShape, sameShape } from "../tensor/shape.ts";
-import type { Tensor } from "../tensor/tensor.ts";
+import { Tensor } from "../tensor/tensor.ts";
 
 export interface SGDOptions {
   /** Learning rate; may be set anew at any time (`optimizer.lr = …`), also under a captured step. */
@@ -29,13 +29,16 @@ interface Slot {
 /** Offsets at which every adapter lets a binding start. */
 const ALIGNMENT = 256;
 
+/** The bits of the velocity of a parameter that has had no step; see shaders/sgd.wgsl. */
+const UNSTEPPED = 0x7fc5eed0;
+
 /**
  * Stochastic gradient descent with PyTorch's update rule (`torch.optim.SGD`): g = grad + weightDecay·w;
- * v = momentum·v + (1 − dampening)·g, but v = g in the first step; w −= lr·v, or lr·(g + momentum·v) with Nesterov.
+ * v = momentum·v + (1 − dampening)·g, but v = g in a parameter's first step; w −= lr·v, or lr·(g + momentum·v) with Nesterov.
  *
  * Moves the parameters into one packed buffer (the tensors stay the same handles), and their gradients and velocities
  * into two more, so that a step is one dispatch. Parameters without a gradient are left alone, as in PyTorch.
- * @throws UsageError for options out of range
+ * @throws UsageError for options out of range, or parameters that are no float32 leaves with requiresGrad on one Gpu
  */
 export class SGD {
   private readonly gpu: Gpu;
@@ -46,6 +49,11 @@ export class SGD {
   private rate: number;
 
   constructor(parameters: Iterable<Tensor>, options: SGDOptions) {
+    if (options === null || typeof options !== "object" || options instanceof Tensor) {
+      throw new UsageError(
+        "SGD: the options are missing; expected at least a learning rate: new SGD(parameters, { lr: 0.1 })",
+      );
+    }
     const { lr, momentum = 0, dampening = 0, weightDecay = 0, nesterov = false } = options;
     const rule = (name: string, value: number | boolean, ok: boolean, expected: string) => {
       if (!ok) throw new UsageError(`SGD: ${name} is ${value}; expected ${expected}`);
@@ -67,17 +75,15 @@ export class SGD {
     checkRate(lr);
     this.options = { momentum, dampening, weightDecay, nesterov };
     this.rate = lr;
+    if (typeof (parameters as Iterable<Tensor> | null)?.[Symbol.iterator] !== "function") {
+      throw new UsageError(
+        `SGD: parameters is ${parameters === null ? "null" : typeof parameters}; expected a list of tensors, as module.parameters() gives`,
+      );
+    }
     const list = [...new Set(parameters)];
     if (list.length === 0)
       throw new UsageError("SGD: got no parameters; expected at least one tensor with requiresGrad");
-    for (const [i, parameter] of list.entries()) {
-      if (!parameter.requiresGrad || parameter.node) {
-        throw new UsageError(
-          `SGD: parameter ${i} of shape ${formatShape(parameter.shape)} is ${parameter.node ? "the result of an op" : "without requiresGrad"}; ` +
-            "expected leaves with requiresGrad",
-        );
-      }
-    }
+    for (const [i, parameter] of list.entries()) checkParameter(i, parameter, list[0]!);
     const gpu = list[0]!.gpu;
     this.gpu = gpu;
 
@@ -91,8 +97,9 @@ export class SGD {
     const values = buffer();
     const gradients = buffer();
     const velocities = momentum > 0 ? buffer() : null;
+    if (velocities) gpu.fillWords(velocities.range, UNSTEPPED);
     this.packed = [values, gradients, ...(velocities ? [velocities] : [])];
-    this.state = gpu.keep(gpu.tensor([lr, 0], [2]));
+    this.state = gpu.keep(gpu.tensor([lr], [1]));
     for (const [i, parameter] of list.entries()) {
       const byteOffset = offsets[i]!;
       parameter.moveTo(values, byteOffset);
@@ -115,8 +122,8 @@ export class SGD {
   set lr(value: number) {
     checkRate(value);
     if (value === this.rate) return;
+    this.state.write([value]);
     this.rate = value;
-    this.gpu.commands.write(this.state.buffer, this.state.range.byteOffset, new Float32Array([value]));
   }
 
   /** Updates every parameter that has a gradient. */
@@ -144,14 +151,6 @@ export class SGD {
         "sgd",
       );
     }
-    if (momentum > 0 && dampening !== 0) {
-      this.gpu.run(
-        { shader: "sgd", entry: "advance" },
-        [null, null, null, null, null, this.state],
-        [1],
-        "sgd",
-      );
-    }
   }
 
   /** Neighbours whose gradients are all in their slots, as one range; others alone, with their gradient. */
@@ -166,6 +165,11 @@ export class SGD {
       }
       const { grad } = parameter;
       if (!grad) continue;
+      if (grad.dtype !== "float32" || !sameShape(grad.shape, parameter.shape)) {
+        throw new UsageError(
+          `SGD: a gradient is ${formatShape(grad.shape)} of ${grad.dtype}, its parameter ${formatShape(parameter.shape)} of float32; expected the same`,
+        );
+      }
       const { storage, byteOffset: at } = grad.range;
       const inSlot = storage === gradient.range.storage && at === gradient.range.byteOffset;
       const last = runs.at(-1);
@@ -180,31 +184,48 @@ export class SGD {
     for (const { parameter } of this.slots) parameter.zeroGrad();
   }
 
-  /** Velocities and the number of steps, for `loadStateDict`. The learning rate is the caller's to keep. */
+  /** Velocities of the parameters that have had a step, for `loadStateDict`. The learning rate is the caller's to keep. */
   async stateDict(): Promise<StateDict> {
     const state: StateDict = {};
     for (const [i, { velocity }] of this.slots.entries()) {
-      if (velocity)
-        state[`velocity.${i}`] = { shape: velocity.shape, dtype: "float32", data: await velocity.read() };
+      if (!velocity) continue;
+      const data = (await velocity.read()) as Float32Array;
+      const [bits] = new Uint32Array(data.buffer, data.byteOffset, 1);
+      if (bits !== UNSTEPPED) state[`velocity.${i}`] = { shape: velocity.shape, dtype: "float32", data };
     }
-    state.steps = { shape: [1], dtype: "float32", data: (await this.state.read()).slice(1) };
     return state;
   }
 
-  /** Goes on from `stateDict()` of an optimizer of the same parameters. @throws ShapeError before anything is written. */
+  /**
+   * Goes on from `stateDict()` of an optimizer of the same parameters; one without a velocity has had no step there.
+   * @throws ShapeError before anything is written
+   */
   loadStateDict(state: StateDict): void {
-    for (const [i, { velocity }] of this.slots.entries()) {
-      const theirs = state[`velocity.${i}`];
-      if (velocity && !(theirs && sameShape(theirs.shape, velocity.shape))) {
+    const known = new Set(this.slots.map((_, i) => `velocity.${i}`));
+    for (const [name, { shape, dtype, data }] of Object.entries(state)) {
+      if (name === "steps") continue; // written by version 0.1.0
+      const velocity = known.has(name) ? this.slots[Number(name.slice("velocity.".length))]!.velocity : null;
+      if (!velocity) {
         throw new ShapeError(
-          `SGD.loadStateDict: velocity ${i} is ${theirs ? formatShape(theirs.shape) : "missing"}; expected ${formatShape(velocity.shape)}`,
+          `SGD.loadStateDict: ${name} is unexpected; ${
+            this.slots[0]!.velocity
+              ? `expected velocity.0 to velocity.${this.slots.length - 1}, of an optimizer of the same parameters`
+              : "this optimizer has no momentum, and so no state"
+          }`,
+        );
+      }
+      if (dtype !== "float32" || !sameShape(shape, velocity.shape) || data.length !== velocity.size) {
+        throw new ShapeError(
+          `SGD.loadStateDict: ${name} is ${formatShape(shape)} of ${dtype} with ${data.length} elements; expected ` +
+            `${formatShape(velocity.shape)} of float32`,
         );
       }
     }
-    if (!state.steps)
-      throw new ShapeError("SGD.loadStateDict: steps is missing; expected the state of an SGD");
-    for (const [i, { velocity }] of this.slots.entries()) velocity?.write(state[`velocity.${i}`]!.data);
-    this.state.write([this.rate, state.steps.data[0]!]);
+    for (const [i, { velocity }] of this.slots.entries()) {
+      const theirs = state[`velocity.${i}`];
+      if (theirs) velocity!.write(theirs.data);
+      else if (velocity) this.gpu.fillWords(velocity.overwrite(), UNSTEPPED);
+    }
   }
 
   /** Gives velocities and gradients back; the parameters live on. */
@@ -222,4 +243,20 @@ export class SGD {
 function checkRate(lr: number): void {
   if (!Number.isFinite(lr) || lr < 0)
     throw new UsageError(`SGD: lr is ${lr}; expected a finite number of at least 0`);
+}
+
+function checkParameter(i: number, parameter: Tensor, first: Tensor): void {
+  const refuse = (is: string): never => {
+    throw new UsageError(
+      `SGD: parameter ${i} ${is}; expected float32 leaves with requiresGrad, all on one Gpu`,
+    );
+  };
+  if (!(parameter instanceof Tensor))
+    refuse(`is ${parameter === null ? "null" : typeof parameter}, no Tensor`);
+  const what = `of shape ${formatShape(parameter.shape)}`;
+  if (parameter.isDisposed) refuse(`${what} was disposed`);
+  if (parameter.node) refuse(`${what} is the result of an op`);
+  if (!parameter.requiresGrad) refuse(`${what} is without requiresGrad`);
+  if (parameter.dtype !== "float32") refuse(`${what} is ${parameter.dtype}`);
+  if (parameter.gpu !== first.gpu) refuse(`${what} is on another Gpu than parameter 0`);
 }

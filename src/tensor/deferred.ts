@@ -1,4 +1,4 @@
-import type { Storage } from "../gpu/buffers.ts";
+import { type Storage, takeSerial } from "../gpu/buffers.ts";
 import type { Tensor } from "./tensor.ts";
 
 /** Partial sums that a kernel leaves for a batch-norm: [groups, rows, channels], each row a number per channel. */
@@ -20,6 +20,8 @@ export type Recipe =
  * still holds gives its memory back: backward works it out once more.
  */
 export class Deferred {
+  /** As a storage's. */
+  readonly serial = takeSerial();
   private references = 1;
   private savedReferences = 0;
   private storage: Storage | null = null;
@@ -34,8 +36,11 @@ export class Deferred {
     recipe: Recipe,
     private readonly compute: (recipe: Recipe) => Storage,
     private readonly again: boolean,
+    /** Where this is to be found while it has a recipe. */
+    private readonly registry: Set<Deferred>,
   ) {
     this.given = recipe;
+    registry.add(this);
     // Whoever overwrites what the recipe reads has to wait for the elements.
     this.forget = sources(recipe).map((tensor) => tensor.range.storage.beforeWrite(() => this.settle()));
   }
@@ -52,6 +57,16 @@ export class Deferred {
 
   get isShared(): boolean {
     return this.references > 1;
+  }
+
+  /** Whether more than a graph holds it. */
+  get isWanted(): boolean {
+    return this.references > this.savedReferences;
+  }
+
+  /** See `Storage.versionOf`: nobody has overwritten elements that are not in memory. */
+  versionOf(byteOffset: number, byteLength: number): number {
+    return this.storage?.versionOf(byteOffset, byteLength) ?? 0;
   }
 
   retain(saved: boolean): this {
@@ -90,6 +105,7 @@ export class Deferred {
 
   private dropRecipe(): void {
     for (const forget of this.forget.splice(0)) forget();
+    this.registry.delete(this);
     if (this.given) for (const tensor of sources(this.given)) tensor.dispose();
     this.given = null;
   }

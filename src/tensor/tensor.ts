@@ -114,11 +114,16 @@ export class Tensor {
     again = false,
   ): Tensor {
     const write = (now: Recipe) => {
-      const target = new Tensor(gpu, shape, "float32", gpu.allocate(4 * sizeOf(shape), "a tensor"), 0);
-      compute(target, now);
-      return target.range.storage;
+      const storage = gpu.allocate(4 * sizeOf(shape), "a tensor");
+      try {
+        compute(new Tensor(gpu, shape, "float32", storage, 0), now);
+      } catch (error) {
+        storage.release();
+        throw error;
+      }
+      return storage;
     };
-    const deferred = new Deferred(recipe, write, again);
+    const deferred = new Deferred(recipe, write, again, gpu.pending);
     const tensor = new Tensor(gpu, shape, "float32", deferred, 0);
     gpu.track(tensor);
     return tensor;
@@ -144,10 +149,26 @@ export class Tensor {
     return { storage, byteOffset, byteLength };
   }
 
-  /** Internal: how to work the elements out, if they are not in memory. */
+  /**
+   * Internal: how to work the elements out, if they are not in memory. A recipe is by channel: null for a handle with other
+   * channels, which a reshape made.
+   */
   get deferred(): Recipe | null {
     this.checkLive("used");
-    return this.storage instanceof Deferred ? this.storage.recipe : null;
+    const recipe = this.storage instanceof Deferred ? this.storage.recipe : null;
+    return recipe?.x.shape.at(-1) === this.shape.at(-1) ? recipe : null;
+  }
+
+  /** Internal: tells whether the elements are older than something else's. */
+  get serial(): number {
+    return this.storage.serial;
+  }
+
+  /** Internal: a function that tells whether somebody has overwritten the elements since. */
+  watch(): () => boolean {
+    const { storage, byteOffset, byteLength } = this;
+    const version = storage.versionOf(byteOffset, byteLength);
+    return () => storage.versionOf(byteOffset, byteLength) !== version;
   }
 
   /** Internal: whether the elements may be given back, and worked out once more. */
@@ -155,17 +176,23 @@ export class Tensor {
     return this.storage instanceof Deferred && this.storage.comesAgain;
   }
 
-  /** The same, to be overwritten. */
-  private rangeToWrite(): BufferRange {
+  /** Internal: the bytes of this tensor, to be overwritten at once: whoever depends on the old ones has them by now. */
+  overwrite(): BufferRange {
+    this.checkLive("written");
     if (this.storage instanceof Deferred) this.storage.settle();
     const { range } = this;
-    range.storage.willWrite();
+    this.gpu.willWrite(range);
     return range;
   }
 
-  /** The GPU buffer that holds the elements, for pipelines of your own; they start at `range.byteOffset`. */
+  /**
+   * The GPU buffer that holds the elements, for pipelines of your own; they start at `range.byteOffset`. Submits what is
+   * encoded so far, so that your own submit finds them there. Work of this package that comes later is not in it: ask again.
+   */
   get buffer(): GPUBuffer {
-    return this.range.storage.buffer;
+    const { storage } = this.range;
+    this.gpu.flush();
+    return storage.buffer;
   }
 
   get isDisposed(): boolean {
@@ -193,9 +220,11 @@ export class Tensor {
   /** Internal: moves the elements into part of `target`'s buffer. Other handles keep the old ones. */
   moveTo(target: Tensor, byteOffset: number): void {
     const { storage } = target.range;
-    const own = this.rangeToWrite();
+    if (this.storage instanceof Deferred) this.storage.settle();
+    const own = this.range;
     const place = { storage, byteOffset: target.byteOffset + byteOffset, byteLength: this.byteLength };
     this.gpu.copyRange(own, place);
+    own.storage.movedTo = "an optimizer's packed buffer";
     this.storage.release(this.isSaved);
     this.storage = storage.retain();
     this.byteOffset = place.byteOffset;
@@ -245,20 +274,23 @@ export class Tensor {
 
   /** Overwrites the elements from the host. A float16 tensor takes raw 16-bit patterns or numbers. */
   write(data: ArrayLike<number> | ArrayBufferView): void {
-    const { storage, byteOffset } = this.rangeToWrite();
+    this.checkLive("written");
+    this.gpu.commands.refuseHostWrite();
     const length = ArrayBuffer.isView(data) ? data.byteLength / elementBytes(data) : data.length;
     if (length !== this.size) {
       throw new ShapeError(
         `tensor: data has ${length} elements, shape ${formatShape(this.shape)} has ${this.size}; expected the same number`,
       );
     }
-    this.gpu.commands.write(storage.buffer, byteOffset, encode(data, this.dtype));
+    const encoded = encode(data, this.dtype);
+    const { storage, byteOffset } = this.overwrite();
+    this.gpu.commands.write(storage.buffer, byteOffset, encoded);
   }
 
   /** Sets every element, on the GPU. */
   fill(value: number): void {
     const bits = new Uint32Array(encode([value, value, value, value], this.dtype).slice().buffer.slice(0, 4));
-    this.gpu.fillWords(this.rangeToWrite(), bits[0]!);
+    this.gpu.fillWords(this.overwrite(), bits[0]!);
   }
 
   /** The elements on the host. float16 is widened to a Float32Array. Waits for the GPU. */
@@ -282,18 +314,31 @@ export class Tensor {
    * out for one-element tensors, where it is 1. Gradients are added to what leaves already have.
    * @throws UseAfterDisposeError when the graph was freed by an earlier `backward`.
    */
-  backward(grad?: Tensor): void {
-    if (grad && !sameShape(grad.shape, this.shape)) {
-      throw new ShapeError(
-        `backward: grad is ${formatShape(grad.shape)}, the tensor ${formatShape(this.shape)}; expected the same shape`,
-      );
-    }
+  backward(grad?: Tensor | null): void {
+    this.checkLive("used");
+    if (grad) this.checkUpstream(grad);
     if (!grad && this.size !== 1) {
       throw new ShapeError(
         `backward: a tensor of shape ${formatShape(this.shape)} needs an upstream gradient; reduce it to a scalar, or pass grad`,
       );
     }
     backward(this, grad ?? null);
+  }
+
+  private checkUpstream(grad: Tensor): void {
+    const refuse = (is: string, own: string, expected: string): never => {
+      throw new ShapeError(`backward: grad is ${is}, the tensor ${own}; expected ${expected}`);
+    };
+    if (!(grad instanceof Tensor)) {
+      const what = Array.isArray(grad) ? "an array" : typeof grad;
+      refuse(what, formatShape(this.shape), "a Tensor of this shape (gpu.tensor(data, shape))");
+    }
+    grad.checkLive("used");
+    if (grad.gpu !== this.gpu) refuse("on another Gpu", "on its own", "both on one");
+    if (grad.dtype !== this.dtype) refuse(grad.dtype, this.dtype, "the same type, see cast");
+    if (!sameShape(grad.shape, this.shape)) {
+      refuse(formatShape(grad.shape), formatShape(this.shape), "the same shape");
+    }
   }
 
   /** Drops the gradient; the next `backward` starts from nothing. */
