@@ -1,4 +1,4 @@
-import { OverwrittenTensorError, ShapeError } from "../errors.ts";
+import { OverwrittenTensorError, ShapeError, synchronous } from "../errors.ts";
 import { nextSerial } from "../gpu/buffers.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import { enableGrad, isRecording, record, watchGrad } from "./tape.ts";
@@ -73,7 +73,7 @@ export function checkpoint(fn: (x: Tensor) => Tensor, x: Tensor): Tensor {
 }
 
 function checkResult(result: Tensor): Tensor {
-  if (result instanceof Tensor) return result;
+  if (synchronous("checkpoint", result) instanceof Tensor) return result;
   throw notTensor("what the function returned", result);
 }
 

@@ -20,8 +20,8 @@ export class Storage {
   movedTo: string | null = null;
   private references = 1;
   private readonly readers = new Set<() => void>();
-  /** The last overwriting of each run of bytes, by the run's first byte; see `versionOf`. */
-  private overwritten: Map<number, { end: number; version: number }> | null = null;
+  /** The ranges that were overwritten, each with when it was last; see `versionOf`. */
+  private overwritten: { start: number; end: number; version: number }[] = [];
   private version = 0;
 
   constructor(
@@ -55,16 +55,18 @@ export class Storage {
   willWrite(byteOffset: number, byteLength: number): void {
     for (const read of this.readers) read();
     this.version += 1;
-    this.overwritten ??= new Map();
-    const known = this.overwritten.get(byteOffset);
-    const end = Math.max(byteOffset + byteLength, known?.end ?? 0);
-    this.overwritten.set(byteOffset, { end, version: this.version });
+    const { version } = this;
+    const [start, end] = [byteOffset, byteOffset + byteLength];
+    const known = this.overwritten.find((range) => range.start === start && range.end === end);
+    if (known) known.version = version;
+    else if (this.overwritten.length < MOST_RANGES) this.overwritten.push({ start, end, version });
+    else this.overwritten = [{ start: 0, end: this.byteLength, version }]; // to be on the safe side
   }
 
   /** Changes whenever one of these bytes is overwritten: how backward sees that a saved tensor is not what it was. */
   versionOf(byteOffset: number, byteLength: number): number {
     let latest = 0;
-    for (const [start, { end, version }] of this.overwritten ?? []) {
+    for (const { start, end, version } of this.overwritten) {
       if (start < byteOffset + byteLength && end > byteOffset && version > latest) latest = version;
     }
     return latest;
@@ -76,6 +78,9 @@ export class Storage {
     if (this.references === 0) this.pool?.recycle(this);
   }
 }
+
+/** More ranges than the parameters of a deep network, which share a buffer. */
+const MOST_RANGES = 4096;
 
 let serials = 0;
 

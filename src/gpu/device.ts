@@ -443,13 +443,14 @@ export class Gpu {
 
   /** Submits what is encoded. */
   flush(): void {
+    this.check();
     this.commands.flush();
   }
 
   /** Submits, waits until the GPU is done, and throws what went wrong on the way. */
   async sync(): Promise<void> {
     this.check();
-    this.flush();
+    this.commands.flush();
     await this.outcome(this.device.queue.onSubmittedWorkDone().then(() => this.report()));
   }
 
@@ -529,7 +530,7 @@ export class Gpu {
 
   /** Times every dispatch of `fn` by timestamp queries. @throws DeviceError without `timestamp-query`. */
   async profile(fn: () => void | Promise<void>): Promise<KernelTiming[]> {
-    this.flush();
+    this.commands.flush();
     const profiler = new Profiler(this.device);
     this.commands.profiler = profiler;
     try {
@@ -537,7 +538,7 @@ export class Gpu {
       await this.sync();
       return await this.outcome(profiler.collect());
     } finally {
-      if (!this.destroyed) this.flush();
+      if (!this.destroyed) this.commands.flush();
       this.commands.profiler = null;
       profiler.destroy();
     }
@@ -554,7 +555,7 @@ export class Gpu {
       throw new DeviceError("capture: called inside a captured function; capture the outer function alone");
     }
     this.check();
-    this.flush();
+    this.commands.flush();
     this.settlePending();
     const outer = this.pool;
     const pool = outer.fork();
@@ -582,7 +583,7 @@ export class Gpu {
       this.pool = outer;
       this.capturing = null;
       this.commands.recording = null;
-      this.flush();
+      this.commands.flush();
       if (!plan) this.retire(pool);
     }
   }
@@ -622,12 +623,12 @@ export class Gpu {
   replay(dispatches: readonly Dispatch[]): void {
     this.check();
     this.commands.replay(dispatches);
-    this.flush();
+    this.commands.flush();
   }
 
   /** Gives pooled buffers that nobody holds back to the driver. */
   trim(): void {
-    this.flush();
+    this.commands.flush();
     if (this.pool.trim() > 0) this.bindGroups.clear();
   }
 
@@ -686,8 +687,8 @@ export class Gpu {
     this.failure ??= error;
   }
 
-  /** Throws that the device is gone, each time, or the first error that it reported since the last check. */
-  private check(): void {
+  /** Internal: throws that the device is gone, each time, or the first error that it reported since the last check. */
+  check(): void {
     if (this.destroyed)
       throw new DeviceError("gpu: used after destroy(); make a new one with requestGpu or Gpu.request");
     if (this.loss !== null) throw new DeviceLostError(this.loss);

@@ -58,7 +58,7 @@ export class Plan<T> {
   dispose(): void {
     if (this.disposed) return;
     this.disposed = true;
-    this.gpu.flush();
+    this.gpu.commands.flush();
     for (const output of this.outputs) output.dispose();
     for (const storage of this.borrowed) storage.release();
     this.gpu.retire(this.pool);

@@ -275,6 +275,7 @@ export class Tensor {
   /** Overwrites the elements from the host. A float16 tensor takes raw 16-bit patterns or numbers. */
   write(data: ArrayLike<number> | ArrayBufferView): void {
     this.checkLive("written");
+    this.gpu.check();
     this.gpu.commands.refuseHostWrite();
     const length = ArrayBuffer.isView(data) ? data.byteLength / elementBytes(data) : data.length;
     if (length !== this.size) {
