@@ -280,9 +280,10 @@ fn combine(a: Tally, b: Tally) -> Tally {
   return Tally(count, a.offset + delta * weight, sqrt(variance) * inverse_power(scale));
 }
 
-var<workgroup> counts: array<vec4<f32>, X * Y>;
-var<workgroup> firsts: array<vec4<f32>, X * Y>;
-var<workgroup> seconds: array<vec4<f32>, X * Y>;
+override SHARED_SIZE: u32 = X * Y; // an element each invocation
+var<workgroup> counts: array<vec4<f32>, SHARED_SIZE>;
+var<workgroup> firsts: array<vec4<f32>, SHARED_SIZE>;
+var<workgroup> seconds: array<vec4<f32>, SHARED_SIZE>;
 
 // The tallies of the Y invocations of each column, combined; the result is good at lane.y = 0.
 fn combine_workgroup(lane: vec3<u32>, mine: Tally) -> Tally {

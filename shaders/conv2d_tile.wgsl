@@ -60,7 +60,8 @@ override FIRST_COLUMN_LANE: u32 = select(0u, ROW_BLOCKS, ROW_BLOCKS + COLUMN_BLO
 override ROW_STRIDE: u32 = BM / 4 + 1;
 override COLUMN_STRIDE: u32 = BN / 4 + 1;
 override COLUMNS: u32 = BK * ROW_STRIDE;
-var<workgroup> tiles: array<vec4<f32>, BK * (ROW_STRIDE + COLUMN_STRIDE)>;
+override TILES_SIZE: u32 = COLUMNS + BK * COLUMN_STRIDE;
+var<workgroup> tiles: array<vec4<f32>, TILES_SIZE>;
 
 // Writes a block of 4 × 4, k first, to `at`.
 fn keep(at: u32, stride: u32, block: mat4x4<f32>) {
@@ -91,8 +92,11 @@ fn made(fetched: array<Fetched, 4>, channels: Channels) -> mat4x4<f32> {
 
 // --- the product of two chunks ---------------------------------------------------------------------------
 
-// acc[row][half of the columns]
-fn multiply_8x8(acc: ptr<function, array<vec4<f32>, 16>>, row: u32, column: u32) {
+// acc[row][half of the columns]. Every lane's row and column are within the tile: `min` says so here, since compilers leave
+// out the check of an index only where they see its bound in the same function.
+fn multiply_8x8(acc: ptr<function, array<vec4<f32>, 16>>, any_row: u32, any_column: u32) {
+  let row = min(any_row, BM / 8 - 1);
+  let column = min(any_column, BN / 8 - 1);
   for (var k = 0u; k < BK; k++) {
     let a0 = tiles[k * ROW_STRIDE + row];
     let a1 = tiles[k * ROW_STRIDE + BM / 8 + row];
@@ -117,7 +121,9 @@ fn multiply_8x8(acc: ptr<function, array<vec4<f32>, 16>>, row: u32, column: u32)
   }
 }
 
-fn multiply_8x4(acc: ptr<function, array<vec4<f32>, 8>>, row: u32, column: u32) {
+fn multiply_8x4(acc: ptr<function, array<vec4<f32>, 8>>, any_row: u32, any_column: u32) {
+  let row = min(any_row, BM / 8 - 1);
+  let column = min(any_column, BN / 4 - 1);
   for (var k = 0u; k < BK; k++) {
     let a0 = tiles[k * ROW_STRIDE + row];
     let a1 = tiles[k * ROW_STRIDE + BM / 8 + row];

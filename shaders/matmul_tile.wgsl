@@ -16,6 +16,7 @@ const TILE = 64u;
 const BK = 16u;
 const WORKGROUP = 64u;
 const ROW = 17u; // TILE / 4 and one more, which spreads stores over the banks
+const CHUNK_SIZE = BK * ROW;
 
 @group(0) @binding(0) var<storage, read_write> out: array<f32>;
 // Each input is bound twice, as numbers and as vec4s.
@@ -27,8 +28,8 @@ const ROW = 17u; // TILE / 4 and one more, which spreads stores over the banks
 struct Sizes { M: u32, N: u32, K: u32, A_M: u32, A_K: u32, B_K: u32, B_N: u32, has_bias: u32 }
 @group(0) @binding(6) var<uniform> size: Sizes;
 
-var<workgroup> rows_tile: array<vec4<f32>, BK * ROW>; // [k][row in fours]
-var<workgroup> columns_tile: array<vec4<f32>, BK * ROW>; // [k][column in fours]
+var<workgroup> rows_tile: array<vec4<f32>, CHUNK_SIZE>; // [k][row in fours]
+var<workgroup> columns_tile: array<vec4<f32>, CHUNK_SIZE>; // [k][column in fours]
 
 // a(m, k) … a(m, k + 3), zeros past the end
 fn row_of_a(m: u32, k: u32) -> vec4<f32> {

@@ -42,7 +42,8 @@ struct Sizes {
 @group(0) @binding(5) var<storage, read> z_scalar: array<f32>;
 @group(0) @binding(6) var<storage, read> centre: array<f32>;
 
-var<workgroup> shared_sums: array<vec4<f32>, X * Y>;
+override SHARED_SIZE: u32 = X * Y; // an element each invocation
+var<workgroup> shared_sums: array<vec4<f32>, SHARED_SIZE>;
 
 fn load_x(index: u32) -> vec4<f32> {
   if (VEC4) {
