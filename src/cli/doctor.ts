@@ -1,7 +1,7 @@
 import type { Command } from "commander";
 import { FusenormError } from "../errors.ts";
 import { Gpu } from "../gpu/device.ts";
-import { type AdapterClass, type Survey, survey } from "../node/adapters.ts";
+import { type AdapterClass, isLavapipe, type Survey, survey } from "../node/adapters.ts";
 import { type NodeAdapter, requestAdapter } from "../node/request.ts";
 import { type CopyBandwidth, type MatmulRate, measureCopyBandwidth, measureMatmul } from "./measure.ts";
 
@@ -128,9 +128,13 @@ export function advise({ error, adapter, system, platform, features }: DoctorRep
     }
   }
   if (adapter?.class === "swiftshader") {
-    advice.push(
-      "This is the slowest adapter. Mesa's lavapipe is 4 to 5 times as fast: `npm run setup:lavapipe` in a checkout, or install mesa-vulkan-drivers 24 or newer.",
-    );
+    const wish = system?.env.FUSENORM_ADAPTER;
+    const remedy = !system?.manifests.some(isLavapipe)
+      ? "`npm run setup:lavapipe` in a checkout, or install mesa-vulkan-drivers 24 or newer."
+      : wish
+        ? `it is installed, so try without FUSENORM_ADAPTER, which is "${wish}".`
+        : "the one that is installed gave no adapter, as Mesa before 24 does.";
+    advice.push(`This is the slowest adapter. Mesa's lavapipe is 4 to 5 times as fast: ${remedy}`);
   }
   if (adapter && adapter.class !== "hardware") {
     advice.push(

@@ -89,6 +89,15 @@ function drivers(manifests: readonly string[]): Record<string, string> {
   return { VK_DRIVER_FILES: manifests.join(":"), VK_ICD_FILENAMES: manifests.join(":") };
 }
 
+function lavapipeManifests({ manifests }: Pick<Machine, "manifests">): string[] {
+  return manifests().filter(isLavapipe);
+}
+
+/** Whether a driver manifest is that of Mesa's lavapipe. */
+export function isLavapipe(manifest: string): boolean {
+  return /lvp_icd|lavapipe/.test(manifest);
+}
+
 /** The ways to try for `wish` on this machine, the most promising first. */
 export function routes(wish: AdapterWish, machine: Machine): Route[] {
   const { env } = machine;
@@ -101,7 +110,8 @@ export function routes(wish: AdapterWish, machine: Machine): Route[] {
     const { loader } = await machine.embedded();
     if (!machine.openLoader(loader)) {
       throw new DeviceError(
-        `adapter: the Vulkan loader ${loader} can't be opened; it needs a system with glibc`,
+        `adapter: the Vulkan loader ${loader} can't be opened for good; it needs a system with glibc and Node ` +
+          "(Bun closes it again), so install the system's own (libvulkan1 or vulkan-loader)",
       );
     }
   };
@@ -127,7 +137,7 @@ export function routes(wish: AdapterWish, machine: Machine): Route[] {
     best: "hardware",
     prepare: withDrivers(extra),
   };
-  const mesa = machine.manifests().filter((path) => /lvp_icd|lavapipe/.test(path));
+  const mesa = lavapipeManifests(machine);
   const lavapipe: Route = {
     label: "Mesa's lavapipe",
     best: "lavapipe",
@@ -228,12 +238,15 @@ function failure(wish: AdapterWish, machine: Machine, notes: readonly string[]):
       return `adapter: a hardware adapter was asked for; ${found}; install the GPU vendor's ${onLinux ? "Vulkan " : ""}driver, or unset FUSENORM_ADAPTER${worker}`;
     case "lavapipe":
       return `adapter: lavapipe was asked for; ${found}; ${
-        onLinux
-          ? "install Mesa 24 or newer (package `mesa-vulkan-drivers`; from a checkout, `npm run setup:lavapipe`)"
-          : "it exists on Linux"
+        !onLinux
+          ? "it exists on Linux"
+          : lavapipeManifests(machine).length > 0
+            ? "the one that is installed must be of Mesa 24 or newer"
+            : "install Mesa 24 or newer (package `mesa-vulkan-drivers`; from a checkout, `npm run setup:lavapipe`)"
       }, or unset FUSENORM_ADAPTER${worker}`;
     case "swiftshader":
-      return `adapter: SwiftShader was asked for; ${found}; on x64 Linux \`npm install --save-dev @sparticuz/chromium\` brings it, or unset FUSENORM_ADAPTER${worker}`;
+      // On Linux, what was found says whether and how to get it.
+      return `adapter: SwiftShader was asked for; ${found}; ${onLinux ? "" : "it exists on x64 Linux, or "}unset FUSENORM_ADAPTER${worker}`;
     case "name":
       return `adapter: no adapter's name contains "${wish.part}"; ${found}; use one of these names or hardware, lavapipe or swiftshader, or unset FUSENORM_ADAPTER${worker}`;
     default:
@@ -257,8 +270,13 @@ function openLibrary(nameOrPath: string): boolean {
     process.dlopen({ exports: {} }, nameOrPath, osConstants.dlopen.RTLD_NOW | RTLD_NODELETE);
     return true;
   } catch (error) {
-    return (error as Error).message.includes("did not self-register");
+    return isOpenedAnyway((error as Error).message);
   }
+}
+
+/** Whether a failure of `process.dlopen` says that the library was opened, and only is no add-on: Node's words, and Bun's. */
+export function isOpenedAnyway(message: string): boolean {
+  return /did not self-register|napi_register_module_v1/.test(message);
 }
 
 /** Driver manifests in the folders where the Vulkan loader looks for them. */
@@ -330,7 +348,8 @@ export function thisMachine(): Machine {
   return {
     platform: process.platform,
     env: process.env,
-    openLoader: openLibrary,
+    // Bun closes what it opened by a path, so that Dawn would not find it by its name.
+    openLoader: (nameOrPath) => openLibrary(nameOrPath) && openLibrary(SYSTEM_LOADER),
     manifests: () => systemManifests(process.env),
     extraManifests: () => manifestsIn(EXTRA_FOLDERS),
     embedded: () => embeddedVulkan(),

@@ -3,7 +3,7 @@
  * Linux) carries Google's SwiftShader with a Vulkan loader, a headless Chromium, and the few system
  * libraries that Chromium needs. They are unpacked to the cache on first use.
  */
-import { createReadStream, createWriteStream, readFileSync } from "node:fs";
+import { createReadStream, createWriteStream, existsSync, readFileSync } from "node:fs";
 import { chmod } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
@@ -36,23 +36,65 @@ export interface EmbeddedArchive {
   version: string;
 }
 
-/** Where the archives are. @throws DeviceError if this machine can't have them, or the package is absent. */
-export function embeddedArchive(platform = process.platform, arch: string = process.arch): EmbeddedArchive {
+/** The version of the package, if `folder` is it. */
+function versionIn(folder: string): string | null {
+  const file = join(folder, "package.json");
+  if (!existsSync(file)) return null;
+  const { name, version } = JSON.parse(readFileSync(file, "utf8")) as { name?: string; version: string };
+  return name === PACKAGE ? version : null;
+}
+
+/**
+ * The package's folder as `from` sees it, or null. Sought by its `package.json`: where its entry lies differs between
+ * versions, and whether `require` may have it.
+ */
+function packageFolder(from: string): { home: string; version: string } | null {
+  const require = createRequire(from);
+  const places = (require.resolve.paths(PACKAGE) ?? []).map((modules) => join(modules, PACKAGE));
+  try {
+    // Without folders of modules (Yarn's Plug'n'Play): the folders above the entry.
+    for (let at = require.resolve(PACKAGE); dirname(at) !== at; at = dirname(at)) places.push(dirname(at));
+  } catch {}
+  for (const home of places) {
+    const version = versionIn(home);
+    if (version !== null) return { home, version };
+  }
+  return null;
+}
+
+/** The archives that are unpacked: whatever else the package holds, it is of use only with these. */
+const ARCHIVES = ["swiftshader.tar.br", "chromium.br", "al2023.tar.br"];
+
+/**
+ * Where the archives are.
+ * @param seekers files from whose place the package is looked for, one after the other
+ * @throws DeviceError if this machine can't have them, or the package is absent
+ */
+export function embeddedArchive(
+  platform = process.platform,
+  arch: string = process.arch,
+  // From here, and from the user's project: strict package managers show a package only what it depends on.
+  seekers: readonly string[] = [fileURLToPath(import.meta.url), join(process.cwd(), "package.json")],
+): EmbeddedArchive {
   if (platform !== "linux" || arch !== "x64") {
     throw new DeviceError(
       `embedded SwiftShader: it exists for Linux on x64, not for ${platform} on ${arch}; use the system's own GPU driver`,
     );
   }
-  // From here, and from the user's project: strict package managers show a package only what it depends on.
-  for (const from of [fileURLToPath(import.meta.url), join(process.cwd(), "package.json")]) {
-    try {
-      const home = join(dirname(createRequire(from).resolve(PACKAGE)), "..", "..");
-      const { version } = JSON.parse(readFileSync(join(home, "package.json"), "utf8")) as { version: string };
-      return { bin: join(home, "bin"), version };
-    } catch {}
+  let unfit: string | null = null;
+  for (const from of seekers) {
+    const found = packageFolder(from);
+    if (!found) continue;
+    const { home, version } = found;
+    const bin = join(home, "bin");
+    const lacking = ARCHIVES.filter((file) => !existsSync(join(bin, file)));
+    if (lacking.length === 0) return { bin, version };
+    unfit ??= `${PACKAGE} ${version} in ${home} has no ${lacking.map((file) => `bin/${file}`).join(", ")}`;
   }
   throw new DeviceError(
-    `embedded SwiftShader: ${PACKAGE} is not installed; \`npm install --save-dev ${PACKAGE}\` brings it`,
+    unfit
+      ? `embedded SwiftShader: ${unfit}; versions 147 to 153 have: \`npm install --save-dev ${PACKAGE}@153\``
+      : `embedded SwiftShader: ${PACKAGE} is not installed; \`npm install --save-dev ${PACKAGE}\` brings it`,
   );
 }
 

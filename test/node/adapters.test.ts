@@ -1,13 +1,18 @@
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
 import { DeviceError } from "../../src/errors.ts";
 import {
   type AdapterClass,
   classify,
   discover,
+  isOpenedAnyway,
   type Machine,
   type Opener,
   parseWish,
   survey,
+  thisMachine,
 } from "../../src/node/adapters.ts";
 
 const EMBEDDED = { loader: "/cache/libvulkan.so.1", manifest: "/cache/swiftshader.json" };
@@ -191,8 +196,17 @@ describe("adapter discovery, when it fails", () => {
 
   it("says how to get lavapipe, and that an old one is of no use", async () => {
     expect(await failure("lavapipe", {})).toMatch(/not installed.*setup:lavapipe/);
-    expect(await failure("lavapipe", { manifests: [LAVAPIPE] })).toContain("no usable adapter");
+    const old = await failure("lavapipe", { manifests: [LAVAPIPE] });
+    expect(old).toMatch(/no usable adapter.*must be of Mesa 24 or newer/);
+    expect(old).not.toContain("install ");
     expect(await failure("lavapipe", { platform: "darwin" }, { "": [card] })).toContain("exists on Linux");
+  });
+
+  it("tells nobody to install what is installed", async () => {
+    const broken = await failure("swiftshader", {});
+    expect(broken).toMatch(/embedded SwiftShader: no usable adapter/);
+    expect(broken).not.toContain("npm install");
+    expect(await failure("swiftshader", { platform: "darwin" })).toContain("it exists on x64 Linux");
   });
 
   it("lists the names for a name that fits none", async () => {
@@ -234,5 +248,25 @@ it("survey reports the machine without asking for an adapter", async () => {
     extraManifests: [],
     embedded: { missing: "embedded SwiftShader: it is not installed" },
     env: { VK_DRIVER_FILES: "/own.json" },
+  });
+});
+
+describe("opening a library that is no add-on", () => {
+  it.each([
+    "Module did not self-register: 'libvulkan.so.1'.", // Node
+    "symbol 'napi_register_module_v1' not found in native module. Is this a Node API (napi) module?", // Bun
+  ])("worked: %s", (message) => expect(isOpenedAnyway(message)).toBe(true));
+
+  it.each([
+    "libvulkan.so.1: cannot open shared object file: No such file or directory",
+    "/x/package.json: invalid ELF header",
+    "Invalid path", // Deno, for what is no path
+    "libvulkan.so.1: undefined symbol: vkGetInstanceProcAddr",
+  ])("failed: %s", (message) => expect(isOpenedAnyway(message)).toBe(false));
+
+  it("is told apart on this machine", () => {
+    const { openLoader } = thisMachine();
+    expect(openLoader(join(tmpdir(), "no-such-library.so.1"))).toBe(false);
+    expect(openLoader(fileURLToPath(import.meta.url))).toBe(false);
   });
 });

@@ -99,5 +99,11 @@ describe("doctor's advice", () => {
       "VK_DRIVER_FILES is set",
     );
     expect(advice({ adapter: { ...hardware, class: "lavapipe" } })).toContain("vendor's Vulkan driver");
+    const slow = { ...hardware, class: "swiftshader" as const };
+    const mesa = { ...system, manifests: ["/usr/share/vulkan/icd.d/lvp_icd.json"] };
+    expect(advice({ adapter: slow })).toContain("npm run setup:lavapipe");
+    expect(advice({ adapter: slow, system: mesa })).toMatch(/gave no adapter, as Mesa before 24/);
+    const wished = { ...mesa, env: { FUSENORM_ADAPTER: "swiftshader" } };
+    expect(advice({ adapter: slow, system: wished })).toContain("try without FUSENORM_ADAPTER");
   });
 });

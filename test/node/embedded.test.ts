@@ -1,6 +1,14 @@
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
-import { basename, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { cachedFolder } from "../../src/node/cache.ts";
 import { embeddedArchive, embeddedVulkan } from "../../src/node/embedded.ts";
@@ -37,6 +45,79 @@ describe("the embedded SwiftShader", () => {
   it("says which machines it is for", () => {
     expect(() => embeddedArchive("darwin", "arm64")).toThrow(/Linux on x64, not for darwin on arm64/);
     expect(() => embeddedArchive("linux", "arm64")).toThrow(/not for linux on arm64/);
+  });
+});
+
+describe("the package with the archives", () => {
+  const NAME = "@sparticuz/chromium";
+  const NO_ENTRY = { exports: { ".": { import: "./build/index.js" } } };
+  const layouts = {
+    "147: a CommonJS entry two folders down": {
+      version: "147.0.0",
+      entry: "build/cjs/index.cjs",
+      fields: {
+        main: "./build/cjs/index.cjs",
+        exports: { ".": { import: "./build/esm/index.js", require: "./build/cjs/index.cjs" } },
+      },
+    },
+    "149 and later: a module one folder down": {
+      version: "153.0.0",
+      entry: "build/index.js",
+      fields: { exports: { ".": { types: "./build/index.d.ts", default: "./build/index.js" } } },
+    },
+    "an entry for `import` alone": { version: "200.0.0", entry: "build/index.js", fields: NO_ENTRY },
+    "an entry at the top": { version: "201.0.0", entry: "index.js", fields: { main: "./index.js" } },
+    "no entry where it is said to be": { version: "202.0.0", entry: "x.js", fields: { main: "./gone.js" } },
+  };
+  type Layout = { version: string; entry: string; fields: object };
+
+  /** A file of a project that has such a package at `home`. */
+  function project(
+    { version, entry, fields }: Layout,
+    home = join("node_modules", NAME),
+    without = "",
+  ): string {
+    const root = mkdtempSync(join(tmpdir(), "fusenorm-test-"));
+    const put = (file: string, text: string) => {
+      mkdirSync(dirname(join(root, file)), { recursive: true });
+      writeFileSync(join(root, file), text);
+    };
+    put("package.json", "{}");
+    put(join(home, "package.json"), JSON.stringify({ name: NAME, version, type: "module", ...fields }));
+    put(join(home, entry), "");
+    // Between the entry and the package's own.
+    if (entry.includes("cjs")) put(join(home, dirname(entry), "package.json"), '{ "type": "commonjs" }');
+    for (const file of ["swiftshader.tar.br", "chromium.br", "al2023.tar.br"]) {
+      if (file !== without) put(join(home, "bin", file), "");
+    }
+    return join(root, "package.json");
+  }
+  const found = (...seekers: string[]) => embeddedArchive("linux", "x64", seekers);
+
+  it.each(Object.entries(layouts))("is found in whichever layout: %s", (_, layout) => {
+    const file = project(layout);
+    const bin = join(dirname(file), "node_modules", NAME, "bin");
+    expect(found(file)).toEqual({ bin, version: layout.version });
+    // From a module deep in the project; and where the first place doesn't have it.
+    expect(found(join(dirname(file), "src", "deep", "file.js")).bin).toBe(bin);
+    expect(found(join(newCache(), "package.json"), file).bin).toBe(bin);
+  });
+
+  it("is found by its entry where there is no node_modules", () => {
+    // A package finds itself by its name.
+    const file = project(layouts["147: a CommonJS entry two folders down"], "unplugged");
+    const home = join(dirname(file), "unplugged");
+    expect(found(join(home, "any.js"))).toEqual({ bin: join(home, "bin"), version: "147.0.0" });
+  });
+
+  it("is asked for where it is not, and another version where this one lacks an archive", () => {
+    expect(() => found(join(newCache(), "package.json"))).toThrow(/not installed; `npm install --save-dev/);
+    const file = project(layouts["149 and later: a module one folder down"], undefined, "chromium.br");
+    expect(() => found(file)).toThrow(/153\.0\.0 in .* has no bin\/chromium\.br; versions 147 to 153 have/);
+    expect(() => found(file)).not.toThrow(/not installed/);
+    // One that has them elsewhere goes before.
+    const whole = project(layouts["147: a CommonJS entry two folders down"]);
+    expect(found(file, whole).version).toBe("147.0.0");
   });
 });
 
