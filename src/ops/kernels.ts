@@ -114,7 +114,7 @@ export function sameLayout(shape: Shape): OperandLayout {
 }
 
 /** `TERM` of shaders/reduce.wgsl. */
-export const Term = { x: 0, product: 1, squaredDeviation: 2, deviation: 3, productWithDeviation: 4 } as const;
+export const Term = { x: 0, product: 1, squaredDeviation: 2, productWithDeviation: 3 } as const;
 
 export interface ReduceOptions {
   /** Multiplies the sum. Default 1. */
@@ -125,8 +125,6 @@ export interface ReduceOptions {
   z?: Tensor;
   /** As large as the output. */
   centre?: Tensor;
-  /** Sums x − x₀ and adds x₀ again, x₀ the first element of each sum: for means, with scale = 1 / count. */
-  shifted?: boolean;
 }
 
 /** out = scale · Σ term(x) over the marked axes of `shape`, x's shape. */
@@ -138,7 +136,7 @@ export function reduceInto(
   reduced: readonly boolean[],
   options: ReduceOptions = {},
 ): void {
-  const { scale = 1, term = Term.x, shifted = false } = options;
+  const { scale = 1, term = Term.x } = options;
   const groups = groupAxes(shape, reduced);
   const at = groups.findLastIndex((group) => group.reduced);
   const rest = groups.filter((_, i) => i !== at);
@@ -147,17 +145,22 @@ export function reduceInto(
   const rows = at < 0 ? 1 : groups[at]!.size;
   const inner = sizeOf(sizes(groups.slice(at + 1)));
   if (!rest.some((group) => group.reduced)) {
-    reduceOne(ctx, out, x, outer, rows, inner, { ...options, scale, term, shifted });
+    reduceOne(ctx, out, x, outer, rows, inner, { ...options, scale, term });
     return;
   }
   // Several groups (NCHW's N and HW, say): one at a time, innermost first, the terms made before.
   const terms = term === Term.x ? x : makeTerms(ctx, x, shape, reduced, term, options);
   const partial = ctx.temp([outer * inner]);
-  // A mean of means of equal counts is the mean; a plain sum takes its factor at the end.
-  const step = shifted ? 1 / rows : 1;
-  reduceOne(ctx, partial, terms, outer, rows, inner, { scale: step, term: Term.x, shifted });
+  // In a unit in which no sum in between overflows.
+  const unit = shrinkFor(rows);
+  reduceOne(ctx, partial, terms, outer, rows, inner, { scale: unit, term: Term.x });
   const left = rest.map((group) => group.reduced);
-  reduceInto(ctx, out, partial, sizes(rest), left, { scale: scale / step, shifted });
+  reduceInto(ctx, out, partial, sizes(rest), left, { scale: scale / unit });
+}
+
+/** A power of two so small that `count` values times it can be added up without overflow. */
+function shrinkFor(count: number): number {
+  return 2 ** -Math.ceil(Math.log2(count));
 }
 
 function makeTerms(
@@ -195,7 +198,7 @@ function reduceOne(
   outer: number,
   axis: number,
   inner: number,
-  options: Required<Pick<ReduceOptions, "scale" | "term" | "shifted">> & ReduceOptions,
+  options: Required<Pick<ReduceOptions, "scale" | "term">> & ReduceOptions,
 ): void {
   const row = inner === 1;
   const vec4 = row ? outer === 1 || axis % 4 === 0 : inner % 4 === 0;
@@ -212,27 +215,26 @@ function reduceOne(
   let source = x;
   let rows = row && vec4 ? Math.ceil(axis / 4) : axis;
   let first = true;
+  let unit = 1;
   for (;;) {
     const Y = Math.min(256 / X, 2 ** Math.ceil(Math.log2(rows)));
     const slices = sliceCount(variant, outer, rows, columns, X, Y);
     const last = slices === 1;
     const target = last ? out : ctx.temp([outer * slices * columns * (vec4 ? 4 : 1)]);
-    const term = first ? (options.shifted ? Term.deviation : options.term) : Term.x;
     const constants: Record<string, number> = {
-      TERM: term,
+      TERM: first ? options.term : Term.x,
       VEC4: vec4 ? 1 : 0,
       ROW: row ? 1 : 0,
       TAIL: first && row && vec4 && axis % 4 !== 0 ? 1 : 0,
       LAST: last ? 1 : 0,
-      ADD_CENTRE: last && options.shifted ? 1 : 0,
     };
+    const shrink = shrinkFor(Math.ceil(rows / slices) * (last && row && vec4 ? 4 : 1));
+    unit *= shrink;
     const layout = new ArrayBuffer(32);
-    const centreStride = options.shifted ? axis * inner : inner;
-    new Uint32Array(layout).set([outer, rows, columns, slices, axis, centreStride]);
-    new Float32Array(layout)[6] = options.scale;
+    new Uint32Array(layout).set([outer, rows, columns, slices, axis, inner]);
+    new Float32Array(layout).set([options.scale / unit, shrink], 6);
     const z = options.z && first ? options.z : source;
-    // The shift is the first element of each sum: row 0 of x itself.
-    const centre = options.shifted ? x : (options.centre ?? source);
+    const centre = options.centre ?? source;
     const bindings = [target, layout, source, source, z, z, centre];
     if (variant === "lanes") {
       const { size, grid } = strideGrid(ctx.gpu, outer * slices * columns);

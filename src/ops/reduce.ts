@@ -59,7 +59,7 @@ function defineSum(name: string, mean: boolean) {
     forward(ctx, { x }, plan) {
       const out = ctx.empty(plan.out);
       const scale = mean ? 1 / plan.count : 1;
-      reduceInto(ctx, out, x, plan.x, plan.reduced, { scale, shifted: mean });
+      reduceInto(ctx, out, x, plan.x, plan.reduced, { scale });
       return { out, saved: {} };
     },
     // dx = dy for each summand
@@ -82,7 +82,10 @@ export function sum(x: Tensor, axes?: readonly number[], options: ReduceAxesOpti
   return sumOp({ x }, { axes, ...options });
 }
 
-/** The mean over `axes`, as in `sum`. Summed relative to the first element, so that |mean| ≫ std costs no digits. */
+/**
+ * The mean over `axes`, as in `sum`. Summed in blocks, to a few units in the last place of the mean of |x| in whatever order
+ * the values come, and without overflow on the way.
+ */
 export function mean(x: Tensor, axes?: readonly number[], options: ReduceAxesOptions = {}): Tensor {
   return meanOp({ x }, { axes, ...options });
 }
@@ -113,7 +116,7 @@ const varianceOp = defineOp({
     let centre = mean;
     if (!centre) {
       centre = ctx.empty(plan.out);
-      reduceInto(ctx, centre, x, plan.x, plan.reduced, { scale: 1 / plan.count, shifted: true });
+      reduceInto(ctx, centre, x, plan.x, plan.reduced, { scale: 1 / plan.count });
     }
     const out = ctx.empty(plan.out);
     reduceInto(ctx, out, x, plan.x, plan.reduced, {
