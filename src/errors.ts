@@ -1,6 +1,16 @@
-/** Every error this package throws on purpose. The message names the op or command, the values, the rule and the fix. */
+import { escapeControls } from "./foreign.ts";
+
+/**
+ * Every error this package throws on purpose. The message names the op or command, the values, the rule and the fix;
+ * control characters in what it quotes are escaped.
+ */
 export class FusenormError extends Error {
   override name = "FusenormError";
+
+  constructor(message?: string, options?: ErrorOptions) {
+    // Some messages have lines of their own; a name with a line break in it goes through `printable`.
+    super(message === undefined ? message : escapeControls(message), options);
+  }
 }
 
 /** Shapes, parameters or arguments that an op or layer can't take. */

@@ -5,7 +5,8 @@
  * bytes as three planes of 32×32, red, green, blue. Planes become NHWC here.
  */
 import { DataError } from "../errors.ts";
-import { type ImageDataset, imageDataset, type NamedBytes } from "./dataset.ts";
+import { kindOf, printable } from "../foreign.ts";
+import { checkNamedBytes, type ImageDataset, imageDataset, type NamedBytes } from "./dataset.ts";
 
 export type CifarKind = "cifar10" | "cifar100";
 
@@ -38,18 +39,29 @@ const KINDS = {
  * Reads CIFAR batch files, in the given order, into one data set of [N, 32, 32, 3].
  *
  * Any number of whole records per file is accepted, so that a user may bring a part or data of their own.
- * @throws DataError on an empty file, a file that ends inside a record, or a label out of range.
+ * @throws DataError on another kind, no files, an empty file, a file that ends inside a record, or a label out of range.
  */
 export function readCifarDataset(name: string, kind: CifarKind, files: readonly NamedBytes[]): ImageDataset {
+  if (!Object.hasOwn(KINDS, kind)) {
+    throw new DataError(
+      `readCifarDataset: kind is ${kindOf(kind)}; expected ${Object.keys(KINDS).join(" or ")}`,
+    );
+  }
+  if (!Array.isArray(files) || files.length === 0) {
+    throw new DataError(
+      `readCifarDataset: files are ${kindOf(files)}; expected a list of at least one { name, bytes }`,
+    );
+  }
   const { labelBytes, classNames } = KINDS[kind];
   const recordBytes = labelBytes + IMAGE_BYTES;
   let count = 0;
-  for (const file of files) {
+  for (const file of files as readonly NamedBytes[]) {
+    checkNamedBytes("readCifarDataset", file);
     const extra = file.bytes.length % recordBytes;
     if (file.bytes.length === 0 || extra !== 0) {
       const whole = Math.floor(file.bytes.length / recordBytes);
       throw new DataError(
-        `${file.name}: ${file.bytes.length === 0 ? "empty" : "truncated, or not a binary CIFAR file"}: expected a ` +
+        `${printable(file.name)}: ${file.bytes.length === 0 ? "empty" : "truncated, or not a binary CIFAR file"}: expected a ` +
           `multiple of ${recordBytes} bytes (10000 records: ${10000 * recordBytes}), found ${file.bytes.length} = ` +
           `${whole} records + ${extra} bytes; download it again with \`fusenorm data fetch ${kind}\``,
       );
@@ -59,12 +71,12 @@ export function readCifarDataset(name: string, kind: CifarKind, files: readonly 
   const images = new Uint8Array(count * IMAGE_BYTES);
   const labels = new Uint8Array(count);
   let n = 0;
-  for (const { name: file, bytes } of files) {
+  for (const { name: file, bytes } of files as readonly NamedBytes[]) {
     for (let record = 0; record < bytes.length; record += recordBytes, n++) {
       const label = bytes[record + labelBytes - 1]!;
       if (label >= classNames.length) {
         throw new DataError(
-          `${file}: label ${label} in record ${record / recordBytes}; expected 0 … ${classNames.length - 1}: ` +
+          `${printable(file)}: label ${label} in record ${record / recordBytes}; expected 0 … ${classNames.length - 1}: ` +
             `not a ${kind} file, or damaged; download it again with \`fusenorm data fetch ${kind}\``,
         );
       }

@@ -1,4 +1,5 @@
 import { DataError, ShapeError } from "../errors.ts";
+import { isBytes, kindOf, printable } from "../foreign.ts";
 
 /** Labelled images of one size, as bytes. */
 export interface ImageDataset {
@@ -49,6 +50,50 @@ export const FASHION_MNIST_CLASSES: readonly string[] = [
   "Ankle boot",
 ];
 
+/** @throws DataError unless `file` is `{ name, bytes }`, a text and a Uint8Array. */
+export function checkNamedBytes(op: string, file: NamedBytes): void {
+  if (typeof file?.name === "string" && isBytes(file.bytes)) return;
+  const found =
+    typeof file === "object" && file !== null && !ArrayBuffer.isView(file)
+      ? `{ name: ${kindOf(file.name)}, bytes: ${kindOf(file.bytes)} }`
+      : kindOf(file);
+  throw new DataError(
+    `${op}: the file is ${found}; expected { name, bytes }, a text for messages and a Uint8Array of the file's contents`,
+  );
+}
+
+/** @throws DataError unless there are as many labels as images. */
+export function checkCounts(images: string, count: number, labels: string, labelCount: number): void {
+  if (count === labelCount) return;
+  throw new DataError(
+    `${printable(images)} holds ${count} images, ${printable(labels)} holds ${labelCount} labels; ` +
+      "expected one label per image: take both files from the same download",
+  );
+}
+
+const isSize = (value: unknown) => Number.isSafeInteger(value) && (value as number) >= 0;
+
+/** @throws DataError on anything but sizes, bytes and names that belong together; labels are not looked at one by one. */
+function checkParts(op: string, parts: Omit<ImageDataset, "count" | "classes">): void {
+  if (typeof parts !== "object" || parts === null) {
+    throw new DataError(
+      `${op}: the data set is ${kindOf(parts)}; expected { name, images, labels, height, width, channels, classNames }`,
+    );
+  }
+  const { name, images, labels, height, width, channels, classNames } = parts;
+  const wrong = (field: string, value: unknown, expected: string) =>
+    new DataError(`${op}: ${field} is ${kindOf(value)}; expected ${expected}`);
+  if (typeof name !== "string") throw wrong("name", name, "a text, for tables and messages");
+  if (!isBytes(images)) throw wrong("images", images, "a Uint8Array of pixels, [N, H, W, C]");
+  if (!isBytes(labels)) throw wrong("labels", labels, "a Uint8Array with one class per image");
+  for (const [field, value] of Object.entries({ height, width, channels })) {
+    if (!isSize(value)) throw wrong(field, value, "an integer from 0");
+  }
+  if (!Array.isArray(classNames) || classNames.findIndex((text) => typeof text !== "string") >= 0) {
+    throw wrong("classNames", classNames, "a list of texts, one per class");
+  }
+}
+
 /**
  * Checks that sizes, labels and class names agree, and fills in the counts.
  *
@@ -57,26 +102,22 @@ export const FASHION_MNIST_CLASSES: readonly string[] = [
 export function imageDataset(
   parts: Omit<ImageDataset, "count" | "classes"> & { source?: { images: string; labels: string } },
 ): ImageDataset {
+  checkParts("imageDataset", parts);
   const { name, images, labels, height, width, channels, classNames } = parts;
   const source = parts.source ?? { images: name, labels: name };
   const bytesEach = height * width * channels;
   const count = labels.length;
   if (bytesEach === 0 || images.length === 0) {
     throw new DataError(
-      `${source.images}: no pixels: images are [${height}, ${width}, ${channels}] in ${images.length} bytes; ` +
+      `${printable(source.images)}: no pixels: images are [${height}, ${width}, ${channels}] in ${images.length} bytes; ` +
         "expected at least one image of at least one pixel",
     );
   }
-  if (images.length !== count * bytesEach) {
-    throw new DataError(
-      `${name}: ${source.images} holds ${images.length / bytesEach} images, ${source.labels} holds ${count} labels; ` +
-        "expected one label per image: take both files from the same download",
-    );
-  }
+  checkCounts(`${name}: ${source.images}`, images.length / bytesEach, source.labels, count);
   const bad = labels.findIndex((label) => label >= classNames.length);
   if (bad >= 0) {
     throw new DataError(
-      `${source.labels}: label ${labels[bad]} at position ${bad}; expected 0 … ${classNames.length - 1}, ` +
+      `${printable(source.labels)}: label ${labels[bad]} at position ${bad}; expected 0 … ${classNames.length - 1}, ` +
         `as there are ${classNames.length} classes`,
     );
   }
@@ -93,27 +134,79 @@ export function imageDataset(
   };
 }
 
-/** The images at `indices`, copied, in that order. */
-export function subset(dataset: ImageDataset, indices: ArrayLike<number>, name = dataset.name): ImageDataset {
+/** @throws DataError unless `dataset` is one, as `imageDataset` makes them: someone may have put its fields together. */
+function checkDataset(op: string, dataset: ImageDataset): void {
+  checkParts(op, dataset);
+  const { images, labels, count, height, width, channels, classes, classNames } = dataset;
+  const bytesEach = height * width * channels;
+  if (
+    labels.length !== count ||
+    images.length !== count * bytesEach ||
+    classNames.length !== classes ||
+    !(images.length > 0)
+  ) {
+    throw new DataError(
+      `${op}: ${printable(dataset.name)} has ${images.length} bytes of images and ${labels.length} labels for count ` +
+        `${printable(count)}, size [${height}, ${width}, ${channels}], and ${classNames.length} names for ${printable(classes)} classes; ` +
+        "expected numbers that agree: use imageDataset()",
+    );
+  }
+}
+
+/** The images at `indices`, copied, in that order. @throws DataError on an index that is none of the data set's. */
+export function subset(
+  dataset: ImageDataset,
+  indices: ArrayLike<number>,
+  name = dataset?.name,
+): ImageDataset {
+  checkDataset("subset", dataset);
+  const isList = Array.isArray(indices) || (ArrayBuffer.isView(indices) && !(indices instanceof DataView));
+  if (!isList) {
+    throw new DataError(`subset: indices are ${kindOf(indices)}; expected a list of image numbers`);
+  }
   const { height, width, channels } = dataset;
   const bytesEach = height * width * channels;
-  const images = new Uint8Array(indices.length * bytesEach);
-  const labels = new Uint8Array(indices.length);
   for (let i = 0; i < indices.length; i++) {
     const from = indices[i]!;
     if (!(Number.isInteger(from) && from >= 0 && from < dataset.count)) {
       throw new DataError(
-        `subset: index ${from} at position ${i}; expected 0 … ${dataset.count - 1}, the images of ${dataset.name}`,
+        `subset: index ${printable(from)} at position ${i}; expected 0 … ${dataset.count - 1}, the images of ${printable(dataset.name)}`,
       );
     }
+  }
+  const bytes = indices.length * bytesEach;
+  let images: Uint8Array;
+  try {
+    images = new Uint8Array(bytes);
+  } catch (cause) {
+    throw new DataError(
+      `subset: no memory for ${indices.length} images of ${bytesEach} bytes; ask for fewer at once`,
+      { cause },
+    );
+  }
+  const labels = new Uint8Array(indices.length);
+  for (let i = 0; i < indices.length; i++) {
+    const from = indices[i]!;
     images.set(dataset.images.subarray(from * bytesEach, (from + 1) * bytesEach), i * bytesEach);
     labels[i] = dataset.labels[from]!;
   }
   return imageDataset({ ...dataset, name, images, labels });
 }
 
-/** Indices of the first `perClass` images of every class, in file order. */
+/** Indices of the first `perClass` images of every class, in file order. @throws DataError if a class has fewer. */
 export function balancedIndices(dataset: ImageDataset, perClass: number): number[] {
+  checkDataset("balancedIndices", dataset);
+  if (!(Number.isSafeInteger(perClass) && perClass >= 1)) {
+    throw new DataError(`balancedIndices: perClass is ${kindOf(perClass)}; expected an integer from 1`);
+  }
+  const counts = classCounts(dataset);
+  const short = counts.findIndex((count) => count < perClass);
+  if (short >= 0) {
+    throw new DataError(
+      `balancedIndices: ${printable(dataset.name)} has ${counts[short]} images of class ${short} ` +
+        `(${printable(dataset.classNames[short])}); expected at least ${perClass}: ask for fewer per class`,
+    );
+  }
   const taken = new Array<number>(dataset.classes).fill(0);
   const indices: number[] = [];
   dataset.labels.forEach((label, index) => {
@@ -121,20 +214,21 @@ export function balancedIndices(dataset: ImageDataset, perClass: number): number
     taken[label]!++;
     indices.push(index);
   });
-  const short = taken.findIndex((count) => count < perClass);
-  if (short >= 0) {
-    throw new DataError(
-      `balancedIndices: ${dataset.name} has ${taken[short]} images of class ${short} ` +
-        `(${dataset.classNames[short]}); expected at least ${perClass}: ask for fewer per class`,
-    );
-  }
   return indices;
 }
 
 /** How many images each class has. */
 export function classCounts(dataset: ImageDataset): number[] {
+  checkDataset("classCounts", dataset);
   const counts = new Array<number>(dataset.classes).fill(0);
-  for (const label of dataset.labels) counts[label]!++;
+  dataset.labels.forEach((label, index) => {
+    if (label >= counts.length) {
+      throw new DataError(
+        `classCounts: ${printable(dataset.name)} has label ${label} at position ${index}; expected 0 … ${counts.length - 1}`,
+      );
+    }
+    counts[label]!++;
+  });
   return counts;
 }
 
@@ -143,6 +237,7 @@ export function classCounts(dataset: ImageDataset): number[] {
  * histograms. Take them from the training set and use them for both sets.
  */
 export function channelMoments(dataset: ImageDataset): ChannelMoments {
+  checkDataset("channelMoments", dataset);
   const { images, channels } = dataset;
   const histograms = Array.from({ length: channels }, () => new Float64Array(256));
   for (let i = 0; i < images.length; i += channels) {

@@ -5,7 +5,10 @@
  * the values in row-major order. Described at the foot of https://yann.lecun.com/exdb/mnist/.
  */
 import { DataError } from "../errors.ts";
-import { type ImageDataset, imageDataset, type NamedBytes } from "./dataset.ts";
+import { isBytes, kindOf, printable } from "../foreign.ts";
+import { sizeOf } from "../tensor/shape.ts";
+import { checkCounts, checkNamedBytes, type ImageDataset, imageDataset, type NamedBytes } from "./dataset.ts";
+import { isGzip, unpackGzip } from "./gzip.ts";
 
 const REFETCH = "copy or download the file again (for Fashion-MNIST: `fusenorm data fetch fashion-mnist`)";
 
@@ -14,27 +17,41 @@ export interface IdxArray {
   values: Uint8Array;
 }
 
-/** True for the two bytes that open every gzip file. */
-export function isGzip(bytes: Uint8Array): boolean {
-  return bytes[0] === 0x1f && bytes[1] === 0x8b;
+/** What an IDX header says. */
+interface IdxHeader {
+  shape: number[];
+  headerBytes: number;
+  /** Of the whole file. */
+  fileBytes: number;
 }
 
-/** Unpacks a gzip file; other bytes come back as they are. @throws DataError if it is truncated or damaged. */
-export async function gunzip({ name, bytes }: NamedBytes): Promise<Uint8Array> {
-  if (!isGzip(bytes)) return bytes;
-  try {
-    const packed = new Blob([bytes as Uint8Array<ArrayBuffer>]).stream();
-    return new Uint8Array(
-      await new Response(packed.pipeThrough(new DecompressionStream("gzip"))).arrayBuffer(),
-    );
-  } catch (cause) {
-    const reason =
-      cause instanceof Error ? (cause.cause instanceof Error ? cause.cause : cause).message : cause;
+/** Reads a header from a file's beginning; undefined if that is too short to tell. @throws DataError if it is no IDX header. */
+function idxHeader(name: string, bytes: Uint8Array): IdxHeader | undefined {
+  const rank = bytes[3] ?? 0;
+  const headerBytes = 4 + 4 * rank;
+  if (bytes.length < 4 || bytes[0] !== 0 || bytes[1] !== 0) {
+    const found = [...bytes.subarray(0, 4)].map((b) => b.toString(16).padStart(2, "0")).join(" ");
     throw new DataError(
-      `${name}: the gzip data is truncated or damaged (${reason}) in a file of ${bytes.length} bytes; ${REFETCH}`,
-      { cause },
+      `${printable(name)}: not an IDX file: its ${bytes.length} bytes begin "${found}"; expected 00 00 08 and the rank. ` +
+        "Use the *-ubyte or *-ubyte.gz files of the MNIST family as they are published",
     );
   }
+  if (bytes[2] !== 0x08 || rank === 0) {
+    throw new DataError(
+      `${printable(name)}: IDX type 0x${bytes[2]!.toString(16).padStart(2, "0")} of rank ${rank}; expected type 0x08 ` +
+        "(unsigned byte) of rank 1 or more: convert the values to bytes",
+    );
+  }
+  if (bytes.length < headerBytes) return undefined;
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const shape = Array.from({ length: rank }, (_, axis) => view.getUint32(4 + 4 * axis));
+  const fileBytes = headerBytes + (shape.includes(0) ? 0 : sizeOf(shape));
+  if (!Number.isSafeInteger(fileBytes)) {
+    throw new DataError(
+      `${printable(name)}: its header names [${shape.join(", ")}] values, more than a file can hold; ${REFETCH}`,
+    );
+  }
+  return { shape, headerBytes, fileBytes };
 }
 
 /**
@@ -42,41 +59,80 @@ export async function gunzip({ name, bytes }: NamedBytes): Promise<Uint8Array> {
  *
  * @throws DataError on a wrong magic number, another element type, or a size that is not what the header says.
  */
-export function parseIdx({ name, bytes }: NamedBytes): IdxArray {
-  const rank = bytes[3] ?? 0;
-  const headerBytes = 4 + 4 * rank;
-  if (bytes.length < 4 || bytes[0] !== 0 || bytes[1] !== 0) {
-    const found = [...bytes.subarray(0, 4)].map((b) => b.toString(16).padStart(2, "0")).join(" ");
+export function parseIdx(file: NamedBytes): IdxArray {
+  checkNamedBytes("parseIdx", file);
+  const { name, bytes } = file;
+  const header = idxHeader(name, bytes);
+  if (!header) {
     throw new DataError(
-      `${name}: not an IDX file: its ${bytes.length} bytes begin "${found}"; expected 00 00 08 and the rank. ` +
-        "Use the *-ubyte or *-ubyte.gz files of the MNIST family as they are published",
+      `${printable(name)}: truncated in its header: expected ${4 + 4 * bytes[3]!} bytes for rank ${bytes[3]}, ` +
+        `found ${bytes.length}; ${REFETCH}`,
     );
   }
-  if (bytes[2] !== 0x08 || rank === 0) {
+  const { shape, headerBytes, fileBytes } = header;
+  if (bytes.length !== fileBytes) {
     throw new DataError(
-      `${name}: IDX type 0x${bytes[2]!.toString(16).padStart(2, "0")} of rank ${rank}; expected type 0x08 ` +
-        "(unsigned byte) of rank 1 or more: convert the values to bytes",
-    );
-  }
-  if (bytes.length < headerBytes) {
-    throw new DataError(
-      `${name}: truncated in its header: expected ${headerBytes} bytes for rank ${rank}, found ${bytes.length}; ${REFETCH}`,
-    );
-  }
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const shape = Array.from({ length: rank }, (_, axis) => view.getUint32(4 + 4 * axis));
-  const expected = headerBytes + shape.reduce((product, size) => product * size, 1);
-  if (bytes.length !== expected) {
-    throw new DataError(
-      `${name}: ${bytes.length < expected ? "truncated" : "too long"}: expected ${expected} bytes for ` +
+      `${printable(name)}: ${bytes.length < fileBytes ? "truncated" : "too long"}: expected ${fileBytes} bytes for ` +
         `[${shape.join(", ")}], found ${bytes.length}; ${REFETCH}`,
     );
   }
   return { shape, values: bytes.subarray(headerBytes) };
 }
 
-/** Writes an array of unsigned bytes as IDX. */
+/**
+ * Reads an IDX array, gzip or not. `check` sees the shape first, and no more is unpacked than the header names, so that a
+ * small file that would unpack to gigabytes costs nothing.
+ */
+async function readIdx(file: NamedBytes, check: (shape: number[]) => void): Promise<IdxArray> {
+  const { name, bytes } = file;
+  const checked = (beginning: Uint8Array): IdxHeader | undefined => {
+    const header = idxHeader(name, beginning);
+    if (header) check(header.shape);
+    return header;
+  };
+  if (!isGzip(bytes)) {
+    checked(bytes);
+    return parseIdx(file);
+  }
+  let header: IdxHeader | undefined;
+  const unpacked = await unpackGzip(file, (soFar) => {
+    if (soFar.length >= 4) header ??= checked(soFar);
+    return (
+      header && { bytes: header.fileBytes, why: `of its header for [${header.shape.join(", ")}]; ${REFETCH}` }
+    );
+  });
+  return parseIdx({ name, bytes: unpacked });
+}
+
+/**
+ * Writes an array of unsigned bytes as IDX.
+ *
+ * @throws DataError unless there are 1 to 255 dimensions below 2³² whose product is the number of values.
+ */
 export function encodeIdx(shape: readonly number[], values: Uint8Array): Uint8Array {
+  const isSize = (size: unknown) =>
+    Number.isInteger(size) && (size as number) >= 0 && (size as number) < 2 ** 32;
+  if (
+    !Array.isArray(shape) ||
+    shape.length < 1 ||
+    shape.length > 255 ||
+    shape.findIndex((size) => !isSize(size)) >= 0
+  ) {
+    throw new DataError(
+      `encodeIdx: shape is ${Array.isArray(shape) ? `[${printable(shape)}]` : kindOf(shape)}; expected a list of 1 to 255 integers ` +
+        "from 0 to 2³² − 1",
+    );
+  }
+  if (!isBytes(values)) {
+    throw new DataError(
+      `encodeIdx: values are ${kindOf(values)}; expected a Uint8Array: IDX files hold bytes here`,
+    );
+  }
+  if (sizeOf(shape) !== values.length) {
+    throw new DataError(
+      `encodeIdx: shape [${shape.join(", ")}] has ${sizeOf(shape)} values, ${values.length} were given; expected as many`,
+    );
+  }
   const out = new Uint8Array(4 + 4 * shape.length + values.length);
   const view = new DataView(out.buffer);
   out[2] = 0x08;
@@ -100,20 +156,24 @@ export async function readIdxDataset(
   labels: NamedBytes,
   classNames?: readonly string[],
 ): Promise<ImageDataset> {
-  const pixels = parseIdx({ name: images.name, bytes: await gunzip(images) });
-  const targets = parseIdx({ name: labels.name, bytes: await gunzip(labels) });
-  if (pixels.shape.length !== 3 && pixels.shape.length !== 4) {
+  checkNamedBytes("readIdxDataset: images", images);
+  checkNamedBytes("readIdxDataset: labels", labels);
+  const targets = await readIdx(labels, (shape) => {
+    if (shape.length === 1) return;
     throw new DataError(
-      `${images.name}: images of shape [${pixels.shape.join(", ")}]; expected [N, H, W] or [N, H, W, C]` +
-        (pixels.shape.length === 1 ? ": is this the label file?" : ""),
+      `${printable(labels.name)}: labels of shape [${shape.join(", ")}]; expected [N]` +
+        (shape.length >= 3 ? ": is this the image file?" : ""),
     );
-  }
-  if (targets.shape.length !== 1) {
-    throw new DataError(
-      `${labels.name}: labels of shape [${targets.shape.join(", ")}]; expected [N]` +
-        (targets.shape.length >= 3 ? ": is this the image file?" : ""),
-    );
-  }
+  });
+  const pixels = await readIdx(images, (shape) => {
+    if (shape.length !== 3 && shape.length !== 4) {
+      throw new DataError(
+        `${printable(images.name)}: images of shape [${shape.join(", ")}]; expected [N, H, W] or [N, H, W, C]` +
+          (shape.length === 1 ? ": is this the label file?" : ""),
+      );
+    }
+    checkCounts(images.name, shape[0]!, labels.name, targets.values.length);
+  });
   const [, height, width, channels = 1] = pixels.shape as [number, number, number, number?];
   const classes = targets.values.reduce((most, label) => Math.max(most, label), 0) + 1;
   return imageDataset({

@@ -19,7 +19,8 @@ export {
   subset,
 } from "./dataset.ts";
 export { DeviceDataset, type DeviceDatasetOptions } from "./device-dataset.ts";
-export { encodeIdx, gunzip, type IdxArray, parseIdx, readIdxDataset } from "./idx.ts";
+export { type GunzipOptions, gunzip } from "./gzip.ts";
+export { encodeIdx, type IdxArray, parseIdx, readIdxDataset } from "./idx.ts";
 export {
   type Batch,
   BatchSampler,

@@ -1,4 +1,4 @@
-import { gzipSync } from "node:zlib";
+import { crc32, gzipSync } from "node:zlib";
 import { describe, expect, it } from "vitest";
 import { CIFAR10_CLASSES, CIFAR100_CLASSES, readCifarDataset } from "../../src/data/cifar.ts";
 import {
@@ -9,7 +9,8 @@ import {
   imageDataset,
   subset,
 } from "../../src/data/dataset.ts";
-import { encodeIdx, gunzip, parseIdx, readIdxDataset } from "../../src/data/idx.ts";
+import { gunzip } from "../../src/data/gzip.ts";
+import { encodeIdx, parseIdx, readIdxDataset } from "../../src/data/idx.ts";
 import { DataError } from "../../src/errors.ts";
 import { Random } from "../../src/tensor/random.ts";
 
@@ -112,7 +113,9 @@ describe("IDX", () => {
     );
     await expectDataError(() => parseIdx({ name: "f", bytes: Uint8Array.of(0, 0, 8, 0) }), "rank 0");
     const swapped = () => readIdxDataset("x", { name: "i", bytes: labels }, { name: "l", bytes: images });
-    await expectDataError(swapped, "i: images of shape [5]", "is this the label file?");
+    await expectDataError(swapped, "l: labels of shape [5, 3, 4]", "is this the image file?");
+    const labelsTwice = () => readIdxDataset("x", { name: "i", bytes: labels }, { name: "l", bytes: labels });
+    await expectDataError(labelsTwice, "i: images of shape [5]", "is this the label file?");
     const twice = () => readIdxDataset("x", { name: "i", bytes: images }, { name: "l", bytes: images });
     await expectDataError(twice, "l: labels of shape [5, 3, 4]", "is this the image file?");
   });
@@ -135,6 +138,92 @@ describe("IDX", () => {
       const none = { name: "l", bytes: encodeIdx([shape[0]!], new Uint8Array(shape[0]!)) };
       await expectDataError(() => readIdxDataset("x", empty, none), "empty: no pixels");
     }
+  });
+});
+
+describe("gzip", () => {
+  const content = randomBytes(200_000, 7);
+  const join = (...parts: Uint8Array[]) => Uint8Array.from(Buffer.concat(parts));
+  const pack = (bytes: Uint8Array) => Uint8Array.from(gzipSync(bytes));
+  const whole = pack(content);
+  const cuts = [0, 1, 70_000, 70_000, 199_999, 200_000];
+  const members = join(...cuts.map((cut, i) => pack(content.subarray(cut, cuts[i + 1] ?? cut))));
+
+  it.each([
+    ["one member", whole],
+    ["several members, some of them empty", members],
+    ["zero padding", join(whole, new Uint8Array(513))],
+    [
+      "zeros between members",
+      join(pack(content.subarray(0, 9)), new Uint8Array(7), pack(content.subarray(9))),
+    ],
+  ])("unpacks %s", async (_, bytes) => {
+    expect(Buffer.compare(await gunzip({ name: "f", bytes }), content)).toBe(0);
+  });
+
+  it("unpacks headers with extra field, name, comment and checksum, and checks that", async () => {
+    const head = [
+      0x1f,
+      0x8b,
+      8,
+      0x1e,
+      0,
+      0,
+      0,
+      0,
+      0,
+      3,
+      4,
+      0,
+      65,
+      66,
+      0,
+      0,
+      ...Buffer.from("name\0comment\0"),
+    ];
+    const sum = crc32(Uint8Array.from(head)) & 0xffff;
+    const named = join(Uint8Array.of(...head, sum & 255, sum >> 8), whole.subarray(10));
+    expect(Buffer.compare(await gunzip({ name: "f", bytes: named }), content)).toBe(0);
+    named[17]! ^= 4; // in the name
+    await expectDataError(
+      () => gunzip({ name: "f", bytes: named }),
+      "f: the gzip data is truncated or damaged",
+    );
+  });
+
+  it("refuses other bytes after the last member, in words that say so", async () => {
+    for (const tail of [Uint8Array.of(1, 2, 3), Uint8Array.of(0, 0, 9), Uint8Array.of(0x1f)]) {
+      await expectDataError(
+        () => gunzip({ name: "f", bytes: join(whole, tail) }),
+        `f: ${tail.length} bytes of other data follow the gzip data, trailing garbage`,
+        "gzip -dc",
+      );
+    }
+  });
+
+  it("ends as soon as more comes out than the header names, or may", async () => {
+    const bomb = pack(join(encodeIdx([1, 2, 2], new Uint8Array(4)), new Uint8Array(3e7)));
+    const label = { name: "l", bytes: encodeIdx([1], Uint8Array.of(0)) };
+    const before = process.memoryUsage().arrayBuffers;
+    await expectDataError(
+      () => readIdxDataset("b", { name: "bomb", bytes: bomb }, label),
+      "bomb: more comes out of this gzip file",
+      "than the 20 bytes of its header for [1, 2, 2]",
+    );
+    await expectDataError(
+      () => gunzip({ name: "b", bytes: bomb }, { maxBytes: 1000 }),
+      "than the 1000 bytes",
+    );
+    expect(process.memoryUsage().arrayBuffers - before).toBeLessThan(5e6);
+    expect((await gunzip({ name: "b", bytes: whole }, { maxBytes: 200_000 })).length).toBe(200_000);
+    // Images that agree with no label are refused by their header as well.
+    const many = pack(join(encodeIdx([1000, 30, 1000], new Uint8Array(3e7))));
+    await expectDataError(
+      () => readIdxDataset("b", { name: "m", bytes: many }, label),
+      "m holds 1000 images, l holds 1",
+    );
+    const page = pack(new TextEncoder().encode("<!doctype html>".repeat(1e5)));
+    await expectDataError(() => readIdxDataset("b", { name: "p", bytes: page }, label), "p: not an IDX file");
   });
 });
 
@@ -231,5 +320,136 @@ describe("data set functions", () => {
     expect([...part.images]).toEqual([...tiny.images.subarray(48, 60), ...tiny.images.subarray(0, 12)]);
     await expectDataError(() => balancedIndices(tiny, 4), "tiny has 3 images of class 0 (a)", "at least 4");
     await expectDataError(() => subset(tiny, [0, 6]), "index 6 at position 1; expected 0 … 5");
+  });
+});
+
+describe("wrong arguments", () => {
+  const pixels = encodeIdx([1, 1, 1], Uint8Array.of(7));
+  const named = { name: "f", bytes: pixels };
+  const good = {
+    name: "d",
+    images: Uint8Array.of(1, 2),
+    labels: Uint8Array.of(0, 1),
+    height: 1,
+    width: 1,
+    channels: 1,
+  };
+  const made = imageDataset({ ...good, classNames: ["a", "b"] });
+  // biome-ignore lint/suspicious/noExplicitAny: this is about calls that the types forbid
+  const any = (value: unknown): any => value;
+
+  it.each<[string, () => unknown, string]>([
+    ["gunzip()", () => gunzip(any(undefined)), "gunzip: the file is undefined; expected { name, bytes }"],
+    ["gunzip(bytes)", () => gunzip(any(pixels)), "gunzip: the file is Uint8Array of 17"],
+    ["gunzip of a text", () => gunzip({ name: "f", bytes: any("text") }), "bytes: the string text"],
+    [
+      "gunzip of an ArrayBuffer",
+      () => gunzip({ name: "f", bytes: any(pixels.buffer) }),
+      "bytes: ArrayBuffer",
+    ],
+    ["gunzip with NaN", () => gunzip(named, { maxBytes: Number.NaN }), "gunzip: maxBytes is NaN"],
+    ["parseIdx()", () => parseIdx(any(null)), "parseIdx: the file is null"],
+    [
+      "parseIdx of floats",
+      () => parseIdx({ name: "f", bytes: any(new Float32Array(3)) }),
+      "Float32Array of 3",
+    ],
+    [
+      "readIdxDataset without labels",
+      () => readIdxDataset("n", named, any(undefined)),
+      "labels: the file is undefined",
+    ],
+    [
+      "readIdxDataset without a name",
+      () => readIdxDataset(any(5), named, { name: "l", bytes: encodeIdx([1], Uint8Array.of(0)) }),
+      "name is the number 5",
+    ],
+    [
+      "encodeIdx of another product",
+      () => encodeIdx([2, 3], new Uint8Array(5)),
+      "[2, 3] has 6 values, 5 were given",
+    ],
+    ["encodeIdx of no shape", () => encodeIdx(any(undefined), new Uint8Array(5)), "shape is undefined"],
+    ["encodeIdx of a negative size", () => encodeIdx([-1, -5], new Uint8Array(5)), "shape is [-1,-5]"],
+    [
+      "encodeIdx of a size past 32 bits",
+      () => encodeIdx([2 ** 32], new Uint8Array(0)),
+      "shape is [4294967296]",
+    ],
+    ["encodeIdx of a hole", () => encodeIdx(new Array(2), new Uint8Array(5)), "shape is [,]"],
+    ["encodeIdx of floats", () => encodeIdx([2], any(new Float32Array(2))), "values are Float32Array of 2"],
+    [
+      "readCifarDataset of no kind",
+      () => readCifarDataset("c", any("constructor"), [named]),
+      "kind is the string constructor",
+    ],
+    ["readCifarDataset of no files", () => readCifarDataset("c", "cifar10", []), "files are Array of 0"],
+    ["readCifarDataset of one file", () => readCifarDataset("c", "cifar10", any(named)), "files are Object"],
+    [
+      "readCifarDataset of texts",
+      () => readCifarDataset("c", "cifar10", any(["a"])),
+      "the file is the string a",
+    ],
+    ["imageDataset()", () => imageDataset(any(undefined)), "imageDataset: the data set is undefined"],
+    [
+      "imageDataset of floats",
+      () => imageDataset({ ...made, images: any(new Float32Array(2)) }),
+      "images is Float32Array of 2",
+    ],
+    [
+      "imageDataset of a list of labels",
+      () => imageDataset({ ...made, labels: any([0, 1]) }),
+      "labels is Array of 2",
+    ],
+    [
+      "imageDataset of half a pixel",
+      () => imageDataset({ ...made, width: 0.5, height: 2 }),
+      "width is the number 0.5",
+    ],
+    [
+      "imageDataset of a huge size",
+      () => imageDataset({ ...made, height: 2 ** 32, width: 2 ** 32 }),
+      "d holds",
+    ],
+    [
+      "imageDataset without classes",
+      () => imageDataset({ ...made, classNames: any(undefined) }),
+      "classNames is undefined",
+    ],
+    ["subset()", () => subset(any(undefined), [0]), "subset: the data set is undefined"],
+    ["subset of no indices", () => subset(made, any(undefined)), "indices are undefined"],
+    ["subset of a length", () => subset(made, any({ length: 2 ** 40 })), "indices are Object"],
+    ["subset of half an index", () => subset(made, [0.5]), "index 0.5 at position 0"],
+    ["subset of another count", () => subset({ ...made, count: 9 }, [8]), "subset: d has 2 bytes of images"],
+    ["balancedIndices of NaN", () => balancedIndices(made, Number.NaN), "perClass is the number NaN"],
+    ["balancedIndices of zero", () => balancedIndices(made, 0), "perClass is the number 0"],
+    [
+      "classCounts of a foreign label",
+      () => classCounts({ ...made, labels: Uint8Array.of(0, 2) }),
+      "has label 2 at position 1",
+    ],
+    [
+      "channelMoments()",
+      () => channelMoments(any("data")),
+      "channelMoments: the data set is the string data",
+    ],
+    [
+      "channelMoments of other channels",
+      () => channelMoments({ ...made, channels: 3 }),
+      "channelMoments: d has 2 bytes",
+    ],
+  ])("%s", async (_, call, message) => {
+    await expectDataError(call, message);
+  });
+
+  it("escapes control characters in what it quotes", async () => {
+    const name = "\u001b[31mred\u202e\n\ud800";
+    await expectDataError(
+      () => parseIdx({ name, bytes: Uint8Array.of(1) }),
+      "\\u001b[31mred\\u202e\\u000a\\ud800: not",
+    );
+    expect(new DataError("two\nlines \u001b]0;title\u0007").message).toBe(
+      "two\nlines \\u001b]0;title\\u0007",
+    );
   });
 });
