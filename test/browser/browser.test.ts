@@ -15,6 +15,12 @@ describe("headless Chromium", () => {
     expect(result.adapter).toMatch(/swiftshader/i);
   });
 
+  it("reads gzip files as Node does", async () => {
+    const result = await runInBrowser<{ images: number[]; refusal: string }>(here("gzip-entry.ts"));
+    expect(result.images).toEqual([1, 2, 3, 4, 5, 250]);
+    expect(result.refusal).toMatch(/^DataError: images\.gz: 1 bytes of other data follow/);
+  });
+
   it("refuses a module that reaches for Node", async () => {
     await expect(runInBrowser(here("../../src/node/files.ts"))).rejects.toThrow(/imports node:/);
   });
