@@ -1,7 +1,8 @@
 import { randomBytes } from "node:crypto";
 import { mkdir, rename, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
-import { DataError } from "../errors.ts";
+import { DataError, FusenormError } from "../errors.ts";
+import { printable } from "../foreign.ts";
 import { cacheDirectory } from "./files.ts";
 
 async function exists(path: string): Promise<boolean> {
@@ -33,12 +34,17 @@ export async function cachedFolder(
     await mkdir(fresh, { recursive: true });
   } catch (error) {
     throw new DataError(
-      `cache: ${root} cannot be written (${(error as Error).message}); set FUSENORM_CACHE to a folder that can`,
+      `cache: ${printable(root)} cannot be written (${(error as Error).message}); set FUSENORM_CACHE to a folder that can`,
       { cause: error },
     );
   }
   try {
-    await fill(fresh);
+    await fill(fresh).catch((cause: unknown) => {
+      if (cause instanceof FusenormError) throw cause;
+      throw new DataError(`cache: ${printable(folder)} can't be filled (${(cause as Error)?.message})`, {
+        cause,
+      });
+    });
     // A second round is for a damaged folder in the way: it is moved aside first, since others may use its files.
     for (let round = 0; ; round += 1) {
       try {

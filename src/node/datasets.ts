@@ -1,4 +1,4 @@
-import { readdir, readFile, stat } from "node:fs/promises";
+import { readdir, stat } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
 import { type CifarKind, readCifarDataset } from "../data/cifar.ts";
 import {
@@ -9,6 +9,7 @@ import {
 } from "../data/dataset.ts";
 import { readIdxDataset } from "../data/idx.ts";
 import { DataError } from "../errors.ts";
+import { kindOf, printable } from "../foreign.ts";
 import { cacheDirectory, packagePath, readNamed } from "./files.ts";
 
 /** Data sets that have a name of their own; anything else is taken for a directory. */
@@ -57,7 +58,7 @@ async function entriesOf(directory: string): Promise<{ files: string[]; director
           ? "a file, not a directory"
           : (cause as Error).message;
     throw new DataError(
-      `${directory}: ${what}; pass a directory with a data set, or one of the names ${DATASET_NAMES.join(", ")}`,
+      `${printable(directory)}: ${what}; pass a directory with a data set, or one of the names ${DATASET_NAMES.join(", ")}`,
       { cause },
     );
   }
@@ -70,7 +71,7 @@ function matchFiles(directory: string, files: string[]): FoundDataset | undefine
     const missing = [...train, ...test].filter((file) => !files.includes(file));
     if (missing.length) {
       throw new DataError(
-        `${directory}: ${kind} files are incomplete: ${missing.join(", ")} missing; ${WHAT_A_DIRECTORY_HOLDS}`,
+        `${printable(directory)}: ${kind} files are incomplete: ${missing.join(", ")} missing; ${WHAT_A_DIRECTORY_HOLDS}`,
       );
     }
     const paths = (names: string[]) => names.map((name) => join(directory, name));
@@ -82,8 +83,8 @@ function matchFiles(directory: string, files: string[]): FoundDataset | undefine
     const prefixes = new Set(idx.map((file) => IDX_FILE.exec(file)![1] ?? ""));
     if (prefixes.size > 1) {
       throw new DataError(
-        `${directory}: ${prefixes.size} IDX data sets in one directory (file names begin with ` +
-          `${[...prefixes].map((p) => `"${p}"`).join(", ")}); put the four files of one into a directory of its own`,
+        `${printable(directory)}: ${prefixes.size} IDX data sets in one directory (file names begin with ` +
+          `${[...prefixes].map((p) => `"${printable(p)}"`).join(", ")}); put the four files of one into a directory of its own`,
       );
     }
     // Sorted, so that of a file that is there both plain and as .gz the plain one, first, is used.
@@ -116,6 +117,9 @@ function matchFiles(directory: string, files: string[]): FoundDataset | undefine
  * @throws DataError if there is none, or more than one, or files of it are missing.
  */
 export async function findDataset(directory: string): Promise<FoundDataset> {
+  if (typeof directory !== "string") {
+    throw new DataError(`findDataset: directory is ${kindOf(directory)}; expected a path`);
+  }
   const { files, directories } = await entriesOf(directory);
   const here = matchFiles(directory, files);
   if (here) return here;
@@ -127,16 +131,19 @@ export async function findDataset(directory: string): Promise<FoundDataset> {
   }
   if (below.length > 1) {
     throw new DataError(
-      `${directory}: ${below.length} data sets below it (${below.map((d) => basename(d.directory)).join(", ")}); ` +
+      `${printable(directory)}: ${below.length} data sets below it (${below.map((d) => printable(basename(d.directory))).join(", ")}); ` +
         "pass the directory of one of them",
     );
   }
   if (below[0]) return below[0];
   const shown = [...files, ...directories.map((name) => `${name}/`)];
   const holds = shown.length
-    ? `it holds ${shown.slice(0, 6).join(", ")}${shown.length > 6 ? `, … (${shown.length} entries)` : ""}`
+    ? `it holds ${shown
+        .slice(0, 6)
+        .map((name) => printable(name, 80))
+        .join(", ")}${shown.length > 6 ? `, … (${shown.length} entries)` : ""}`
     : "it is empty";
-  throw new DataError(`${directory}: no data set found, ${holds}; ${WHAT_A_DIRECTORY_HOLDS}`);
+  throw new DataError(`${printable(directory)}: no data set found, ${holds}; ${WHAT_A_DIRECTORY_HOLDS}`);
 }
 
 /** Directory of the 2,500-image sample of Fashion-MNIST that comes with this package. */
@@ -168,9 +175,21 @@ export async function datasetDirectory(source: string, cache?: string): Promise<
   );
 }
 
+/** A classes.txt larger than this is none. */
+const MOST_CLASSES_BYTES = 1 << 20;
+
 async function classNamesOf(directory: string): Promise<string[] | undefined> {
-  const lines = await readFile(join(directory, "classes.txt"), "utf8").catch(() => undefined);
-  if (lines !== undefined) return lines.split(/\r?\n/).filter((line) => line.trim() !== "");
+  const path = join(directory, "classes.txt");
+  const found = await stat(path).catch(() => undefined);
+  if (found) {
+    if (found.size > MOST_CLASSES_BYTES) {
+      throw new DataError(
+        `${printable(path)}: has ${found.size} bytes; expected one class name per line in at most ${MOST_CLASSES_BYTES}`,
+      );
+    }
+    const lines = new TextDecoder().decode((await readNamed(path)).bytes).split(/\r?\n/);
+    return lines.filter((line) => line.trim() !== "");
+  }
   // Fashion-MNIST has the very file names of MNIST; only the directory's name tells them apart.
   return /fashion/i.test(basename(directory)) ? [...FASHION_MNIST_CLASSES] : undefined;
 }
@@ -194,6 +213,11 @@ export async function loadDataset(
   source: string,
   options: { cache?: string; name?: string } = {},
 ): Promise<DatasetSplits> {
+  if (typeof source !== "string" || source === "") {
+    throw new DataError(
+      `loadDataset: source is ${kindOf(source)}; expected a directory, or one of ${DATASET_NAMES.join(", ")}`,
+    );
+  }
   const { kind, directory, train, test } = await findDataset(await datasetDirectory(source, options.cache));
   const title = options.name ?? TITLES[source] ?? TITLES[kind] ?? basename(directory);
   let splits: DatasetSplits;
@@ -212,7 +236,7 @@ export async function loadDataset(
   const size = ({ height, width, channels }: ImageDataset) => `[${height}, ${width}, ${channels}]`;
   if (size(splits.train) !== size(splits.test)) {
     throw new DataError(
-      `${directory}: training images are ${size(splits.train)}, test images ${size(splits.test)} (height, width, ` +
+      `${printable(directory)}: training images are ${size(splits.train)}, test images ${size(splits.test)} (height, width, ` +
         "channels); expected one size: take all files from the same data set",
     );
   }

@@ -1,18 +1,23 @@
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
-import { mkdir, mkdtemp, open, rename, rm, stat } from "node:fs/promises";
+import { chmod, mkdir, mkdtemp, open, rename, rm, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { pipeline } from "node:stream/promises";
-import * as tar from "tar";
 import { DataError } from "../errors.ts";
+import { kindOf, printable } from "../foreign.ts";
 import { findDataset } from "./datasets.ts";
-import { cacheDirectory } from "./files.ts";
+import { cacheDirectory, fileError } from "./files.ts";
+import { unpackTar } from "./unpack.ts";
 
 export interface RemoteFile {
   url: string;
   /** Of the file as served, hexadecimal. */
   md5: string;
+  /** Size as served: an answer of another size is refused, and no more is taken. Without it, 2³⁰ bytes at most. */
+  bytes?: number;
 }
+
+const MOST_BYTES = 2 ** 30;
 
 /** Files of a data set; an `archive` is one .tar.gz that is unpacked, without its outermost directory. */
 export interface RemoteDataset {
@@ -22,7 +27,7 @@ export interface RemoteDataset {
 
 const FASHION_MNIST_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com";
 
-/** Official addresses and the checksums published beside them. */
+/** Official addresses, sizes, and the checksums published beside them. */
 export const REMOTE_DATASETS = {
   cifar10: {
     archive: true,
@@ -30,6 +35,7 @@ export const REMOTE_DATASETS = {
       {
         url: "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
         md5: "c32a1d4ab5d03f1284b67883e8d87530",
+        bytes: 170_052_171,
       },
     ],
   },
@@ -39,6 +45,7 @@ export const REMOTE_DATASETS = {
       {
         url: "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
         md5: "03b5dce01913d631647c71ecec9e9cb8",
+        bytes: 168_513_733,
       },
     ],
   },
@@ -48,18 +55,22 @@ export const REMOTE_DATASETS = {
       {
         url: `${FASHION_MNIST_URL}/train-images-idx3-ubyte.gz`,
         md5: "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+        bytes: 26_421_880,
       },
       {
         url: `${FASHION_MNIST_URL}/train-labels-idx1-ubyte.gz`,
         md5: "25c81989df183df01b3e8a0aad5dffbe",
+        bytes: 29_515,
       },
       {
         url: `${FASHION_MNIST_URL}/t10k-images-idx3-ubyte.gz`,
         md5: "bef4ecab320f06d8554ea6380940ec79",
+        bytes: 4_422_102,
       },
       {
         url: `${FASHION_MNIST_URL}/t10k-labels-idx1-ubyte.gz`,
         md5: "bb300cfdad3c16e7a12a480ee83cd310",
+        bytes: 5_148,
       },
     ],
   },
@@ -78,8 +89,34 @@ const sizeOf = (path: string): Promise<number | undefined> =>
 
 async function md5Of(path: string): Promise<string> {
   const hash = createHash("md5");
-  await pipeline(createReadStream(path), hash);
+  try {
+    await pipeline(createReadStream(path), hash);
+  } catch (cause) {
+    throw fileError(path, "read", cause);
+  }
   return hash.digest("hex");
+}
+
+/** @throws DataError unless `remote` is { url, md5 }, with a size or without. */
+function checkRemoteFile(remote: RemoteFile): void {
+  const { url, md5, bytes } = remote ?? {};
+  const rule = (name: string, value: unknown, ok: boolean, expected: string) => {
+    if (!ok) throw new DataError(`download: ${name} is ${kindOf(value)}; expected ${expected}`);
+  };
+  const isWeb = typeof url === "string" && URL.canParse(url) && /^https?:$/.test(new URL(url).protocol);
+  rule("url", url, isWeb, "an address that begins with http:// or https://");
+  rule(
+    "md5",
+    md5,
+    typeof md5 === "string" && /^[0-9a-f]{32}$/.test(md5),
+    "32 hexadecimal digits, in lower case",
+  );
+  rule(
+    "bytes",
+    bytes,
+    bytes === undefined || (Number.isSafeInteger(bytes) && bytes >= 0),
+    "the size as served",
+  );
 }
 
 /** `<start>` and `<total>` of `bytes <start>-<end>/<total>`, or of the `bytes *\/<total>` of a 416. */
@@ -98,20 +135,49 @@ function contentRange(header: string | null): { start?: number; total?: number }
  *
  * @returns how the file came to be there
  * @throws DataError on a connection that fails or breaks (the .part file stays, to be resumed), an answer that is
- *   not the file, or a wrong checksum (the .part file is deleted).
+ *   not the file or larger than it may be, a wrong checksum (the .part file is deleted), or a file that can't be written.
  */
 export async function downloadFile(
-  { url, md5 }: RemoteFile,
+  remote: RemoteFile,
   path: string,
   onProgress: OnProgress = () => {},
 ): Promise<"present" | "downloaded" | "resumed"> {
-  const file = basename(path);
+  checkRemoteFile(remote);
+  if (typeof path !== "string" || path === "") {
+    throw new DataError(`download: path is ${kindOf(path)}; expected the file to write`);
+  }
+  const { url, md5, bytes } = remote;
+  const most = bytes ?? MOST_BYTES;
   const part = `${path}.part`;
+  const bad = (what: string, cause?: unknown) => new DataError(`${printable(url)}: ${what}`, { cause });
   if ((await sizeOf(path)) !== undefined && (await md5Of(path)) === md5) return "present";
 
-  await mkdir(dirname(path), { recursive: true });
-  const kept = (await sizeOf(part)) ?? 0;
-  const ask = async (from: number): Promise<Response> => {
+  await mkdir(dirname(path), { recursive: true }).catch((cause: unknown) => {
+    throw fileError(dirname(path), "written", cause);
+  });
+  let kept = (await sizeOf(part)) ?? 0;
+  // More than the file has, or as much of something else, is no beginning of it.
+  if (kept > most || (kept === bytes && (await md5Of(part)) !== md5)) {
+    await rm(part, { force: true });
+    kept = 0;
+  }
+  const status = kept > 0 && kept === bytes ? "downloaded" : await receive();
+
+  const found = await md5Of(part);
+  if (found !== md5) {
+    const size = await sizeOf(part);
+    await rm(part, { force: true });
+    throw bad(
+      `wrong checksum: expected md5 ${md5}, found ${found} in ${size} bytes; ` +
+        "the file was deleted: run the same command again, and if it persists the server's file has changed",
+    );
+  }
+  await rename(part, path).catch((cause: unknown) => {
+    throw fileError(path, "written", cause);
+  });
+  return status;
+
+  async function ask(from: number): Promise<Response> {
     try {
       // Without "identity" a server or proxy may compress what it sends, and ranges would count other bytes.
       const headers: Record<string, string> = { "accept-encoding": "identity" };
@@ -119,67 +185,92 @@ export async function downloadFile(
       return await fetch(url, { headers });
     } catch (cause) {
       const reason = (cause as Error).cause;
-      throw new DataError(
-        `${url}: no connection (${reason instanceof Error ? reason.message : (cause as Error).message}); ` +
+      throw bad(
+        `no connection (${printable(reason instanceof Error ? reason.message : (cause as Error).message)}); ` +
           "check the network and run the same command again",
-        { cause },
+        cause,
       );
     }
-  };
-
-  let response = await ask(kept);
-  let received = response.status === 206 ? kept : 0;
-  const range = contentRange(response.headers.get("content-range"));
-  const isWhole = response.status === 416 && range.total === kept;
-  if (!isWhole && (response.status === 416 || (response.status === 206 && range.start !== kept))) {
-    // What we keep is no beginning of what the server has: ask again, from the start.
-    await response.body?.cancel();
-    await rm(part, { force: true });
-    response = await ask(0);
-    received = 0;
   }
-  if (isWhole) {
-    await response.body?.cancel();
-  } else {
-    if ((response.status !== 200 && response.status !== 206) || !response.body) {
+
+  /** Fills the .part file from the server. */
+  async function receive(): Promise<"downloaded" | "resumed"> {
+    let response = await ask(kept);
+    let range = contentRange(response.headers.get("content-range"));
+    if (kept > 0 && response.status === 416 && range.total === kept) {
       await response.body?.cancel();
-      throw new DataError(
-        `${url}: the server answered ${response.status} ${response.statusText}; expected 200 or 206: ` +
-          `try later, or download it by hand and put it at ${path}`,
+      return "downloaded";
+    }
+    let isRest = kept > 0 && response.status === 206 && range.start === kept;
+    if (kept > 0 && !isRest && (response.status === 416 || response.status === 206)) {
+      // What we keep is no beginning of what the server has: ask again, from the start.
+      await response.body?.cancel();
+      await rm(part, { force: true });
+      response = await ask(0);
+      range = {};
+      isRest = false;
+    }
+    if ((response.status !== 200 && !isRest) || !response.body) {
+      await response.body?.cancel();
+      throw bad(
+        `the server answered ${response.status} ${printable(response.statusText)}; expected 200 or 206: ` +
+          `try later, or download it by hand and put it at ${printable(path)}`,
       );
     }
-    const length = response.headers.get("content-length");
-    const total = length === null ? undefined : received + Number(length);
-    const output = await open(part, received > 0 ? "a" : "w");
-    try {
-      onProgress(file, received, total);
-      for await (const chunk of response.body) {
-        await output.write(chunk);
-        received += chunk.length;
-        onProgress(file, received, total);
-      }
-    } catch (cause) {
-      throw new DataError(
-        `${url}: the connection broke after ${received} of ${total ?? "unknown"} bytes; ` +
-          `run the same command again to resume from ${part}`,
-        { cause },
+    let received = isRest ? kept : 0;
+    const length = /^\d+$/.exec(response.headers.get("content-length") ?? "");
+    // Of what was compressed on the way, against our wish, the length says nothing.
+    const isPlain = /^(identity)?$/.test(response.headers.get("content-encoding") ?? "");
+    const total = range.total ?? (length && isPlain ? received + Number(length[0]) : undefined);
+    if (/^text\/html/i.test(response.headers.get("content-type") ?? "")) {
+      await response.body.cancel();
+      throw bad(
+        "the server sent a web page, of an error or a login; expected the file: open the address in a browser",
       );
+    }
+    const changed = "the file there has changed, or a proxy answers for it";
+    if (total !== undefined && (total > most || total !== (bytes ?? total))) {
+      await response.body.cancel();
+      throw bad(`the server's file has ${total} bytes; expected ${bytes ?? `at most ${most}`}: ${changed}`);
+    }
+    const output = await open(part, isRest ? "a" : "w").catch((cause: unknown) => {
+      throw fileError(part, "written", cause);
+    });
+    const body = response.body[Symbol.asyncIterator]();
+    try {
+      onProgress(basename(path), received, total);
+      for (;;) {
+        const next = await body.next().catch((cause: unknown) => {
+          throw broken(cause);
+        });
+        if (next.done) break;
+        if (received + next.value.length > most) {
+          await rm(part, { force: true });
+          throw bad(
+            `the server sends more than ${most} bytes, which is ${bytes === undefined ? "the most that is taken" : "the file's size"}: ${changed}`,
+          );
+        }
+        await output.writeFile(next.value).catch((cause: unknown) => {
+          throw fileError(part, "written", cause);
+        });
+        received += next.value.length;
+        onProgress(basename(path), received, total);
+      }
     } finally {
+      await body.return?.().catch(() => {});
       await output.close();
     }
-  }
+    if (received < (bytes ?? total ?? 0)) throw broken();
+    return isRest && received > kept ? "resumed" : "downloaded";
 
-  const found = await md5Of(part);
-  if (found !== md5) {
-    const size = await sizeOf(part);
-    await rm(part, { force: true });
-    throw new DataError(
-      `${url}: wrong checksum: expected md5 ${md5}, found ${found} in ${size} bytes; ` +
-        "the file was deleted: run the same command again, and if it persists the server's file has changed",
-    );
+    function broken(cause?: unknown): DataError {
+      return bad(
+        `the connection broke after ${received} of ${bytes ?? total ?? "unknown"} bytes; ` +
+          `run the same command again to resume from ${printable(part)}`,
+        cause,
+      );
+    }
   }
-  await rename(part, path);
-  return kept > 0 && received > kept && response.status === 206 ? "resumed" : "downloaded";
 }
 
 export interface FetchOptions {
@@ -190,18 +281,23 @@ export interface FetchOptions {
   onProgress?: OnProgress;
 }
 
+const named = (file: RemoteFile): string => basename(new URL(file.url).pathname);
+
 /** Unpacks a .tar.gz, without its outermost directory, to `directory`, which appears whole or not at all. */
 async function unpack(archive: string, directory: string): Promise<void> {
-  const partial = await mkdtemp(`${directory}.unpack-`);
+  const partial = await mkdtemp(`${directory}.unpack-`).catch((cause: unknown) => {
+    throw fileError(directory, "written", cause);
+  });
   try {
-    await tar.x({ file: archive, cwd: partial, strip: 1, strict: true });
+    await unpackTar([createReadStream(archive)], partial, { name: archive, strip: 1 });
     await findDataset(partial);
+    // mkdtemp's folders are their owner's alone.
+    await chmod(partial, 0o755);
     await rename(partial, directory);
   } catch (cause) {
-    await rm(partial, { recursive: true, force: true });
-    throw new DataError(`${archive}: can't be unpacked to ${directory}: ${(cause as Error).message}`, {
-      cause,
-    });
+    await rm(partial, { recursive: true, force: true, maxRetries: 3 });
+    if (cause instanceof DataError) throw cause;
+    throw fileError(directory, "written", cause);
   }
 }
 
@@ -216,14 +312,29 @@ export async function fetchDataset(
   remote: RemoteDataset,
   options: FetchOptions = {},
 ): Promise<{ directory: string; downloaded: boolean }> {
+  if (typeof name !== "string" || !/^\w[\w.-]*$/.test(name)) {
+    throw new DataError(
+      `fetchDataset: name is ${kindOf(name)}; expected letters, digits, ".", "-" and "_", for a folder`,
+    );
+  }
+  if (!Array.isArray(remote?.files) || remote.files.length === 0) {
+    throw new DataError(
+      `fetchDataset: ${name}: remote is ${kindOf(remote)}; expected { files: [{ url, md5 }], archive }`,
+    );
+  }
+  remote.files.forEach(checkRemoteFile);
+  const unnamed = remote.files.find((file) => named(file) === "");
+  if (unnamed)
+    throw new DataError(`fetchDataset: ${printable(unnamed.url)} ends in no file's name; expected one`);
+  if (options.mirror !== undefined && !/^https?:\/\/./.test(options.mirror)) {
+    throw new DataError(
+      `fetchDataset: mirror is ${kindOf(options.mirror)}; expected an address that begins with http:// or https://`,
+    );
+  }
   const cache = cacheDirectory(options.cache);
   const directory = join(cache, name);
   const at = (file: RemoteFile): RemoteFile =>
-    options.mirror
-      ? { ...file, url: `${options.mirror.replace(/\/+$/, "")}/${basename(new URL(file.url).pathname)}` }
-      : file;
-  const named = (file: RemoteFile) => basename(new URL(file.url).pathname);
-
+    options.mirror ? { ...file, url: `${options.mirror.replace(/\/+$/, "")}/${named(file)}` } : file;
   if (!remote.archive) {
     let downloaded = false;
     for (const file of remote.files) {
@@ -238,7 +349,7 @@ export async function fetchDataset(
       await findDataset(directory);
     } catch (cause) {
       throw new DataError(
-        `${directory}: is in the way and is not ${name}; move it elsewhere and run the same command again`,
+        `${printable(directory)}: is in the way and is not ${name}; move it elsewhere and run the same command again`,
         { cause },
       );
     }

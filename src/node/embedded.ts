@@ -10,10 +10,10 @@ import { dirname, join } from "node:path";
 import { pipeline } from "node:stream/promises";
 import { fileURLToPath } from "node:url";
 import { createBrotliDecompress } from "node:zlib";
-import { extract } from "tar";
 import { DeviceError } from "../errors.ts";
 import { cachedFolder } from "./cache.ts";
 import { cacheDirectory } from "./files.ts";
+import { unpackTar } from "./unpack.ts";
 
 const PACKAGE = "@sparticuz/chromium";
 
@@ -98,12 +98,8 @@ export function embeddedArchive(
   );
 }
 
-async function unpack(archive: string, folder: string, wanted: (path: string) => boolean = () => true) {
-  await pipeline(
-    createReadStream(archive),
-    createBrotliDecompress(),
-    extract({ cwd: folder, filter: (path) => wanted(path), preserveOwner: false }),
-  );
+async function unpack(archive: string, folder: string, wanted?: (path: string) => boolean) {
+  await unpackTar([createReadStream(archive), createBrotliDecompress()], folder, { name: archive, wanted });
 }
 
 /** SwiftShader and its Vulkan loader, unpacked to the cache (14 MB) if they are not there yet. */

@@ -1,9 +1,10 @@
-import { mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { mkdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
 import { homedir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { NamedBytes } from "../data/dataset.ts";
 import { DataError } from "../errors.ts";
+import { kindOf, printable } from "../foreign.ts";
 
 /** Directory for downloads: `override`, else `$FUSENORM_CACHE`, `$XDG_CACHE_HOME/fusenorm`, `~/.cache/fusenorm`. */
 export function cacheDirectory(override?: string): string {
@@ -16,24 +17,37 @@ export function packagePath(...parts: string[]): string {
   return fileURLToPath(new URL(["../..", ...parts].join("/"), import.meta.url));
 }
 
-/** A whole file, with its path as name. @throws DataError if it can't be read. */
-export async function readNamed(path: string): Promise<NamedBytes> {
-  try {
-    return { name: path, bytes: await readFile(path) };
-  } catch (cause) {
-    throw new DataError(`${path}: can't be read: ${(cause as Error).message}`, { cause });
-  }
+/** What the system said of a file, as an error that names it: `report.html: can't be written: ENOSPC: no space left on device`. */
+export function fileError(path: string, doing: "read" | "written", cause: unknown): DataError {
+  // The system's messages end with the call and the path, as it was given.
+  const reason = (cause as Error).message.replace(/, \w+(?: '.*')?$/s, "");
+  return new DataError(`${printable(path)}: can't be ${doing}: ${printable(reason)}`, { cause });
 }
 
-/** Writes a file whole or not at all: a sibling is written first and renamed onto `path`. */
+/** A whole file, with its path as name. @throws DataError if it can't be read. */
+export async function readNamed(path: string): Promise<NamedBytes> {
+  if (typeof path !== "string") throw new DataError(`readNamed: path is ${kindOf(path)}; expected a text`);
+  try {
+    // A pipe or a device may have no end.
+    if ((await stat(path)).isFile()) return { name: path, bytes: await readFile(path) };
+  } catch (cause) {
+    throw fileError(path, "read", cause);
+  }
+  throw new DataError(`${printable(path)}: can't be read: it is no plain file; expected one`);
+}
+
+/**
+ * Writes a file whole or not at all: a sibling is written first and renamed onto `path`.
+ * @throws DataError if the system refuses
+ */
 export async function writeFileAtomic(path: string, contents: Uint8Array | string): Promise<void> {
-  await mkdir(dirname(path), { recursive: true });
   const partial = `${path}.${process.pid}.partial`;
   try {
+    await mkdir(dirname(path), { recursive: true });
     await writeFile(partial, contents);
     await rename(partial, path);
-  } catch (error) {
-    await rm(partial, { force: true });
-    throw error;
+  } catch (cause) {
+    await rm(partial, { force: true }).catch(() => {});
+    throw fileError(path, "written", cause);
   }
 }

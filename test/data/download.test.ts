@@ -19,7 +19,13 @@ const CONTENT = Buffer.from(Uint8Array.from({ length: 300_000 }, () => source.in
 const REMOTE_MD5 = md5(CONTENT);
 
 /** What the server does, and what it was asked and sent: reset before each test. */
-let behaviour: { files: Record<string, Uint8Array>; ranges: boolean; breakAfter?: number };
+let behaviour: {
+  files: Record<string, Uint8Array>;
+  ranges: boolean;
+  breakAfter?: number;
+  /** Answers in its own way, if it says so by true. */
+  lie?: (request: IncomingMessage, response: ServerResponse) => boolean;
+};
 let requests: { url: string; range: string | undefined; status: number; sent: number }[];
 let server: Server;
 let base: string;
@@ -29,6 +35,7 @@ function serve(request: IncomingMessage, response: ServerResponse): void {
   const body = behaviour.files[request.url!.slice(1)];
   const log = { url: request.url!, range: request.headers.range, status: 200, sent: 0 };
   requests.push(log);
+  if (behaviour.lie?.(request, response)) return;
   if (!body) {
     log.status = 404;
     response.writeHead(404).end("no such file");
@@ -195,6 +202,208 @@ describe("downloadFile", () => {
   });
 });
 
+describe("a server that lies", () => {
+  const path = () => join(root, "file.bin");
+  const sized = (bytes = CONTENT.length) => ({ ...remote(), bytes });
+  const lie = (answer: (request: IncomingMessage, response: ServerResponse) => void) => {
+    behaviour.lie = (request, response) => {
+      answer(request, response);
+      return true;
+    };
+  };
+  const honest = () => {
+    behaviour.lie = undefined;
+  };
+
+  it("is read no further than the file's size, and leaves nothing", async () => {
+    let sent = 0;
+    lie((_, response) => {
+      response.writeHead(200);
+      const more = () => {
+        while (!response.destroyed && response.write(CONTENT)) sent += CONTENT.length;
+      };
+      response.on("drain", more);
+      more();
+    });
+    await expectDataError(
+      downloadFile(sized(), path()),
+      "the server sends more than 300000 bytes, which is the file's size",
+    );
+    expect(await readdir(root)).toEqual([]);
+    expect(sent).toBeLessThan(50e6);
+    honest();
+    expect(await downloadFile(sized(), path())).toBe("downloaded");
+  });
+
+  it("is refused by its headers where it has another size, or more than is ever taken", async () => {
+    const claim = (length: number) =>
+      lie((_, response) => void response.writeHead(200, { "content-length": length }).flushHeaders());
+    for (const length of [1, CONTENT.length - 1, CONTENT.length + 1, 2 ** 45]) {
+      claim(length);
+      await expectDataError(
+        downloadFile(sized(), path()),
+        `the server's file has ${length} bytes; expected 300000: the file there has changed`,
+      );
+    }
+    claim(2 ** 30 + 1);
+    await expectDataError(
+      downloadFile(remote(), path()),
+      "has 1073741825 bytes; expected at most 1073741824",
+    );
+    expect(await readdir(root)).toEqual([]);
+  });
+
+  it("is told by its web page", async () => {
+    const page = "<!doctype html><title>Sign in</title>";
+    lie((_, response) => response.writeHead(200, { "content-type": "text/html; charset=utf-8" }).end(page));
+    await expectDataError(
+      downloadFile(sized(), path()),
+      "the server sent a web page, of an error or a login",
+    );
+    lie((_, response) => response.writeHead(503, "No \u00ff way").end(page));
+    await expectDataError(downloadFile(sized(), path()), "the server answered 503");
+  });
+
+  it("may close early, in chunks too, and be resumed", async () => {
+    lie((_, response) => {
+      response.write(CONTENT.subarray(0, 100_000));
+      response.end();
+    });
+    await expectDataError(downloadFile(sized(), path()), "the connection broke after 100000 of 300000 bytes");
+    expect(await readdir(root)).toEqual(["file.bin.part"]);
+    // A range that ends early: what came is kept as well.
+    lie((_, response) =>
+      response
+        .writeHead(206, { "content-range": "bytes 100000-149999/300000" })
+        .end(CONTENT.subarray(100_000, 150_000)),
+    );
+    await expectDataError(downloadFile(sized(), path()), "the connection broke after 150000 of 300000 bytes");
+    honest();
+    expect(await downloadFile(sized(), path())).toBe("resumed");
+    expect(CONTENT.equals(await readFile(path()))).toBe(true);
+  });
+
+  it("may say another start than was asked for, another size, or none", async () => {
+    for (const range of [
+      "bytes 0-299999/300000",
+      "bytes 90000-299999/300000",
+      "pages 3-4/5",
+      "",
+      "bytes */300000",
+    ]) {
+      await writeFile(`${path()}.part`, CONTENT.subarray(0, 100_000));
+      behaviour.lie = (request, response) => {
+        if (!request.headers.range) return false;
+        response.writeHead(206, range ? { "content-range": range } : {}).end(CONTENT.subarray(90_000));
+        return true;
+      };
+      expect(await downloadFile(sized(), path()), range).toBe("downloaded");
+      expect(CONTENT.equals(await readFile(path()))).toBe(true);
+      await rm(path());
+    }
+    await writeFile(`${path()}.part`, CONTENT.subarray(0, 100_000));
+    lie((_, response) => response.writeHead(206, { "content-range": "bytes 100000-399999/400000" }).end("x"));
+    await expectDataError(
+      downloadFile(sized(), path()),
+      "the server's file has 400000 bytes; expected 300000",
+    );
+    // The right start, other bytes: only the checksum can tell.
+    lie((_, response) =>
+      response
+        .writeHead(206, { "content-range": "bytes 100000-299999/300000" })
+        .end(CONTENT.subarray(0, 200_000)),
+    );
+    await expectDataError(downloadFile(sized(), path()), "wrong checksum");
+    expect(await readdir(root)).toEqual([]);
+    // Part of the file to one who asked for all of it.
+    lie((_, response) => response.writeHead(206, { "content-range": "bytes 5-9/300000" }).end("12345"));
+    await expectDataError(downloadFile(sized(), path()), "the server answered 206");
+  });
+
+  it("may send elsewhere, but not to what is no web address, nor in circles", async () => {
+    for (const target of ["file:///etc/hostname", "ftp://127.0.0.1/x", "data:text/plain,hello", "/again"]) {
+      lie((_, response) => response.writeHead(302, { location: target }).end());
+      await expectDataError(downloadFile(sized(), path()), "no connection");
+    }
+    behaviour.lie = (request, response) => {
+      if (request.url === "/file.bin") return false;
+      response.writeHead(302, { location: "/file.bin" }).end();
+      return true;
+    };
+    expect(await downloadFile({ ...sized(), url: `${base}/moved` }, path())).toBe("downloaded");
+  });
+
+  it("need not be asked for a .part that is whole, and a .part of other bytes is no beginning", async () => {
+    await writeFile(`${path()}.part`, CONTENT);
+    expect(await downloadFile(sized(), path())).toBe("downloaded");
+    expect(requests).toEqual([]);
+    for (const size of [300_000, 300_001]) {
+      await rm(path());
+      await writeFile(`${path()}.part`, Buffer.alloc(size, 7));
+      expect(await downloadFile(sized(), path())).toBe("downloaded");
+      expect(CONTENT.equals(await readFile(path()))).toBe(true);
+    }
+  });
+});
+
+describe("downloadFile where it can't write, or is called wrongly", () => {
+  it("names the file, and the system's reason", async () => {
+    await writeFile(join(root, "file"), "");
+    await expectDataError(
+      downloadFile(remote(), join(root, "file", "x.bin")),
+      `${join(root, "file")}: can't be written: E`,
+    );
+    await mkdir(join(root, "y.bin.part"));
+    await expectDataError(downloadFile(remote(), join(root, "y.bin")), "y.bin.part: can't be");
+    await mkdir(join(root, "z.bin"));
+    await expectDataError(downloadFile(remote(), join(root, "z.bin")), "z.bin: can't be read: EISDIR");
+  });
+
+  it("lets an error of the caller's through, and goes on after it", async () => {
+    const path = join(root, "file.bin");
+    const stop = () => {
+      throw new RangeError("mine");
+    };
+    await expect(downloadFile(remote(), path, stop)).rejects.toThrow(new RangeError("mine"));
+    expect(await downloadFile(remote(), path)).toBe("downloaded");
+  });
+
+  it.each<[string, unknown, string]>([
+    ["nothing", undefined, "url is undefined"],
+    [
+      "a file's address",
+      { url: "file:///etc/passwd", md5: REMOTE_MD5 },
+      "url is the string file:///etc/passwd; expected an address",
+    ],
+    ["no address", { url: "not one", md5: REMOTE_MD5 }, "url is the string not one"],
+    ["no checksum", { url: "http://127.0.0.1/x" }, "md5 is undefined"],
+    ["another checksum", { url: "http://127.0.0.1/x", md5: "abc" }, "md5 is the string abc"],
+    ["a negative size", { url: "http://127.0.0.1/x", md5: REMOTE_MD5, bytes: -1 }, "bytes is the number -1"],
+  ])("refuses %s", async (_, file, message) => {
+    await expectDataError(downloadFile(file as never, join(root, "x")), message);
+    await expectDataError(
+      fetchDataset("x", { archive: false, files: [file as never] }, { cache: root }),
+      message,
+    );
+  });
+
+  it("refuses names that lead out of the cache", async () => {
+    const files = [{ url: "http://127.0.0.1/x", md5: REMOTE_MD5 }];
+    for (const name of ["..", "../x", "a/b", "", "a\u0000", undefined]) {
+      await expectDataError(
+        fetchDataset(name as never, { archive: false, files }, { cache: root }),
+        "name is",
+      );
+    }
+    const unnamed = [{ url: "http://127.0.0.1/", md5: REMOTE_MD5 }];
+    await expectDataError(
+      fetchDataset("x", { archive: false, files: unnamed }, { cache: root }),
+      "ends in no file's name",
+    );
+    await expectDataError(fetchDataset("x", undefined as never, { cache: root }), "remote is undefined");
+  });
+});
+
 describe("fetchDataset", () => {
   /** A CIFAR-10 archive as published: one directory with the batches, two records each. */
   async function archive(): Promise<Uint8Array> {
@@ -260,7 +469,8 @@ describe("fetchDataset", () => {
   it("knows official addresses with a checksum each", () => {
     const all = Object.values(REMOTE_DATASETS).flatMap(({ files }) => files);
     expect(all.length).toBe(6);
-    for (const { url, md5: sum } of all) {
+    for (const { url, md5: sum, bytes } of all) {
+      expect(bytes).toBeGreaterThan(5000);
       expect(new URL(url).pathname).toMatch(/\.gz$/);
       expect(sum).toMatch(/^[0-9a-f]{32}$/);
     }
@@ -310,7 +520,7 @@ describe("fusenorm data", () => {
     const fetchCifar = () => fusenorm("fetch", "cifar10", "--cache", join(root, "c"), "--mirror", base);
     await expectDataError(fetchCifar(), "cifar-10-binary.tar.gz: the server answered 404");
     behaviour.files["cifar-10-binary.tar.gz"] = CONTENT;
-    await expectDataError(fetchCifar(), "wrong checksum: expected md5 c32a1d4ab5d03f1284b67883e8d87530");
+    await expectDataError(fetchCifar(), "the server's file has 300000 bytes; expected 170052171");
     expect(await readdir(join(root, "c"))).toEqual([]);
   });
 });
