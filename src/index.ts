@@ -78,6 +78,7 @@ export type { Shape } from "./tensor/shape.ts";
 export { Tensor, type TensorData, type TensorOptions } from "./tensor/tensor.ts";
 export { type Checkpoint, decodeCheckpoint, encodeCheckpoint } from "./train/checkpoint.ts";
 export * from "./train/probes.ts";
+export type { EvalEntry, LogEntry, TrainHistory } from "./train/run-state.ts";
 export {
   argmaxCounts,
   describe,
@@ -89,14 +90,5 @@ export {
   squaredDistance,
   type TensorStatistics,
 } from "./train/statistics.ts";
-export {
-  defaultTrainOptions,
-  type EvalEntry,
-  evaluate,
-  type LogEntry,
-  type RunCallbacks,
-  Trainer,
-  type TrainHistory,
-  type TrainOptions,
-  type TrainProgress,
-} from "./train/trainer.ts";
+export { defaultTrainOptions, type TrainOptions } from "./train/train-options.ts";
+export { evaluate, type RunCallbacks, Trainer, type TrainProgress } from "./train/trainer.ts";

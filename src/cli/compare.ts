@@ -6,7 +6,8 @@ import type { ResNetNorm } from "../nn/models/resnet.ts";
 import { loadDataset } from "../node/datasets.ts";
 import { writeFileAtomic } from "../node/files.ts";
 import { requestGpu } from "../node/request.ts";
-import { checkTrainOptions, Trainer, type TrainOptions } from "../train/trainer.ts";
+import { type TrainOptions, trainOptions } from "../train/train-options.ts";
+import { Trainer } from "../train/trainer.ts";
 import { listOf, makeOutDirectory, positiveNumber } from "./options.ts";
 import { TrainingProgress } from "./progress.ts";
 import { addTrainOptions } from "./train.ts";
@@ -55,10 +56,7 @@ export function registerCompare(program: Command): void {
 
 async function compare(flags: CompareFlags): Promise<void> {
   const { data: source, out, norm: norms, lr: rates, ...shared } = flags;
-  const configurations = norms.flatMap((norm) =>
-    rates.map((lr): TrainOptions => ({ ...shared, maxSteps: shared.maxSteps ?? null, norm, lr })),
-  );
-  for (const options of configurations) checkTrainOptions(options);
+  const configurations = norms.flatMap((norm) => rates.map((lr) => trainOptions({ ...shared, norm, lr })));
   const data = await loadDataset(source);
   const gpu = await requestGpu();
   const progress = new TrainingProgress();

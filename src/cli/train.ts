@@ -10,7 +10,8 @@ import { writeFileAtomic } from "../node/files.ts";
 import { requestGpu } from "../node/request.ts";
 import { decodeCheckpoint, encodeCheckpoint } from "../train/checkpoint.ts";
 import { chromeTrace, summarizeTimings } from "../train/profile-report.ts";
-import { checkTrainOptions, defaultTrainOptions, Trainer, type TrainOptions } from "../train/trainer.ts";
+import { defaultTrainOptions, type TrainOptions, trainOptions } from "../train/train-options.ts";
+import { Trainer } from "../train/trainer.ts";
 import { measureCopyBandwidth, measureMatmul } from "./measure.ts";
 import { integer, makeOutDirectory, number, positiveInteger } from "./options.ts";
 import { TrainingProgress } from "./progress.ts";
@@ -61,8 +62,7 @@ export function registerTrain(program: Command): void {
 
 async function train(flags: TrainFlags): Promise<void> {
   const { data: source, out, resume, profile, ...rest } = flags;
-  const options: TrainOptions = { ...rest, maxSteps: rest.maxSteps ?? null };
-  checkTrainOptions(options);
+  const options = trainOptions(rest);
   const checkpointFile = join(out, CHECKPOINT_FILE);
   if (existsSync(checkpointFile) && !resume) {
     throw new UsageError(`train: ${checkpointFile} exists; pass --resume to go on from it, or another --out`);

@@ -4,6 +4,7 @@ import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { DataError, UsageError } from "../errors.ts";
 import type { AdapterSummary } from "../gpu/device.ts";
+import { fromJson, toJson } from "../json.ts";
 import { writeFileAtomic } from "../node/files.ts";
 import type { Cell, Configuration, Experiment, Preset } from "./experiment.ts";
 
@@ -30,33 +31,6 @@ export interface StoredCell extends Cell {
   preset: Preset;
   dataset: string;
   adapter: AdapterSummary;
-}
-
-// JSON has no NaN and no infinities; diverged runs are full of them.
-const NON_FINITE = new Map([
-  ["#NaN", Number.NaN],
-  ["#Infinity", Number.POSITIVE_INFINITY],
-  ["#-Infinity", Number.NEGATIVE_INFINITY],
-]);
-
-/** JSON in which NaN and infinities are the strings "#NaN", "#Infinity", "#-Infinity". */
-export function toJson(value: unknown, indent?: number): string {
-  return JSON.stringify(
-    value,
-    (_key, item) =>
-      ArrayBuffer.isView(item)
-        ? Array.from(item as unknown as ArrayLike<number>, (v) => (Number.isFinite(v) ? v : `#${v}`))
-        : typeof item === "number" && !Number.isFinite(item)
-          ? `#${item}`
-          : item,
-    indent,
-  );
-}
-
-export function fromJson(text: string): unknown {
-  return JSON.parse(text, (_key, item) =>
-    typeof item === "string" && NON_FINITE.has(item) ? NON_FINITE.get(item) : item,
-  );
 }
 
 /** Every cell of a run, in the order in which it is run: all machines of a sharded run agree on it. */

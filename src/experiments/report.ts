@@ -1,8 +1,9 @@
 // From the cells of a run to verdicts, figures, report.html and report.json.
 
 import { join } from "node:path";
+import { toJson } from "../json.ts";
 import { writeFileAtomic } from "../node/files.ts";
-import { listCells, type RunDirectory, type RunManifest, type StoredCell, toJson } from "./cells.ts";
+import { listCells, type RunDirectory, type RunManifest, type StoredCell } from "./cells.ts";
 import type { Experiment, ExperimentReport, Finding, Verdict } from "./experiment.ts";
 import { escapeHtml, htmlPage, htmlTable } from "./page.ts";
 

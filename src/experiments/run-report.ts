@@ -1,5 +1,5 @@
 import type { AdapterSummary } from "../gpu/device.ts";
-import type { TrainHistory } from "../train/trainer.ts";
+import type { TrainHistory } from "../train/run-state.ts";
 import { escapeHtml, htmlFigures, htmlPage, htmlTable } from "./page.ts";
 import { lineChart } from "./plot.ts";
 

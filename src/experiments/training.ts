@@ -1,7 +1,9 @@
 // Training runs as cells: what `learning-rates`, `bn-last-layer` and the grid of `sgd-noise` share.
 
 import type { ResNetNorm } from "../nn/models/resnet.ts";
-import { Trainer, type TrainHistory, type TrainOptions } from "../train/trainer.ts";
+import type { TrainHistory } from "../train/run-state.ts";
+import type { TrainOptions } from "../train/train-options.ts";
+import { Trainer } from "../train/trainer.ts";
 import type { Cell, CellContext, Configuration } from "./experiment.ts";
 import type { Point, Series } from "./plot.ts";
 import { shrinkImages } from "./setup.ts";

@@ -1,8 +1,10 @@
+import { checkChoice } from "../options.ts";
 import type { Random } from "../tensor/random.ts";
 import { type Shape, sizeOf } from "../tensor/shape.ts";
 
+export const INITS = ["xavier", "xavier_normal", "he", "he_uniform"] as const;
 /** How weights start. `xavier` is the paper's choice; `he` suits ReLU networks without normalisation. */
-export type Init = "xavier" | "xavier_normal" | "he" | "he_uniform";
+export type Init = (typeof INITS)[number];
 
 /**
  * Initial weights of shape [K, R, S, C] or [K, C].
@@ -12,8 +14,10 @@ export type Init = "xavier" | "xavier_normal" | "he" | "he_uniform";
  * - `he`: normal with variance 2 / fanIn; `he_uniform`: the same variance, uniform. He et al. (2015).
  *
  * fanIn = R·S·C, fanOut = R·S·K.
+ * @throws UsageError for a name that is none of these
  */
 export function initWeights(shape: Shape, init: Init, random: Random): Float32Array {
+  checkChoice("initWeights", "init", init, INITS);
   const fanIn = sizeOf(shape.slice(1));
   const fanOut = (shape[0]! * fanIn) / shape.at(-1)!;
   const variance = init.startsWith("xavier") ? 2 / (fanIn + fanOut) : 2 / fanIn;

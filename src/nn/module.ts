@@ -96,6 +96,12 @@ export abstract class Module {
 
   /** Overwrites parameters and buffers. @throws ShapeError before anything is written, if names or shapes differ. */
   loadStateDict(state: StateDict): void {
+    this.checkStateDict(state);
+    for (const [name, tensor] of this.tensors()) tensor.write(state[name]!.data);
+  }
+
+  /** What `loadStateDict` checks. @throws ShapeError */
+  checkStateDict(state: StateDict): void {
     const own = new Map(this.tensors());
     const missing = [...own.keys()].filter((name) => !(name in state));
     const unknown = Object.keys(state).filter((name) => !own.has(name));
@@ -111,7 +117,6 @@ export abstract class Module {
         );
       }
     }
-    for (const [name, tensor] of own) tensor.write(state[name]!.data);
   }
 
   /** Frees parameters, their gradients, and buffers. */

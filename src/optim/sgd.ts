@@ -201,6 +201,16 @@ export class SGD {
    * @throws ShapeError before anything is written
    */
   loadStateDict(state: StateDict): void {
+    this.checkStateDict(state);
+    for (const [i, { velocity }] of this.slots.entries()) {
+      const theirs = state[`velocity.${i}`];
+      if (theirs) velocity!.write(theirs.data);
+      else if (velocity) this.gpu.fillWords(velocity.overwrite(), UNSTEPPED);
+    }
+  }
+
+  /** What `loadStateDict` checks. @throws ShapeError */
+  checkStateDict(state: StateDict): void {
     const known = new Set(this.slots.map((_, i) => `velocity.${i}`));
     for (const [name, { shape, dtype, data }] of Object.entries(state)) {
       if (name === "steps") continue; // written by version 0.1.0
@@ -220,11 +230,6 @@ export class SGD {
             `${formatShape(velocity.shape)} of float32`,
         );
       }
-    }
-    for (const [i, { velocity }] of this.slots.entries()) {
-      const theirs = state[`velocity.${i}`];
-      if (theirs) velocity!.write(theirs.data);
-      else if (velocity) this.gpu.fillWords(velocity.overwrite(), UNSTEPPED);
     }
   }
 

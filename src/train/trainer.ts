@@ -1,93 +1,31 @@
 import { noGrad } from "../autograd/tape.ts";
-import { channelMoments, type DatasetSplits } from "../data/dataset.ts";
+import { channelMoments, type DatasetSplits, type ImageDataset } from "../data/dataset.ts";
 import { DeviceDataset } from "../data/device-dataset.ts";
 import { BatchSampler, DataLoader } from "../data/loader.ts";
-import { DataError, UsageError } from "../errors.ts";
-import type { Gpu } from "../gpu/device.ts";
+import { DataError, FusenormError, UsageError } from "../errors.ts";
+import { Gpu } from "../gpu/device.ts";
 import type { Plan } from "../gpu/plan.ts";
 import type { KernelTiming } from "../gpu/profiler.ts";
-import type { Init } from "../nn/init.ts";
-import { checkResNetOptions, type ResNetCifar, type ResNetNorm, resnetCifar } from "../nn/models/resnet.ts";
+import { type ResNetCifar, resnetCifar } from "../nn/models/resnet.ts";
 import type { StateDict } from "../nn/module.ts";
 import { accuracy } from "../ops/accuracy.ts";
 import { softmaxCrossEntropy } from "../ops/softmax_cross_entropy.ts";
 import { cosine, multiStep, type Schedule, warmup } from "../optim/schedule.ts";
 import { SGD } from "../optim/sgd.ts";
+import { checkOptions, isPlain, optionNames, show } from "../options.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Checkpoint } from "./checkpoint.ts";
-
-/** Everything that decides a run: the same options, data and adapter give the same losses, bit for bit. */
-export interface TrainOptions {
-  depth: number;
-  width: number;
-  norm: ResNetNorm;
-  init: Init;
-  lr: number;
-  /** `step`: divided by 10 at 50 % and 75 % of the run, as in the paper. */
-  schedule: "constant" | "step" | "cosine";
-  /** Steps over which the learning rate rises linearly from 0. */
-  warmupSteps: number;
-  momentum: number;
-  nesterov: boolean;
-  weightDecay: number;
-  batchSize: number;
-  epochs: number;
-  /** Ends the run after so many steps, also inside an epoch; null runs all epochs. */
-  maxSteps: number | null;
-  /** Random crop after padding by 4, and horizontal flip. */
-  augment: boolean;
-  seed: number;
-  /** Steps between two readings of loss and accuracy. */
-  logEvery: number;
-  /** Record the first step and replay it (see `gpu.capture`): the same numbers, sooner. */
-  capture: boolean;
-}
-
-/** The paper's recipe (§ 3), but for depth and epochs. */
-export const defaultTrainOptions: TrainOptions = {
-  depth: 20,
-  width: 16,
-  norm: "batch",
-  init: "xavier",
-  lr: 0.1,
-  schedule: "step",
-  warmupSteps: 0,
-  momentum: 0.9,
-  nesterov: false,
-  weightDecay: 5e-4,
-  batchSize: 128,
-  epochs: 10,
-  maxSteps: null,
-  augment: true,
-  seed: 0,
-  logEvery: 10,
-  capture: true,
-};
-
-/** Means over the steps since the entry before. */
-export interface LogEntry {
-  /** Steps done. */
-  step: number;
-  epoch: number;
-  loss: number;
-  /** Share of training images classified right, 0 … 1. */
-  accuracy: number;
-  lr: number;
-}
-
-export interface EvalEntry {
-  step: number;
-  epoch: number;
-  testLoss: number;
-  testAccuracy: number;
-}
-
-export interface TrainHistory {
-  log: LogEntry[];
-  evals: EvalEntry[];
-  /** The step at which the loss passed 10³ or was not finite (the paper's criterion), or null. */
-  divergedAt: number | null;
-}
+import {
+  DIVERGED_LOSS,
+  decodeRunState,
+  describeSplits,
+  type EvalEntry,
+  encodeRunState,
+  type LogEntry,
+  type SplitsDescription,
+  type TrainHistory,
+} from "./run-state.ts";
+import { type TrainOptions, trainOptions } from "./train-options.ts";
 
 export interface TrainProgress extends LogEntry {
   totalSteps: number;
@@ -100,47 +38,22 @@ export interface RunCallbacks {
   onEval?: (entry: EvalEntry) => void;
   /** Called at the end of each epoch and of the run with what `resume` needs. */
   onCheckpoint?: (state: Checkpoint) => void | Promise<void>;
+  /** Call `onCheckpoint` also after every so many steps. Default: never. */
+  checkpointEvery?: number;
   /** Stops the run at the next reading; the state is checkpointed first. */
   signal?: AbortSignal;
   /** Measure on the test set after each epoch. Default true. */
   evaluate?: boolean;
 }
 
-/** Loss above this is divergence (paper, § 3.1). */
-const DIVERGED_LOSS = 1e3;
-
-/** @throws UsageError naming the first option that is out of range. */
-export function checkTrainOptions(options: TrainOptions): void {
-  const rule = (name: keyof TrainOptions, ok: boolean, expected: string) => {
-    if (!ok) throw new UsageError(`train: ${name} is ${options[name]}; expected ${expected}`);
-  };
-  const count = (value: number | null, low: number) => Number.isInteger(value) && value! >= low;
-  checkResNetOptions(options);
-  rule("lr", Number.isFinite(options.lr) && options.lr > 0, "a number above 0");
-  rule("momentum", options.momentum >= 0 && options.momentum < 1, "a number from 0 to below 1");
-  rule("nesterov", !options.nesterov || options.momentum > 0, "false, or a momentum above 0");
-  rule(
-    "weightDecay",
-    Number.isFinite(options.weightDecay) && options.weightDecay >= 0,
-    "a number of at least 0",
-  );
-  rule("batchSize", count(options.batchSize, 1), "a positive integer");
-  rule("epochs", count(options.epochs, 1), "a positive integer");
-  rule("maxSteps", options.maxSteps === null || count(options.maxSteps, 1), "a positive integer, or null");
-  rule("warmupSteps", count(options.warmupSteps, 0), "an integer of at least 0");
-  rule("logEvery", count(options.logEvery, 1), "a positive integer");
-  rule("seed", count(options.seed, 0) && options.seed < 2 ** 32, "an integer from 0 to 2³² − 1");
-  rule(
-    "schedule",
-    ["constant", "step", "cosine"].includes(options.schedule),
-    '"constant", "step" or "cosine"',
-  );
-  rule(
-    "init",
-    ["xavier", "xavier_normal", "he", "he_uniform"].includes(options.init),
-    '"xavier", "xavier_normal", "he" or "he_uniform"',
-  );
-}
+const CALLBACKS = optionNames<RunCallbacks>({
+  onLog: 0,
+  onEval: 0,
+  onCheckpoint: 0,
+  checkpointEvery: 0,
+  signal: 0,
+  evaluate: 0,
+});
 
 /** Trains one `resnetCifar` on one data set. */
 export class Trainer {
@@ -151,7 +64,6 @@ export class Trainer {
   private readonly optimizer: SGD;
   private readonly sampler: BatchSampler;
   private readonly dataset: DeviceDataset;
-  private readonly datasetName: string;
   private readonly testLoader: DataLoader;
   private readonly schedule: Schedule;
   private readonly indices: Tensor;
@@ -163,20 +75,24 @@ export class Trainer {
   private plan: Plan<void> | null = null;
   private stepsDone = 0;
   private stepsSinceLog = 0;
+  /** What is awaited now: the state may be read between steps only. */
+  private phase: "idle" | "training" | "checkpoint" = "idle";
+  private described: SplitsDescription | null = null;
 
   /** @throws UsageError, ShapeError on options that are out of range, before anything is allocated. */
+  /** @throws UsageError or DataError naming the first option that is out of range, or what of the data does not fit. */
   constructor(
     private readonly gpu: Gpu,
-    data: DatasetSplits,
+    private readonly data: DatasetSplits,
     options: Partial<TrainOptions> = {},
   ) {
-    this.options = { ...defaultTrainOptions, ...options };
-    checkTrainOptions(this.options);
+    if (!(gpu instanceof Gpu)) throw new UsageError(`Trainer: gpu is ${show(gpu)}; expected a Gpu`);
+    checkSplits(data);
+    this.options = trainOptions(options);
     const { batchSize, seed, augment, epochs, maxSteps } = this.options;
     const moments = channelMoments(data.train);
     const shared = { ...moments, seed };
     this.sampler = new BatchSampler({ count: data.train.count, batchSize, seed, dropLast: true });
-    this.datasetName = data.train.name;
     this.testLoader = new DataLoader(data.test, {
       ...shared,
       batchSize: Math.min(data.test.count, Math.max(batchSize, 100)),
@@ -186,8 +102,9 @@ export class Trainer {
     this.totalSteps = maxSteps === null ? all : Math.min(all, maxSteps);
     this.schedule = makeSchedule(this.options, this.totalSteps);
     const { height, width, channels, classes } = data.train;
-    this.model = resnetCifar(gpu, { ...this.options, inChannels: channels, classes });
-    this.optimizer = new SGD(this.model.parameters(), this.options);
+    const { depth, width: filters, norm, init, lr, momentum, weightDecay, nesterov } = this.options;
+    this.model = resnetCifar(gpu, { depth, width: filters, norm, init, seed, inChannels: channels, classes });
+    this.optimizer = new SGD(this.model.parameters(), { lr, momentum, weightDecay, nesterov });
     this.dataset = new DeviceDataset(gpu, data.train, {
       ...shared,
       augment: augment ? { pad: 4, flip: true } : null,
@@ -208,33 +125,66 @@ export class Trainer {
     return Math.floor(this.stepsDone / this.sampler.batchesPerEpoch);
   }
 
-  /** Runs to the end (or divergence, or abort), evaluating on the test set after each epoch. */
+  /**
+   * Runs to the end (or divergence, or abort), evaluating on the test set after each epoch.
+   * @throws DeviceLostError if the device is lost: this trainer is then of no more use (see `trainThroughLosses`)
+   */
   async run(callbacks: RunCallbacks = {}): Promise<TrainHistory> {
-    const { batchesPerEpoch } = this.sampler;
-    const clock = { time: performance.now(), step: this.stepsDone };
-    while (this.stepsDone < this.totalSteps && this.history.divergedAt === null) {
-      this.trainStep();
-      const epochEnds = this.stepsDone % batchesPerEpoch === 0 || this.stepsDone === this.totalSteps;
-      if (this.stepsSinceLog < this.options.logEvery && !epochEnds) continue;
-
-      const entry = await this.readLog();
-      const now = performance.now();
-      const imagesPerSecond =
-        ((this.stepsDone - clock.step) * this.options.batchSize * 1e3) / (now - clock.time);
-      Object.assign(clock, { time: now, step: this.stepsDone });
-      const secondsLeft = ((this.totalSteps - this.stepsDone) * this.options.batchSize) / imagesPerSecond;
-      callbacks.onLog?.({ ...entry, totalSteps: this.totalSteps, imagesPerSecond, secondsLeft });
-      const aborted = callbacks.signal?.aborted === true;
-      if (epochEnds && callbacks.evaluate !== false && this.history.divergedAt === null) {
-        const result = await evaluate(this.gpu, this.model, this.testLoader);
-        this.history.evals.push({ step: this.stepsDone, epoch: this.epoch, ...result });
-        callbacks.onEval?.(this.history.evals.at(-1)!);
-        clock.time = performance.now();
-      }
-      if (epochEnds || aborted) await callbacks.onCheckpoint?.(await this.state());
-      if (aborted) break;
+    checkOptions("Trainer.run", callbacks as unknown, CALLBACKS, "callbacks");
+    const { checkpointEvery = Number.POSITIVE_INFINITY, evaluate: evaluates = true, signal } = callbacks;
+    if (!(checkpointEvery >= 1)) {
+      throw new UsageError(
+        `Trainer.run: checkpointEvery is ${show(checkpointEvery)}; expected a positive number of steps`,
+      );
     }
-    return this.history;
+    this.begin("run");
+    try {
+      const { batchesPerEpoch } = this.sampler;
+      const clock = { time: performance.now(), step: this.stepsDone };
+      let checkpointed = this.stepsDone;
+      while (this.stepsDone < this.totalSteps && this.history.divergedAt === null) {
+        this.trainStep();
+        const epochEnds = this.stepsDone % batchesPerEpoch === 0 || this.stepsDone === this.totalSteps;
+        const reading = this.stepsSinceLog >= this.options.logEvery || epochEnds;
+        const due = this.stepsDone - checkpointed >= checkpointEvery;
+        if (!reading && !due) continue;
+
+        if (reading) {
+          const entry = await this.readLog();
+          const now = performance.now();
+          const imagesPerSecond =
+            ((this.stepsDone - clock.step) * this.options.batchSize * 1e3) / (now - clock.time);
+          Object.assign(clock, { time: now, step: this.stepsDone });
+          const secondsLeft = ((this.totalSteps - this.stepsDone) * this.options.batchSize) / imagesPerSecond;
+          callbacks.onLog?.({ ...entry, totalSteps: this.totalSteps, imagesPerSecond, secondsLeft });
+        }
+        const aborted = signal?.aborted === true;
+        if (epochEnds && evaluates && this.history.divergedAt === null) {
+          const result = await evaluate(this.gpu, this.model, this.testLoader);
+          this.history.evals.push({ step: this.stepsDone, epoch: this.epoch, ...result });
+          callbacks.onEval?.(this.history.evals.at(-1)!);
+          clock.time = performance.now();
+        }
+        if (callbacks.onCheckpoint && (epochEnds || due || aborted)) {
+          this.phase = "checkpoint";
+          await callbacks.onCheckpoint(await this.state());
+          this.phase = "training";
+          checkpointed = this.stepsDone;
+        }
+        if (aborted) break;
+      }
+      return this.history;
+    } finally {
+      this.phase = "idle";
+    }
+  }
+
+  /** Nothing else may change the state while steps are made. */
+  private begin(what: string): void {
+    if (this.phase !== "idle") {
+      throw new UsageError(`Trainer.${what}: a run of this trainer is under way; await it first`);
+    }
+    this.phase = "training";
   }
 
   /**
@@ -242,10 +192,15 @@ export class Trainer {
    * @throws DeviceError if the adapter has no timestamp queries
    */
   async profileStep(): Promise<KernelTiming[]> {
-    this.loadBatch();
-    const timings = await this.gpu.profile(() => this.computeStep());
-    this.countStep();
-    return timings;
+    this.begin("profileStep");
+    try {
+      this.loadBatch();
+      const timings = await this.gpu.profile(() => this.computeStep());
+      this.countStep();
+      return timings;
+    } finally {
+      this.phase = "idle";
+    }
   }
 
   /** The first step is recorded, the others replay it: nothing is allocated, one submit each. */
@@ -310,62 +265,85 @@ export class Trainer {
 
   /** All that `resume` needs to go on as if nothing had happened. Call between `run`s, or in `onCheckpoint`. */
   async state(): Promise<Checkpoint> {
+    if (this.phase === "training") {
+      throw new UsageError(
+        "Trainer.state: called while run() makes steps, so that its tensors would be of different steps; take the state that " +
+          "onCheckpoint gets (checkpointEvery says how often), or call it between runs",
+      );
+    }
     const tensors: StateDict = {};
-    for (const [name, tensor] of Object.entries(await this.model.stateDict()))
-      tensors[`model.${name}`] = tensor;
-    for (const [name, tensor] of Object.entries(await this.optimizer.stateDict()))
-      tensors[`optimizer.${name}`] = tensor;
-    const { options, stepsDone, history } = this;
+    for (const [part, owner] of Object.entries({ model: this.model, optimizer: this.optimizer }))
+      for (const [name, tensor] of Object.entries(await owner.stateDict()))
+        tensors[`${part}.${name}`] = tensor;
+    for (const [name, tensor] of Object.entries(this.sums))
+      tensors[`trainer.${name}`] = { shape: [1], dtype: "float32", data: await tensor.read() };
+    const { options, stepsDone: step, stepsSinceLog, history } = this;
     return {
       tensors,
-      metadata: {
-        format: "fusenorm-train-1",
-        options: JSON.stringify(options),
-        dataset: this.datasetName,
-        step: String(stepsDone),
-        history: JSON.stringify(history),
-      },
+      metadata: encodeRunState({ options, data: this.description, step, stepsSinceLog, history }),
     };
   }
 
   /**
-   * Goes on from a checkpoint of the same options and data.
-   * @throws DataError if they differ; nothing is changed then. `epochs` and `maxSteps` may differ under a constant schedule.
+   * Goes on from a checkpoint of the same options and data: names, sizes, classes and every byte of the images and labels are
+   * compared. `epochs` and `maxSteps` may differ under a constant schedule, and `capture` always.
+   * @throws DataError if they differ, or if the checkpoint is malformed; nothing is changed then.
    */
-  resume({ tensors, metadata }: Checkpoint): void {
-    if (metadata.format !== "fusenorm-train-1") {
-      throw new DataError(`resume: the checkpoint's format is ${metadata.format}; expected fusenorm-train-1`);
-    }
-    const theirs = JSON.parse(metadata.options!) as TrainOptions;
-    const free: (keyof TrainOptions)[] = ["capture"];
-    if (this.options.schedule === "constant") free.push("epochs", "maxSteps");
-    for (const name of Object.keys(theirs) as (keyof TrainOptions)[]) {
-      if (theirs[name] !== this.options[name] && !free.includes(name)) {
+  resume(checkpoint: Checkpoint): void {
+    this.begin("resume");
+    try {
+      if (!isPlain(checkpoint) || !isPlain(checkpoint.tensors)) {
         throw new DataError(
-          `resume: the checkpoint was trained with ${name} ${theirs[name]}, this run has ${this.options[name]}; expected the same`,
+          `resume: the checkpoint is ${show(checkpoint)}; expected { tensors, metadata }, as decodeCheckpoint gives it`,
         );
       }
+      const { options, description: data, totalSteps } = this;
+      const state = decodeRunState(checkpoint.metadata, { options, data, totalSteps });
+      const parts: Record<string, StateDict> = { model: {}, optimizer: {}, trainer: {} };
+      for (const [name, tensor] of Object.entries(checkpoint.tensors)) {
+        const [owner = "", ...rest] = name.split(".");
+        const part = Object.hasOwn(parts, owner) ? parts[owner] : undefined;
+        if (!part)
+          throw new DataError(
+            `resume: the checkpoint holds ${show(name)}; expected model.…, optimizer.… and trainer.…`,
+          );
+        part[rest.join(".")] = tensor;
+      }
+      try {
+        this.model.checkStateDict(parts.model!);
+        this.optimizer.checkStateDict(parts.optimizer!);
+      } catch (cause) {
+        if (!(cause instanceof FusenormError)) throw cause;
+        throw new DataError(`resume: the checkpoint's tensors do not fit: ${cause.message}`, { cause });
+      }
+      for (const name of Object.keys(this.sums)) {
+        const { data: values, shape } = parts.trainer![name] ?? {};
+        if (!(values instanceof Float32Array) || values.length !== 1 || shape?.length !== 1) {
+          throw new DataError(
+            `resume: the checkpoint's trainer.${name} is ${show(values)}; expected one float32 number`,
+          );
+        }
+      }
+      this.model.loadStateDict(parts.model!);
+      this.optimizer.loadStateDict(parts.optimizer!);
+      for (const [name, tensor] of Object.entries(this.sums)) tensor.write(parts.trainer![name]!.data);
+      this.stepsDone = state.step;
+      this.stepsSinceLog = state.stepsSinceLog;
+      Object.assign(this.history, state.history);
+    } finally {
+      this.phase = "idle";
     }
-    if (metadata.dataset !== this.datasetName) {
-      throw new DataError(
-        `resume: the checkpoint was trained on ${metadata.dataset}, this run uses ${this.datasetName}; expected the same`,
-      );
-    }
-    const part = (prefix: string): StateDict =>
-      Object.fromEntries(
-        Object.entries(tensors)
-          .filter(([name]) => name.startsWith(prefix))
-          .map(([name, tensor]) => [name.slice(prefix.length), tensor]),
-      );
-    this.model.loadStateDict(part("model."));
-    this.optimizer.loadStateDict(part("optimizer."));
-    this.stepsDone = Number(metadata.step);
-    this.stepsSinceLog = 0;
-    // JSON has no NaN or infinity: a diverged loss was written as null.
-    const history = JSON.parse(metadata.history!, (key, value) =>
-      value === null && key === "loss" ? Number.NaN : value,
-    ) as TrainHistory;
-    Object.assign(this.history, history);
+  }
+
+  /** Over the steps since the last reading. */
+  private get sums(): Record<string, Tensor> {
+    return { loss_sum: this.lossSum, correct_sum: this.correctSum };
+  }
+
+  /** Hashing takes its time with large data: once, and only where there are checkpoints. */
+  private get description(): SplitsDescription {
+    this.described ??= describeSplits(this.data);
+    return this.described;
   }
 
   dispose(): void {
@@ -404,6 +382,25 @@ export async function evaluate(
     model.train();
     loss.dispose();
     correct.dispose();
+  }
+}
+
+/** @throws DataError unless there are two sets of images of one size and the same classes. */
+function checkSplits(data: DatasetSplits): void {
+  for (const split of ["train", "test"] as const) {
+    const set: Partial<ImageDataset> | undefined = data?.[split];
+    if (!(set?.images instanceof Uint8Array) || !(set.labels instanceof Uint8Array)) {
+      throw new DataError(
+        `Trainer: data.${split} is ${show(set)}; expected { train, test }, two data sets as imageDataset makes them`,
+      );
+    }
+  }
+  for (const name of ["height", "width", "channels", "classes"] as const) {
+    if (data.train[name] !== data.test[name]) {
+      throw new DataError(
+        `Trainer: ${name} is ${show(data.train[name])} in the training set, ${show(data.test[name])} in the test set; expected the same`,
+      );
+    }
   }
 }
 

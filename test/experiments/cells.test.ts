@@ -4,14 +4,12 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { imageDataset } from "../../src/data/dataset.ts";
 import {
-  fromJson,
   listCells,
   parseShard,
   RunDirectory,
   type RunManifest,
   shardFromEnvironment,
   shardOf,
-  toJson,
 } from "../../src/experiments/cells.ts";
 import {
   type Configuration,
@@ -22,6 +20,7 @@ import {
 import { EXPERIMENTS, selectExperiments } from "../../src/experiments/index.ts";
 import { buildReport, overall, reportHtml, reportJson, verdictText } from "../../src/experiments/report.ts";
 import { limitData, type RunnerOptions, runCells } from "../../src/experiments/runner.ts";
+import { fromJson, toJson } from "../../src/json.ts";
 
 const temporary = () => new RunDirectory(mkdtempSync(join(tmpdir(), "fusenorm-cells-")));
 

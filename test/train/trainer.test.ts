@@ -1,24 +1,9 @@
 import { describe, expect, it } from "vitest";
-import { imageDataset } from "../../src/data/dataset.ts";
 import { decodeCheckpoint, encodeCheckpoint } from "../../src/train/checkpoint.ts";
-import { Trainer, type TrainOptions } from "../../src/train/trainer.ts";
+import type { TrainOptions } from "../../src/train/train-options.ts";
+import { Trainer } from "../../src/train/trainer.ts";
 import { testGpu } from "../helpers/gpu.ts";
-import { generator } from "../helpers/numbers.ts";
-
-/** Small images whose class is where the bright square is: learnable in a few steps. */
-function squares(name: string, count: number, seed: number) {
-  const next = generator(seed);
-  const images = new Uint8Array(count * 64);
-  const labels = Uint8Array.from({ length: count }, (_, i) => {
-    const label = Math.floor(4 * next());
-    for (let p = 0; p < 64; p += 1) {
-      const inside = Math.floor(p / 32) === Math.floor(label / 2) && Math.floor((p % 8) / 4) === label % 2;
-      images[i * 64 + p] = 60 * next() + (inside ? 120 : 0);
-    }
-    return label;
-  });
-  return imageDataset({ name, images, labels, height: 8, width: 8, channels: 1, classNames: [..."abcd"] });
-}
+import { squares } from "../helpers/squares.ts";
 
 const data = { train: squares("squares train", 70, 1), test: squares("squares test", 33, 2) };
 const options: Partial<TrainOptions> = {
@@ -123,11 +108,11 @@ describe("Trainer", () => {
       [{ lr: Number.NaN }, /lr is NaN; expected a number above 0/],
       [{ momentum: 1 }, /momentum is 1/],
       [{ depth: 21 }, /depth is 21; expected 6n \+ 2/],
-      [{ norm: "layer" as never }, /norm is "layer"/],
+      [{ norm: "layer" as never }, /norm is "layer"; .*expected one of "batch", "none", "last"/],
       [{ batchSize: 0 }, /batchSize is 0/],
       [{ batchSize: 71 }, /batchSize 71 with dropLast leaves no batch of 70/],
       [{ seed: -1 }, /seed is -1/],
-      [{ schedule: "exponential" as never }, /schedule is exponential/],
+      [{ schedule: "exponential" as never }, /schedule is "exponential"/],
       [{ nesterov: true, momentum: 0 }, /nesterov is true/],
     ];
     for (const [wrong, message] of bad)

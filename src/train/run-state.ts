@@ -1,0 +1,263 @@
+// What a checkpoint says of its run beside the tensors, and the checks that it belongs to the run that is to go on from it.
+
+import type { DatasetSplits, ImageDataset } from "../data/dataset.ts";
+import { DataError } from "../errors.ts";
+import { fromJson, toJson } from "../json.ts";
+import { isPlain, show } from "../options.ts";
+import type { TrainOptions } from "./train-options.ts";
+
+/** The first format did not say which images it had been trained on. */
+const FORMAT = "fusenorm-train-2";
+
+/** Means over the steps since the entry before. */
+export interface LogEntry {
+  /** Steps done. */
+  step: number;
+  epoch: number;
+  loss: number;
+  /** Share of training images classified right, 0 … 1. */
+  accuracy: number;
+  lr: number;
+}
+
+export interface EvalEntry {
+  step: number;
+  epoch: number;
+  testLoss: number;
+  testAccuracy: number;
+}
+
+export interface TrainHistory {
+  log: LogEntry[];
+  evals: EvalEntry[];
+  /** The step at which the loss passed 10³ or was not finite (the paper's criterion), or null. */
+  divergedAt: number | null;
+}
+
+/** Loss above this is divergence (paper, § 3.1). */
+export const DIVERGED_LOSS = 1e3;
+
+/** A data set without its images: two with equal descriptions give equal runs. */
+export interface DataDescription {
+  name: string;
+  count: number;
+  height: number;
+  width: number;
+  channels: number;
+  classes: number;
+  classNames: string[];
+  /** Hashes of the bytes. */
+  images: string;
+  labels: string;
+}
+
+export interface SplitsDescription {
+  train: DataDescription;
+  test: DataDescription;
+}
+
+export function describeSplits({ train, test }: DatasetSplits): SplitsDescription {
+  return { train: describeData(train), test: describeData(test) };
+}
+
+function describeData(data: ImageDataset): DataDescription {
+  const { name, count, height, width, channels, classes, classNames } = data;
+  const sizes = { name, count, height, width, channels, classes, classNames: [...classNames] };
+  return { ...sizes, images: hash(data.images), labels: hash(data.labels) };
+}
+
+/**
+ * 64 bits, as hexadecimal digits: FNV-1a in two lanes with a multiplier each. It finds data that differ, in browsers too, where
+ * cryptographic hashes can't be had without waiting; it is no protection against somebody who wants it to collide.
+ */
+function hash(bytes: Uint8Array): string {
+  let a = 0x811c9dc5;
+  let b = 0x9e3779b9;
+  for (let i = 0; i < bytes.length; i += 1) {
+    const byte = bytes[i]!;
+    a = Math.imul(a ^ byte, 0x01000193);
+    b = Math.imul(b ^ byte, 0x85ebca6b);
+    // Products carry upwards only: bring the high bits down, too.
+    b ^= b >>> 15;
+  }
+  return [a, b].map((lane) => (lane >>> 0).toString(16).padStart(8, "0")).join("");
+}
+
+/** Where a run stands. */
+export interface RunState {
+  options: TrainOptions;
+  data: SplitsDescription;
+  /** Steps done. */
+  step: number;
+  /** Of those, the steps since the last entry of the log; their sums are among the tensors. */
+  stepsSinceLog: number;
+  history: TrainHistory;
+}
+
+/** As a checkpoint's metadata. */
+export function encodeRunState({
+  options,
+  data,
+  step,
+  stepsSinceLog,
+  history,
+}: RunState): Record<string, string> {
+  return {
+    format: FORMAT,
+    options: toJson(options),
+    data: toJson(data),
+    step: String(step),
+    stepsSinceLog: String(stepsSinceLog),
+    history: toJson(history),
+  };
+}
+
+/**
+ * The state in a checkpoint's metadata, if it is one of the run described by `here`.
+ * @throws DataError naming what is malformed or differs
+ */
+export function decodeRunState(
+  metadata: Readonly<Record<string, string>>,
+  here: Pick<RunState, "options" | "data"> & { totalSteps: number },
+): RunState {
+  if (!isPlain(metadata)) refuse("metadata", metadata, "an object of strings");
+  if (metadata.format === "fusenorm-train-1") {
+    throw new DataError(
+      "resume: the checkpoint is of an earlier version, which did not note the images it was trained on, so nobody can tell " +
+        "whether they are the same; start anew",
+    );
+  }
+  if (metadata.format !== FORMAT) refuse("format", metadata.format, FORMAT);
+  const options = object("options", parse(metadata, "options"));
+  const data = object("data", parse(metadata, "data"));
+  const step = count("step", parse(metadata, "step"));
+  const stepsSinceLog = count("stepsSinceLog", parse(metadata, "stepsSinceLog"));
+  const history = checkHistory(parse(metadata, "history"), step, stepsSinceLog);
+
+  const free: string[] = ["capture"];
+  if (here.options.schedule === "constant") free.push("epochs", "maxSteps");
+  compare("", options, here.options, free);
+  for (const split of ["train", "test"] as const) {
+    compare(`${split} data's `, object(`data.${split}`, data[split]), here.data[split]);
+  }
+  if (step > here.totalSteps) {
+    throw new DataError(
+      `resume: the checkpoint is of step ${step}, this run ends after ${here.totalSteps}; expected a run at least as long`,
+    );
+  }
+  return {
+    options: options as unknown as TrainOptions,
+    data: data as unknown as SplitsDescription,
+    step,
+    stepsSinceLog,
+    history,
+  };
+}
+
+function refuse(field: string, value: unknown, expected: string): never {
+  throw new DataError(
+    `resume: the checkpoint's ${field} is ${value === undefined ? "missing" : show(value)}; expected ${expected}`,
+  );
+}
+
+function parse(metadata: Readonly<Record<string, unknown>>, field: string): unknown {
+  const text = metadata[field];
+  if (typeof text !== "string") refuse(field, text, "JSON");
+  try {
+    return fromJson(text);
+  } catch {
+    return refuse(field, text, "JSON");
+  }
+}
+
+function object(field: string, value: unknown): Record<string, unknown> {
+  if (!isPlain(value)) refuse(field, value, "an object");
+  return value;
+}
+
+function count(field: string, value: unknown): number {
+  if (!Number.isSafeInteger(value) || (value as number) < 0) refuse(field, value, "an integer of at least 0");
+  return value as number;
+}
+
+/** Both ways: what only one side has differs as well. */
+function compare(what: string, theirs: object, ours: object, free: readonly string[] = []): void {
+  const [a, b] = [theirs, ours] as Record<string, unknown>[];
+  for (const name of new Set([...Object.keys(b!), ...Object.keys(a!)])) {
+    if (free.includes(name) || toJson(a![name]) === toJson(b![name])) continue;
+    const told = (value: unknown) => (value === undefined ? "nothing" : show(value));
+    throw new DataError(
+      what === ""
+        ? `resume: the checkpoint was trained with ${name} ${told(a![name])}, this run has ${told(b![name])}; expected the same`
+        : `resume: the ${what}${name} ${name === "images" || name === "labels" ? "have the hash" : "is"} ${told(a![name])} in the checkpoint, ` +
+            `${told(b![name])} in this run; expected the data that the checkpoint was trained on`,
+    );
+  }
+}
+
+/** The rule of each field. */
+type Fields<T> = { [K in keyof T]: readonly [(value: number) => boolean, string] };
+
+const SHARE = [(value: number) => value >= 0 && value <= 1, "a share from 0 to 1"] as const;
+const FINITE = [
+  (value: number) => value >= 0 && Number.isFinite(value),
+  "a finite number of at least 0",
+] as const;
+const ANY = [() => true, "a number"] as const;
+
+const LOG_ENTRY: Fields<LogEntry> = { step: ANY, epoch: FINITE, loss: ANY, accuracy: SHARE, lr: FINITE };
+const EVAL_ENTRY: Fields<EvalEntry> = { step: ANY, epoch: FINITE, testLoss: ANY, testAccuracy: SHARE };
+
+function checkHistory(value: unknown, step: number, stepsSinceLog: number): TrainHistory {
+  const { log, evals, divergedAt, ...rest } = object("history", value);
+  for (const name of Object.keys(rest))
+    refuse(`history.${name}`, rest[name], "log, evals and divergedAt alone");
+  const entries = checkEntries("history.log", log, LOG_ENTRY, step);
+  checkEntries("history.evals", evals, EVAL_ENTRY, step);
+  const logged = entries.at(-1)?.step ?? 0;
+  if (logged + stepsSinceLog !== step) {
+    refuse(
+      "stepsSinceLog",
+      stepsSinceLog,
+      `${step - logged}, the steps from the log's last entry (${logged}) to ${step}`,
+    );
+  }
+  // A run ends when it diverges: at its last reading.
+  const diverged = entries.find(({ loss }) => !(loss <= DIVERGED_LOSS))?.step ?? null;
+  if (divergedAt !== diverged || (diverged !== null && diverged !== logged)) {
+    refuse(
+      "history.divergedAt",
+      divergedAt,
+      `${diverged}, as the losses of its log say, and nothing after it`,
+    );
+  }
+  return value as TrainHistory;
+}
+
+function checkEntries<T extends { step: number }>(
+  field: string,
+  list: unknown,
+  fields: Fields<T>,
+  step: number,
+): T[] {
+  if (!Array.isArray(list)) refuse(field, list, "an array");
+  let last = 0;
+  for (const [i, item] of list.entries()) {
+    const entry = object(`${field}[${i}]`, item);
+    const names = Object.keys(fields) as (keyof T & string)[];
+    const unknown = Object.keys(entry).find((name) => !(name in fields));
+    if (unknown !== undefined)
+      refuse(`${field}[${i}].${unknown}`, entry[unknown], `none: ${names.join(", ")} alone`);
+    for (const name of names) {
+      const [ok, rule] = fields[name];
+      const found = entry[name];
+      if (typeof found !== "number" || !ok(found)) refuse(`${field}[${i}].${name}`, found, rule);
+    }
+    const at = entry.step as number;
+    if (!Number.isInteger(at) || at <= last || at > step) {
+      refuse(`${field}[${i}].step`, at, `an integer above ${last}, up to the checkpoint's step ${step}`);
+    }
+    last = at;
+  }
+  return list;
+}

@@ -1,0 +1,116 @@
+import { UsageError } from "../errors.ts";
+import { INITS, type Init } from "../nn/init.ts";
+import { checkResNetOptions, type ResNetNorm } from "../nn/models/resnet.ts";
+import { checkChoice, checkFlag, checkOptions, optionNames, show } from "../options.ts";
+
+/** Everything that decides a run: the same options, data and adapter give the same losses, bit for bit. */
+export interface TrainOptions {
+  depth: number;
+  width: number;
+  norm: ResNetNorm;
+  init: Init;
+  lr: number;
+  /** `step`: divided by 10 at 50 % and 75 % of the run, as in the paper. */
+  schedule: "constant" | "step" | "cosine";
+  /** Steps over which the learning rate rises linearly from 0. */
+  warmupSteps: number;
+  momentum: number;
+  nesterov: boolean;
+  weightDecay: number;
+  batchSize: number;
+  epochs: number;
+  /** Ends the run after so many steps, also inside an epoch; null runs all epochs. */
+  maxSteps: number | null;
+  /** Random crop after padding by 4, and horizontal flip. */
+  augment: boolean;
+  seed: number;
+  /** Steps between two readings of loss and accuracy. */
+  logEvery: number;
+  /** Record the first step and replay it (see `gpu.capture`): the same numbers, sooner. */
+  capture: boolean;
+}
+
+/** The paper's recipe (§ 3), but for depth and epochs. */
+export const defaultTrainOptions: TrainOptions = {
+  depth: 20,
+  width: 16,
+  norm: "batch",
+  init: "xavier",
+  lr: 0.1,
+  schedule: "step",
+  warmupSteps: 0,
+  momentum: 0.9,
+  nesterov: false,
+  weightDecay: 5e-4,
+  batchSize: 128,
+  epochs: 10,
+  maxSteps: null,
+  augment: true,
+  seed: 0,
+  logEvery: 10,
+  capture: true,
+};
+
+const KNOWN = optionNames<TrainOptions>({
+  depth: 0,
+  width: 0,
+  norm: 0,
+  init: 0,
+  lr: 0,
+  schedule: 0,
+  warmupSteps: 0,
+  momentum: 0,
+  nesterov: 0,
+  weightDecay: 0,
+  batchSize: 0,
+  epochs: 0,
+  maxSteps: 0,
+  augment: 0,
+  seed: 0,
+  logEvery: 0,
+  capture: 0,
+});
+
+/**
+ * `options` with defaults for those that are missing or undefined.
+ * @throws UsageError naming the first option that does not exist or is out of range.
+ */
+export function trainOptions(options: Partial<TrainOptions> = {}): TrainOptions {
+  checkOptions("Trainer", options, KNOWN);
+  const given = Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));
+  const all: TrainOptions = { ...defaultTrainOptions, ...given };
+  const rule = (name: keyof TrainOptions, ok: boolean, expected: string) => {
+    if (!ok) throw new UsageError(`train: ${name} is ${show(all[name])}; expected ${expected}`);
+  };
+  const count = (value: unknown, low: number) => Number.isSafeInteger(value) && (value as number) >= low;
+  const number = (value: unknown, ok: (v: number) => boolean) =>
+    Number.isFinite(value) && ok(value as number);
+  checkChoice("train", "norm", all.norm, ["batch", "none", "last"]);
+  checkChoice("train", "init", all.init, INITS);
+  checkChoice("train", "schedule", all.schedule, ["constant", "step", "cosine"]);
+  for (const name of ["nesterov", "augment", "capture"] as const) checkFlag("train", name, all[name]);
+  checkResNetOptions(all);
+  rule(
+    "lr",
+    number(all.lr, (lr) => lr > 0),
+    "a number above 0",
+  );
+  rule(
+    "momentum",
+    number(all.momentum, (momentum) => momentum >= 0 && momentum < 1),
+    "a number from 0 to below 1",
+  );
+  rule("nesterov", !all.nesterov || all.momentum > 0, "false, or a momentum above 0");
+  rule(
+    "weightDecay",
+    number(all.weightDecay, (decay) => decay >= 0),
+    "a number of at least 0",
+  );
+  rule("batchSize", count(all.batchSize, 1), "a positive integer");
+  rule("epochs", count(all.epochs, 1) && all.epochs < 2 ** 32, "a positive integer below 2³²");
+  rule("maxSteps", all.maxSteps === null || count(all.maxSteps, 1), "a positive integer, or null");
+  rule("warmupSteps", count(all.warmupSteps, 0), "an integer of at least 0");
+  rule("logEvery", count(all.logEvery, 1), "a positive integer");
+  rule("seed", count(all.seed, 0) && all.seed < 2 ** 32, "an integer from 0 to 2³² − 1");
+  return all;
+}
