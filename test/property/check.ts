@@ -1,0 +1,89 @@
+// Runs a property: so many cases, every failure shrunk and printed as something to paste, and on to the rest.
+
+import fc from "fast-check";
+
+/** Cases of all properties together. */
+export const RUNS = Number(process.env.FUSENORM_FUZZ_RUNS ?? 500);
+/** Of the first case: the same each time unless asked for. */
+export const SEED = Number(process.env.FUSENORM_FUZZ_SEED ?? 20180601);
+/** Failures of one property that are worth shrinking. */
+const FAILURES = RUNS > 500 ? 5 : 1;
+/** Calls of the body in which a failure is made smaller. */
+const SHRINKING = 250;
+
+/** Share of `RUNS`, at least one case. */
+export function casesOf(share: number): number {
+  return Math.max(1, Math.round(RUNS * share));
+}
+
+export interface Checked {
+  /** Cases whose body ran to its end. */
+  cases: number;
+  /** Cases that `fc.pre` refused. */
+  skipped: number;
+}
+
+/** @throws Error with every failure: its seed, its smallest case by `show`, what was wrong. */
+export async function checkProperty<T>(
+  name: string,
+  cases: number,
+  arbitrary: fc.Arbitrary<T>,
+  body: (value: T) => void | Promise<void>,
+  show: (value: T) => string = (value) => fc.stringify(value),
+): Promise<Checked> {
+  const failures: string[] = [];
+  const done = { cases: 0, skipped: 0 };
+  let seed = SEED;
+  for (let left = cases; left > 0 && failures.length < FAILURES; seed = (seed + 1) | 0) {
+    let failed = 0;
+    const property = fc.asyncProperty(arbitrary, async (value) => {
+      if (failed > SHRINKING) fc.pre(false);
+      if (failed > 0) failed += 1;
+      try {
+        await body(value);
+      } catch (error) {
+        if (!(error instanceof fc.PreconditionFailure)) failed ||= 1;
+        throw error;
+      }
+    });
+    const details = await fc.check(property, { numRuns: left, seed, maxSkipsPerRun: 1000 });
+    done.cases += details.numRuns;
+    done.skipped += details.numSkips;
+    left -= Math.max(1, details.numRuns);
+    if (!details.failed) break;
+    const error = details.errorInstance;
+    const reason = error instanceof Error ? (error.stack ?? error.message) : String(error);
+    const smallest = details.counterexample ? show(details.counterexample[0]) : "too many cases were refused";
+    failures.push(
+      `${name}: FUSENORM_FUZZ_SEED=${SEED} (case seed ${seed}, path ${details.counterexamplePath}, shrunk ${details.numShrinks} times)\n` +
+        `${smallest}\n${reason}`,
+    );
+  }
+  if (failures.length > 0) throw new Error(`${failures.length} failures\n\n${failures.join("\n\n")}`);
+  return done;
+}
+
+/**
+ * Whether `actual` is `expected` but for rounding: ‖actual − expected‖ against 1e-5 of ‖expected‖ (or `tolerance`), and against
+ * what noise makes of `expected`, since a sum may cancel.
+ */
+export function differs(
+  actual: ArrayLike<number>,
+  expected: ArrayLike<number>,
+  noisy: readonly ArrayLike<number>[] = [],
+  tolerance = 1e-5,
+): string | null {
+  if (actual.length !== expected.length) return `${actual.length} elements instead of ${expected.length}`;
+  const norm = (of: (i: number) => number) =>
+    Math.hypot(...Array.from({ length: expected.length }, (_, i) => of(i)));
+  const error = norm((i) => actual[i]! - expected[i]!);
+  const noise = Math.max(0, ...noisy.map((other) => norm((i) => other[i]! - expected[i]!)));
+  const allowed = tolerance * norm((i) => expected[i]!) + 10 * noise + 1e-30;
+  if (error <= allowed) return null;
+  const first = (values: ArrayLike<number>) =>
+    Array.from({ length: Math.min(4, values.length) }, (_, i) => values[i]!.toPrecision(6)).join(", ");
+  return (
+    `‖got − expected‖ = ${error.toPrecision(3)}, ‖expected‖ = ${norm((i) => expected[i]!).toPrecision(3)}, ` +
+    `allowed ${allowed.toPrecision(3)}; got ${first(actual)} …, expected ${first(expected)} …`
+  );
+}

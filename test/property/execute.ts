@@ -1,0 +1,432 @@
+// Runs a program of ./program.ts with the package.
+
+import { checkpoint } from "../../src/autograd/checkpoint.ts";
+import { noGrad } from "../../src/autograd/tape.ts";
+import type { Gpu } from "../../src/gpu/device.ts";
+import {
+  AvgPool2d,
+  BatchNorm2d,
+  Conv2d,
+  Flatten,
+  Linear,
+  MaxPool2d,
+  ReLU,
+  Sequential,
+} from "../../src/nn/layers.ts";
+import type { Module } from "../../src/nn/module.ts";
+import { batchNorm } from "../../src/ops/batch_norm.ts";
+import { concat } from "../../src/ops/concat.ts";
+import { conv2d } from "../../src/ops/conv2d.ts";
+import { add, mul, relu, scale, sub } from "../../src/ops/elementwise.ts";
+import { groupNorm } from "../../src/ops/group_norm.ts";
+import { linear } from "../../src/ops/linear.ts";
+import { pad } from "../../src/ops/pad.ts";
+import { permute } from "../../src/ops/permute.ts";
+import { avgPool2d, globalAvgPool2d, maxPool2d } from "../../src/ops/pool2d.ts";
+import { mean, sum } from "../../src/ops/reduce.ts";
+import { flatten, reshape } from "../../src/ops/reshape.ts";
+import { slice } from "../../src/ops/slice.ts";
+import { softmax } from "../../src/ops/softmax.ts";
+import { subsample } from "../../src/ops/subsample.ts";
+import { SGD } from "../../src/optim/sgd.ts";
+import type { Tensor } from "../../src/tensor/tensor.ts";
+import {
+  batchNames,
+  CHAIN,
+  dataOf,
+  leafData,
+  type MakingStep,
+  type Observations,
+  type Program,
+  type Ref,
+  runningData,
+  type UnaryStep,
+} from "./program.ts";
+
+export interface Executed {
+  observed: Observations;
+  /** Names of the kernels that ran; empty where the host reads in between. */
+  kernels: string[];
+}
+
+/** @param folds `batchNorm`'s option of that name */
+export async function execute(gpu: Gpu, program: Program, folds: boolean): Promise<Executed> {
+  const run = new Run(gpu, program, folds);
+  try {
+    return await run.execute();
+  } finally {
+    run.dispose();
+  }
+}
+
+class Run {
+  private readonly leaves: Tensor[];
+  private readonly running: { mean: Tensor; variance: Tensor; count: Tensor | null }[];
+  private readonly upstream = new Map<Ref, Tensor>();
+  private readonly layers = new Map<UnaryStep, Module>();
+  private readonly sequences = new Map<MakingStep, Sequential>();
+  private readonly optimizer: SGD | null;
+  private readonly observed: Observations = new Map();
+  private readonly kernels: string[] = [];
+
+  constructor(
+    private readonly gpu: Gpu,
+    private readonly program: Program,
+    private readonly folds: boolean,
+  ) {
+    this.leaves = program.leaves.map(({ shape, requiresGrad }, i) =>
+      gpu.tensor(leafData(program, i, ""), shape, { requiresGrad }),
+    );
+    this.running = program.running.map(({ channels, tracked }, i) => {
+      const { mean, variance } = runningData(program, i);
+      const vector = (data: Float64Array) => gpu.tensor(data, [channels]);
+      return { mean: vector(mean), variance: vector(variance), count: tracked ? gpu.zeros([1]) : null };
+    });
+    for (const { x, shape } of program.sinks)
+      this.upstream.set(x, gpu.tensor(dataOf(program, `upstream ${x}`, shape), shape));
+    for (const step of program.steps) {
+      if (step.op !== "chain") continue;
+      for (const each of step.body) this.layers.set(each, this.layerOf(each));
+      this.sequences.set(step, new Sequential(...step.body.map((each) => this.layers.get(each)!)));
+    }
+    const trained = this.leaves.filter(
+      (leaf, i) => program.leaves[i]!.kind === "parameter" && leaf.requiresGrad,
+    );
+    this.optimizer = program.sgd && trained.length > 0 ? new SGD(trained, program.sgd) : null;
+  }
+
+  async execute(): Promise<Executed> {
+    const { program, gpu } = this;
+    const names = batchNames(program);
+    if (program.capture) {
+      this.writeInputs(names[0]![0]!);
+      const plan = this.explained(() =>
+        gpu.capture(() => {
+          this.zeroGrad();
+          let sinks: Tensor[] = [];
+          for (const batch of names[0]!) {
+            for (const sink of sinks) sink.dispose();
+            sinks = this.forwardBackward(batch);
+          }
+          this.optimizer?.step();
+          return sinks;
+        }),
+      );
+      try {
+        for (const [t, [batch]] of names.entries()) {
+          if (t > 0) {
+            this.writeInputs(batch!);
+            plan.run();
+          }
+          await this.observeSinks(`step ${t} batch ${program.batches - 1}`, plan.result);
+          await this.observeGradients(t);
+        }
+      } finally {
+        this.zeroGrad();
+        plan.dispose();
+      }
+    } else {
+      for (const [t, batches] of names.entries()) {
+        this.zeroGrad();
+        for (const [m, batch] of batches.entries()) {
+          this.writeInputs(batch);
+          const sinks = this.readsBetween
+            ? await this.withReads(batch)
+            : this.explained(() => this.forwardBackward(batch));
+          await this.observeSinks(`step ${t} batch ${m}`, sinks);
+          for (const sink of sinks) sink.dispose();
+        }
+        await this.observeGradients(t);
+        this.optimizer?.step();
+      }
+    }
+    await this.observeEnd();
+    return { observed: this.observed, kernels: this.kernels };
+  }
+
+  dispose(): void {
+    this.optimizer?.dispose();
+    const stats = this.running.flatMap(({ mean, variance, count }) => [mean, variance, count]);
+    for (const tensor of [...this.leaves, ...stats, ...this.upstream.values()]) tensor?.dispose();
+  }
+
+  private get readsBetween(): boolean {
+    return this.program.steps.some(({ op }) => op === "read");
+  }
+
+  private explained<T>(body: () => T): T {
+    let result: T | undefined;
+    const notes = this.gpu.explain(() => {
+      result = body();
+    });
+    this.kernels.push(...notes.map(({ kernel }) => kernel));
+    return result!;
+  }
+
+  // --- one batch ---------------------------------------------------------------------------------------
+
+  private forwardBackward(batch: string): Tensor[] {
+    const { gpu, program } = this;
+    const forward = () => {
+      const steps = this.runSteps(batch);
+      const next = steps.next();
+      if (!next.done) throw new Error("a read where nothing can wait");
+      return next.value;
+    };
+    if (program.scope === "all") {
+      return gpu.scope(() => {
+        const values = forward();
+        this.backward(values);
+        return this.sinksOf(values);
+      });
+    }
+    let values: Map<Ref, Tensor>;
+    if (program.scope === "forward") {
+      const sinks = gpu.scope(() => this.sinksOf(forward()));
+      values = new Map(program.sinks.map(({ x }, i) => [x, sinks[i]!]));
+    } else values = forward();
+    return this.finish(values);
+  }
+
+  private async withReads(batch: string): Promise<Tensor[]> {
+    const steps = this.runSteps(batch);
+    let next = steps.next();
+    while (!next.done) {
+      await next.value;
+      next = steps.next();
+    }
+    return this.finish(next.value);
+  }
+
+  private finish(values: Map<Ref, Tensor>): Tensor[] {
+    const sinks = this.sinksOf(values);
+    const others = [...values].filter(([ref, value]) => ref >= this.leaves.length && !sinks.includes(value));
+    const dispose = () => {
+      for (const [, value] of others) value.dispose();
+    };
+    if (this.program.early) dispose();
+    this.backward(values);
+    dispose();
+    return sinks;
+  }
+
+  private sinksOf(values: Map<Ref, Tensor>): Tensor[] {
+    return this.program.sinks.map(({ x }) => values.get(x)!);
+  }
+
+  private backward(values: Map<Ref, Tensor>): void {
+    const { program, gpu } = this;
+    const sinks = program.sinks.filter(({ requiresGrad }) => requiresGrad).map(({ x }) => x);
+    if (sinks.length === 0) return;
+    if (program.upstream && sinks.length === 1) {
+      values.get(sinks[0]!)!.backward(this.upstream.get(sinks[0]!)!);
+      return;
+    }
+    gpu.scope(() => {
+      const terms = sinks.map((x) => sum(mul(values.get(x)!, this.upstream.get(x)!)));
+      terms.reduce((a, b) => add(a, b)).backward();
+    });
+  }
+
+  private *runSteps(batch: string): Generator<Promise<unknown>, Map<Ref, Tensor>> {
+    const values = new Map<Ref, Tensor>(this.leaves.entries());
+    const writes = new Map<Ref, number>();
+    for (const step of this.program.steps) {
+      switch (step.op) {
+        case "read":
+          yield values.get(step.x)!.read();
+          break;
+        case "dispose":
+          values.get(step.x)!.dispose();
+          break;
+        case "fill":
+          values.get(step.x)!.fill(step.value);
+          break;
+        case "write": {
+          const count = (writes.get(step.x) ?? 0) + 1;
+          writes.set(step.x, count);
+          values.get(step.x)!.write(leafData(this.program, step.x, batch, count));
+          break;
+        }
+        default:
+          values.set(step.out, step.noGrad ? noGrad(() => this.make(step, values)) : this.make(step, values));
+      }
+    }
+    return values;
+  }
+
+  private make(step: MakingStep, values: Map<Ref, Tensor>, chain: Tensor | null = null): Tensor {
+    const at = (ref: Ref) => (ref === CHAIN ? chain! : values.get(ref)!);
+    const maybe = (ref: Ref | null) => (ref === null ? null : at(ref));
+    switch (step.op) {
+      case "conv2d": {
+        const { stride, padding, groups } = step;
+        return conv2d(at(step.x), at(step.weight), { bias: maybe(step.bias), stride, padding, groups });
+      }
+      case "batchNorm": {
+        const stats = step.running === null ? null : this.running[step.running]!;
+        return batchNorm(at(step.x), maybe(step.gamma), maybe(step.beta), {
+          training: step.training,
+          runningMean: stats?.mean ?? null,
+          runningVar: stats?.variance ?? null,
+          numBatchesTracked: stats?.count ?? null,
+          momentum: step.momentum,
+          eps: step.eps,
+          activation: step.relu ? "relu" : "none",
+          residual: maybe(step.residual),
+          folds: this.folds,
+        });
+      }
+      case "maxPool2d":
+        return maxPool2d(at(step.x), step.kernel, { stride: step.stride, padding: step.padding });
+      case "avgPool2d":
+        return avgPool2d(at(step.x), step.kernel, { stride: step.stride, padding: step.padding });
+      case "relu":
+        return relu(at(step.x));
+      case "softmax":
+        return softmax(at(step.x));
+      case "detach":
+        return at(step.x).detach();
+      case "flatten":
+        return flatten(at(step.x));
+      case "linear":
+        return linear(at(step.x), at(step.weight), maybe(step.bias));
+      case "globalAvgPool2d":
+        return globalAvgPool2d(at(step.x));
+      case "add":
+        return add(at(step.a), at(step.b));
+      case "sub":
+        return sub(at(step.a), at(step.b));
+      case "mul":
+        return mul(at(step.a), at(step.b));
+      case "scale":
+        return scale(at(step.x), step.factor);
+      case "reshape":
+        return reshape(at(step.x), step.shape);
+      case "permute":
+        return permute(at(step.x), step.axes);
+      case "slice":
+        return slice(at(step.x), step.starts, step.ends);
+      case "pad":
+        return pad(at(step.x), step.padding);
+      case "concat":
+        return concat(step.xs.map(at), step.axis);
+      case "subsample":
+        return subsample(at(step.x), { stride: step.stride, channels: step.channels });
+      case "mean":
+        return mean(at(step.x), step.axes);
+      case "groupNorm":
+        return groupNorm(at(step.x), step.groups);
+      case "chain":
+        return this.chain(step, values, at(step.x));
+    }
+  }
+
+  private chain(step: MakingStep & { op: "chain" }, values: Map<Ref, Tensor>, x: Tensor): Tensor {
+    const { gpu } = this;
+    const functions = (input: Tensor) => step.body.reduce((y, each) => this.make(each, values, y), input);
+    const layers = (input: Tensor) => step.body.reduce((y, each) => this.layers.get(each)!.forward(y), input);
+    switch (step.how) {
+      case "scope":
+        return gpu.scope(() => functions(x));
+      case "nested":
+        return gpu.scope(() => gpu.scope(() => functions(x)));
+      case "layers":
+        return gpu.scope(() => layers(x));
+      case "sequential":
+        return this.sequences.get(step)!.forward(x);
+      case "checkpoint":
+        return checkpoint(layers, x);
+    }
+  }
+
+  private layerOf(step: UnaryStep): Module {
+    const { gpu } = this;
+    const shape = (ref: Ref) => this.program.leaves[ref]!.shape;
+    const own = (ref: Ref | null) => (ref === null ? null : this.leaves[ref]!);
+    switch (step.op) {
+      case "conv2d": {
+        const [K, R, S, C] = shape(step.weight) as [number, number, number, number];
+        const { stride, padding, groups } = step;
+        const layer = new Conv2d(gpu, C * groups, K, [R, S], { stride, padding, groups, bias: false });
+        layer.weight.dispose();
+        return Object.assign(layer, { weight: own(step.weight)!, bias: own(step.bias) });
+      }
+      case "linear": {
+        const [K, C] = shape(step.weight) as [number, number];
+        const layer = new Linear(gpu, C, K, { bias: false });
+        layer.weight.dispose();
+        return Object.assign(layer, { weight: own(step.weight)!, bias: own(step.bias) });
+      }
+      case "batchNorm": {
+        const stats = step.running === null ? null : this.running[step.running]!;
+        const channels = stats?.mean.size ?? (step.gamma === null ? 1 : shape(step.gamma)[0]!);
+        const { eps, momentum } = step;
+        const layer = new BatchNorm2d(gpu, channels, {
+          ...{ eps, momentum, affine: false, trackRunningStats: false, fused: this.folds || "elementwise" },
+        });
+        return Object.assign(layer, {
+          ...{ weight: own(step.gamma), bias: own(step.beta) },
+          ...{ runningMean: stats?.mean ?? null, runningVar: stats?.variance ?? null },
+          ...{ numBatchesTracked: stats?.count ?? null },
+        }).train(step.training);
+      }
+      case "relu":
+        return new ReLU();
+      case "flatten":
+        return new Flatten();
+      case "maxPool2d":
+        return new MaxPool2d(step.kernel, { stride: step.stride, padding: step.padding });
+      case "avgPool2d":
+        return new AvgPool2d(step.kernel, { stride: step.stride, padding: step.padding });
+    }
+  }
+
+  // --- around it ---------------------------------------------------------------------------------------
+
+  private zeroGrad(): void {
+    for (const leaf of this.leaves) leaf.zeroGrad();
+  }
+
+  private writeInputs(batch: string): void {
+    this.program.leaves.forEach(({ kind }, i) => {
+      if (kind === "input") this.leaves[i]!.write(leafData(this.program, i, batch));
+    });
+  }
+
+  private async observeSinks(where: string, sinks: readonly Tensor[]): Promise<void> {
+    const read = await Promise.all(sinks.map((sink) => sink.read()));
+    this.program.sinks.forEach(({ x }, i) => {
+      this.observed.set(`${where} v${x}`, Float64Array.from(read[i]!));
+    });
+  }
+
+  private async observeGradients(iteration: number): Promise<void> {
+    await Promise.all(
+      this.leaves.map(async (leaf, i) => {
+        if (!leaf.requiresGrad) return;
+        const data = leaf.grad && Float64Array.from(await leaf.grad.read());
+        this.observed.set(`step ${iteration} gradient of ${i}`, data);
+      }),
+    );
+  }
+
+  private async observeEnd(): Promise<void> {
+    const read = async (name: string, tensor: Tensor | null) => {
+      if (tensor) this.observed.set(name, Float64Array.from(await tensor.read()));
+    };
+    await Promise.all([
+      ...this.leaves.map((leaf, i) =>
+        read(
+          `${i} in the end`,
+          this.program.sgd && this.program.leaves[i]!.kind === "parameter" ? leaf : null,
+        ),
+      ),
+      ...this.running.flatMap(({ mean, variance, count }, i) => [
+        read(`running mean ${i}`, mean),
+        read(`running variance ${i}`, variance),
+        read(`batches tracked ${i}`, count),
+      ]),
+    ]);
+  }
+}

@@ -1,0 +1,682 @@
+// Draws programs. What fast-check draws and shrinks is a list of wishes; `build` makes of it a program whose shapes fit, and
+// drops what can't be: any sublist of the wishes is a program again.
+
+import fc from "fast-check";
+import { type Shape, sameShape, sizeOf } from "../../src/tensor/shape.ts";
+import {
+  CHAIN,
+  type Leaf,
+  type MakingStep,
+  type Program,
+  type Ref,
+  type Running,
+  refsOf,
+  type Step,
+  type UnaryStep,
+} from "./program.ts";
+
+/**
+ * A convolution is one of few, at one of few shapes: each takes kernels of its own, and compiling takes longer than anything
+ * else here. `K: 0` stands for depthwise.
+ */
+interface ConvKind {
+  x: readonly [number, number, number, number];
+  K: number;
+  size: 1 | 3;
+  stride?: number;
+  padding?: number;
+  groups?: number;
+}
+
+/** The likeliest first; the first two are tiled on every run. */
+export const CONVS: readonly ConvKind[] = [
+  { x: [2, 4, 4, 8], K: 8, size: 3, padding: 1 },
+  { x: [2, 4, 4, 8], K: 8, size: 1 },
+  { x: [2, 4, 4, 4], K: 8, size: 1 },
+  { x: [2, 4, 8, 4], K: 4, size: 3, padding: 1 },
+  { x: [2, 4, 2, 16], K: 8, size: 1 },
+  { x: [2, 4, 4, 8], K: 4, size: 1 },
+  { x: [2, 4, 4, 8], K: 8, size: 3, stride: 2, padding: 1 },
+  { x: [2, 2, 2, 8], K: 8, size: 1 },
+  { x: [2, 4, 4, 8], K: 12, size: 1, stride: 2 },
+  { x: [2, 4, 4, 8], K: 8, size: 3, padding: 1, groups: 2 },
+  { x: [2, 4, 4, 8], K: 3, size: 1 },
+  { x: [2, 4, 4, 3], K: 8, size: 3, padding: 1 },
+  { x: [2, 4, 4, 8], K: 8, size: 3, padding: 1, groups: 8 },
+];
+
+type Which = number; // counted back from the latest
+
+interface Norm {
+  gamma: boolean;
+  beta: boolean;
+  relu: boolean;
+  residual: boolean;
+  /** Inference takes running statistics. */
+  mode: "training" | "tracking" | "inference";
+  momentum: number | null;
+  eps: number;
+}
+
+type UnaryWish =
+  | { wish: "conv"; kind: number; bias: boolean; frozen: boolean; shared: boolean }
+  | ({ wish: "norm"; frozen: boolean } & Norm)
+  | { wish: "relu" }
+  | { wish: "pool"; max: boolean; overlap: boolean }
+  | { wish: "flatten" }
+  | { wish: "linear"; bias: boolean; frozen: boolean };
+
+export type Wish =
+  | ({ x: Which; noGrad: boolean } & (
+      | UnaryWish
+      | { wish: "binary"; op: "add" | "sub" | "mul"; b: Which; channel: boolean }
+      | { wish: "scale"; factor: number }
+      | { wish: "reshape"; to: number }
+      | { wish: "permute"; to: number }
+      | { wish: "slice"; axis: number; from: number; cut: number }
+      | { wish: "pad"; axis: number; before: number; after: number }
+      | { wish: "concat"; b: Which; axis: number }
+      | { wish: "subsample"; stride: number; more: number }
+      | { wish: "mean" | "detach" | "softmax" | "groupNorm" | "globalAvgPool" }
+      | { wish: "chain"; how: (MakingStep & { op: "chain" })["how"]; body: UnaryWish[] }
+    ))
+  | { wish: "twins"; x: Which; kinds: [number, number]; crossed: boolean; norm: Norm }
+  | { wish: "read" | "dispose"; x: Which; later: number }
+  | { wish: "fill" | "write"; x: Which; value: number };
+
+const which = fc.oneof({ weight: 7, arbitrary: fc.constant(0) }, { weight: 3, arbitrary: fc.nat(5) });
+const seldom = fc.nat(3).map((n) => n === 3);
+const often = fc.nat(3).map((n) => n < 3);
+const kind = fc.oneof(
+  { weight: 6, arbitrary: fc.nat(2) },
+  { weight: 3, arbitrary: fc.nat(CONVS.length - 1) },
+);
+
+const norm: fc.Arbitrary<Norm> = fc.record({
+  gamma: often,
+  beta: often,
+  relu: fc.boolean(),
+  residual: seldom,
+  mode: fc.constantFrom("training", "tracking", "training", "inference"),
+  momentum: fc.constantFrom(0.1, 0.5, null),
+  eps: fc.constantFrom(1e-5, 1e-2),
+});
+
+const conv = fc.record({
+  wish: fc.constant("conv" as const),
+  kind,
+  bias: fc.boolean(),
+  frozen: seldom,
+  shared: seldom,
+});
+const normWish = fc
+  .tuple(norm, seldom)
+  .map(([options, frozen]) => ({ wish: "norm" as const, frozen, ...options }));
+const unary: fc.Arbitrary<UnaryWish> = fc.oneof(
+  { weight: 6, arbitrary: conv },
+  { weight: 8, arbitrary: normWish },
+  { weight: 3, arbitrary: fc.constant({ wish: "relu" as const }) },
+  {
+    weight: 1,
+    arbitrary: fc.record({ wish: fc.constant("pool" as const), max: fc.boolean(), overlap: fc.boolean() }),
+  },
+  { weight: 1, arbitrary: fc.constant({ wish: "flatten" as const }) },
+  {
+    weight: 1,
+    arbitrary: fc.record({ wish: fc.constant("linear" as const), bias: fc.boolean(), frozen: seldom }),
+  },
+);
+
+const record = <T extends string, R extends object>(wish: T, rest: { [K in keyof R]: fc.Arbitrary<R[K]> }) =>
+  fc.record({ wish: fc.constant(wish), ...rest }) as unknown as fc.Arbitrary<{ wish: T } & R>;
+const axis = fc.nat(3);
+
+const making = fc.oneof(
+  { weight: 18, arbitrary: unary },
+  { weight: 6, arbitrary: record("reshape", { to: fc.nat(9) }) },
+  {
+    weight: 4,
+    arbitrary: record("binary", { op: fc.constantFrom("add", "sub", "mul"), b: fc.nat(4), channel: seldom }),
+  },
+  { weight: 1, arbitrary: record("scale", { factor: fc.constantFrom(1, -0.5, 3) }) },
+  { weight: 1, arbitrary: record("permute", { to: fc.nat(5) }) },
+  { weight: 1, arbitrary: record("slice", { axis, from: fc.nat(1), cut: fc.nat(2) }) },
+  { weight: 1, arbitrary: record("pad", { axis, before: fc.nat(2), after: fc.nat(2) }) },
+  { weight: 1, arbitrary: record("concat", { b: fc.nat(3), axis }) },
+  { weight: 1, arbitrary: record("subsample", { stride: fc.integer({ min: 1, max: 2 }), more: fc.nat(2) }) },
+  {
+    weight: 4,
+    arbitrary: fc
+      .constantFrom("mean", "detach", "softmax", "groupNorm", "globalAvgPool")
+      .map((wish) => ({ wish: wish as "mean" })),
+  },
+  {
+    weight: 3,
+    arbitrary: record("chain", {
+      how: fc.constantFrom("scope", "nested", "layers", "sequential", "checkpoint"),
+      body: fc.array(unary, { minLength: 1, maxLength: 4, size: "max" }),
+    }),
+  },
+);
+
+const wish = fc.oneof(
+  {
+    weight: 20,
+    arbitrary: fc
+      .tuple(making, which, fc.nat(9))
+      .map(([made, x, n]) => ({ ...made, x, noGrad: n === 9 }) as Wish),
+  },
+  {
+    weight: 1,
+    arbitrary: record("twins", {
+      x: which,
+      kinds: fc.tuple(fc.nat(2), fc.nat(2)),
+      crossed: fc.boolean(),
+      norm,
+    }),
+  },
+  { weight: 1, arbitrary: record("read", { x: which, later: fc.constant(0) }) },
+  { weight: 2, arbitrary: record("dispose", { x: which, later: fc.nat(5) }) },
+  {
+    weight: 2,
+    arbitrary: fc
+      .tuple(fc.constantFrom("fill" as const, "write" as const), which, fc.constantFrom(0, 7, -1.5))
+      .map(([wanted, x, value]) => ({ wish: wanted, x, value })),
+  },
+) as fc.Arbitrary<Wish>;
+
+interface Frame {
+  inputs: { shape: number; requiresGrad: boolean; scale: number; offset: number }[];
+  iterations: number;
+  batches: number;
+  capture: boolean;
+  scope: Program["scope"];
+  early: boolean;
+  upstream: boolean;
+  sgd: Program["sgd"];
+  seed: number;
+}
+
+const INPUTS: readonly Shape[] = [
+  [2, 4, 4, 8],
+  [2, 4, 4, 8],
+  [2, 4, 4, 4],
+  [2, 4, 8, 4],
+  [2, 4, 4, 3],
+  [8, 16],
+];
+
+const frame: fc.Arbitrary<Frame> = fc.record({
+  inputs: fc.array(
+    fc.record({
+      shape: fc.nat(INPUTS.length - 1),
+      requiresGrad: often,
+      scale: fc.constantFrom(1, 1, 0.01, 30),
+      offset: fc.constantFrom(0, 0, 3),
+    }),
+    { minLength: 1, maxLength: 2 },
+  ),
+  iterations: fc.integer({ min: 1, max: 2 }),
+  batches: fc.nat(3).map((n) => (n === 3 ? 2 : 1)),
+  capture: seldom,
+  scope: fc.constantFrom("none", "none", "forward", "all"),
+  early: fc.boolean(),
+  upstream: fc.boolean(),
+  sgd: fc.option(
+    fc
+      .record({
+        lr: fc.constantFrom(0.1, 0.01),
+        momentum: fc.constantFrom(0, 0.9),
+        dampening: fc.constantFrom(0, 0, 0.5),
+        weightDecay: fc.constantFrom(0, 0.01),
+        nesterov: fc.boolean(),
+      })
+      .map((sgd) => ({ ...sgd, nesterov: sgd.nesterov && sgd.momentum > 0 && sgd.dampening === 0 })),
+  ),
+  seed: fc.nat(2 ** 20),
+});
+
+/** Programs of up to `longest` wishes. */
+export function programs(longest = 12): fc.Arbitrary<Program> {
+  return fc
+    .tuple(frame, fc.array(wish, { minLength: 2, maxLength: longest, size: "max" }))
+    .map(([around, wishes]) => new Builder(around).build(wishes));
+}
+
+interface Made {
+  ref: Ref;
+  shape: Shape;
+  requiresGrad: boolean;
+  /** Where its elements are: views share them. */
+  storage: number;
+}
+
+class Builder {
+  private readonly leaves: Leaf[] = [];
+  private readonly running: Running[] = [];
+  private readonly steps: Step[] = [];
+  private readonly made: Made[] = [];
+  private readonly saved = new Set<number>();
+  private readonly dead = new Set<Ref>();
+  private readonly used = new Set<Ref>();
+  private readonly dispositions: { x: Ref; later: number }[] = [];
+
+  constructor(private readonly frame: Frame) {}
+
+  build(wishes: readonly Wish[]): Program {
+    const { frame } = this;
+    for (const { shape, ...rest } of frame.inputs) {
+      const leaf = { kind: "input" as const, shape: INPUTS[shape]!, ...rest };
+      const ref = this.leafRef(leaf);
+      this.made.push({ ref, shape: leaf.shape, requiresGrad: leaf.requiresGrad, storage: ref });
+    }
+    for (const each of wishes) this.grant(each);
+    const outputs = this.made.filter(({ ref }) => ref > 1e6 && !this.used.has(ref));
+    this.placeDispositions();
+    return this.numbered(outputs);
+  }
+
+  // --- leaves ------------------------------------------------------------------------------------------
+
+  private leafRef(leaf: Leaf): Ref {
+    return this.leaves.push(leaf) - 1;
+  }
+
+  private parameter(shape: Shape, frozen: boolean, scale: number, offset = 0): Ref {
+    return this.leafRef({ kind: "parameter", shape, requiresGrad: !frozen, scale, offset });
+  }
+
+  private shared(shape: Shape): Ref | null {
+    const at = this.leaves.findIndex((leaf) => leaf.kind === "parameter" && sameShape(leaf.shape, shape));
+    return at < 0 ? null : at;
+  }
+
+  // --- steps -------------------------------------------------------------------------------------------
+
+  private pick(back: Which, fits: (made: Made) => boolean = () => true): Made | null {
+    const candidates = this.made.filter((made) => !this.dead.has(made.ref) && fits(made));
+    return candidates.length === 0 ? null : candidates[candidates.length - 1 - (back % candidates.length)]!;
+  }
+
+  private add(step: MakingStep, shape: Shape, noGrad: boolean): Made {
+    const refs = refsOf(step);
+    const grad = (ref: Ref) => this.wantsGrad(ref);
+    const inner =
+      step.op === "chain" && step.body.some((each) => refsOf(each).some((ref) => ref !== CHAIN && grad(ref)));
+    const requiresGrad = !noGrad && step.op !== "detach" && (refs.some(grad) || inner);
+    const ref = 1e6 + 1 + this.steps.length;
+    const isView = step.op === "reshape" || step.op === "flatten" || step.op === "detach";
+    const storage = isView ? this.storageOf(refs[0]!) : ref;
+    const made = { ref, shape, requiresGrad, storage };
+    this.steps.push({ ...step, out: ref, ...(noGrad && { noGrad }) });
+    this.made.push(made);
+    for (const used of refs) this.used.add(used);
+    if (requiresGrad) {
+      // What backward may look at again: writing to it would be an error.
+      const linear = [
+        "add",
+        "sub",
+        "scale",
+        "reshape",
+        "flatten",
+        "slice",
+        "pad",
+        "concat",
+        "permute",
+        "mean",
+      ];
+      if (!linear.includes(step.op))
+        for (const saved of [...refs, ref]) this.saved.add(this.storageOf(saved));
+    }
+    return made;
+  }
+
+  private wantsGrad(ref: Ref): boolean {
+    return ref < 1e6
+      ? this.leaves[ref]!.requiresGrad
+      : this.made.find((made) => made.ref === ref)!.requiresGrad;
+  }
+
+  private storageOf(ref: Ref): number {
+    return this.made.find((made) => made.ref === ref)?.storage ?? ref;
+  }
+
+  private grant(each: Wish): void {
+    switch (each.wish) {
+      case "read": {
+        const x = this.frame.capture || this.frame.scope !== "none" ? null : this.pick(each.x);
+        if (x) this.steps.push({ op: "read", x: x.ref, out: 1e6 + 1 + this.steps.length });
+        return;
+      }
+      case "dispose": {
+        const x = this.pick(each.x, ({ ref }) => ref > 1e6);
+        if (x) this.dispositions.push({ x: x.ref, later: each.later });
+        return;
+      }
+      case "fill":
+      case "write":
+        this.overwrite(each.wish, each.x, each.value);
+        return;
+      case "twins":
+        this.twins(each);
+        return;
+      default: {
+        const made = this.makeOne(each);
+        if (made) this.add(made.step, made.shape, each.noGrad);
+      }
+    }
+  }
+
+  /** Of what is neither saved nor seen through a view: an input at any time, anything else after its last use. */
+  private overwrite(op: "fill" | "write", back: Which, value: number): void {
+    const alone = (made: Made) =>
+      !this.saved.has(made.storage) &&
+      this.made.filter(({ storage }) => storage === made.storage).length === 1;
+    const x = this.pick(
+      back,
+      (made) => alone(made) && (made.ref < 1e6 || (this.used.has(made.ref) && op === "fill")),
+    );
+    if (!x || (op === "write" && this.frame.capture)) return;
+    const out = 1e6 + 1 + this.steps.length;
+    this.steps.push(op === "fill" ? { op, x: x.ref, value, out } : { op, x: x.ref, out });
+    if (x.ref > 1e6) this.dead.add(x.ref);
+  }
+
+  /** Two convolutions of one map, their batch-norms after both, in either order; then their sum. */
+  private twins({ x: back, kinds, crossed, norm: options }: Wish & { wish: "twins" }): void {
+    const convs = kinds.map((each) => {
+      const x = this.pick(back, ({ shape }) => shape.length === 4);
+      const made = x && this.conv(x, { wish: "conv", kind: each, bias: false, frozen: false, shared: false });
+      return made && this.add(made.step, made.shape, false);
+    });
+    const [a, b] = convs;
+    if (!a || !b) return;
+    const norms = (crossed ? [b, a] : [a, b]).map((of) => {
+      const made = this.norm(of, { ...options, residual: false, wish: "norm", frozen: false });
+      return made ? this.add(made.step, made.shape, false) : of;
+    });
+    if (sameShape(norms[0]!.shape, norms[1]!.shape)) {
+      this.add({ op: "add", a: norms[0]!.ref, b: norms[1]!.ref }, norms[0]!.shape, false);
+    }
+  }
+
+  private makeOne(
+    each: Exclude<Wish, { wish: "twins" | "read" | "dispose" | "fill" | "write" }>,
+  ): Making | null {
+    const map = ({ shape }: Made) => shape.length === 4;
+    switch (each.wish) {
+      case "conv":
+      case "norm":
+      case "relu":
+      case "pool":
+      case "flatten":
+      case "linear": {
+        const fits: Partial<Record<Wish["wish"], (made: Made) => boolean>> = {
+          conv: map,
+          norm: ({ shape }) => shape.length >= 2 && sizeOf(shape) > shape.at(-1)!,
+          pool: map,
+          flatten: ({ shape }) => shape.length > 1,
+          linear: ({ shape }) => shape.length === 2,
+        };
+        const x = this.pick(each.x, fits[each.wish]);
+        return x && this.unary(each, x);
+      }
+      case "binary": {
+        const a = this.pick(each.x);
+        if (!a) return null;
+        if (each.channel) {
+          const b = this.parameter([a.shape.at(-1) ?? 1], false, 0.3, 1);
+          return { step: { op: each.op, a: a.ref, b }, shape: a.shape.length === 0 ? [1] : a.shape };
+        }
+        const b = this.pick(each.b, ({ shape }) => sameShape(shape, a.shape))!;
+        return { step: { op: each.op, a: a.ref, b: b.ref }, shape: a.shape };
+      }
+      case "scale": {
+        const x = this.pick(each.x);
+        return x && { step: { op: "scale", x: x.ref, factor: each.factor }, shape: x.shape };
+      }
+      case "reshape": {
+        const x = this.pick(each.x, ({ shape }) => sizeOf(shape) > 1);
+        return x && reshaped(x, each.to);
+      }
+      case "permute": {
+        const x = this.pick(each.x, ({ shape }) => shape.length === 4 || shape.length === 2);
+        if (!x) return null;
+        const orders =
+          x.shape.length === 2
+            ? [[1, 0]]
+            : [
+                [0, 2, 1, 3],
+                [1, 0, 2, 3],
+                [0, 3, 1, 2],
+                [3, 1, 2, 0],
+              ];
+        const axes = orders[each.to % orders.length]!;
+        return { step: { op: "permute", x: x.ref, axes }, shape: axes.map((i) => x.shape[i]!) };
+      }
+      case "slice": {
+        const x = this.pick(each.x, ({ shape }) => shape.length > 0);
+        if (!x) return null;
+        const along = each.axis % x.shape.length;
+        const starts = x.shape.map((size, i) => (i === along ? Math.min(each.from, size - 1) : 0));
+        const ends = x.shape.map((size, i) =>
+          i === along ? Math.max(starts[i]! + 1, size - each.cut) : size,
+        );
+        return {
+          step: { op: "slice", x: x.ref, starts, ends },
+          shape: ends.map((end, i) => end - starts[i]!),
+        };
+      }
+      case "pad": {
+        const x = this.pick(each.x, ({ shape }) => shape.length > 0 && sizeOf(shape) <= 512);
+        if (!x) return null;
+        const along = each.axis % x.shape.length;
+        const padding = x.shape.map(
+          (_, i) => (i === along ? [each.before, each.after] : [0, 0]) as [number, number],
+        );
+        return {
+          step: { op: "pad", x: x.ref, padding },
+          shape: x.shape.map((size, i) => size + padding[i]![0] + padding[i]![1]),
+        };
+      }
+      case "concat": {
+        const a = this.pick(each.x, ({ shape }) => shape.length > 0 && sizeOf(shape) <= 512);
+        if (!a) return null;
+        const along = each.axis % a.shape.length;
+        const b = this.pick(
+          each.b,
+          ({ shape }) =>
+            shape.length === a.shape.length && shape.every((size, i) => i === along || size === a.shape[i]),
+        )!;
+        const shape = a.shape.map((size, i) => (i === along ? size + b.shape[i]! : size));
+        return { step: { op: "concat", xs: [a.ref, b.ref], axis: along }, shape };
+      }
+      case "subsample": {
+        const x = this.pick(each.x, map);
+        if (!x) return null;
+        const [n, h, w, c] = x.shape as [number, number, number, number];
+        const channels = c + 4 * each.more;
+        const shape = [n, Math.ceil(h / each.stride), Math.ceil(w / each.stride), channels];
+        return { step: { op: "subsample", x: x.ref, stride: each.stride, channels }, shape };
+      }
+      case "mean": {
+        const x = this.pick(each.x, ({ shape }) => shape.length > 1);
+        return x && { step: { op: "mean", x: x.ref, axes: [0] }, shape: x.shape.slice(1) };
+      }
+      case "globalAvgPool": {
+        const x = this.pick(each.x, map);
+        return x && { step: { op: "globalAvgPool2d", x: x.ref }, shape: [x.shape[0]!, x.shape[3]!] };
+      }
+      case "groupNorm": {
+        const x = this.pick(each.x, ({ shape }) => shape.length > 1 && shape.at(-1)! % 2 === 0);
+        return x && { step: { op: "groupNorm", x: x.ref, groups: 2 }, shape: x.shape };
+      }
+      case "softmax":
+      case "detach": {
+        const x = this.pick(each.x, ({ shape }) => shape.length > 0);
+        return x && { step: { op: each.wish, x: x.ref }, shape: x.shape };
+      }
+      case "chain": {
+        const x = this.pick(each.x, ({ shape }) => shape.length === 4);
+        if (!x) return null;
+        let shape = x.shape;
+        const body: UnaryStep[] = [];
+        for (const wanted of each.body) {
+          const plain = wanted.wish === "norm" ? { ...wanted, residual: false, relu: false } : wanted;
+          const made = this.unary(plain, { ref: CHAIN, shape, requiresGrad: true, storage: CHAIN });
+          if (!made) continue;
+          body.push(made.step as UnaryStep);
+          shape = made.shape;
+        }
+        return body.length === 0 ? null : { step: { op: "chain", how: each.how, x: x.ref, body }, shape };
+      }
+    }
+  }
+
+  private unary(each: UnaryWish, x: Made): Making | null {
+    const { ref, shape } = x;
+    switch (each.wish) {
+      case "conv":
+        return this.conv(x, each);
+      case "norm":
+        return this.norm(x, each);
+      case "relu":
+        return { step: { op: "relu", x: ref }, shape };
+      case "flatten":
+        return shape.length < 2
+          ? null
+          : { step: { op: "flatten", x: ref }, shape: [shape[0]!, sizeOf(shape) / shape[0]!] };
+      case "linear": {
+        if (shape.length !== 2) return null;
+        const weight = this.parameter([4, shape[1]!], each.frozen, 1 / Math.sqrt(shape[1]!));
+        const bias = each.bias ? this.parameter([4], each.frozen, 0.5) : null;
+        return { step: { op: "linear", x: ref, weight, bias }, shape: [shape[0]!, 4] };
+      }
+      case "pool": {
+        if (shape.length !== 4 || Math.min(shape[1]!, shape[2]!) < 2) return null;
+        const [kernel, stride, padding] = each.overlap ? [3, 2, 1] : [2, 2, 0];
+        const out = (size: number) => Math.floor((size + 2 * padding! - kernel!) / stride!) + 1;
+        const op = each.max ? "maxPool2d" : "avgPool2d";
+        return {
+          step: { op, x: ref, kernel: kernel!, stride: stride!, padding: padding! },
+          shape: [shape[0]!, out(shape[1]!), out(shape[2]!), shape[3]!],
+        };
+      }
+    }
+  }
+
+  /** Of a map of another shape after a reshape, if some convolution takes as many elements. */
+  private conv(x: Made, each: UnaryWish & { wish: "conv" }): Making | null {
+    const exact = CONVS.filter((kind) => sameShape(kind.x, x.shape));
+    const sized = exact.length > 0 ? exact : CONVS.filter((kind) => sizeOf(kind.x) === sizeOf(x.shape));
+    if (sized.length === 0) return null;
+    const kind = sized[each.kind % sized.length]!;
+    let { ref } = x;
+    if (exact.length === 0) {
+      if (ref === CHAIN) return null;
+      ref = this.add({ op: "reshape", x: ref, shape: kind.x }, kind.x, false).ref;
+    }
+    const { K, size, stride = 1, padding = 0, groups = 1 } = kind;
+    const [n, h, w, c] = kind.x;
+    const shape = [K, size, size, c / groups];
+    const scale = 1 / Math.sqrt((size * size * c) / groups);
+    const weight = (each.shared ? this.shared(shape) : null) ?? this.parameter(shape, each.frozen, scale);
+    const bias = each.bias ? this.parameter([K], each.frozen, 0.5) : null;
+    const out = (extent: number) => Math.floor((extent + 2 * padding - size) / stride) + 1;
+    return {
+      step: { op: "conv2d", x: ref, weight, bias, stride, padding, groups },
+      shape: [n, out(h), out(w), K],
+    };
+  }
+
+  private norm(x: Made, each: UnaryWish & { wish: "norm" }): Making | null {
+    const { shape } = x;
+    const channels = shape.at(-1)!;
+    if (shape.length < 2 || sizeOf(shape) / channels < 4) return null;
+    const tracks = each.mode !== "training";
+    const running = tracks ? this.running.push({ channels, tracked: each.momentum === null }) - 1 : null;
+    const gamma = each.gamma ? this.parameter([channels], each.frozen, 0.3, 1) : null;
+    const beta = each.beta ? this.parameter([channels], each.frozen, 0.5) : null;
+    const residual = each.residual
+      ? this.pick(0, (made) => made.ref !== x.ref && sameShape(made.shape, shape))
+      : null;
+    const { relu, eps } = each;
+    const training = each.mode !== "inference";
+    const momentum = tracks ? each.momentum : 0.1;
+    return {
+      step: {
+        op: "batchNorm",
+        x: x.ref,
+        gamma,
+        beta,
+        residual: residual?.ref ?? null,
+        relu,
+        training,
+        running,
+        momentum,
+        eps,
+      },
+      shape,
+    };
+  }
+
+  // --- the end -----------------------------------------------------------------------------------------
+
+  /** Each somewhere after the last use. */
+  private placeDispositions(): void {
+    for (const { x, later } of this.dispositions) {
+      const last = this.steps.findLastIndex((step) =>
+        step.op === "dispose" ? step.x === x : refsOf(step).includes(x),
+      );
+      if (!this.used.has(x) || this.steps[last]!.op === "dispose") continue;
+      const at = Math.min(this.steps.length, last + 1 + later);
+      this.steps.splice(at, 0, { op: "dispose", x, out: 2e6 + this.steps.length });
+    }
+  }
+
+  /** Leaves first, then what the steps make, without gaps; leaves that nothing reads are left out. */
+  private numbered(outputs: readonly Made[]): Program {
+    const read = new Set(this.steps.flatMap(refsOf));
+    const kept = this.leaves.map((_, i) => i).filter((i) => read.has(i));
+    const numbers = new Map<Ref, Ref>(kept.map((old, i) => [old, i]));
+    numbers.set(CHAIN, CHAIN);
+    for (const [i, { out }] of this.steps.entries()) numbers.set(out, kept.length + i);
+    const renumber = <T extends object>(step: T): T => {
+      const keys = ["x", "a", "b", "out", "weight", "bias", "gamma", "beta", "residual"];
+      return Object.fromEntries(
+        Object.entries(step).map(([key, value]) => {
+          if (keys.includes(key)) return [key, value === null ? null : numbers.get(value)!];
+          if (key === "xs") return [key, value.map((ref: Ref) => numbers.get(ref)!)];
+          return [key, key === "body" ? value.map(renumber) : value];
+        }),
+      ) as T;
+    };
+    const { inputs: _, ...frame } = this.frame;
+    return {
+      ...frame,
+      leaves: kept.map((i) => this.leaves[i]!),
+      running: this.running,
+      steps: this.steps.map(renumber),
+      sinks: outputs.map(({ ref, shape, requiresGrad }) => ({ x: numbers.get(ref)!, shape, requiresGrad })),
+    };
+  }
+}
+
+interface Making {
+  step: MakingStep;
+  shape: Shape;
+}
+
+/** Into other channels, other maps, or rows: views that say something else of the same elements. */
+function reshaped({ ref, shape }: Made, to: number): Making | null {
+  const size = sizeOf(shape);
+  const shapes: Shape[] = [
+    ...[8, 4, 16].filter((c) => size % c === 0).map((c) => [size / c, c]),
+    ...CONVS.map(({ x }) => x).filter((x) => sizeOf(x) === size),
+    [shape[0] ?? 1, size / (shape[0] ?? 1)],
+    [size],
+    ...(size % 6 === 0 ? [[2, size / 6, 3]] : []),
+  ].filter((other) => !sameShape(other, shape));
+  const target = shapes[to % shapes.length];
+  return target ? { step: { op: "reshape", x: ref, shape: target }, shape: target } : null;
+}

@@ -1,0 +1,132 @@
+// Random programs, folded and unfolded, on the kernels of both classes of adapter, against float64.
+
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import { type Choices, hash, withChoices } from "../helpers/choices.ts";
+import { testGpu } from "../helpers/gpu.ts";
+import { generator } from "../helpers/numbers.ts";
+import { isOnKink, noiseOf } from "../reference/autodiff.ts";
+import { interpret } from "../reference/program.ts";
+import { casesOf, checkProperty, differs, RUNS, SEED } from "./check.ts";
+import { execute } from "./execute.ts";
+import { CONVS, programs } from "./generate.ts";
+import { type Observations, type Program, type Ref, refsOf, show } from "./program.ts";
+
+const gpu = await testGpu();
+const NOISE = 3e-7;
+const LARGEST = 1e12;
+
+/** What a program must show, and what rounding may make of it; null if a decision hangs on rounding. */
+function expectationOf(program: Program): { exact: Observations; noisy: Observations[] } | null {
+  const exact = interpret(program);
+  const noisy = [1, 2].map((i) => interpret(program, noiseOf(generator(hash(program.seed, i)), NOISE)));
+  const sound = [...exact.observed.values()].every(
+    (data) => data?.every((v) => Math.abs(v) < LARGEST) ?? true,
+  );
+  const onKink = exact.tapes.some((tape, t) =>
+    isOnKink(
+      tape,
+      noisy.map(({ tapes }) => tapes[t]!),
+    ),
+  );
+  return sound && !onKink ? { exact: exact.observed, noisy: noisy.map(({ observed }) => observed) } : null;
+}
+
+/** The name of a convolution's sizes begins with N, H, W, C, K, R. */
+const tiledSizes = CONVS.slice(0, 2).map(({ x, K, size }) => `${x.join("x")}x${K}x${size}x`);
+
+interface Mode extends Choices {
+  name: string;
+  folds: boolean;
+}
+
+/** Few sizes are tiled in a short run: compiling takes seconds each. */
+function modesOf(program: Program): Mode[] {
+  const tiled = (_kernel: string, shape: string) =>
+    RUNS > 2000 || tiledSizes.some((sizes) => shape.startsWith(sizes));
+  const mode = (family: Choices["family"], folding: Choices["folding"]): Mode => ({
+    name: `${folding === "all" ? "folded" : folding === "none" ? "unfolded" : "by default"}, ${family}`,
+    ...{ family, folding, tiled, seed: SEED, folds: folding !== "none" },
+  });
+  const others = [
+    mode("software", "none"),
+    mode("hardware", "none"),
+    mode("software", "default"),
+    mode("hardware", "default"),
+  ];
+  return [mode("software", "all"), mode("hardware", "all"), others[hash(program.seed, "mode") % 4]!];
+}
+
+/** How often what folding could get wrong occurs. */
+const seen = {
+  programs: 0,
+  refused: 0,
+  folded: 0,
+  kernels: new Map<string, number>(),
+  patterns: new Map<string, number>(),
+};
+
+function count(map: Map<string, number>, key: string): void {
+  map.set(key, (map.get(key) ?? 0) + 1);
+}
+
+/** Ops in a row that name a pattern: `conv2d reshape batchNorm`. */
+function patternsOf(program: Program): Set<string> {
+  const maker = new Map<Ref, Program["steps"][number]>(program.steps.map((step) => [step.out, step]));
+  const found = new Set<string>();
+  for (const step of program.steps) {
+    let names: string = step.op;
+    for (
+      let at = maker.get(refsOf(step)[0]!), depth = 0;
+      at && depth < 2;
+      at = maker.get(refsOf(at)[0]!), depth += 1
+    ) {
+      names = `${at.op === "flatten" ? "reshape" : at.op} ${names}`;
+      found.add(names);
+    }
+  }
+  return found;
+}
+
+async function checkProgram(program: Program): Promise<void> {
+  const expected = expectationOf(program);
+  seen.programs += 1;
+  if (!expected) seen.refused += 1;
+  fc.pre(expected !== null);
+  for (const pattern of patternsOf(program)) count(seen.patterns, pattern);
+  const { exact, noisy } = expected!;
+  for (const { name, folds, ...choices } of modesOf(program)) {
+    const live = gpu.stats.liveBuffers;
+    const { observed, kernels } = await withChoices(gpu, choices, () => execute(gpu, program, folds));
+    for (const [what, values] of exact) {
+      const got = observed.get(what);
+      if (values === null || !got) {
+        expect(got ?? null, `${name}: ${what}`).toBe(values);
+        continue;
+      }
+      const others = noisy.map((other) => other.get(what)!);
+      expect(differs(got, values, others), `${name}: ${what}`).toBe(null);
+    }
+    expect(gpu.stats.liveBuffers, `${name}: live buffers`).toBe(live);
+    if (choices.folding === "all" && choices.family === "software") {
+      const parts = new Set(kernels.flatMap((kernel) => kernel.match(/\+\w+/g) ?? []));
+      if (parts.size > 0) seen.folded += 1;
+      for (const part of parts) count(seen.kernels, part);
+    }
+  }
+}
+
+describe("random programs", () => {
+  it("agree with float64, folded and unfolded", { timeout: 4 * 3600_000 }, async () => {
+    const started = Date.now();
+    const { cases } = await checkProperty("programs", casesOf(0.24), programs(), checkProgram, show);
+    const share = (n: number) => `${Math.round((100 * n) / cases)} %`;
+    console.log(
+      `${cases} programs in ${Math.round((Date.now() - started) / 1000)} s, ${seen.refused} refused, ${share(seen.folded)} fold; ` +
+        `${gpu.stats.pipelines} pipelines\n` +
+        [...seen.kernels, ...[...seen.patterns].sort((a, b) => b[1] - a[1]).slice(0, 40)]
+          .map(([key, n]) => `${key}: ${share(n)}`)
+          .join(", "),
+    );
+  });
+});

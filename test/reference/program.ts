@@ -1,0 +1,219 @@
+// Runs a program of test/property/program.ts in float64.
+
+import {
+  batchNames,
+  CHAIN,
+  dataOf,
+  leafData,
+  type MakingStep,
+  type Observations,
+  type Program,
+  runningData,
+  type SgdOptions,
+} from "../property/program.ts";
+import { Tape, type Value } from "./autodiff.ts";
+
+interface Running {
+  mean: Float64Array;
+  variance: Float64Array;
+  count: number;
+}
+
+/**
+ * What the program shows. `noise`: see `Tape`; the leaves get it too.
+ * `tapes`: of each batch, for the decisions that were taken.
+ */
+export function interpret(
+  program: Program,
+  noise: (values: Float64Array) => Float64Array = (values) => values,
+): { observed: Observations; tapes: Tape[] } {
+  const observed: Observations = new Map();
+  const tapes: Tape[] = [];
+  const leaves = program.leaves.map(
+    ({ shape, requiresGrad }, i): Value => ({
+      shape,
+      data: noise(leafData(program, i, "")),
+      requiresGrad,
+      grad: null,
+    }),
+  );
+  const running = program.running.map((_, i): Running => ({ ...runningData(program, i), count: 0 }));
+  const velocities = new Map<Value, Float64Array>();
+  batchNames(program).forEach((names, iteration) => {
+    for (const leaf of leaves) leaf.grad = null;
+    names.forEach((batch, m) => {
+      const tape = new Tape(noise);
+      tapes.push(tape);
+      leaves.forEach((leaf, i) => {
+        if (program.leaves[i]!.kind === "input" && !(program.capture && m > 0)) {
+          leaf.data = noise(leafData(program, i, batch));
+        }
+      });
+      const values = runSteps(tape, program, leaves, running, (ref, writes) =>
+        noise(leafData(program, ref, batch, writes)),
+      );
+      const last = !program.capture || m === names.length - 1;
+      for (const { x } of program.sinks) {
+        if (last) observed.set(`step ${iteration} batch ${m} v${x}`, values.get(x)!.data);
+      }
+      backward(tape, program, values);
+    });
+    leaves.forEach((leaf, i) => {
+      if (leaf.requiresGrad) observed.set(`step ${iteration} gradient of ${i}`, leaf.grad);
+      if (program.sgd && program.leaves[i]!.kind === "parameter" && leaf.grad) {
+        sgdStep(leaf, velocities, program.sgd);
+      }
+    });
+  });
+  leaves.forEach((leaf, i) => {
+    if (program.sgd && program.leaves[i]!.kind === "parameter") observed.set(`${i} in the end`, leaf.data);
+  });
+  running.forEach(({ mean, variance, count }, i) => {
+    observed.set(`running mean ${i}`, mean);
+    observed.set(`running variance ${i}`, variance);
+    if (program.running[i]!.tracked) observed.set(`batches tracked ${i}`, Float64Array.of(count));
+  });
+  return { observed, tapes };
+}
+
+function backward(tape: Tape, program: Program, values: Map<number, Value>): void {
+  const sinks = program.sinks.filter(({ requiresGrad }) => requiresGrad).map(({ x }) => x);
+  if (sinks.length === 0) return;
+  const upstream = (x: number) => dataOf(program, `upstream ${x}`, values.get(x)!.shape);
+  if (program.upstream && sinks.length === 1) {
+    tape.backward(values.get(sinks[0]!)!, upstream(sinks[0]!));
+    return;
+  }
+  const terms = sinks.map((x) => {
+    const y = values.get(x)!;
+    return tape.sum(
+      tape.mul(y, tape.leaf(y.shape, upstream(x))),
+      y.shape.map((_, axis) => axis),
+    );
+  });
+  tape.backward(
+    terms.reduce((a, b) => tape.add(a, b)),
+    Float64Array.of(1),
+  );
+}
+
+function runSteps(
+  tape: Tape,
+  program: Program,
+  leaves: readonly Value[],
+  running: Running[],
+  rewritten: (ref: number, writes: number) => Float64Array,
+): Map<number, Value> {
+  const values = new Map<number, Value>(leaves.entries());
+  const writes = new Map<number, number>();
+  const make = (step: MakingStep, chain: Value | null): Value => {
+    const at = (ref: number) => (ref === CHAIN ? chain! : values.get(ref)!);
+    const maybe = (ref: number | null) => (ref === null ? null : at(ref));
+    switch (step.op) {
+      case "conv2d": {
+        const { stride: s, padding: p, groups } = step;
+        const options = { bias: maybe(step.bias), stride: [s, s], padding: [p, p, p, p], groups } as const;
+        return tape.conv2d(at(step.x), at(step.weight), options);
+      }
+      case "batchNorm": {
+        const x = at(step.x);
+        const stats = step.running === null ? null : running[step.running]!;
+        const { eps, relu } = step;
+        const options = { eps, relu, residual: maybe(step.residual) };
+        const used = step.training ? options : { ...options, running: { ...stats! } };
+        const y = tape.batchNorm(x, maybe(step.gamma), maybe(step.beta), used);
+        if (step.training && stats) move(stats, tape.channelStatistics(x), step.momentum);
+        return y;
+      }
+      case "maxPool2d":
+      case "avgPool2d": {
+        const { kernel: k, stride: s, padding: p } = step;
+        return tape[step.op](at(step.x), { kernel: [k, k], stride: [s, s], padding: [p, p, p, p] });
+      }
+      case "relu":
+      case "softmax":
+      case "detach":
+        return tape[step.op](at(step.x));
+      case "flatten": {
+        const x = at(step.x);
+        return tape.reshape(x, [x.shape[0]!, x.data.length / x.shape[0]!]);
+      }
+      case "linear":
+        return tape.linear(at(step.x), at(step.weight), maybe(step.bias));
+      case "globalAvgPool2d":
+        return tape.mean(at(step.x), [1, 2]);
+      case "add":
+      case "sub":
+      case "mul":
+        return tape[step.op](at(step.a), at(step.b));
+      case "scale":
+        return tape.scale(at(step.x), step.factor);
+      case "reshape":
+        return tape.reshape(at(step.x), step.shape);
+      case "permute":
+        return tape.permute(at(step.x), step.axes);
+      case "slice":
+        return tape.slice(
+          at(step.x),
+          step.starts,
+          step.ends,
+          step.starts.map(() => 1),
+        );
+      case "pad":
+        return tape.pad(at(step.x), step.padding, 0);
+      case "concat":
+        return tape.concat(step.xs.map(at), step.axis);
+      case "subsample":
+        return tape.subsample(at(step.x), step.stride, step.channels);
+      case "mean":
+        return tape.mean(at(step.x), step.axes);
+      case "groupNorm":
+        return tape.groupNorm(at(step.x), step.groups, null, null, 1e-5);
+      case "chain":
+        return step.body.reduce((y, each) => make(each, y), at(step.x));
+    }
+  };
+  for (const step of program.steps) {
+    switch (step.op) {
+      case "read":
+      case "dispose":
+        break;
+      case "fill":
+        values.get(step.x)!.data = values.get(step.x)!.data.map(() => Math.fround(step.value));
+        break;
+      case "write": {
+        const count = (writes.get(step.x) ?? 0) + 1;
+        writes.set(step.x, count);
+        values.get(step.x)!.data = rewritten(step.x, count);
+        break;
+      }
+      default:
+        values.set(step.out, step.noGrad ? tape.noGrad(() => make(step, null)) : make(step, null));
+    }
+  }
+  return values;
+}
+
+/** As PyTorch: the unbiased variance; without a momentum the average over all batches. */
+function move(
+  stats: Running,
+  { mean, variance, count }: { mean: Float64Array; variance: Float64Array; count: number },
+  momentum: number | null,
+): void {
+  stats.count += 1;
+  const share = momentum ?? 1 / stats.count;
+  stats.mean = stats.mean.map((old, c) => old + share * (mean[c]! - old));
+  stats.variance = stats.variance.map((old, c) => old + share * ((variance[c]! * count) / (count - 1) - old));
+}
+
+/** PyTorch's rule. */
+function sgdStep(leaf: Value, velocities: Map<Value, Float64Array>, options: SgdOptions): void {
+  const { lr, momentum, dampening, weightDecay, nesterov } = options;
+  const decayed = leaf.grad!.map((g, i) => g + weightDecay * leaf.data[i]!);
+  const old = velocities.get(leaf);
+  const velocity = old ? old.map((v, i) => momentum * v + (1 - dampening) * decayed[i]!) : decayed;
+  velocities.set(leaf, velocity);
+  const update =
+    momentum === 0 ? decayed : nesterov ? decayed.map((g, i) => g + momentum * velocity[i]!) : velocity;
+  leaf.data = leaf.data.map((w, i) => w - lr * update[i]!);
+}
