@@ -626,8 +626,9 @@ export class Gpu {
     this.commands.flush();
   }
 
-  /** Gives pooled buffers that nobody holds back to the driver. */
+  /** Gives pooled buffers that nobody holds back to the driver; inside a captured function none, since its plan needs them. */
   trim(): void {
+    if (this.capturing) return;
     this.commands.flush();
     if (this.pool.trim() > 0) this.bindGroups.clear();
   }

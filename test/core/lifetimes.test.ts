@@ -120,6 +120,22 @@ describe("capture", () => {
     expect([...(await y.result.read())]).toEqual([3, 3]);
   });
 
+  it("keeps what its plan needs from trim", async () => {
+    const x = leaf([300], 1);
+    const plan = gpu.capture(() => {
+      const y = gpu.scope(() => mul(x.detach(), x.detach()));
+      const z = mul(y, y);
+      y.dispose();
+      gpu.trim();
+      return mul(z, z);
+    });
+    const first = await plan.result.read();
+    x.write((await x.read()).slice());
+    plan.run();
+    expect(await plan.result.read()).toEqual(first);
+    plan.dispose();
+  });
+
   it("is seen by explain when it is replayed", () => {
     const x = leaf([4], 1);
     const plan = gpu.capture(() => relu(mul(x.detach(), x.detach())));
