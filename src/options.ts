@@ -5,7 +5,8 @@ import { ShapeError, UsageError } from "./errors.ts";
 
 /** `value` for a message: short, and telling what it is. */
 export function show(value: unknown): string {
-  if (typeof value === "string") return JSON.stringify(value.length > 60 ? `${value.slice(0, 57)}...` : value);
+  if (typeof value === "string")
+    return JSON.stringify(value.length > 60 ? `${value.slice(0, 57)}...` : value);
   if (typeof value === "bigint") return `${value}n`;
   if (typeof value === "function") return value.name ? `the function ${value.name}` : "a function";
   if (value === null || typeof value !== "object") return String(value);
@@ -39,12 +40,7 @@ export function optionNames<T>(names: { [K in keyof T]-?: 0 }): readonly string[
  * @param name what the object is called in messages
  * @throws UsageError unless `options` is a plain object with no key but the known ones.
  */
-export function checkOptions(
-  op: string,
-  options: unknown,
-  known: readonly string[],
-  name = "options",
-): asserts options is Record<string, unknown> {
+export function checkOptions(op: string, options: unknown, known: readonly string[], name = "options"): void {
   if (!isPlain(options)) {
     throw new UsageError(
       `${op}: ${name} is ${show(options)}; expected an object of ${known.length === 0 ? "no options" : known.join(", ")}`,
@@ -110,18 +106,24 @@ function editDistance(a: string, b: string): number {
   return row[b.length]!;
 }
 
-/** @throws UsageError unless `value` is one of `choices`. */
+/** `"a", "b" or "c"` */
+export function oneOf(choices: readonly string[]): string {
+  const quoted = choices.map((choice) => `"${choice}"`);
+  return [quoted.slice(0, -1).join(", "), quoted.at(-1)].filter(Boolean).join(" or ");
+}
+
+/** @throws `Failure` unless `value` is one of `choices`. */
 export function checkChoice<T extends string>(
   op: string,
   name: string,
   value: unknown,
   choices: readonly T[],
+  Failure: typeof UsageError | typeof ShapeError = UsageError,
 ): asserts value is T {
   if (choices.includes(value as T)) return;
   const near = typeof value === "string" ? nearest(value, choices) : null;
-  throw new UsageError(
-    `${op}: ${name} is ${show(value)}${near ? `; did you mean "${near}"?` : ";"} expected ` +
-      `one of ${choices.map((choice) => `"${choice}"`).join(", ")}`,
+  throw new Failure(
+    `${op}: ${name} is ${show(value)}; expected ${oneOf(choices)}${near ? ` (did you mean "${near}"?)` : ""}`,
   );
 }
 

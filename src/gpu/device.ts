@@ -1,11 +1,29 @@
-import { DeviceError, DeviceLostError, FusenormError, NonFiniteError, synchronous } from "../errors.ts";
+import {
+  DeviceError,
+  DeviceLostError,
+  FusenormError,
+  NonFiniteError,
+  ShapeError,
+  synchronous,
+} from "../errors.ts";
+import {
+  checkArray,
+  checkChoice,
+  checkFlag,
+  checkFunction,
+  checkInteger,
+  checkOptions,
+  optionNames,
+  show,
+} from "../options.ts";
+import { checkTensor, FLOATS } from "../tensor/check.ts";
 import type { Deferred } from "../tensor/deferred.ts";
-import type { DType } from "../tensor/dtype.ts";
-import type { Shape } from "../tensor/shape.ts";
+import { bytesPerElement, type DType } from "../tensor/dtype.ts";
+import { checkShape, type Shape, sizeOf } from "../tensor/shape.ts";
 import { Tensor, type TensorOptions } from "../tensor/tensor.ts";
-import { BufferPool, bufferId, type MemoryStats, type Storage } from "./buffers.ts";
+import { BufferPool, bufferId, type MemoryStats, Storage } from "./buffers.ts";
 import { Commands, type Dispatch, type Grid } from "./commands.ts";
-import { KernelCache, type KernelSpec, sourceOf } from "./kernel.ts";
+import { checkSpec, KernelCache, type KernelSpec, sourceOf } from "./kernel.ts";
 import { Plan } from "./plan.ts";
 import { type KernelTiming, Profiler } from "./profiler.ts";
 import { writtenBindings } from "./reflect.ts";
@@ -88,6 +106,27 @@ const WANTED_LIMITS = [
   "maxComputeWorkgroupsPerDimension",
 ] as const;
 
+const GPU_OPTIONS = optionNames<GpuOptions>({ flushEvery: 0, debug: 0 });
+const REQUEST_OPTIONS = optionNames<GpuRequestOptions>({
+  gpu: 0,
+  powerPreference: 0,
+  flushEvery: 0,
+  debug: 0,
+});
+const DEBUG_OPTIONS = optionNames<DebugOptions>({ poison: 0, checkFinite: 0 });
+
+/** @throws UsageError, ShapeError for what a `Gpu` can't be made with. */
+export function checkGpuOptions(op: string, { flushEvery = 1, debug = {} }: GpuOptions): void {
+  checkInteger(op, "flushEvery", flushEvery, 1);
+  checkOptions(op, debug, DEBUG_OPTIONS, "debug");
+  for (const name of ["poison", "checkFinite"] as const) checkFlag(op, `debug.${name}`, debug[name] ?? false);
+}
+
+/** @throws UsageError for a preference that WebGPU does not know. */
+export function checkPowerPreference(op: string, value: unknown): void {
+  if (value !== undefined) checkChoice(op, "powerPreference", value, ["low-power", "high-performance"]);
+}
+
 const UNIFORM_CACHE = 4096;
 const BIND_GROUP_CACHE = 16384;
 
@@ -131,6 +170,9 @@ export class Gpu {
   private finiteFlag: Tensor | null = null;
   private readonly checkedLabels: string[] = [];
 
+  /** Of one buffer. */
+  private readonly maxBytes: number;
+
   private constructor(
     readonly device: GPUDevice,
     readonly info: AdapterSummary,
@@ -143,10 +185,8 @@ export class Gpu {
     this.debug = { poison: false, checkFinite: false, ...options.debug };
     this.commands = new Commands(device, options.flushEvery ?? 128);
     this.kernels = new KernelCache(device, (error) => this.fail(error));
-    this.pool = new BufferPool(
-      device,
-      Math.min(device.limits.maxBufferSize, device.limits.maxStorageBufferBindingSize),
-    );
+    this.maxBytes = Math.min(device.limits.maxBufferSize, device.limits.maxStorageBufferBindingSize);
+    this.pool = new BufferPool(device, this.maxBytes);
     device.addEventListener("uncapturederror", this.onUncapturedError);
     device.lost.then(({ reason, message }) => {
       alive.delete(this);
@@ -174,23 +214,37 @@ export class Gpu {
    * @throws DeviceError if there is no WebGPU or no adapter.
    */
   static async request(options: GpuRequestOptions = {}): Promise<Gpu> {
-    const entry = options.gpu ?? globalThis.navigator?.gpu;
+    checkOptions("Gpu.request", options, REQUEST_OPTIONS);
+    checkPowerPreference("Gpu.request", options.powerPreference);
+    const { gpu, powerPreference, ...rest } = options;
+    checkGpuOptions("Gpu.request", rest);
+    if (gpu !== undefined && typeof (gpu as GPU | null)?.requestAdapter !== "function") {
+      throw new ShapeError(`Gpu.request: gpu is ${show(gpu)}; expected a GPU, such as navigator.gpu`);
+    }
+    const entry: GPU | undefined = gpu ?? globalThis.navigator?.gpu;
     if (!entry) {
       throw new DeviceError(
         "Gpu.request: there is no navigator.gpu here; use a browser with WebGPU on a secure page, or in Node `requestGpu` from fusenorm/node",
       );
     }
     const adapter = await entry.requestAdapter({
-      powerPreference: options.powerPreference ?? "high-performance",
+      powerPreference: powerPreference ?? "high-performance",
     });
     if (!adapter) {
       throw new DeviceError("Gpu.request: WebGPU is here but offers no adapter; check the graphics driver");
     }
-    return Gpu.fromAdapter(adapter, options);
+    return Gpu.fromAdapter(adapter, rest);
   }
 
   /** A device with every limit and optional feature of `adapter` that the kernels can use. */
   static async fromAdapter(adapter: GPUAdapter, options: GpuOptions = {}): Promise<Gpu> {
+    checkOptions("Gpu.fromAdapter", options, GPU_OPTIONS);
+    checkGpuOptions("Gpu.fromAdapter", options);
+    if (typeof adapter?.requestDevice !== "function") {
+      throw new ShapeError(
+        `Gpu.fromAdapter: adapter is ${show(adapter)}; expected a GPUAdapter, from navigator.gpu.requestAdapter()`,
+      );
+    }
     const requiredLimits: Record<string, number> = {};
     for (const name of WANTED_LIMITS) requiredLimits[name] = adapter.limits[name];
     const device = await adapter.requestDevice({
@@ -205,6 +259,13 @@ export class Gpu {
    * this `Gpu` made on it but leaves the device alive.
    */
   static fromDevice(device: GPUDevice, options: GpuOptions = {}): Gpu {
+    checkOptions("Gpu.fromDevice", options, GPU_OPTIONS);
+    checkGpuOptions("Gpu.fromDevice", options);
+    if (typeof device?.createComputePipeline !== "function") {
+      throw new ShapeError(
+        `Gpu.fromDevice: device is ${show(device)}; expected a GPUDevice, from adapter.requestDevice()`,
+      );
+    }
     return new Gpu(device, summarize(device.adapterInfo), options, false);
   }
 
@@ -235,15 +296,24 @@ export class Gpu {
   }
 
   zeros(shape: Shape, options: TensorOptions = {}): Tensor {
-    return this.full(shape, 0, options);
+    return Tensor.full(this, shape, 0, options, "gpu.zeros");
   }
 
   /** A tensor of one repeated value. */
   full(shape: Shape, value: number, options: TensorOptions = {}): Tensor {
-    const tensor = Tensor.empty(this, shape, options.dtype ?? "float32");
-    tensor.fill(value);
-    tensor.requiresGrad = options.requiresGrad ?? false;
-    return tensor;
+    return Tensor.full(this, shape, value, options, "gpu.full");
+  }
+
+  /** Internal: refuses a shape that no buffer of this adapter holds, before anything is done. */
+  checkSize(op: string, shape: unknown, dtype: DType = "float32", name = "shape"): void {
+    checkShape(op, shape, name);
+    const bytes = sizeOf(shape) * bytesPerElement(dtype);
+    if (bytes > this.maxBytes) {
+      throw new ShapeError(
+        `${op}: ${name} ${show(shape)} of ${dtype} needs ${bytes} bytes in one buffer, this adapter binds at most ` +
+          `${this.maxBytes}; use a smaller batch, or split the tensor`,
+      );
+    }
   }
 
   /**
@@ -251,6 +321,7 @@ export class Gpu {
    * object) and the gradients that `backward` left on tensors.
    */
   scope<T>(fn: () => T): T {
+    checkFunction("gpu.scope", "fn", fn);
     const made = new Set<Tensor>();
     this.scopes.push(made);
     let result: T | undefined;
@@ -274,6 +345,9 @@ export class Gpu {
 
   /** Takes `tensor` out of every scope: it lives until its `dispose()`. */
   keep<T extends Tensor>(tensor: T): T {
+    if (!(tensor instanceof Tensor)) {
+      throw new ShapeError(`gpu.keep: tensor is ${show(tensor)}; expected a Tensor`);
+    }
     for (const scope of this.scopes) scope.delete(tensor);
     return tensor;
   }
@@ -302,6 +376,8 @@ export class Gpu {
    * overwritten: a graph that saved it will refuse its backward.
    */
   run(spec: KernelSpec, bindings: readonly Binding[], grid: Grid, label = ""): void {
+    checkSpec("gpu.run", spec);
+    this.checkBindings(bindings, grid);
     this.check();
     for (const index of writtenBindings(sourceOf(spec), spec.entry)) {
       const bound = bindings[index];
@@ -325,9 +401,12 @@ export class Gpu {
     const ranges = bindings.map((bound) => (bound instanceof Tensor ? bound.range : bound));
     const kernel = this.kernels.get(spec);
     const limit = this.limits.maxComputeWorkgroupsPerDimension;
-    if (grid.some((groups) => groups !== undefined && (groups > limit || groups < 1))) {
+    if (
+      grid.some((groups) => groups !== undefined && !(groups >= 1 && groups <= limit && groups % 1 === 0))
+    ) {
       throw new DeviceError(
-        `internal: ${kernel.name}: grid [${grid.join(", ")}] is outside 1 to ${limit} workgroups in a dimension; fold it with gpu.fold`,
+        `gpu.run: ${kernel.name}: grid ${show(grid)} is outside 1 to ${limit} workgroups in a dimension; expected integers, ` +
+          "folded with gpu.fold where they are many",
       );
     }
     this.lastLabel = label || kernel.name;
@@ -374,8 +453,32 @@ export class Gpu {
     );
   }
 
+  private checkBindings(bindings: readonly Binding[], grid: Grid): void {
+    checkArray("gpu.run", "bindings", bindings, "tensors, buffer ranges, constants or null");
+    checkArray("gpu.run", "grid", grid, "workgroups in x, y and z");
+    if (grid.length < 1 || grid.length > 3 || grid[0] === undefined) {
+      throw new ShapeError(
+        `gpu.run: grid is ${show(grid)}; expected workgroups in x, y and z, at least in x`,
+      );
+    }
+    for (let i = 0; i < bindings.length; i += 1) {
+      const bound = bindings[i];
+      if (bound === null || bound instanceof ArrayBuffer || ArrayBuffer.isView(bound)) continue;
+      if (bound instanceof Tensor) {
+        if (bound.gpu === this) continue;
+        throw new ShapeError(`gpu.run: binding ${i} is a Tensor of another Gpu; expected one of this Gpu`);
+      }
+      if (!((bound as Partial<BufferRange> | undefined)?.storage instanceof Storage)) {
+        throw new ShapeError(
+          `gpu.run: binding ${i} is ${show(bound)}; expected a Tensor, a range, an ArrayBuffer or view of constants, or null`,
+        );
+      }
+    }
+  }
+
   /** Compiles kernels ahead of their first use, without blocking. @throws ShaderError */
   async warmup(specs: readonly KernelSpec[]): Promise<void> {
+    checkArray("gpu.warmup", "specs", specs, "kernels, such as { shader, entry, constants }");
     this.check();
     await this.outcome(this.kernels.warmup(specs));
   }
@@ -385,6 +488,7 @@ export class Gpu {
    * `workgroup_id.x + workgroup_id.y * num_workgroups.x` and may run past `count`.
    */
   fold(count: number): [number, number] {
+    checkInteger("gpu.fold", "count", count, 1, this.limits.maxComputeWorkgroupsPerDimension ** 2);
     const limit = this.limits.maxComputeWorkgroupsPerDimension;
     if (count <= limit) return [count, 1];
     const rows = Math.ceil(count / limit);
@@ -412,6 +516,13 @@ export class Gpu {
 
   /** Internal: `acc += x` for two tensors of one size and float type. */
   accumulate(acc: Tensor, x: Tensor): void {
+    checkTensor("gpu.accumulate", "acc", acc, { dtypes: FLOATS });
+    checkTensor("gpu.accumulate", "x", x, { dtypes: [acc.dtype], with: ["acc", acc] });
+    if (acc.size !== x.size) {
+      throw new ShapeError(
+        `gpu.accumulate: x ${show(x.shape)} has ${x.size} elements, acc ${show(acc.shape)} has ${acc.size}; expected the same number`,
+      );
+    }
     const vec4s = Math.ceil(x.size / 4);
     const shader = acc.dtype === "float16" ? "cast" : "memory";
     this.dispatch(
@@ -530,7 +641,8 @@ export class Gpu {
 
   /** Times every dispatch of `fn` by timestamp queries. @throws DeviceError without `timestamp-query`. */
   async profile(fn: () => void | Promise<void>): Promise<KernelTiming[]> {
-    this.commands.flush();
+    checkFunction("gpu.profile", "fn", fn);
+    this.flush();
     const profiler = new Profiler(this.device);
     this.commands.profiler = profiler;
     try {
@@ -551,6 +663,7 @@ export class Gpu {
    * @throws DeviceError on a host write or read inside `fn`, or a capture inside a capture.
    */
   capture<T>(fn: () => T): Plan<T> {
+    checkFunction("gpu.capture", "fn", fn);
     if (this.commands.recording) {
       throw new DeviceError("capture: called inside a captured function; capture the outer function alone");
     }
@@ -600,6 +713,7 @@ export class Gpu {
 
   /** Runs `fn` and lists its dispatches in order: what was fused, layer by layer. */
   explain(fn: () => void): DispatchNote[] {
+    checkFunction("gpu.explain", "fn", fn);
     const watched: Dispatch[] = [];
     const outer = this.commands.watching;
     this.commands.settle();

@@ -1,5 +1,6 @@
-import { ShaderError } from "../errors.ts";
+import { ShaderError, UsageError } from "../errors.ts";
 import { type ShaderName, shaders } from "../generated/shaders.ts";
+import { nearest, show } from "../options.ts";
 
 /** One specialised entry point: `shaders/<shader>.wgsl`, `@compute fn <entry>`, override constants. */
 export interface KernelSpec {
@@ -72,6 +73,7 @@ export class KernelCache {
   async warmup(specs: readonly KernelSpec[]): Promise<void> {
     await Promise.all(
       specs.map(async (spec) => {
+        checkSpec("gpu.warmup", spec);
         const key = this.key(spec);
         if (this.kernels.has(key)) return;
         try {
@@ -134,11 +136,39 @@ export class KernelCache {
   }
 }
 
-/** The WGSL of the module that `spec` names or brings. @throws ShaderError if there is none of its name */
+/** The WGSL of the module that `spec` names or brings. */
 export function sourceOf({ shader }: KernelSpec): string {
-  const code = typeof shader === "string" ? shaders[shader] : shader.source;
-  if (code === undefined) throw new ShaderError(`internal: there is no shader "${shader}"`);
-  return code;
+  return typeof shader === "string" ? shaders[shader] : shader.source;
+}
+
+/** @throws UsageError, ShaderError for what is no kernel. */
+export function checkSpec(op: string, spec: KernelSpec): void {
+  if (spec === null || typeof spec !== "object") {
+    throw new UsageError(`${op}: spec is ${show(spec)}; expected { shader, entry, constants }`);
+  }
+  const { shader, entry, constants = {} } = spec;
+  if (typeof entry !== "string") {
+    throw new UsageError(`${op}: entry is ${show(entry)}; expected the name of an entry point`);
+  }
+  if (typeof shader === "string") {
+    if (!Object.hasOwn(shaders, shader)) {
+      const near = nearest(shader, Object.keys(shaders));
+      throw new ShaderError(
+        `${op}: there is no shader "${shader}"${near ? `; did you mean "${near}"?` : ""}; expected one of fusenorm's, or ` +
+          "your own as { name, source }",
+      );
+    }
+  } else if (typeof shader?.name !== "string" || typeof shader.source !== "string") {
+    throw new UsageError(`${op}: shader is ${show(shader)}; expected a name, or { name, source } of strings`);
+  }
+  if (constants === null || typeof constants !== "object") {
+    throw new UsageError(`${op}: constants is ${show(constants)}; expected an object of numbers`);
+  }
+  for (const name in constants) {
+    if (!Number.isFinite(constants[name])) {
+      throw new UsageError(`${op}: constant ${name} is ${show(constants[name])}; expected a finite number`);
+    }
+  }
 }
 
 function shaderName(spec: KernelSpec): string {

@@ -1,3 +1,4 @@
+import { checkTensor } from "../tensor/check.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { defineOp } from "./define-op.ts";
 import { reduceInto, strideGrid } from "./kernels.ts";
@@ -29,5 +30,6 @@ const accuracyOp = defineOp({
  * @throws ShapeError if the shapes do not go together.
  */
 export function accuracy(logits: Tensor, labels: Tensor): Tensor {
+  checkTensor("accuracy", "logits", logits, { shape: "[N, K]" });
   return accuracyOp({ logits: logits.requiresGrad ? logits.detach() : logits, labels }, null);
 }

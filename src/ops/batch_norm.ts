@@ -5,6 +5,8 @@ import { isRecomputing } from "../autograd/checkpoint.ts";
 import type { NormTail } from "../autograd/tape.ts";
 import { ShapeError } from "../errors.ts";
 import type { Gpu } from "../gpu/device.ts";
+import { checkChoice, checkFlag, checkOptions, optionNames, show } from "../options.ts";
+import { checkTensor, FLOATS, type TensorRule } from "../tensor/check.ts";
 import { formatShape, type Shape, sameShape, sizeOf } from "../tensor/shape.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import { type BatchNormKernels, batchNormKernels } from "./batch_norm_kernels.ts";
@@ -40,10 +42,38 @@ export interface BatchNormOptions {
   residual?: Tensor | null;
 }
 
+const OPTIONS = optionNames<BatchNormOptions>({
+  ...{ training: 0, runningMean: 0, runningVar: 0, numBatchesTracked: 0, momentum: 0, eps: 0 },
+  ...{ activation: 0, folds: 0, statistics: 0, residual: 0 },
+});
+
+/** What does not depend on shapes. @throws ShapeError, UsageError for wrong options, and tensors that are none. */
+export function checkBatchNorm(
+  op: string,
+  x: Tensor,
+  parameters: { gamma: Tensor | null; beta: Tensor | null },
+  options: BatchNormOptions,
+): void {
+  checkTensor(op, "x", x, { dtypes: FLOATS });
+  const rule: TensorRule = { with: ["x", x], orNull: true };
+  for (const name of ["gamma", "beta"] as const) {
+    if (parameters[name] !== null) checkTensor(op, name, parameters[name], rule);
+  }
+  checkOptions(op, options, OPTIONS);
+  checkFlag(op, "training", options.training);
+  checkFlag(op, "folds", options.folds ?? true);
+  for (const name of ["runningMean", "runningVar", "numBatchesTracked", "statistics", "residual"] as const) {
+    const tensor = options[name] ?? null;
+    if (tensor !== null)
+      checkTensor(op, name, tensor, name === "residual" ? { ...rule, dtypes: FLOATS } : rule);
+  }
+}
+
 export interface BatchNormParams extends Required<Omit<BatchNormOptions, "residual" | "statistics">> {}
 
 const batchNormOp = defineOp({
   name: "batch_norm",
+  publicName: "batchNorm",
   inputs: { x: "...", gamma: "C?", beta: "C?", residual: "...?", statistics: "...?" },
   dtypes: { x: ["float32", "float16"], residual: ["float32", "float16"] },
   infer(shapes, params: BatchNormParams) {
@@ -238,6 +268,7 @@ export function batchNorm(
   beta: Tensor | null,
   options: BatchNormOptions,
 ): Tensor {
+  checkBatchNorm("batchNorm", x, { gamma, beta }, options);
   const { residual = null, statistics = null, ...rest } = options;
   const params = batchNormParams(rest);
   // The second forward of a checkpoint sees the same batch: the running statistics have had it.
@@ -336,23 +367,19 @@ export function inferBatchNorm(
       `${op}: numBatchesTracked is ${formatShape(numBatchesTracked.shape)}; expected one number, [1]`,
     );
   }
-  if (momentum === null ? training && runningMean && !numBatchesTracked : !(momentum >= 0 && momentum <= 1)) {
+  const share = typeof momentum === "number" && momentum >= 0 && momentum <= 1;
+  if (momentum === null ? training && runningMean && !numBatchesTracked : !share) {
     throw new ShapeError(
       momentum === null
         ? `${op}: momentum is null, the average over all batches, and numBatchesTracked is null; pass a tensor [1] to count in`
-        : `${op}: momentum is ${momentum}; expected a number from 0 to 1, or null for the average over all batches`,
+        : `${op}: momentum is ${show(momentum)}; expected a number from 0 to 1, or null for the average over all batches`,
     );
   }
-  if (!(eps >= 0 && Number.isFinite(eps))) {
-    throw new ShapeError(`${op}: eps is ${eps}; expected a finite number that is not negative, such as 1e-5`);
+  if (!(Number.isFinite(eps) && eps >= 0)) {
+    throw new ShapeError(
+      `${op}: eps is ${show(eps)}; expected a finite number that is not negative, such as 1e-5`,
+    );
   }
-  if (activation !== "none" && activation !== "relu") {
-    throw new ShapeError(`${op}: activation is "${activation}"; expected "none" or "relu"`);
-  }
-  for (const [name, tensor] of Object.entries({ runningMean, runningVar, numBatchesTracked })) {
-    if (tensor && tensor.dtype !== "float32") {
-      throw new ShapeError(`${op}: ${name} is ${tensor.dtype}; expected float32`);
-    }
-  }
+  checkChoice(op, "activation", activation, ["none", "relu"], ShapeError);
   return { out: x, count, channels, relu: activation === "relu", residual: residual !== null };
 }

@@ -1,7 +1,13 @@
 import { isRecomputing } from "../autograd/checkpoint.ts";
 import { noGrad } from "../autograd/tape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { type BatchNormOptions, batchNormParams, inferBatchNorm, overwriteRunning } from "./batch_norm.ts";
+import {
+  type BatchNormOptions,
+  batchNormParams,
+  checkBatchNorm,
+  inferBatchNorm,
+  overwriteRunning,
+} from "./batch_norm.ts";
 import { batchNormKernels } from "./batch_norm_kernels.ts";
 import { add, mul, normalize, relu } from "./elementwise.ts";
 import { mean, variance } from "./reduce.ts";
@@ -19,6 +25,7 @@ export function batchNormComposed(
   beta: Tensor | null,
   options: BatchNormOptions,
 ): Tensor {
+  checkBatchNorm("batchNormComposed", x, { gamma, beta }, options);
   const { gpu } = x;
   const { residual = null, statistics = null, ...rest } = options;
   const params = batchNormParams(rest);

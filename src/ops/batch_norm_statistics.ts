@@ -1,12 +1,21 @@
 import { ShapeError } from "../errors.ts";
+import { checkOptions, optionNames } from "../options.ts";
+import { checkTensors, FLOATS } from "../tensor/check.ts";
 import { formatShape, sameShape, sizeOf } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { type BatchNormOptions, batchNorm } from "./batch_norm.ts";
+import {
+  type BatchNormOptions,
+  batchNorm,
+  batchNormParams,
+  checkBatchNorm,
+  inferBatchNorm,
+} from "./batch_norm.ts";
 import { batchNormKernels } from "./batch_norm_kernels.ts";
 import { defineOp } from "./define-op.ts";
 
 const statisticsOp = defineOp({
   name: "batch_norm_statistics",
+  publicName: "batchNormStatistics",
   inputs: { x: "..." },
   dtypes: { x: ["float32", "float16"] },
   infer({ x }) {
@@ -33,6 +42,7 @@ const statisticsOp = defineOp({
 
 const mergeOp = defineOp({
   name: "merge_statistics",
+  publicName: "mergeStatistics",
   inputs: { a: "four C", b: "four C" },
   infer({ a }) {
     return { out: a, channels: a[1]! };
@@ -71,6 +81,7 @@ export function batchNormStatistics(x: Tensor): Tensor {
  * @throws ShapeError for an empty list, or statistics of different shapes.
  */
 export function mergeStatistics(statistics: readonly Tensor[]): Tensor {
+  checkTensors("mergeStatistics", "statistics", statistics);
   const [first, ...others] = statistics;
   if (!first) {
     throw new ShapeError("mergeStatistics: the list is empty; expected the statistics of at least one batch");
@@ -91,6 +102,11 @@ export interface SyncBatchNormOptions extends Omit<BatchNormOptions, "training" 
   residuals?: readonly Tensor[] | null;
 }
 
+const OPTIONS = optionNames<SyncBatchNormOptions>({
+  ...{ residuals: 0, runningMean: 0, runningVar: 0, numBatchesTracked: 0 },
+  ...{ momentum: 0, eps: 0, activation: 0, folds: 0 },
+});
+
 /**
  * `batchNorm` in training over several micro-batches with the statistics of all of them together, forward and
  * backward: the numbers of one batch made of all. The running statistics move once.
@@ -103,15 +119,39 @@ export function syncBatchNorm(
   beta: Tensor | null,
   options: SyncBatchNormOptions = {},
 ): Tensor[] {
-  const { residuals = null, runningMean, runningVar, numBatchesTracked, ...rest } = options;
+  checkTensors("syncBatchNorm", "xs", xs, { dtypes: FLOATS });
   const [first] = xs;
   if (!first) throw new ShapeError("syncBatchNorm: the list of batches is empty; expected at least one");
+  checkOptions("syncBatchNorm", options, OPTIONS);
+  const { residuals = null, runningMean, runningVar, numBatchesTracked, ...rest } = options;
+  if (residuals)
+    checkTensors("syncBatchNorm", "residuals", residuals, { dtypes: FLOATS, with: ["xs[0]", first] });
+  const all = { ...rest, runningMean, runningVar, numBatchesTracked, training: true };
+  for (const x of xs) checkBatchNorm("syncBatchNorm", x, { gamma, beta }, all);
   if (residuals && residuals.length !== xs.length) {
     throw new ShapeError(
       `syncBatchNorm: ${residuals.length} residuals for ${xs.length} batches; expected one for each`,
     );
   }
   const count = xs.reduce((sum, x) => sum + x.size / (x.shape.at(-1) ?? 1), 0);
+  for (const [i, x] of xs.entries()) {
+    const shapes = {
+      ...{ x: x.shape, gamma: gamma?.shape ?? null, beta: beta?.shape ?? null },
+      ...{ residual: residuals?.[i]?.shape ?? null, statistics: x.rank < 2 ? null : [4, x.shape.at(-1)!] },
+    };
+    inferBatchNorm("syncBatchNorm", shapes, batchNormParams(all));
+    if (x.shape.at(-1) !== first.shape.at(-1) || x.dtype !== first.dtype) {
+      throw new ShapeError(
+        `syncBatchNorm: xs[${i}] is ${x.dtype} ${formatShape(x.shape)}, xs[0] ${first.dtype} ${formatShape(first.shape)}; ` +
+          "expected equal types and channels",
+      );
+    }
+    if (residuals && residuals[i]!.dtype !== x.dtype) {
+      throw new ShapeError(
+        `syncBatchNorm: residuals[${i}] is ${residuals[i]!.dtype}, xs[${i}] is ${x.dtype}; expected the same, see cast`,
+      );
+    }
+  }
   if (count === 1) {
     throw new ShapeError(
       "syncBatchNorm: the batches have 1 value per channel together, and training needs more than 1 for a variance; " +

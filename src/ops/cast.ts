@@ -1,4 +1,6 @@
 import { ShapeError } from "../errors.ts";
+import { checkChoice } from "../options.ts";
+import { checkTensor, FLOATS } from "../tensor/check.ts";
 import type { DType } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { defineOp, type OpContext } from "./define-op.ts";
@@ -10,12 +12,7 @@ const castOp = defineOp({
   name: "cast",
   inputs: { x: "..." },
   dtypes: { x: ["float32", "float16"] },
-  infer({ x }, { to }: { to: Float }) {
-    if (to !== "float32" && to !== "float16") {
-      throw new ShapeError(`cast: dtype is "${to}"; expected "float32" or "float16"`);
-    }
-    return { out: x };
-  },
+  infer: ({ x }, _params: { to: Float }) => ({ out: x }),
   forward(ctx, { x }, plan, { to }) {
     const out = ctx.empty(plan.out, to);
     castInto(ctx, out, x);
@@ -45,5 +42,7 @@ function castInto(ctx: Pick<OpContext, "gpu" | "run">, out: Tensor, x: Tensor): 
  * @throws ShapeError for an integer tensor or type.
  */
 export function cast(x: Tensor, to: Float): Tensor {
+  checkTensor("cast", "x", x, { dtypes: FLOATS });
+  checkChoice("cast", "dtype", to, FLOATS, ShapeError);
   return x.dtype === to ? x : castOp({ x }, { to });
 }

@@ -1,5 +1,6 @@
 import { ShapeError } from "../errors.ts";
-import { formatShape, normalizeAxes, type Shape } from "../tensor/shape.ts";
+import { checkTensors } from "../tensor/check.ts";
+import { formatShape, normalizeAxes, type Shape, sameShape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { defineOp, type Op } from "./define-op.ts";
 import { gatherInto, type StridedPart, scatterInto, stridesOf } from "./strided.ts";
@@ -61,6 +62,7 @@ const byCount = new Map<number, ConcatOp>();
  * @throws ShapeError for an empty list, or shapes that differ elsewhere.
  */
 export function concat(tensors: readonly Tensor[], axis = -1): Tensor {
+  checkTensors("concat", "tensors", tensors);
   if (tensors.length === 0) throw new ShapeError("concat: the list is empty; expected at least one tensor");
   let op = byCount.get(tensors.length);
   if (!op) {
@@ -72,11 +74,17 @@ export function concat(tensors: readonly Tensor[], axis = -1): Tensor {
 
 /** Maps [N, H, W, Cᵢ] side by side: [N, H, W, ΣCᵢ]. @throws ShapeError as `concat`, or if a rank is not 4. */
 export function concatChannels(tensors: readonly Tensor[]): Tensor {
-  const odd = tensors.find((tensor) => tensor.rank !== 4);
-  if (odd) {
-    throw new ShapeError(
-      `concatChannels: a tensor has rank ${odd.rank}, got ${formatShape(odd.shape)}; expected [N, H, W, C]`,
-    );
+  checkTensors("concatChannels", "tensors", tensors, { shape: "[N, H, W, C]" });
+  if (tensors.length === 0) {
+    throw new ShapeError("concatChannels: the list is empty; expected at least one tensor");
+  }
+  const [first] = tensors;
+  for (const { shape } of tensors) {
+    if (!sameShape(shape.slice(0, 3), first!.shape.slice(0, 3))) {
+      throw new ShapeError(
+        `concatChannels: one is ${formatShape(shape)}, the first ${formatShape(first!.shape)}; expected equal N, H and W`,
+      );
+    }
   }
   return concat(tensors);
 }

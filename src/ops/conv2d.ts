@@ -3,6 +3,7 @@
 import { ShapeError } from "../errors.ts";
 import type { Gpu } from "../gpu/device.ts";
 import type { Variant } from "../gpu/variants.ts";
+import { checkOptions, optionNames, show } from "../options.ts";
 import { formatShape, type Shape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import {
@@ -33,6 +34,8 @@ export interface Conv2dOptions {
   /** Channels are split into this many groups, which do not see each other. `groups = C` is depthwise. Default 1. */
   groups?: number;
 }
+
+const OPTIONS = optionNames<Conv2dOptions>({ bias: 0, stride: 0, padding: 0, dilation: 0, groups: 0 });
 
 type ConvParams = Omit<Conv2dOptions, "bias">;
 
@@ -124,6 +127,7 @@ function contribute(
  * @throws ShapeError for shapes and options that do not fit each other, or an output without pixels
  */
 export function conv2d(x: Tensor, weight: Tensor, options: Conv2dOptions = {}): Tensor {
+  checkOptions("conv2d", options, OPTIONS);
   const { bias = null, ...params } = options;
   return op({ x, weight, bias }, params);
 }
@@ -147,7 +151,7 @@ export function inferConv2d(dims: Dims, params: ConvParams, weightShape: string)
   const [dilationH, dilationW] = pair("dilation", params.dilation ?? 1);
   if (!Number.isInteger(groups) || groups < 1) {
     throw new ShapeError(
-      `conv2d: groups is ${groups}; expected a positive integer that divides C = ${C} and K = ${K}`,
+      `conv2d: groups is ${show(groups)}; expected a positive integer that divides C = ${C} and K = ${K}`,
     );
   }
   if (C % groups !== 0 || K % groups !== 0) {
@@ -187,9 +191,9 @@ export function inferConv2d(dims: Dims, params: ConvParams, weightShape: string)
   return { N, H, W, C, K, R, S, P, Q, strideH, strideW, top, left, dilationH, dilationW, groups };
 }
 
-function pair(name: string, value: number | readonly number[]): [number, number] {
-  const values = typeof value === "number" ? [value, value] : [...value];
-  if (values.length !== 2 || !values.every((v) => Number.isInteger(v) && v >= 1)) {
+function pair(name: string, value: unknown): [number, number] {
+  const values: readonly unknown[] = Array.isArray(value) ? value : [value, value];
+  if (values.length !== 2 || !values.every((v) => Number.isSafeInteger(v) && (v as number) >= 1)) {
     throw new ShapeError(
       `conv2d: ${name} is ${show(value)}; expected a positive integer, or two as [vertical, horizontal]`,
     );
@@ -215,7 +219,7 @@ function sides(
   }
   const values =
     typeof padding === "number" ? [padding] : Array.isArray(padding) ? [...padding] : [Number.NaN];
-  if (![1, 2, 4].includes(values.length) || !values.every((v) => Number.isInteger(v) && v >= 0)) {
+  if (![1, 2, 4].includes(values.length) || !values.every((v) => Number.isSafeInteger(v) && v >= 0)) {
     throw new ShapeError(
       `conv2d: padding is ${show(padding)}; expected a non-negative integer, [vertical, horizontal], [top, bottom, left, right], "same" or "valid"`,
     );
@@ -223,8 +227,4 @@ function sides(
   if (values.length === 1) return [values[0]!, values[0]!, values[0]!, values[0]!];
   if (values.length === 2) return [values[0]!, values[0]!, values[1]!, values[1]!];
   return values as [number, number, number, number];
-}
-
-function show(value: unknown): string {
-  return Array.isArray(value) ? `[${value.join(", ")}]` : String(value);
 }

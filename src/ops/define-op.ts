@@ -8,13 +8,14 @@ import {
   record,
   watcher,
 } from "../autograd/tape.ts";
-import { FusenormError, OverwrittenTensorError, ShapeError } from "../errors.ts";
+import { FusenormError, OverwrittenTensorError } from "../errors.ts";
 import type { Grid } from "../gpu/commands.ts";
 import type { Binding, Gpu } from "../gpu/device.ts";
 import type { KernelSpec } from "../gpu/kernel.ts";
 import type { DType } from "../tensor/dtype.ts";
-import { formatShape, type Shape } from "../tensor/shape.ts";
+import type { Shape } from "../tensor/shape.ts";
 import { Tensor } from "../tensor/tensor.ts";
+import { checksOf, publicNameOf } from "./op-checks.ts";
 
 /** Symbolic shapes by input: `"N H W C"`; `"..."` for any rank; a final `?` marks an input that may be null. */
 export type InputShapes = Record<string, string>;
@@ -53,8 +54,10 @@ export interface OpContext<I extends InputShapes = InputShapes> {
 }
 
 export interface OpDefinition<I extends InputShapes, P, Plan extends { out: Shape }, S extends Saved> {
-  /** snake_case; the same in shader, op, test and bench files. */
+  /** snake_case; the same in shader, op, test and bench files. Kernels are listed under it. */
   name: string;
+  /** What error messages call the op: the name of the function that the user calls. Default: `name`. */
+  publicName?: string;
   inputs: I;
   /** Element type of each input: float32 unless named here. */
   dtypes?: { [K in keyof I]?: readonly DType[] };
@@ -101,16 +104,19 @@ function makeOp<const I extends InputShapes, P, Plan extends { out: Shape }, S e
   definition: OpDefinition<I, P, Plan, S>,
   how: Dispatcher,
 ): Op<I, P> {
-  const publicName = camelCase(definition.name);
+  const checks = checksOf(definition);
+  const publicName = publicNameOf(definition);
   const names = Object.keys(definition.inputs) as (keyof I & string)[];
 
   const op = (inputs: Inputs<I>, params: P): Tensor => {
-    const gpu = checkInputs(publicName, definition, names, inputs as Record<string, Tensor | null>);
+    const first = checks.inputs(inputs);
+    const { gpu } = first;
     const shapes = Object.fromEntries(
       names.map((name) => [name, inputs[name]?.shape ?? null]),
     ) as ShapesOf<I>;
-    const dims = bindDims(publicName, definition.inputs, shapes);
+    const dims = checks.dims(shapes);
     const plan = definition.infer(shapes, params, dims);
+    checks.plan(plan, first);
     const graph = isRecording() && names.some((name) => inputs[name]?.requiresGrad);
     const needsGrad = Object.fromEntries(
       names.map((name) => [name, graph && inputs[name]?.requiresGrad === true]),
@@ -120,7 +126,7 @@ function makeOp<const I extends InputShapes, P, Plan extends { out: Shape }, S e
     watch?.(publicName, inputs as Record<string, Tensor | null>);
 
     const { result, made } = inContext(gpu, definition.name, how, needsGrad, null, null, (ctx) =>
-      definition.forward(ctx, inputs, plan, params),
+      checks.result(definition.forward(ctx, inputs, plan, params), plan, inputs, gpu),
     );
     const { out, saved } = result;
     if (watch) out.requiresGrad = names.some((name) => inputs[name]?.requiresGrad);
@@ -132,6 +138,7 @@ function makeOp<const I extends InputShapes, P, Plan extends { out: Shape }, S e
         shape: inputs[name]?.shape ?? [],
         leaf: leafOf(inputs[name]),
       }));
+      const dtypes = names.map((name) => inputs[name]?.dtype);
       record(
         out,
         definition.name,
@@ -145,7 +152,7 @@ function makeOp<const I extends InputShapes, P, Plan extends { out: Shape }, S e
           const overwritten = changed();
           if (overwritten !== null) throw overwrittenError(publicName, overwritten);
           const grads = inContext(gpu, label, how, needsGrad, targets, contributions, (ctx) =>
-            definition.backward!(ctx, grad, own, plan, params),
+            checks.gradients(definition.backward!(ctx, grad, own, plan, params), shapes, dtypes, gpu),
           );
           const kept = new Set(Object.values(grads.result));
           for (const tensor of grads.made) if (!kept.has(tensor)) tensor.dispose();
@@ -159,7 +166,7 @@ function makeOp<const I extends InputShapes, P, Plan extends { out: Shape }, S e
       );
     }
     for (const tensor of made) if (tensor !== out) tensor.dispose();
-    gpu.checkFinite(out, definition.name);
+    gpu.checkFinite(out, publicName);
     return out;
   };
   return Object.assign(op, {
@@ -263,80 +270,6 @@ function overwrittenError(op: string, name: string): OverwrittenTensorError {
   );
 }
 
-/** `batch_norm` is the name in kernels and profiles, `batchNorm` in what users call and in messages. */
-function camelCase(name: string): string {
-  return name.replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase());
-}
-
 function tensorsOf(saved: Saved): Tensor[] {
   return Object.values(saved).filter((value): value is Tensor => value instanceof Tensor);
-}
-
-function checkInputs(
-  op: string,
-  definition: { inputs: InputShapes; dtypes?: Record<string, readonly DType[] | undefined> },
-  names: readonly string[],
-  inputs: Record<string, Tensor | null>,
-): Gpu {
-  let gpu: Gpu | null = null;
-  for (const name of names) {
-    const input = inputs[name];
-    if (!input) {
-      if (definition.inputs[name]!.endsWith("?")) continue;
-      throw new ShapeError(
-        `${op}: ${name} is missing; expected a tensor ${symbols(definition.inputs[name]!)}`,
-      );
-    }
-    if (!(input instanceof Tensor)) {
-      throw new ShapeError(`${op}: ${name} is ${typeof input}; expected a Tensor (gpu.tensor(data, shape))`);
-    }
-    input.deferred; // throws if disposed
-    const dtypes = definition.dtypes?.[name] ?? ["float32"];
-    if (!dtypes.includes(input.dtype)) {
-      throw new ShapeError(`${op}: ${name} is ${input.dtype}; expected ${dtypes.join(" or ")}`);
-    }
-    if (gpu && input.gpu !== gpu) {
-      throw new ShapeError(`${op}: ${name} is on another Gpu than ${names[0]}; expected all inputs on one`);
-    }
-    gpu = input.gpu;
-  }
-  if (!gpu) throw new ShapeError(`${op}: no input tensor was given`);
-  return gpu;
-}
-
-/** Gives each letter the size that its first input has, and holds the other inputs to it. */
-function bindDims(
-  op: string,
-  inputs: InputShapes,
-  shapes: Record<string, Shape | null>,
-): Record<string, number> {
-  const dims: Record<string, number> = {};
-  const boundBy: Record<string, string> = {};
-  for (const [name, pattern] of Object.entries(inputs)) {
-    const shape = shapes[name];
-    const letters = pattern.replace("?", "").trim().split(/\s+/);
-    if (!shape || letters[0] === "...") continue;
-    if (shape.length !== letters.length) {
-      throw new ShapeError(
-        `${op}: ${name} has rank ${shape.length}, got ${formatShape(shape)}; expected ${symbols(pattern)} of rank ${letters.length}`,
-      );
-    }
-    letters.forEach((letter, axis) => {
-      const size = shape[axis]!;
-      if (dims[letter] === undefined) {
-        dims[letter] = size;
-        boundBy[letter] = name;
-      } else if (dims[letter] !== size) {
-        throw new ShapeError(
-          `${op}: ${name} ${symbols(pattern)} has ${letter} = ${size}, ${boundBy[letter]} ${symbols(inputs[boundBy[letter]!]!)} ` +
-            `has ${letter} = ${dims[letter]}; expected ${name} with ${letter} = ${dims[letter]}, got ${formatShape(shape)}`,
-        );
-      }
-    });
-  }
-  return dims;
-}
-
-function symbols(pattern: string): string {
-  return `[${pattern.replace("?", "").trim().split(/\s+/).join(", ")}]`;
 }

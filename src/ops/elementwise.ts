@@ -1,8 +1,10 @@
 // relu, add, sub, mul, scale, normalize: one read per input and one write. What a library without fusion runs.
 
 import { ShapeError } from "../errors.ts";
-import { formatShape, type Shape, sameShape } from "../tensor/shape.ts";
-import type { Tensor } from "../tensor/tensor.ts";
+import { show } from "../options.ts";
+import { checkTensor } from "../tensor/check.ts";
+import { checkShape, formatShape, type Shape, sameShape } from "../tensor/shape.ts";
+import { Tensor } from "../tensor/tensor.ts";
 import { rectified } from "./batch_norm.ts";
 import { broadcastShapes, type OperandLayout, operandLayout, repeatedAxes } from "./broadcast.ts";
 import { defineOp } from "./define-op.ts";
@@ -52,7 +54,7 @@ const scaleOp = defineOp({
   infer({ x }, { factor }: { factor: number }) {
     if (!Number.isFinite(factor)) {
       throw new ShapeError(
-        `scale: factor is ${factor}; expected a finite number, or a tensor that broadcasts to x`,
+        `scale: factor is ${show(factor)}; expected a finite number, or a tensor that broadcasts to x`,
       );
     }
     return { out: x };
@@ -152,6 +154,7 @@ const expandOp = defineOp({
   name: "expand",
   inputs: { x: "..." },
   infer({ x }, { shape }: { shape: Shape }) {
+    checkShape("expand", shape);
     const repeated = repeatedAxes("expand", "x", x, shape);
     return { out: shape, repeated, layout: operandLayout("expand", shape, repeated), x };
   },
@@ -183,7 +186,10 @@ function broadcast(
   straight: typeof addOp,
   reversed: typeof addOp,
 ): Tensor {
+  checkTensor(name, "a", a);
+  checkTensor(name, "b", b, { with: ["a", a] });
   const shape = broadcastShapes(name, a.shape, b.shape);
+  a.gpu.checkSize(name, shape, "float32", "output");
   if (sameShape(a.shape, shape)) return straight({ a, b }, null);
   if (sameShape(b.shape, shape)) return reversed({ a: b, b: a }, null);
   return straight({ a: expand(a, shape), b }, null);
@@ -213,7 +219,14 @@ export function mul(a: Tensor, b: Tensor): Tensor {
  * @throws ShapeError if `factor` is not finite, or does not broadcast to x.
  */
 export function scale(x: Tensor, factor: number | Tensor): Tensor {
+  checkTensor("scale", "x", x);
   if (typeof factor === "number") return scaleOp({ x }, { factor });
+  if (!(factor instanceof Tensor)) {
+    throw new ShapeError(
+      `scale: factor is ${show(factor)}; expected a finite number, or a Tensor that broadcasts to x`,
+    );
+  }
+  checkTensor("scale", "factor", factor, { with: ["x", x] });
   repeatedAxes("scale", "factor", factor.shape, x.shape);
   return mulOp({ a: x, b: factor }, null);
 }
@@ -227,9 +240,9 @@ const normalizeOp = defineOp({
         `normalize: mean is ${formatShape(mean)}, variance ${formatShape(variance)}; expected the same shape`,
       );
     }
-    if (!(eps >= 0 && Number.isFinite(eps))) {
+    if (!(Number.isFinite(eps) && eps >= 0)) {
       throw new ShapeError(
-        `normalize: eps is ${eps}; expected a finite number that is not negative, such as 1e-5`,
+        `normalize: eps is ${show(eps)}; expected a finite number that is not negative, such as 1e-5`,
       );
     }
     const repeated = repeatedAxes("normalize", "mean", mean, x);

@@ -1,4 +1,5 @@
 import { ShapeError } from "../errors.ts";
+import { show } from "../options.ts";
 import { formatShape, sizeOf } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { defineOp } from "./define-op.ts";
@@ -6,6 +7,7 @@ import { checkEps, normalizeUnits, normalizeUnitsGrad } from "./group_norm_kerne
 
 const groupNormOp = defineOp({
   name: "group_norm",
+  publicName: "groupNorm",
   inputs: { x: "...", gamma: "C?", beta: "C?" },
   infer({ x, gamma, beta }, { groups, eps }: { groups: number; eps: number }) {
     if (x.length < 2) {
@@ -16,7 +18,7 @@ const groupNormOp = defineOp({
     const channels = x.at(-1)!;
     if (!Number.isInteger(groups) || groups < 1 || channels % groups !== 0) {
       throw new ShapeError(
-        `groupNorm: groups is ${groups}, x has ${channels} channels, got ${formatShape(x)}; expected a positive divisor ` +
+        `groupNorm: groups is ${show(groups)}, x has ${channels} channels, got ${formatShape(x)}; expected a positive divisor ` +
           "of the channels",
       );
     }

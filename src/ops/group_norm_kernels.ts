@@ -3,6 +3,7 @@
 import { ShapeError } from "../errors.ts";
 import type { Grid } from "../gpu/commands.ts";
 import type { Binding } from "../gpu/device.ts";
+import { show } from "../options.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { OpContext } from "./define-op.ts";
 
@@ -30,8 +31,10 @@ const SOFTWARE_LANES = 512;
 const GPU_LANES = 2 ** 16;
 
 export function checkEps(op: string, eps: number): void {
-  if (!(eps >= 0 && Number.isFinite(eps))) {
-    throw new ShapeError(`${op}: eps is ${eps}; expected a finite number that is not negative, such as 1e-5`);
+  if (!(Number.isFinite(eps) && eps >= 0)) {
+    throw new ShapeError(
+      `${op}: eps is ${show(eps)}; expected a finite number that is not negative, such as 1e-5`,
+    );
   }
 }
 

@@ -1,13 +1,15 @@
 import { ShapeError } from "../errors.ts";
-import { formatShape, type Shape, sameShape, sizeOf } from "../tensor/shape.ts";
+import { checkShape, formatShape, type Shape, sameShape, sizeOf } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { defineOp } from "./define-op.ts";
 import { checkEps, normalizeUnits, normalizeUnitsGrad } from "./group_norm_kernels.ts";
 
 const layerNormOp = defineOp({
   name: "layer_norm",
+  publicName: "layerNorm",
   inputs: { x: "...", gamma: "...?", beta: "...?" },
   infer({ x, gamma, beta }, { shape, eps }: { shape: Shape; eps: number }) {
+    checkShape("layerNorm", shape, "normalizedShape");
     const rank = shape.length;
     if (rank < 1 || rank > x.length || !sameShape(x.slice(x.length - rank), shape)) {
       throw new ShapeError(

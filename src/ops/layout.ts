@@ -1,15 +1,12 @@
 // The only doors between this package's layouts (maps [N, H, W, C], weights [K, R, S, C]) and others'. Each one copies,
 // and is differentiable.
 
-import { ShapeError } from "../errors.ts";
-import { formatShape } from "../tensor/shape.ts";
+import { checkTensor } from "../tensor/check.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { permute } from "./permute.ts";
 
 function convert(op: string, expected: string, x: Tensor, axes: readonly number[]): Tensor {
-  if (x.rank !== 4) {
-    throw new ShapeError(`${op}: x has rank ${x.rank}, got ${formatShape(x.shape)}; expected ${expected}`);
-  }
+  checkTensor(op, op.startsWith("weight") ? "weight" : "x", x, { shape: expected });
   return permute(x, axes);
 }
 

@@ -1,4 +1,5 @@
 import { ShapeError } from "../errors.ts";
+import { checkFlag, checkOptions, optionNames } from "../options.ts";
 import { formatShape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { defineOp } from "./define-op.ts";
@@ -10,6 +11,8 @@ export interface MatmulOptions {
   /** Use bᵀ: b is [N, K]. Default false. */
   transposeB?: boolean;
 }
+
+const OPTIONS = optionNames<MatmulOptions>({ transposeA: 0, transposeB: 0 });
 
 const op = defineOp({
   name: "matmul",
@@ -60,6 +63,8 @@ const op = defineOp({
  * @throws ShapeError if the inner sizes differ or an input is no matrix
  */
 export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tensor {
+  checkOptions("matmul", options, OPTIONS);
+  for (const name of ["transposeA", "transposeB"] as const) checkFlag("matmul", name, options[name] ?? false);
   return op({ a, b }, options);
 }
 

@@ -1,4 +1,6 @@
 import { ShapeError } from "../errors.ts";
+import { checkInteger, show } from "../options.ts";
+import { checkTensor } from "../tensor/check.ts";
 import { formatShape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { defineOp } from "./define-op.ts";
@@ -8,16 +10,23 @@ const padOp = defineOp({
   name: "pad",
   inputs: { x: "..." },
   infer({ x }, { padding, value }: { padding: readonly (readonly [number, number])[]; value: number }) {
-    const sound = padding.every(
-      (sides) => sides.length === 2 && sides.every((side) => Number.isInteger(side) && side >= 0),
-    );
-    if (padding.length !== x.length || !sound) {
+    const sound =
+      Array.isArray(padding) &&
+      Array.from(padding).every(
+        (sides) =>
+          Array.isArray(sides) &&
+          sides.length === 2 &&
+          sides.every((side) => Number.isSafeInteger(side) && side >= 0),
+      );
+    if (!sound || padding.length !== x.length) {
       throw new ShapeError(
-        `pad: padding is ${JSON.stringify(padding)}, x ${formatShape(x)}; expected one [before, after] of integers, ` +
+        `pad: padding is ${show(padding)}, x ${formatShape(x)}; expected one [before, after] of integers, ` +
           "none negative, for each axis of x",
       );
     }
-    if (Number.isNaN(value)) throw new ShapeError("pad: value is NaN; expected a number");
+    if (typeof value !== "number" || Number.isNaN(value)) {
+      throw new ShapeError(`pad: value is ${show(value)}; expected a number`);
+    }
     return { out: x.map((size, axis) => size + padding[axis]![0] + padding[axis]![1]), x };
   },
   forward(ctx, { x }, plan, { padding, value }) {
@@ -58,12 +67,18 @@ export function pad(x: Tensor, padding: readonly (readonly [number, number])[], 
  */
 export function pad2d(
   x: Tensor,
-  [top, bottom, left, right]: readonly [top: number, bottom: number, left: number, right: number],
+  padding: readonly [top: number, bottom: number, left: number, right: number],
   value = 0,
 ): Tensor {
-  if (x.rank !== 4) {
-    throw new ShapeError(`pad2d: x has rank ${x.rank}, got ${formatShape(x.shape)}; expected [N, H, W, C]`);
+  checkTensor("pad2d", "x", x, { shape: "[N, H, W, C]" });
+  if (!Array.isArray(padding) || padding.length !== 4) {
+    throw new ShapeError(`pad2d: padding is ${show(padding)}; expected [top, bottom, left, right]`);
   }
+  for (const side of padding) checkInteger("pad2d", "a side of padding", side, 0);
+  if (typeof value !== "number" || Number.isNaN(value)) {
+    throw new ShapeError(`pad2d: value is ${show(value)}; expected a number`);
+  }
+  const [top, bottom, left, right] = padding;
   return pad(
     x,
     [

@@ -1,4 +1,6 @@
 import { ShapeError } from "../errors.ts";
+import { checkArray, show } from "../options.ts";
+import { checkTensor } from "../tensor/check.ts";
 import { formatShape, normalizeAxes } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { defineOp } from "./define-op.ts";
@@ -8,9 +10,10 @@ const permuteOp = defineOp({
   name: "permute",
   inputs: { x: "..." },
   infer({ x }, { axes }: { axes: readonly number[] }) {
+    checkArray("permute", "axes", axes, "integers");
     if (axes.length !== x.length) {
       throw new ShapeError(
-        `permute: axes is [${axes.join(", ")}], x ${formatShape(x)}; expected each of its ${x.length} axes once`,
+        `permute: axes is ${show(axes)}, x ${formatShape(x)}; expected each of its ${x.length} axes once`,
       );
     }
     normalizeAxes("permute", axes, x.length);
@@ -47,6 +50,7 @@ export function permute(x: Tensor, axes: readonly number[]): Tensor {
 
 /** Swaps two axes; the last two if none are named. @throws ShapeError for an axis that x does not have. */
 export function transpose(x: Tensor, a = -2, b = -1): Tensor {
+  checkTensor("transpose", "x", x);
   for (const axis of [a, b]) normalizeAxes("transpose", [axis], x.rank);
   const axes = x.shape.map((_, axis) => axis);
   const [i, j] = [a < 0 ? a + x.rank : a, b < 0 ? b + x.rank : b];

@@ -1,4 +1,6 @@
 import { ShapeError } from "../errors.ts";
+import { checkFlag, checkOptions, optionNames, show } from "../options.ts";
+import { checkTensor } from "../tensor/check.ts";
 import { formatShape, type Shape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { defineOp } from "./define-op.ts";
@@ -33,14 +35,40 @@ interface Pool2dPlan {
   sizes(elements: number): Int32Array;
 }
 
-function pair(op: string, name: string, value: Pair, least: number): readonly [number, number] {
-  const both = typeof value === "number" ? [value, value] : [...value];
-  if (both.length !== 2 || both.some((v) => !Number.isInteger(v) || v < least)) {
+const OPTIONS = optionNames<Pool2dOptions>({ stride: 0, padding: 0, ceilMode: 0 });
+const AVG_OPTIONS = [...OPTIONS, "countIncludePad" satisfies keyof AvgPool2dOptions];
+
+/** What needs no map to be checked. @throws ShapeError, UsageError */
+export function checkPool2d(
+  op: string,
+  kernelSize: unknown,
+  options: AvgPool2dOptions,
+  average: boolean,
+): void {
+  pair(op, "kernelSize", kernelSize, 1);
+  checkOptions(op, options, average ? AVG_OPTIONS : OPTIONS);
+  const { stride = 1, padding = 0, ceilMode = false, countIncludePad = true } = options;
+  pair(op, "stride", stride, 1);
+  sides(op, padding);
+  checkFlag(op, "ceilMode", ceilMode);
+  checkFlag(op, "countIncludePad", countIncludePad);
+}
+
+function pair(op: string, name: string, value: unknown, least: number): readonly [number, number] {
+  const both: readonly unknown[] = Array.isArray(value) ? value : [value, value];
+  if (both.length !== 2 || !both.every((v) => Number.isSafeInteger(v) && (v as number) >= least)) {
     throw new ShapeError(
-      `${op}: ${name} is ${JSON.stringify(value)}; expected an integer of at least ${least}, or [vertical, horizontal]`,
+      `${op}: ${name} is ${show(value)}; expected an integer of at least ${least}, or [vertical, horizontal]`,
     );
   }
   return both as [number, number];
+}
+
+function sides(op: string, padding: unknown): readonly number[] {
+  if (!Array.isArray(padding) || padding.length !== 4) {
+    return pair(op, "padding", padding, 0).flatMap((v) => [v, v]);
+  }
+  return [padding.slice(0, 2), padding.slice(2)].flatMap((both) => pair(op, "padding", both, 0));
 }
 
 function poolPlan(op: string, x: Shape, params: Pool2dParams): Pool2dPlan {
@@ -48,13 +76,7 @@ function poolPlan(op: string, x: Shape, params: Pool2dParams): Pool2dPlan {
   const kernel = pair(op, "kernelSize", params.kernelSize, 1);
   const stride = pair(op, "stride", params.stride ?? params.kernelSize, 1);
   const { padding = 0, ceilMode = false } = params;
-  const [top, bottom, left, right] =
-    typeof padding !== "number" && padding.length === 4
-      ? [
-          ...pair(op, "padding", [padding[0], padding[1]], 0),
-          ...pair(op, "padding", [padding[2], padding[3]], 0),
-        ]
-      : pair(op, "padding", padding as Pair, 0).flatMap((v) => [v, v]);
+  const [top, bottom, left, right] = sides(op, padding);
   const extent = (name: string, size: number, axis: 0 | 1, before: number, after: number) => {
     if (2 * before > kernel[axis] || 2 * after > kernel[axis]) {
       throw new ShapeError(
@@ -151,6 +173,7 @@ const avgPool2dOp = defineOp({
  * @throws ShapeError for a kernel that does not fit, or padding of more than half of it.
  */
 export function maxPool2d(x: Tensor, kernelSize: Pair, options: Pool2dOptions = {}): Tensor {
+  checkPool2d("maxPool2d", kernelSize, options, false);
   return maxPool2dOp({ x }, { kernelSize, ...options });
 }
 
@@ -159,15 +182,12 @@ export function maxPool2d(x: Tensor, kernelSize: Pair, options: Pool2dOptions = 
  * @throws ShapeError for a kernel that does not fit, or padding of more than half of it.
  */
 export function avgPool2d(x: Tensor, kernelSize: Pair, options: AvgPool2dOptions = {}): Tensor {
+  checkPool2d("avgPool2d", kernelSize, options, true);
   return avgPool2dOp({ x }, { kernelSize, ...options });
 }
 
 /** The average over all pixels: x [N, H, W, C] → [N, C]. @throws ShapeError if x is not of rank 4. */
 export function globalAvgPool2d(x: Tensor): Tensor {
-  if (x.rank !== 4) {
-    throw new ShapeError(
-      `globalAvgPool2d: x has rank ${x.rank}, got ${formatShape(x.shape)}; expected [N, H, W, C]`,
-    );
-  }
+  checkTensor("globalAvgPool2d", "x", x, { shape: "[N, H, W, C]" });
   return mean(x, [1, 2]);
 }

@@ -1,6 +1,7 @@
 // sum, mean, variance over any axes; equal from run to run.
 
 import { ShapeError } from "../errors.ts";
+import { checkFlag, checkOptions, optionNames, show } from "../options.ts";
 import { formatShape, normalizeAxes, type Shape, sizeOf } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { type OperandLayout, operandLayout } from "./broadcast.ts";
@@ -19,6 +20,9 @@ export interface VarianceOptions extends ReduceAxesOptions {
   mean?: Tensor;
 }
 
+const OPTIONS = optionNames<ReduceAxesOptions>({ keepDims: 0 });
+const VARIANCE_OPTIONS = optionNames<VarianceOptions>({ keepDims: 0, correction: 0, mean: 0 });
+
 interface ReducePlan {
   out: Shape;
   x: Shape;
@@ -33,6 +37,7 @@ interface Axes extends ReduceAxesOptions {
 }
 
 function reducePlan(op: string, x: Shape, { axes, keepDims = false }: Axes): ReducePlan {
+  checkFlag(op, "keepDims", keepDims);
   const chosen = axes === undefined ? x.map((_, axis) => axis) : normalizeAxes(op, axes, x.length);
   if (axes?.length === 0) {
     throw new ShapeError(
@@ -79,6 +84,7 @@ const meanOp = defineSum("mean", true);
  * @throws ShapeError for an axis that x does not have, one named twice, or an empty list.
  */
 export function sum(x: Tensor, axes?: readonly number[], options: ReduceAxesOptions = {}): Tensor {
+  checkOptions("sum", options, OPTIONS);
   return sumOp({ x }, { axes, ...options });
 }
 
@@ -87,6 +93,7 @@ export function sum(x: Tensor, axes?: readonly number[], options: ReduceAxesOpti
  * the values come, and without overflow on the way.
  */
 export function mean(x: Tensor, axes?: readonly number[], options: ReduceAxesOptions = {}): Tensor {
+  checkOptions("mean", options, OPTIONS);
   return meanOp({ x }, { axes, ...options });
 }
 
@@ -97,7 +104,9 @@ const varianceOp = defineOp({
     const plan = reducePlan("variance", x, params);
     const { correction } = params;
     if (correction !== 0 && correction !== 1) {
-      throw new ShapeError(`variance: correction is ${correction}; expected 0 (biased) or 1 (unbiased)`);
+      throw new ShapeError(
+        `variance: correction is ${show(correction)}; expected 0 (biased) or 1 (unbiased)`,
+      );
     }
     if (plan.count <= correction) {
       throw new ShapeError(
@@ -140,6 +149,7 @@ const varianceOp = defineOp({
  * @throws ShapeError for bad axes as in `sum`, or fewer than correction + 1 values in each sum.
  */
 export function variance(x: Tensor, axes?: readonly number[], options: VarianceOptions = {}): Tensor {
+  checkOptions("variance", options, VARIANCE_OPTIONS);
   const { correction = 1, keepDims, mean = null } = options;
   return varianceOp({ x, mean }, { axes, keepDims, correction });
 }

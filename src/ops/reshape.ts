@@ -1,4 +1,6 @@
 import { ShapeError } from "../errors.ts";
+import { checkArray, show } from "../options.ts";
+import { ANY, checkTensor } from "../tensor/check.ts";
 import { formatShape, type Shape, sizeOf } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { defineOp } from "./define-op.ts";
@@ -8,12 +10,13 @@ const reshapeOp = defineOp({
   inputs: { x: "..." },
   dtypes: { x: ["float32", "float16", "uint32", "uint8"] },
   infer({ x }, { shape }: { shape: Shape }) {
+    checkArray("reshape", "shape", shape, "integers");
     const free = shape.filter((size) => size === -1).length;
     const known = sizeOf(shape.filter((size) => size !== -1));
     const out = shape.map((size) => (size === -1 ? sizeOf(x) / known : size));
     if (free > 1 || out.some((size) => !Number.isInteger(size) || size < 1) || sizeOf(out) !== sizeOf(x)) {
       throw new ShapeError(
-        `reshape: x is ${formatShape(x)} with ${sizeOf(x)} elements, the new shape ${formatShape(shape)}; expected the same ` +
+        `reshape: x is ${formatShape(x)} with ${sizeOf(x)} elements, the new shape ${show(shape)}; expected the same ` +
           "number of elements, with at most one size given as -1",
       );
     }
@@ -34,6 +37,7 @@ export function reshape(x: Tensor, shape: Shape): Tensor {
 
 /** x [N, …] → [N, everything else], without a copy: what stands before a linear layer. @throws ShapeError for rank 0. */
 export function flatten(x: Tensor): Tensor {
+  checkTensor("flatten", "x", x, { dtypes: ANY });
   if (x.rank === 0) throw new ShapeError("flatten: x is a scalar []; expected [N, ...]");
   return reshape(x, [x.shape[0]!, -1]);
 }

@@ -1,4 +1,5 @@
 import { ShapeError } from "../errors.ts";
+import { checkArray, show } from "../options.ts";
 import { formatShape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { defineOp } from "./define-op.ts";
@@ -15,9 +16,10 @@ const sliceOp = defineOp({
   inputs: { x: "..." },
   infer({ x }, params: SliceParams) {
     for (const name of ["starts", "ends", "steps"] as const) {
+      checkArray("slice", name, params[name], "integers");
       if (params[name].length !== x.length) {
         throw new ShapeError(
-          `slice: ${name} is [${params[name].join(", ")}], x ${formatShape(x)}; expected one number for each axis of x`,
+          `slice: ${name} is ${show(params[name])}, x ${formatShape(x)}; expected one number for each axis of x`,
         );
       }
     }
@@ -30,8 +32,8 @@ const sliceOp = defineOp({
       const whole = [start, end, step].every(Number.isInteger);
       if (!whole || start < 0 || end > size || start >= end || step < 1) {
         throw new ShapeError(
-          `slice: axis ${axis} of x ${formatShape(x)} from ${params.starts[axis]} to ${params.ends[axis]} in steps of ` +
-            `${step}; expected integers with 0 <= start < end <= ${size} (negative ones count from the end) and a step of at least 1`,
+          `slice: axis ${axis} of x ${formatShape(x)} from ${show(params.starts[axis])} to ${show(params.ends[axis])} in steps of ` +
+            `${show(step)}; expected integers with 0 <= start < end <= ${size} (negative ones count from the end) and a step of at least 1`,
         );
       }
       return Math.ceil((end - start) / step);
@@ -65,7 +67,8 @@ export function slice(
   x: Tensor,
   starts: readonly number[],
   ends: readonly number[],
-  steps: readonly number[] = starts.map(() => 1),
+  steps?: readonly number[],
 ): Tensor {
-  return sliceOp({ x }, { starts, ends, steps });
+  checkArray("slice", "starts", starts, "integers");
+  return sliceOp({ x }, { starts, ends, steps: steps === undefined ? starts.map(() => 1) : steps });
 }

@@ -1,4 +1,5 @@
 import { ShapeError } from "../errors.ts";
+import { checkChoice, checkOptions, optionNames, show } from "../options.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { defineOp } from "./define-op.ts";
 import { reduceInto, strideGrid } from "./kernels.ts";
@@ -11,6 +12,8 @@ export interface SoftmaxCrossEntropyOptions {
   labelSmoothing?: number;
 }
 
+const OPTIONS = optionNames<SoftmaxCrossEntropyOptions>({ reduction: 0, labelSmoothing: 0 });
+
 const NAN_BITS = 0x7fc00000;
 
 const softmaxCrossEntropyOp = defineOp({
@@ -18,13 +21,9 @@ const softmaxCrossEntropyOp = defineOp({
   inputs: { logits: "N K", labels: "N" },
   dtypes: { labels: ["uint32"] },
   infer({ logits }, { reduction, labelSmoothing }: Required<SoftmaxCrossEntropyOptions>) {
-    if (!["mean", "sum", "none"].includes(reduction)) {
-      throw new ShapeError(
-        `softmaxCrossEntropy: reduction is ${reduction}; expected "mean", "sum" or "none"`,
-      );
-    }
-    if (!(labelSmoothing >= 0 && labelSmoothing <= 1)) {
-      throw new ShapeError(`softmaxCrossEntropy: labelSmoothing is ${labelSmoothing}; expected 0 to 1`);
+    checkChoice("softmaxCrossEntropy", "reduction", reduction, ["mean", "sum", "none"], ShapeError);
+    if (typeof labelSmoothing !== "number" || !(labelSmoothing >= 0 && labelSmoothing <= 1)) {
+      throw new ShapeError(`softmaxCrossEntropy: labelSmoothing is ${show(labelSmoothing)}; expected 0 to 1`);
     }
     const [rows, classes] = logits as readonly [number, number];
     const factor = reduction === "mean" ? 1 / rows : 1;
@@ -81,7 +80,9 @@ const softmaxCrossEntropyOp = defineOp({
 export function softmaxCrossEntropy(
   logits: Tensor,
   labels: Tensor,
-  { reduction = "mean", labelSmoothing = 0 }: SoftmaxCrossEntropyOptions = {},
+  options: SoftmaxCrossEntropyOptions = {},
 ): Tensor {
+  checkOptions("softmaxCrossEntropy", options, OPTIONS);
+  const { reduction = "mean", labelSmoothing = 0 } = options;
   return softmaxCrossEntropyOp({ logits, labels }, { reduction, labelSmoothing });
 }

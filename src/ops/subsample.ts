@@ -1,5 +1,6 @@
 import { ShapeError } from "../errors.ts";
 import type { Gpu } from "../gpu/device.ts";
+import { checkOptions, optionNames, show } from "../options.ts";
 import { formatShape, type Shape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { defineOp } from "./define-op.ts";
@@ -10,6 +11,8 @@ export interface SubsampleOptions {
   /** Of the output, at least those of x. Default: those of x. */
   channels?: number;
 }
+
+const OPTIONS = optionNames<SubsampleOptions>({ stride: 0, channels: 0 });
 
 interface SubsamplePlan {
   out: Shape;
@@ -45,12 +48,12 @@ const subsampleOp = defineOp({
     const [n, height, width, from] = x as readonly [number, number, number, number];
     if (!Number.isInteger(stride) || stride < 1) {
       throw new ShapeError(
-        `subsample: stride is ${stride}, x ${formatShape(x)}; expected an integer of at least 1`,
+        `subsample: stride is ${show(stride)}, x ${formatShape(x)}; expected an integer of at least 1`,
       );
     }
     if (!Number.isInteger(channels) || channels < from) {
       throw new ShapeError(
-        `subsample: channels is ${channels}, x ${formatShape(x)} has C = ${from}; expected an integer of at least ${from} ` +
+        `subsample: channels is ${show(channels)}, x ${formatShape(x)} has C = ${from}; expected an integer of at least ${from} ` +
           "(channels are added, never left out; slice takes some)",
       );
     }
@@ -94,5 +97,6 @@ const subsampleOp = defineOp({
  * @throws ShapeError if x is not of rank 4, for a stride below 1, or fewer channels than x has.
  */
 export function subsample(x: Tensor, options: SubsampleOptions = {}): Tensor {
+  checkOptions("subsample", options, OPTIONS);
   return subsampleOp({ x }, options);
 }

@@ -1,15 +1,38 @@
 import { backward, drop, type GraphNode } from "../autograd/tape.ts";
-import { ShapeError, UseAfterDisposeError } from "../errors.ts";
+import { ShapeError, UsageError, UseAfterDisposeError } from "../errors.ts";
 import type { Storage } from "../gpu/buffers.ts";
 import { type BufferRange, defaultGpu, type Gpu } from "../gpu/device.ts";
+import { checkFlag, checkInteger, checkOptions, optionNames, show } from "../options.ts";
+import { checkGpu, FLOATS } from "./check.ts";
 import { Deferred, type Partials, type Recipe } from "./deferred.ts";
-import { bytesPerElement, type DType } from "./dtype.ts";
+import { bytesPerElement, checkDType, type DType } from "./dtype.ts";
 import { checkShape, formatShape, type Shape, sameShape, sizeOf } from "./shape.ts";
 
 export interface TensorOptions {
   dtype?: DType;
   /** Gather a gradient for this tensor in `backward`. Default false. */
   requiresGrad?: boolean;
+}
+
+const TENSOR_OPTIONS = optionNames<TensorOptions>({ dtype: 0, requiresGrad: 0 });
+const BUFFER_OPTIONS = optionNames<{ gpu?: Gpu; dtype?: DType; byteOffset?: number }>({
+  gpu: 0,
+  dtype: 0,
+  byteOffset: 0,
+});
+
+/** The options with their defaults. @throws UsageError */
+function tensorOptions(op: string, options: TensorOptions): Required<TensorOptions> {
+  checkOptions(op, options, TENSOR_OPTIONS);
+  const { dtype = "float32", requiresGrad = false } = options;
+  checkDType(op, dtype);
+  checkFlag(op, "requiresGrad", requiresGrad);
+  if (requiresGrad && !FLOATS.includes(dtype)) {
+    throw new UsageError(
+      `${op}: requiresGrad is true, dtype is ${dtype}; expected ${FLOATS.join(" or ")} for a tensor with a gradient`,
+    );
+  }
+  return { dtype, requiresGrad };
 }
 
 export type TensorData = Float32Array | Uint32Array | Uint8Array | Uint16Array;
@@ -40,10 +63,12 @@ export class Tensor {
   ) {}
 
   /** Internal: see `gpu.empty`. */
-  static empty(gpu: Gpu, shape: Shape, dtype: DType = "float32"): Tensor {
-    checkShape("tensor", shape);
+  static empty(gpu: Gpu, shape: Shape, dtype: DType = "float32", op = "gpu.empty"): Tensor {
+    checkDType(op, dtype);
+    gpu.checkSize(op, shape, dtype);
     const bytes = sizeOf(shape) * bytesPerElement(dtype);
-    return Tensor.over(gpu, gpu.allocate(bytes, `tensor ${formatShape(shape)} of ${dtype}`), 0, shape, dtype);
+    const storage = gpu.allocate(bytes, `tensor ${formatShape(shape)} of ${dtype}`);
+    return Tensor.over(gpu, storage, 0, [...shape], dtype);
   }
 
   /** Internal: see `gpu.tensor`. */
@@ -53,15 +78,32 @@ export class Tensor {
     shape: Shape,
     options: TensorOptions,
   ): Tensor {
-    const dtype = options.dtype ?? "float32";
-    const tensor = Tensor.empty(gpu, shape, dtype);
+    const { dtype, requiresGrad } = tensorOptions("gpu.tensor", options);
+    checkShape("gpu.tensor", shape);
+    const elements = encode("gpu.tensor", data, dtype, shape);
+    const tensor = Tensor.empty(gpu, shape, dtype, "gpu.tensor");
     try {
-      tensor.write(data);
+      tensor.write(elements);
     } catch (error) {
       tensor.dispose();
       throw error;
     }
-    tensor.requiresGrad = options.requiresGrad ?? false;
+    tensor.requiresGrad = requiresGrad;
+    return tensor;
+  }
+
+  /** Internal: see `gpu.full`. */
+  static full(gpu: Gpu, shape: Shape, value: number, options: TensorOptions, op: string): Tensor {
+    const { dtype, requiresGrad } = tensorOptions(op, options);
+    checkValue(op, "value", value, dtype);
+    const tensor = Tensor.empty(gpu, shape, dtype, op);
+    try {
+      tensor.fill(value);
+    } catch (error) {
+      tensor.dispose();
+      throw error;
+    }
+    tensor.requiresGrad = requiresGrad;
     return tensor;
   }
 
@@ -74,8 +116,17 @@ export class Tensor {
     shape: Shape,
     options: { gpu?: Gpu; dtype?: DType; byteOffset?: number } = {},
   ): Tensor {
+    checkOptions("Tensor.fromBuffer", options, BUFFER_OPTIONS);
     const { gpu = defaultGpu("Tensor.fromBuffer"), dtype = "float32", byteOffset = 0 } = options;
+    checkGpu("Tensor.fromBuffer", gpu);
+    checkDType("Tensor.fromBuffer", dtype);
     checkShape("Tensor.fromBuffer", shape);
+    checkInteger("Tensor.fromBuffer", "byteOffset", byteOffset, 0);
+    if (typeof buffer?.size !== "number" || typeof buffer.usage !== "number") {
+      throw new ShapeError(
+        `Tensor.fromBuffer: buffer is ${show(buffer)}; expected a GPUBuffer of gpu.device`,
+      );
+    }
     const end = byteOffset + Math.ceil((sizeOf(shape) * bytesPerElement(dtype)) / 16) * 16;
     if (end > buffer.size) {
       throw new ShapeError(
@@ -277,20 +328,18 @@ export class Tensor {
     this.checkLive("written");
     this.gpu.check();
     this.gpu.commands.refuseHostWrite();
-    const length = ArrayBuffer.isView(data) ? data.byteLength / elementBytes(data) : data.length;
-    if (length !== this.size) {
-      throw new ShapeError(
-        `tensor: data has ${length} elements, shape ${formatShape(this.shape)} has ${this.size}; expected the same number`,
-      );
-    }
-    const encoded = encode(data, this.dtype);
+    const elements = encode("tensor.write", data, this.dtype, this.shape);
     const { storage, byteOffset } = this.overwrite();
-    this.gpu.commands.write(storage.buffer, byteOffset, encoded);
+    this.gpu.commands.write(storage.buffer, byteOffset, elements);
   }
 
   /** Sets every element, on the GPU. */
   fill(value: number): void {
-    const bits = new Uint32Array(encode([value, value, value, value], this.dtype).slice().buffer.slice(0, 4));
+    this.checkLive("written");
+    checkValue("tensor.fill", "value", value, this.dtype);
+    const bits = new Uint32Array(
+      convert([value, value, value, value], this.dtype).slice().buffer.slice(0, 4),
+    );
     this.gpu.fillWords(this.overwrite(), bits[0]!);
   }
 
@@ -317,7 +366,7 @@ export class Tensor {
    */
   backward(grad?: Tensor | null): void {
     this.checkLive("used");
-    if (grad) this.checkUpstream(grad);
+    if (grad !== undefined && grad !== null) this.checkUpstream(grad);
     if (!grad && this.size !== 1) {
       throw new ShapeError(
         `backward: a tensor of shape ${formatShape(this.shape)} needs an upstream gradient; reduce it to a scalar, or pass grad`,
@@ -371,18 +420,68 @@ export class Tensor {
   }
 }
 
-function elementBytes(view: ArrayBufferView): number {
-  return (view as unknown as { BYTES_PER_ELEMENT?: number }).BYTES_PER_ELEMENT ?? 1;
+/** The largest whole number of each integer type. */
+const LARGEST: Partial<Record<DType, number>> = { uint32: 0xffffffff, uint8: 0xff };
+
+/** @throws ShapeError unless `dtype` holds `value`: any number for floats, which round it. */
+function checkValue(op: string, name: string, value: unknown, dtype: DType): void {
+  const most = LARGEST[dtype];
+  if (typeof value !== "number") {
+    throw new ShapeError(
+      `${op}: ${name} is ${show(value)}; expected a number${Array.isArray(value) ? ": flatten nested arrays, the shape is given apart (data.flat(Infinity))" : ""}`,
+    );
+  }
+  if (most !== undefined && !(Number.isInteger(value) && value >= 0 && value <= most)) {
+    throw new ShapeError(
+      `${op}: ${name} is ${show(value)}; ${dtype} holds integers from 0 to ${most}: expected one of these, or another dtype`,
+    );
+  }
 }
 
-function encode(data: ArrayLike<number> | ArrayBufferView, dtype: DType): TensorData {
-  if (dtype === "float32")
-    return data instanceof Float32Array ? data : Float32Array.from(data as ArrayLike<number>);
-  if (dtype === "uint32")
-    return data instanceof Uint32Array ? data : Uint32Array.from(data as ArrayLike<number>);
-  if (dtype === "uint8")
-    return data instanceof Uint8Array ? data : Uint8Array.from(data as ArrayLike<number>);
-  return data instanceof Uint16Array ? data : Uint16Array.from(data as ArrayLike<number>, numberToHalf);
+/** Typed arrays whose every value each integer type holds. */
+const WITHIN: Partial<Record<DType, readonly string[]>> = {
+  uint32: ["Uint32Array", "Uint16Array", "Uint8Array", "Uint8ClampedArray"],
+  uint8: ["Uint8Array", "Uint8ClampedArray"],
+};
+
+/**
+ * `data` as the elements of a tensor. Looks at each value only where its array might hold one that the type does not.
+ * @throws ShapeError for anything but as many numbers as `shape` wants, or a value that `dtype` can't hold
+ */
+function encode(op: string, data: unknown, dtype: DType, shape: Shape): TensorData {
+  const { length } = (data ?? {}) as { length?: unknown };
+  // By its tag: Node's Buffer is a Uint8Array of another name.
+  const kind: string | null = ArrayBuffer.isView(data)
+    ? (data as unknown as Uint8Array)[Symbol.toStringTag]
+    : null;
+  if (typeof data !== "object" || typeof length !== "number" || kind?.startsWith("Big")) {
+    throw new ShapeError(
+      `${op}: data is ${show(data)}; expected an array of numbers or a typed array` +
+        `${data instanceof ArrayBuffer || kind === "DataView" ? ", such as new Float32Array(buffer)" : ""}`,
+    );
+  }
+  const array = data as ArrayLike<number>;
+  if (length !== sizeOf(shape)) {
+    const nested = Array.isArray(array[0]) ? ", and flat: data.flat(Infinity)" : "";
+    throw new ShapeError(
+      `${op}: data has ${length} elements, shape ${formatShape(shape)} has ${sizeOf(shape)}; expected the same number${nested}`,
+    );
+  }
+  if (kind === null || (LARGEST[dtype] !== undefined && !WITHIN[dtype]!.includes(kind))) {
+    for (let i = 0; i < length; i += 1) {
+      const value: unknown = array[i];
+      if (typeof value !== "number" || LARGEST[dtype] !== undefined)
+        checkValue(op, `data[${i}]`, value, dtype);
+    }
+  }
+  return convert(array, dtype);
+}
+
+function convert(data: ArrayLike<number>, dtype: DType): TensorData {
+  if (dtype === "float32") return data instanceof Float32Array ? data : new Float32Array(data);
+  if (dtype === "uint32") return data instanceof Uint32Array ? data : new Uint32Array(data);
+  if (dtype === "uint8") return data instanceof Uint8Array ? data : new Uint8Array(data);
+  return data instanceof Uint16Array ? data : Uint16Array.from(data, numberToHalf);
 }
 
 const f32 = new Float32Array(1);

@@ -553,7 +553,7 @@ describe("batch_norm", () => {
       }
       expect(() =>
         batchNorm(x, null, null, { training: true, residual: gpu.empty([2, 3, 3, 8], "uint32") }),
-      ).toThrow(/batch_norm: residual is uint32; expected float32/);
+      ).toThrow(/batchNorm: residual is uint32; expected float32/);
     });
     expect(gpu.stats.liveBuffers).toBe(before);
   });

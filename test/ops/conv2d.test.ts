@@ -308,13 +308,13 @@ describe("conv2d", () => {
     fails(() => conv2d(x, weight, { dilation: -1 }), /dilation is -1; expected a positive integer/);
     fails(() => conv2d(x, weight, { padding: -1 }), /padding is -1; expected a non-negative integer/);
     fails(() => conv2d(x, weight, { padding: [1, 2, 3] as never }), /padding is \[1, 2, 3\]/);
-    fails(() => conv2d(x, weight, { padding: "SAME" as never }), /padding is SAME/);
+    fails(() => conv2d(x, weight, { padding: "SAME" as never }), /padding is "SAME"/);
     fails(() => conv2d(x, weight, { padding: "same", stride: 2 }), /padding is "same" with stride \[2, 2\]/);
     fails(
       () => conv2d(x, weight, { dilation: [1, 2], padding: [0, 0] }),
       /the filter spans 5 pixels, x has W = 4 and 0 of padding/,
     );
-    fails(() => conv2d(x, null as never), /conv2d: weight is missing/);
+    fails(() => conv2d(x, null as never), /conv2d: weight is null/);
     fails(() => gpu.tensor([], [1, 0, 4, 8]), /dimension 0; every dimension must be a positive integer/);
     for (const tensor of made) tensor.dispose();
   });

@@ -154,7 +154,7 @@ describe("pad", () => {
     gpu.scope(() => {
       const x = gpu.zeros([2, 3]);
       expect(() => pad(x, [[1, 1]])).toThrow(
-        "pad: padding is [[1,1]], x [2, 3]; expected one [before, after]",
+        "pad: padding is [[1, 1]], x [2, 3]; expected one [before, after]",
       );
       expect(() =>
         pad(x, [
@@ -340,7 +340,7 @@ describe("concat", () => {
       );
       expect(() => concat([gpu.zeros([2, 3]), gpu.zeros([3])], 0)).toThrow("concat: x1 is [3]");
       expect(() => concat([gpu.zeros([2])], 1)).toThrow("concat: axis 1 is outside");
-      expect(() => concatChannels([gpu.zeros([2, 3])])).toThrow("concatChannels: a tensor has rank 2");
+      expect(() => concatChannels([gpu.zeros([2, 3])])).toThrow("concatChannels: tensors[0] has rank 2");
     });
   });
 });

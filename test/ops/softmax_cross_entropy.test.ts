@@ -142,7 +142,7 @@ describe("softmaxCrossEntropy", () => {
         "labelSmoothing is -0.1; expected 0 to 1",
       );
       expect(() => softmaxCrossEntropy(logits, labels, { reduction: "max" as "mean" })).toThrow(
-        'reduction is max; expected "mean"',
+        'reduction is "max"; expected "mean", "sum" or "none"',
       );
     });
   });

@@ -1,0 +1,80 @@
+// Checks of tensors and GPUs that come from outside.
+
+import { ShapeError, UseAfterDisposeError } from "../errors.ts";
+import { Gpu } from "../gpu/device.ts";
+import { checkArray, show } from "../options.ts";
+import { DTYPES, type DType } from "./dtype.ts";
+import { formatShape } from "./shape.ts";
+import { Tensor } from "./tensor.ts";
+
+const FLOAT32: readonly DType[] = ["float32"];
+export const FLOATS: readonly DType[] = ["float32", "float16"];
+export const ANY: readonly DType[] = DTYPES;
+
+export interface TensorRule {
+  /** Default float32 alone. */
+  dtypes?: readonly DType[];
+  /** A tensor on whose `Gpu` it has to be, and its name. */
+  with?: readonly [name: string, tensor: Tensor];
+  /** Letters of its shape for the message, such as `[N, H, W, C]`; their number is its rank. */
+  shape?: string;
+  /** Null will do as well; it is the caller who lets it through. */
+  orNull?: boolean;
+}
+
+/** @throws ShapeError, UseAfterDisposeError unless `value` is a live tensor as `rule` wants it. */
+export function checkTensor(
+  op: string,
+  name: string,
+  value: unknown,
+  rule: TensorRule = {},
+): asserts value is Tensor {
+  if (!(value instanceof Tensor)) {
+    throw new ShapeError(
+      `${op}: ${name} is ${show(value)}; expected a Tensor${rule.shape ? ` ${rule.shape}` : ""}${rule.orNull ? ", or null" : " (gpu.tensor(data, shape))"}`,
+    );
+  }
+  if (value.isDisposed) {
+    throw new UseAfterDisposeError(
+      `${op}: ${name} ${formatShape(value.shape)} was used after dispose(); keep it with gpu.keep, return it from the scope, or dispose it later`,
+    );
+  }
+  const { dtypes = FLOAT32 } = rule;
+  if (!dtypes.includes(value.dtype)) {
+    throw new ShapeError(`${op}: ${name} is ${value.dtype}; expected ${dtypes.join(" or ")}`);
+  }
+  if (rule.with && value.gpu !== rule.with[1].gpu) {
+    throw new ShapeError(
+      `${op}: ${name} is on another Gpu than ${rule.with[0]}; expected all tensors on one`,
+    );
+  }
+  const rank = rule.shape?.split(",").length;
+  if (rank !== undefined && value.rank !== rank) {
+    throw new ShapeError(
+      `${op}: ${name} has rank ${value.rank}, got ${formatShape(value.shape)}; expected ${rule.shape} of rank ${rank}`,
+    );
+  }
+}
+
+/** @throws ShapeError, UseAfterDisposeError unless `value` is an array of live tensors, of one Gpu. */
+export function checkTensors(
+  op: string,
+  name: string,
+  value: unknown,
+  rule: TensorRule = {},
+): asserts value is readonly Tensor[] {
+  checkArray(op, name, value, "Tensors");
+  for (let i = 0; i < value.length; i += 1) {
+    const first = value[0] as Tensor;
+    checkTensor(op, `${name}[${i}]`, value[i], i === 0 ? rule : { with: [`${name}[0]`, first], ...rule });
+  }
+}
+
+/** @throws ShapeError unless `value` is a Gpu. */
+export function checkGpu(op: string, value: unknown): asserts value is Gpu {
+  if (!(value instanceof Gpu)) {
+    throw new ShapeError(
+      `${op}: gpu is ${show(value)}; expected a Gpu (Gpu.request(), or requestGpu() of fusenorm/node)`,
+    );
+  }
+}
