@@ -1,5 +1,7 @@
 import { OverwrittenTensorError, ShapeError, synchronous } from "../errors.ts";
 import { nextSerial } from "../gpu/buffers.ts";
+import { checkFunction, show } from "../options.ts";
+import { checkTensor, FLOATS } from "../tensor/check.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import { enableGrad, isRecording, record, watchGrad } from "./tape.ts";
 
@@ -20,7 +22,8 @@ export function isRecomputing(): boolean {
  * @throws OverwrittenTensorError in backward, if x or a tensor that `fn` used was overwritten since
  */
 export function checkpoint(fn: (x: Tensor) => Tensor, x: Tensor): Tensor {
-  if (!(x instanceof Tensor)) throw notTensor("x", x);
+  checkFunction("checkpoint", "fn", fn);
+  checkTensor("checkpoint", "x", x, { dtypes: FLOATS });
   if (!isRecording()) return checkResult(fn(x));
   const { gpu, requiresGrad } = x;
   // The second forward needs what this one found: x, and every tensor that was there before.
@@ -74,10 +77,7 @@ export function checkpoint(fn: (x: Tensor) => Tensor, x: Tensor): Tensor {
 
 function checkResult(result: Tensor): Tensor {
   if (synchronous("checkpoint", result) instanceof Tensor) return result;
-  throw notTensor("what the function returned", result);
-}
-
-function notTensor(what: string, value: unknown): ShapeError {
-  const is = value === null ? "null" : Array.isArray(value) ? "an array" : typeof value;
-  return new ShapeError(`checkpoint: ${what} is ${is}; expected a Tensor: checkpoint((x) => …, x)`);
+  throw new ShapeError(
+    `checkpoint: the function returned ${show(result)}; expected a Tensor: checkpoint((x) => …, x)`,
+  );
 }

@@ -2,6 +2,7 @@
 // node; `backward` walks the nodes that the loss can reach in the reverse order of their making.
 
 import { FusenormError, synchronous, UseAfterDisposeError } from "../errors.ts";
+import { checkFunction } from "../options.ts";
 import { formatShape, sameShape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 
@@ -70,11 +71,13 @@ export function watcher(): Watcher | null {
 
 /** Runs `fn` without building a graph: for inference and updates of parameters. @throws UsageError for an async function */
 export function noGrad<T>(fn: () => T): T {
+  checkFunction("noGrad", "fn", fn);
   return withRecording("noGrad", false, fn);
 }
 
 /** Runs `fn` with the graph on, also inside `noGrad`. @throws UsageError for an async function */
 export function enableGrad<T>(fn: () => T): T {
+  checkFunction("enableGrad", "fn", fn);
   return withRecording("enableGrad", true, fn);
 }
 

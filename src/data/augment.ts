@@ -15,6 +15,8 @@
  *     let flip = (pcg(h) & 1u) == 1u;
  */
 import { ShapeError } from "../errors.ts";
+import { checkFlag, checkInstance, checkInteger, checkOptions, optionNames, show } from "../options.ts";
+import { checkShape, formatShape } from "../tensor/shape.ts";
 
 /** Which augmentation to apply; zeros are padded, in bytes, before the normalisation. */
 export interface AugmentOptions {
@@ -23,6 +25,8 @@ export interface AugmentOptions {
   /** Mirror half of the images left to right. */
   flip: boolean;
 }
+
+const OPTIONS = optionNames<AugmentOptions>({ pad: 0, flip: 0 });
 
 /** Top-left corner of the crop within the padded image, 0 … 2·pad, and whether it is mirrored. */
 export interface Augmentation {
@@ -33,6 +37,7 @@ export interface Augmentation {
 
 /** PCG-RXS-M-XS as a hash: Jarzynski & Olano, "Hash functions for GPU rendering" (JCGT 2020). */
 export function pcg(x: number): number {
+  checkInteger("pcg", "x", x, Number.MIN_SAFE_INTEGER);
   const state = (Math.imul(x, 747796405) + 2891336453) >>> 0;
   const word = Math.imul((state >>> ((state >>> 28) + 4)) ^ state, 277803737) >>> 0;
   return ((word >>> 22) ^ word) >>> 0;
@@ -47,8 +52,14 @@ export function augmentation(
   seed: number,
   epoch: number,
   index: number,
-  { pad, flip }: AugmentOptions,
+  options: AugmentOptions,
 ): Augmentation {
+  const least = Number.MIN_SAFE_INTEGER;
+  checkInteger("augmentation", "seed", seed, least);
+  checkInteger("augmentation", "epoch", epoch, least);
+  checkInteger("augmentation", "index", index, least);
+  checkAugment(options, "augmentation");
+  const { pad, flip } = options;
   const h = pcg((index + pcg((epoch + pcg(seed)) >>> 0)) >>> 0);
   const choices = 2 * pad + 1;
   return {
@@ -59,12 +70,15 @@ export function augmentation(
 }
 
 /** @throws ShapeError if `pad` is not an integer from 0 to 32767 (past which the shader's product overflows). */
-export function checkAugment({ pad }: AugmentOptions): void {
+export function checkAugment(options: AugmentOptions, op: string, path = ""): void {
+  checkOptions(op, options, OPTIONS, "augment");
+  const { pad, flip } = options;
   if (!Number.isInteger(pad) || pad < 0 || pad > 32767) {
     throw new ShapeError(
-      `augment: pad is ${pad}; expected an integer from 0 to 32767 (4 is usual for 32×32)`,
+      `${op}: ${path}pad is ${show(pad)}; expected an integer from 0 to 32767 (4 is usual for 32×32)`,
     );
   }
+  checkFlag(op, `${path}flip`, flip);
 }
 
 /** A window onto a source image: top-left corner in source coordinates (may be negative), and its mirroring. */
@@ -105,9 +119,22 @@ export function augmentImage(
   image: Uint8Array,
   shape: readonly [number, number, number],
   pad: number,
-  { dy, dx, flip }: Augmentation,
+  chosen: Augmentation,
 ): Uint8Array {
+  checkInstance("augmentImage", "image", image, Uint8Array);
+  checkShape("augmentImage", shape);
   const [height, width, channels] = shape;
+  if (shape.length !== 3 || image.length !== height * width * channels) {
+    throw new ShapeError(
+      `augmentImage: shape is ${formatShape(shape)}, image has ${image.length} bytes; expected [height, width, channels] of as many`,
+    );
+  }
+  checkInteger("augmentImage", "pad", pad, 0, 32767);
+  checkOptions("augmentImage", chosen, ["dy", "dx", "flip"], "augmentation");
+  const { dy, dx, flip } = chosen;
+  checkInteger("augmentImage", "dy", dy, 0, 2 * pad);
+  checkInteger("augmentImage", "dx", dx, 0, 2 * pad);
+  checkFlag("augmentImage", "flip", flip);
   const identity = Uint8Array.from({ length: 256 * channels }, (_, i) => i & 255);
   const out = new Uint8Array(image.length);
   copyWindow(image, shape, { top: dy - pad, left: dx - pad, height, width, flip }, identity, out);

@@ -1,5 +1,6 @@
 import { DataError, ShapeError } from "../errors.ts";
 import { isBytes, kindOf, printable } from "../foreign.ts";
+import { checkArray } from "../options.ts";
 
 /** Labelled images of one size, as bytes. */
 export interface ImageDataset {
@@ -135,7 +136,7 @@ export function imageDataset(
 }
 
 /** @throws DataError unless `dataset` is one, as `imageDataset` makes them: someone may have put its fields together. */
-function checkDataset(op: string, dataset: ImageDataset): void {
+export function checkDataset(op: string, dataset: ImageDataset): void {
   checkParts(op, dataset);
   const { images, labels, count, height, width, channels, classes, classNames } = dataset;
   const bytesEach = height * width * channels;
@@ -265,6 +266,7 @@ export function normalizationTable(
   { mean, std }: { mean: readonly number[]; std: readonly number[] },
 ): Float32Array {
   for (const [name, values] of Object.entries({ mean, std })) {
+    checkArray(op, name, values, "numbers, one per channel (channelMoments(train))");
     if (values.length !== dataset.channels || !values.every(Number.isFinite)) {
       throw new ShapeError(
         `${op}: ${name} is [${values.join(", ")}], ${dataset.name} has ${dataset.channels} channels; ` +

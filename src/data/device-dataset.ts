@@ -1,8 +1,10 @@
 import { ShapeError } from "../errors.ts";
 import type { Gpu } from "../gpu/device.ts";
+import { checkInteger, checkOptions, optionNames } from "../options.ts";
+import { checkGpu, checkTensor, type TensorRule } from "../tensor/check.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { type AugmentOptions, checkAugment } from "./augment.ts";
-import { type ChannelMoments, type ImageDataset, normalizationTable } from "./dataset.ts";
+import { type ChannelMoments, checkDataset, type ImageDataset, normalizationTable } from "./dataset.ts";
 
 export interface DeviceDatasetOptions extends ChannelMoments {
   seed: number;
@@ -11,6 +13,8 @@ export interface DeviceDatasetOptions extends ChannelMoments {
   /** Bytes of images in one buffer at most. Default: what the adapter can bind. */
   chunkBytes?: number;
 }
+
+const OPTIONS = optionNames<DeviceDatasetOptions>({ mean: 0, std: 0, seed: 0, augment: 0, chunkBytes: 0 });
 
 interface Chunk {
   pixels: Tensor;
@@ -33,14 +37,18 @@ export class DeviceDataset {
     private readonly dataset: ImageDataset,
     private readonly options: DeviceDatasetOptions,
   ) {
+    checkGpu("DeviceDataset", gpu);
+    checkDataset("DeviceDataset", dataset);
+    checkOptions("DeviceDataset", options, OPTIONS);
+    checkInteger("DeviceDataset", "seed", options.seed, 0, 2 ** 32 - 1);
     this.augment = options.augment ?? null;
-    if (this.augment) checkAugment(this.augment);
+    if (this.augment !== null) checkAugment(this.augment, "DeviceDataset", "augment.");
     const { images, labels, count, channels } = dataset;
-    this.table = gpu.keep(
-      gpu.tensor(normalizationTable("DeviceDataset", dataset, options), [channels * 256]),
-    );
     const bytesEach = images.length / count;
     const limit = options.chunkBytes ?? gpu.limits.maxStorageBufferBindingSize - 16;
+    checkInteger("DeviceDataset", "chunkBytes", limit, bytesEach);
+    const table = normalizationTable("DeviceDataset", dataset, options);
+    this.table = gpu.keep(gpu.tensor(table, [channels * 256]));
     const perChunk = Math.floor(limit / bytesEach);
     for (let first = 0; first < count; first += perChunk) {
       const part = Math.min(perChunk, count - first);
@@ -60,8 +68,16 @@ export class DeviceDataset {
    */
   gather(indices: Tensor, epoch: Tensor, images: Tensor, labels: Tensor): void {
     const { height, width, channels } = this.dataset;
+    const integers: TensorRule = { dtypes: ["uint32"], with: ["the data set", this.table], shape: "[B]" };
+    checkTensor("gather", "indices", indices, integers);
+    checkTensor("gather", "epoch", epoch, integers);
+    checkTensor("gather", "images", images, { with: ["the data set", this.table] });
+    checkTensor("gather", "labels", labels, integers);
     const batch = indices.size;
     const expected = [batch, height, width, channels];
+    if (epoch.size !== 1) {
+      throw new ShapeError(`gather: epoch is [${epoch.shape.join(", ")}]; expected one number, [1]`);
+    }
     if (images.shape.join() !== expected.join() || labels.size !== batch) {
       throw new ShapeError(
         `gather: images are [${images.shape.join(", ")}] and labels [${labels.shape.join(", ")}] for ${batch} indices; ` +

@@ -1,10 +1,19 @@
 import { ShapeError } from "../errors.ts";
+import { checkFlag, checkInteger, checkOptions, optionNames, show } from "../options.ts";
 import { Random } from "../tensor/random.ts";
 import { type AugmentOptions, augmentation, checkAugment, copyWindow } from "./augment.ts";
-import { type ImageDataset, normalizationTable } from "./dataset.ts";
+import { checkDataset, type ImageDataset, normalizationTable } from "./dataset.ts";
+
+const UINT32_MAX = 2 ** 32 - 1;
+
+/** Images: what a list of their numbers in a buffer of 4 GiB holds. */
+const MOST_IMAGES = 2 ** 30;
 
 /** The order in which `epoch` visits `count` images: a permutation that depends on its arguments only. */
 export function epochOrder(seed: number, epoch: number, count: number): Uint32Array {
+  checkInteger("epochOrder", "seed", seed, 0, UINT32_MAX);
+  checkInteger("epochOrder", "epoch", epoch, 0, UINT32_MAX);
+  checkInteger("epochOrder", "count", count, 0, MOST_IMAGES);
   const order = Uint32Array.from({ length: count }, (_, i) => i);
   return new Random(seed, epoch).fork("epoch-order").shuffle(order);
 }
@@ -21,6 +30,10 @@ export interface BatchSamplerOptions {
   dropLast?: boolean;
 }
 
+const SAMPLER_OPTIONS = optionNames<BatchSamplerOptions>({
+  ...{ count: 0, batchSize: 0, seed: 0, shuffle: 0, dropLast: 0 },
+});
+
 /** Which images make up batch b of epoch e: random access, no state, so that a run resumes anywhere exactly. */
 export class BatchSampler {
   readonly batchesPerEpoch: number;
@@ -28,16 +41,22 @@ export class BatchSampler {
   private cached: { epoch: number; order: Uint32Array } | undefined;
 
   /** @throws ShapeError on a batch size, count or seed that is out of range, or an epoch without a batch. */
-  constructor(options: BatchSamplerOptions) {
-    this.options = { shuffle: true, dropLast: false, ...options };
-    const { count, batchSize, seed, dropLast } = this.options;
-    checkInteger("batchSize", batchSize, 1, 2 ** 32 - 1);
-    checkInteger("count", count, 1, 2 ** 32 - 1);
-    checkInteger("seed", seed, 0, 2 ** 32 - 1);
+  constructor(
+    options: BatchSamplerOptions,
+    private readonly op = "BatchSampler",
+  ) {
+    checkOptions(op, options, SAMPLER_OPTIONS);
+    const { count, batchSize, seed, shuffle = true, dropLast = false } = options;
+    checkInteger(op, "batchSize", batchSize, 1, UINT32_MAX);
+    checkInteger(op, "count", count, 1, MOST_IMAGES);
+    checkInteger(op, "seed", seed, 0, UINT32_MAX);
+    checkFlag(op, "shuffle", shuffle);
+    checkFlag(op, "dropLast", dropLast);
+    this.options = { count, batchSize, seed, shuffle, dropLast };
     this.batchesPerEpoch = dropLast ? Math.floor(count / batchSize) : Math.ceil(count / batchSize);
     if (this.batchesPerEpoch === 0) {
       throw new ShapeError(
-        `DataLoader: batchSize ${batchSize} with dropLast leaves no batch of ${count} images; ` +
+        `${op}: batchSize ${batchSize} with dropLast leaves no batch of ${count} images; ` +
           `use a batchSize of at most ${count}, or dropLast: false`,
       );
     }
@@ -45,8 +64,8 @@ export class BatchSampler {
 
   /** Data-set indices of batch `index` of `epoch`. */
   indices(epoch: number, index: number): Uint32Array {
-    checkInteger("epoch", epoch, 0, 2 ** 32 - 1);
-    checkInteger("batch index", index, 0, this.batchesPerEpoch - 1);
+    checkInteger(this.op, "epoch", epoch, 0, UINT32_MAX);
+    checkInteger(this.op, "batch index", index, 0, this.batchesPerEpoch - 1);
     const { seed, count, batchSize, shuffle } = this.options;
     if (this.cached?.epoch !== epoch) {
       const order = shuffle
@@ -80,6 +99,10 @@ export interface Batch {
   shape: [number, number, number, number];
 }
 
+const LOADER_OPTIONS = optionNames<DataLoaderOptions>({
+  ...{ batchSize: 0, seed: 0, shuffle: 0, dropLast: 0, mean: 0, std: 0, augment: 0, padTo: 0 },
+});
+
 /** Normalised, augmented batches of a data set, each a function of (seed, epoch, batch index). */
 export class DataLoader {
   readonly dataset: ImageDataset;
@@ -95,17 +118,22 @@ export class DataLoader {
 
   /** @throws ShapeError on options that don't fit the data set or are out of range. */
   constructor(dataset: ImageDataset, options: DataLoaderOptions) {
+    checkDataset("DataLoader", dataset);
+    checkOptions("DataLoader", options, LOADER_OPTIONS);
     const { mean, std, augment = null, padTo = [dataset.height, dataset.width], ...sampling } = options;
     this.dataset = dataset;
-    this.sampler = new BatchSampler({ ...sampling, count: dataset.count });
+    this.sampler = new BatchSampler({ ...sampling, count: dataset.count }, "DataLoader");
     this.batchesPerEpoch = this.sampler.batchesPerEpoch;
     this.batchSize = options.batchSize;
     this.seed = options.seed;
     this.augment = augment;
-    if (augment) checkAugment(augment);
+    if (augment !== null) checkAugment(augment, "DataLoader", "augment.");
+    if (!Array.isArray(padTo) || padTo.length !== 2) {
+      throw new ShapeError(`DataLoader: padTo is ${show(padTo)}; expected [height, width]`);
+    }
     [this.height, this.width] = padTo;
-    checkInteger("padTo height", this.height, dataset.height, 2 ** 16);
-    checkInteger("padTo width", this.width, dataset.width, 2 ** 16);
+    checkInteger("DataLoader", "padTo height", this.height, dataset.height, 2 ** 16);
+    checkInteger("DataLoader", "padTo width", this.width, dataset.width, 2 ** 16);
     this.table = normalizationTable("DataLoader", dataset, { mean, std });
   }
 
@@ -139,13 +167,13 @@ export class DataLoader {
   }
 
   /** The batches of one epoch, from batch `start` on. */
-  *epoch(epoch: number, start = 0): Generator<Batch> {
-    for (let index = start; index < this.batchesPerEpoch; index++) yield this.batch(epoch, index);
+  epoch(epoch: number, start = 0): Generator<Batch> {
+    checkInteger("DataLoader", "epoch", epoch, 0, UINT32_MAX);
+    checkInteger("DataLoader", "start", start, 0, this.batchesPerEpoch);
+    return this.batches(epoch, start);
   }
-}
 
-function checkInteger(name: string, value: number, low: number, high: number): void {
-  if (!Number.isInteger(value) || value < low || value > high) {
-    throw new ShapeError(`DataLoader: ${name} is ${value}; expected an integer from ${low} to ${high}`);
+  private *batches(epoch: number, start: number): Generator<Batch> {
+    for (let index = start; index < this.batchesPerEpoch; index++) yield this.batch(epoch, index);
   }
 }

@@ -1,4 +1,6 @@
 import { DeviceError } from "../errors.ts";
+import { checkFunction, checkInteger, checkNumber, checkOptions, optionNames } from "../options.ts";
+import { checkGpu } from "../tensor/check.ts";
 import type { Gpu } from "./device.ts";
 import type { KernelTiming } from "./profiler.ts";
 import type { Reach, Variant } from "./variants.ts";
@@ -35,6 +37,8 @@ export interface AutotuneOptions {
   budgetMs?: number;
 }
 
+const OPTIONS = optionNames<AutotuneOptions>({ rounds: 0, margin: 0, budgetMs: 0 });
+
 const keyOf = ({ kernel, shape }: { kernel: string; shape: string }) => `${kernel}|${shape}`;
 
 /**
@@ -46,8 +50,15 @@ const keyOf = ({ kernel, shape }: { kernel: string; shape: string }) => `${kerne
 export async function autotune(
   gpu: Gpu,
   work: () => void,
-  { rounds = 5, margin = 0.97, budgetMs = Number.POSITIVE_INFINITY }: AutotuneOptions = {},
+  options: AutotuneOptions = {},
 ): Promise<TunedChoice[]> {
+  checkGpu("autotune", gpu);
+  checkFunction("autotune", "work", work);
+  checkOptions("autotune", options, OPTIONS);
+  const { rounds = 5, margin = 0.97, budgetMs = Number.POSITIVE_INFINITY } = options;
+  checkInteger("autotune", "rounds", rounds, 1);
+  checkNumber("autotune", "margin", margin, 0);
+  if (budgetMs !== Number.POSITIVE_INFINITY) checkNumber("autotune", "budgetMs", budgetMs, 0);
   if (!gpu.features.has("timestamp-query")) {
     throw new DeviceError(
       "autotune: this adapter has no timestamp-query, by which kernels are timed; leave it out",

@@ -1,4 +1,5 @@
-import { FusenormError } from "../errors.ts";
+import { FusenormError, UsageError } from "../errors.ts";
+import { checkText, isPlain, show } from "../options.ts";
 
 /** One way to run a kernel, by a name such as `software_8x8`. */
 export type Variant = string;
@@ -51,12 +52,17 @@ export class Variants {
 
   /** Makes every call use `variant`; null lets the chooser choose again. */
   force(kernel: string, variant: Variant | null): void {
+    checkText("variants.force", "kernel", kernel);
+    if (variant !== null) checkText("variants.force", "variant", variant);
     if (variant === null) this.forced.delete(kernel);
     else this.forced.set(kernel, variant);
   }
 
   /** Stores a measured choice for one shape. */
   remember(kernel: string, shape: string, variant: Variant): void {
+    for (const [name, value] of Object.entries({ kernel, shape, variant })) {
+      checkText("variants.remember", name, value);
+    }
     this.tuned.set(`${kernel}|${shape}`, variant);
   }
 
@@ -65,7 +71,19 @@ export class Variants {
     return Object.fromEntries(this.tuned);
   }
 
+  /** @throws UsageError before anything is taken over, for anything else. */
   load(choices: Record<string, Variant>): void {
+    if (!isPlain(choices)) {
+      throw new UsageError(`variants.load: choices is ${show(choices)}; expected what toJSON() gave`);
+    }
+    for (const [key, variant] of Object.entries(choices)) {
+      if (!/^[^|]+\|/.test(key)) {
+        throw new UsageError(
+          `variants.load: there is a choice for ${show(key)}; expected "kernel|shape", as toJSON() gives it`,
+        );
+      }
+      checkText("variants.load", key, variant);
+    }
     for (const [key, variant] of Object.entries(choices)) this.tuned.set(key, variant);
   }
 }

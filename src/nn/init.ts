@@ -1,10 +1,19 @@
-import { checkChoice } from "../options.ts";
-import type { Random } from "../tensor/random.ts";
-import { type Shape, sizeOf } from "../tensor/shape.ts";
+import { ShapeError } from "../errors.ts";
+import { checkChoice, checkInstance } from "../options.ts";
+import { Random } from "../tensor/random.ts";
+import { checkShape, formatShape, type Shape, sizeOf } from "../tensor/shape.ts";
 
 export const INITS = ["xavier", "xavier_normal", "he", "he_uniform"] as const;
 /** How weights start. `xavier` is the paper's choice; `he` suits ReLU networks without normalisation. */
 export type Init = (typeof INITS)[number];
+
+/** Elements: what 4 GiB hold. No adapter binds more. */
+const MOST = 2 ** 30;
+
+/** @throws UsageError for a name that is no way to start weights. */
+export function checkInit(op: string, init: unknown): void {
+  checkChoice(op, "init", init, INITS);
+}
 
 /**
  * Initial weights of shape [K, R, S, C] or [K, C].
@@ -17,7 +26,14 @@ export type Init = (typeof INITS)[number];
  * @throws UsageError for a name that is none of these
  */
 export function initWeights(shape: Shape, init: Init, random: Random): Float32Array {
-  checkChoice("initWeights", "init", init, INITS);
+  checkShape("initWeights", shape);
+  if (shape.length < 2 || sizeOf(shape) > MOST) {
+    throw new ShapeError(
+      `initWeights: shape is ${formatShape(shape)}; expected [K, R, S, C] or [K, C] of at most 2^30 elements`,
+    );
+  }
+  checkInit("initWeights", init);
+  checkInstance("initWeights", "random", random, Random);
   const fanIn = sizeOf(shape.slice(1));
   const fanOut = (shape[0]! * fanIn) / shape.at(-1)!;
   const variance = init.startsWith("xavier") ? 2 / (fanIn + fanOut) : 2 / fanIn;

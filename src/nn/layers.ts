@@ -1,15 +1,32 @@
-import { ShapeError } from "../errors.ts";
+import { ShapeError, UsageError } from "../errors.ts";
 import type { Gpu } from "../gpu/device.ts";
 import { type BatchNormOptions, batchNorm } from "../ops/batch_norm.ts";
 import { batchNormComposed } from "../ops/batch_norm_composed.ts";
-import { type Conv2dOptions, conv2d } from "../ops/conv2d.ts";
+import { type Conv2dOptions, checkConv2d, conv2d } from "../ops/conv2d.ts";
 import { relu } from "../ops/elementwise.ts";
 import { linear } from "../ops/linear.ts";
-import { avgPool2d, globalAvgPool2d, maxPool2d, type Pool2dOptions } from "../ops/pool2d.ts";
+import {
+  type AvgPool2dOptions,
+  avgPool2d,
+  checkPool2d,
+  globalAvgPool2d,
+  maxPool2d,
+  type Pool2dOptions,
+} from "../ops/pool2d.ts";
 import { flatten } from "../ops/reshape.ts";
-import { Random, type Seed } from "../tensor/random.ts";
+import {
+  checkFlag,
+  checkInstance,
+  checkInteger,
+  checkNumber,
+  checkOptions,
+  optionNames,
+  show,
+} from "../options.ts";
+import { ANY, checkGpu, checkTensor } from "../tensor/check.ts";
+import { checkSeed, Random, type Seed } from "../tensor/random.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { type Init, initWeights } from "./init.ts";
+import { checkInit, type Init, initWeights } from "./init.ts";
 import { Module, parameter } from "./module.ts";
 
 /** Where initial weights come from. */
@@ -27,6 +44,7 @@ let sharedRandom = new Random(0);
  * the same layers made after it, in the same order, get the same weights. It starts with seed 0.
  */
 export function manualSeed(seed: Seed): void {
+  checkSeed("manualSeed", "seed", seed);
   sharedRandom = new Random(seed);
 }
 
@@ -35,10 +53,20 @@ export interface Conv2dLayerOptions extends Omit<Conv2dOptions, "bias">, InitOpt
   bias?: boolean;
 }
 
-function checkCount(layer: string, name: string, value: number): void {
-  if (!Number.isInteger(value) || value < 1) {
-    throw new ShapeError(`${layer}: ${name} is ${value}; expected a positive integer`);
-  }
+const INIT_OPTIONS: { [K in keyof InitOptions]-?: 0 } = { init: 0, random: 0 };
+const LINEAR_OPTIONS = optionNames<InitOptions & { bias?: boolean }>({ bias: 0, ...INIT_OPTIONS });
+const CONV2D_OPTIONS = optionNames<Conv2dLayerOptions>({
+  ...{ bias: 0, stride: 0, padding: 0, dilation: 0, groups: 0 },
+  ...INIT_OPTIONS,
+});
+
+function checkInitOptions(
+  layer: string,
+  { bias, init, random }: { bias: boolean; init: Init; random: Random },
+) {
+  checkFlag(layer, "bias", bias);
+  checkInit(layer, init);
+  checkInstance(layer, "random", random, Random);
 }
 
 /** 2-D convolution, [N, H, W, inChannels] → [N, P, Q, outChannels]; see `conv2d`. Biases start at 0. */
@@ -55,24 +83,28 @@ export class Conv2d extends Module {
     options: Conv2dLayerOptions = {},
   ) {
     super();
+    checkGpu("Conv2d", gpu);
+    checkOptions("Conv2d", options, CONV2D_OPTIONS);
     const { bias = true, init = "he", random = sharedRandom, ...convOptions } = options;
-    const [r, s] = typeof kernelSize === "number" ? [kernelSize, kernelSize] : kernelSize;
-    const groups = convOptions.groups ?? 1;
-    for (const [name, value] of Object.entries({
-      inChannels,
-      outChannels,
-      kernelHeight: r,
-      kernelWidth: s,
-      groups,
-    })) {
-      checkCount("Conv2d", name, value);
+    checkInitOptions("Conv2d", { bias, init, random });
+    checkConv2d("Conv2d", convOptions);
+    const [r, s, ...more] = Array.isArray(kernelSize) ? kernelSize : [kernelSize, kernelSize];
+    for (const [name, value] of Object.entries({ inChannels, outChannels })) {
+      checkInteger("Conv2d", name, value, 1);
     }
+    if (more.length > 0 || ![r, s].every((size) => Number.isSafeInteger(size) && size >= 1)) {
+      throw new ShapeError(
+        `Conv2d: kernelSize is ${show(kernelSize)}; expected a positive integer, or [vertical, horizontal]`,
+      );
+    }
+    const groups = convOptions.groups ?? 1;
     if (inChannels % groups !== 0 || outChannels % groups !== 0) {
       throw new ShapeError(
         `Conv2d: ${inChannels} input and ${outChannels} output channels in ${groups} groups; expected both to be multiples of groups`,
       );
     }
     const shape = [outChannels, r, s, inChannels / groups];
+    gpu.checkSize("Conv2d", shape, "float32", "weight");
     this.weight = parameter(gpu, initWeights(shape, init, random), shape);
     this.bias = bias ? parameter(gpu, new Float32Array(outChannels), [outChannels]) : null;
     this.options = convOptions;
@@ -95,10 +127,14 @@ export class Linear extends Module {
     options: InitOptions & { bias?: boolean } = {},
   ) {
     super();
-    checkCount("Linear", "inFeatures", inFeatures);
-    checkCount("Linear", "outFeatures", outFeatures);
+    checkGpu("Linear", gpu);
+    checkOptions("Linear", options, LINEAR_OPTIONS);
+    checkInteger("Linear", "inFeatures", inFeatures, 1);
+    checkInteger("Linear", "outFeatures", outFeatures, 1);
     const { bias = true, init = "he", random = sharedRandom } = options;
+    checkInitOptions("Linear", { bias, init, random });
     const shape = [outFeatures, inFeatures];
+    gpu.checkSize("Linear", shape, "float32", "weight");
     this.weight = parameter(gpu, initWeights(shape, init, random), shape);
     this.bias = bias ? parameter(gpu, new Float32Array(outFeatures), [outFeatures]) : null;
   }
@@ -123,12 +159,35 @@ export interface BatchNorm2dOptions {
   fused?: boolean | "elementwise";
 }
 
+const BATCH_NORM_OPTIONS = optionNames<BatchNorm2dOptions>({
+  ...{ eps: 0, momentum: 0, affine: 0, trackRunningStats: 0, fused: 0 },
+});
+
+/** @throws ShapeError, UsageError for options that a `BatchNorm2d` can't be made with. */
+export function checkBatchNorm2d(op: string, options: BatchNorm2dOptions): void {
+  checkOptions(op, options, BATCH_NORM_OPTIONS);
+  const { eps = 1e-5, momentum = 0.1, affine = true, trackRunningStats = true, fused = true } = options;
+  checkNumber(op, "eps", eps, 0);
+  if (momentum !== null && !(Number.isFinite(momentum) && momentum >= 0 && momentum <= 1)) {
+    throw new ShapeError(
+      `${op}: momentum is ${show(momentum)}; expected a number from 0 to 1, or null for the average over all batches`,
+    );
+  }
+  checkFlag(op, "affine", affine);
+  checkFlag(op, "trackRunningStats", trackRunningStats);
+  if (fused !== "elementwise" && typeof fused !== "boolean") {
+    throw new UsageError(`${op}: fused is ${show(fused)}; expected true, false or "elementwise"`);
+  }
+}
+
 /** What follows the normalisation in the same kernel. */
 export interface BatchNormTail {
   activation?: "none" | "relu";
   /** Added before the activation; same shape as the input. */
   residual?: Tensor | null;
 }
+
+const TAIL_OPTIONS = optionNames<BatchNormTail>({ activation: 0, residual: 0 });
 
 /** Batch normalisation over [N, H, W, C] or [N, C], per channel; see `batchNorm`. γ starts at 1, β at 0. */
 export class BatchNorm2d extends Module {
@@ -143,7 +202,10 @@ export class BatchNorm2d extends Module {
 
   constructor(gpu: Gpu, channels: number, options: BatchNorm2dOptions = {}) {
     super();
-    checkCount("BatchNorm2d", "channels", channels);
+    checkGpu("BatchNorm2d", gpu);
+    checkInteger("BatchNorm2d", "channels", channels, 1);
+    gpu.checkSize("BatchNorm2d", [channels], "float32", "weight");
+    checkBatchNorm2d("BatchNorm2d", options);
     const { eps = 1e-5, momentum = 0.1, affine = true, trackRunningStats = true, fused = true } = options;
     const vector = (value: number) => gpu.keep(gpu.full([channels], value));
     this.weight = affine ? parameter(gpu, new Float32Array(channels).fill(1), [channels]) : null;
@@ -158,6 +220,7 @@ export class BatchNorm2d extends Module {
 
   /** `tail` folds a residual and a ReLU into the same pass over memory. */
   forward(x: Tensor, tail: BatchNormTail = {}): Tensor {
+    checkOptions("BatchNorm2d", tail, TAIL_OPTIONS, "tail");
     const { runningMean, runningVar, numBatchesTracked, eps, momentum } = this;
     const run = this.fused ? batchNorm : batchNormComposed;
     const training = this.training || !runningMean;
@@ -187,6 +250,7 @@ export class MaxPool2d extends Module {
     private readonly options: Pool2dOptions = {},
   ) {
     super();
+    checkPool2d("MaxPool2d", kernelSize, options, false);
   }
   forward(x: Tensor): Tensor {
     return maxPool2d(x, this.kernelSize, this.options);
@@ -196,9 +260,10 @@ export class MaxPool2d extends Module {
 export class AvgPool2d extends Module {
   constructor(
     private readonly kernelSize: number | readonly [number, number],
-    private readonly options: Pool2dOptions = {},
+    private readonly options: AvgPool2dOptions = {},
   ) {
     super();
+    checkPool2d("AvgPool2d", kernelSize, options, true);
   }
   forward(x: Tensor): Tensor {
     return avgPool2d(x, this.kernelSize, this.options);
@@ -228,11 +293,13 @@ export class Sequential extends Module {
 
   constructor(...layers: Module[]) {
     super();
+    for (const [i, layer] of layers.entries()) checkInstance("Sequential", `layer ${i}`, layer, Module);
     this.layers = layers;
     this.namePaths();
   }
 
   forward(x: Tensor): Tensor {
+    checkTensor("Sequential", "x", x, { dtypes: ANY });
     let y = x;
     for (let i = 0; i < this.layers.length; i += 1) {
       const layer = this.layers[i]!;

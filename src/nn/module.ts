@@ -1,5 +1,7 @@
 import { ShapeError } from "../errors.ts";
 import type { Gpu } from "../gpu/device.ts";
+import { checkFlag, isPlain, show } from "../options.ts";
+import { ANY, checkTensor } from "../tensor/check.ts";
 import type { DType } from "../tensor/dtype.ts";
 import { formatShape, type Shape, sameShape } from "../tensor/shape.ts";
 import { Tensor, type TensorData } from "../tensor/tensor.ts";
@@ -23,6 +25,7 @@ export abstract class Module {
 
   /** Runs a forward whose kernels, and those of its backward, are listed under this layer's path. */
   protected under(x: Tensor, fn: () => Tensor): Tensor {
+    checkTensor(this.constructor.name, "x", x, { dtypes: ANY });
     const { gpu } = x;
     const outer = gpu.layer;
     gpu.layer = this.path || outer;
@@ -73,6 +76,7 @@ export abstract class Module {
 
   /** Sets the mode of this module and all below it. */
   train(mode = true): this {
+    checkFlag("train", "mode", mode);
     for (const [, module] of this.modules()) module.training = mode;
     return this;
   }
@@ -94,7 +98,7 @@ export abstract class Module {
     return state;
   }
 
-  /** Overwrites parameters and buffers. @throws ShapeError before anything is written, if names or shapes differ. */
+  /** Overwrites parameters and buffers. @throws ShapeError before anything is written, if names, shapes or types differ. */
   loadStateDict(state: StateDict): void {
     this.checkStateDict(state);
     for (const [name, tensor] of this.tensors()) tensor.write(state[name]!.data);
@@ -102,8 +106,13 @@ export abstract class Module {
 
   /** What `loadStateDict` checks. @throws ShapeError */
   checkStateDict(state: StateDict): void {
+    if (!isPlain(state)) {
+      throw new ShapeError(
+        `loadStateDict: state is ${show(state)}; expected an object of { shape, dtype, data } by name, as stateDict() gives it`,
+      );
+    }
     const own = new Map(this.tensors());
-    const missing = [...own.keys()].filter((name) => !(name in state));
+    const missing = [...own.keys()].filter((name) => !Object.hasOwn(state, name));
     const unknown = Object.keys(state).filter((name) => !own.has(name));
     if (missing.length > 0 || unknown.length > 0) {
       throw new ShapeError(
@@ -111,11 +120,7 @@ export abstract class Module {
       );
     }
     for (const [name, tensor] of own) {
-      if (!sameShape(tensor.shape, state[name]!.shape)) {
-        throw new ShapeError(
-          `loadStateDict: ${name} is ${formatShape(state[name]!.shape)} in the state, ${formatShape(tensor.shape)} in the network; expected equal shapes`,
-        );
-      }
+      checkState("loadStateDict", name, state[name], tensor);
     }
   }
 
@@ -123,6 +128,25 @@ export abstract class Module {
   dispose(): void {
     for (const [, tensor] of this.tensors()) tensor.dispose();
   }
+}
+
+/** @throws ShapeError unless the state can be written to `tensor`. */
+export function checkState(op: string, name: string, state: unknown, tensor: Tensor): void {
+  const { shape, dtype, data } = (isPlain(state) ? state : {}) as Partial<StateDict[string]>;
+  if (!Array.isArray(shape) || dtype === undefined || data === undefined) {
+    throw new ShapeError(`${op}: ${name} is ${show(state)} in the state; expected { shape, dtype, data }`);
+  }
+  if (!sameShape(tensor.shape, shape)) {
+    throw new ShapeError(
+      `${op}: ${name} is ${formatShape(shape)} in the state, ${formatShape(tensor.shape)} in the network; expected equal shapes`,
+    );
+  }
+  if (dtype !== tensor.dtype) {
+    throw new ShapeError(
+      `${op}: ${name} is ${show(dtype)} in the state, ${tensor.dtype} in the network; expected the same type`,
+    );
+  }
+  tensor.checkData(op, data, `${name}'s data`);
 }
 
 /** A tensor that a module owns: outside of every scope. */

@@ -73,7 +73,6 @@ export interface BatchNormParams extends Required<Omit<BatchNormOptions, "residu
 
 const batchNormOp = defineOp({
   name: "batch_norm",
-  publicName: "batchNorm",
   inputs: { x: "...", gamma: "C?", beta: "C?", residual: "...?", statistics: "...?" },
   dtypes: { x: ["float32", "float16"], residual: ["float32", "float16"] },
   infer(shapes, params: BatchNormParams) {

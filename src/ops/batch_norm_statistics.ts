@@ -15,7 +15,6 @@ import { defineOp } from "./define-op.ts";
 
 const statisticsOp = defineOp({
   name: "batch_norm_statistics",
-  publicName: "batchNormStatistics",
   inputs: { x: "..." },
   dtypes: { x: ["float32", "float16"] },
   infer({ x }) {
@@ -42,7 +41,6 @@ const statisticsOp = defineOp({
 
 const mergeOp = defineOp({
   name: "merge_statistics",
-  publicName: "mergeStatistics",
   inputs: { a: "four C", b: "four C" },
   infer({ a }) {
     return { out: a, channels: a[1]! };

@@ -3,7 +3,7 @@
 import { ShapeError } from "../errors.ts";
 import type { Gpu } from "../gpu/device.ts";
 import type { Variant } from "../gpu/variants.ts";
-import { checkOptions, optionNames, show } from "../options.ts";
+import { checkInteger, checkOptions, optionNames, show } from "../options.ts";
 import { formatShape, type Shape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import {
@@ -147,8 +147,8 @@ type Dims = {
 export function inferConv2d(dims: Dims, params: ConvParams, weightShape: string): ConvGeometry {
   const { N, H, W, C, K, R, S } = dims;
   const { groups = 1 } = params;
-  const [strideH, strideW] = pair("stride", params.stride ?? 1);
-  const [dilationH, dilationW] = pair("dilation", params.dilation ?? 1);
+  const [strideH, strideW] = pair("conv2d", "stride", params.stride ?? 1);
+  const [dilationH, dilationW] = pair("conv2d", "dilation", params.dilation ?? 1);
   if (!Number.isInteger(groups) || groups < 1) {
     throw new ShapeError(
       `conv2d: groups is ${show(groups)}; expected a positive integer that divides C = ${C} and K = ${K}`,
@@ -165,7 +165,7 @@ export function inferConv2d(dims: Dims, params: ConvParams, weightShape: string)
         `expected weight [K, R, S, C / groups] with C / groups = ${C / groups}, got ${weightShape}`,
     );
   }
-  const [top, bottom, left, right] = sides(params.padding ?? 0, {
+  const [top, bottom, left, right] = sides("conv2d", params.padding ?? 0, {
     strides: [strideH, strideW],
     spans: [dilationH * (R - 1), dilationW * (S - 1)],
   });
@@ -191,17 +191,29 @@ export function inferConv2d(dims: Dims, params: ConvParams, weightShape: string)
   return { N, H, W, C, K, R, S, P, Q, strideH, strideW, top, left, dilationH, dilationW, groups };
 }
 
-function pair(name: string, value: unknown): [number, number] {
+/** What needs no map to be checked. @throws ShapeError, UsageError */
+export function checkConv2d(
+  op: string,
+  { stride = 1, padding = 0, dilation = 1, groups = 1 }: ConvParams,
+): void {
+  const strides = pair(op, "stride", stride);
+  pair(op, "dilation", dilation);
+  sides(op, padding, { strides, spans: [0, 0] });
+  checkInteger(op, "groups", groups, 1);
+}
+
+function pair(op: string, name: string, value: unknown): [number, number] {
   const values: readonly unknown[] = Array.isArray(value) ? value : [value, value];
   if (values.length !== 2 || !values.every((v) => Number.isSafeInteger(v) && (v as number) >= 1)) {
     throw new ShapeError(
-      `conv2d: ${name} is ${show(value)}; expected a positive integer, or two as [vertical, horizontal]`,
+      `${op}: ${name} is ${show(value)}; expected a positive integer, or two as [vertical, horizontal]`,
     );
   }
   return values as [number, number];
 }
 
 function sides(
+  op: string,
   padding: NonNullable<Conv2dOptions["padding"]>,
   { strides, spans }: { strides: [number, number]; spans: [number, number] },
 ): [number, number, number, number] {
@@ -209,7 +221,7 @@ function sides(
   if (padding === "same") {
     if (strides.some((stride) => stride !== 1)) {
       throw new ShapeError(
-        `conv2d: padding is "same" with stride ${show(strides)}; "same" needs stride 1, give the padding in numbers`,
+        `${op}: padding is "same" with stride ${show(strides)}; "same" needs stride 1, give the padding in numbers`,
       );
     }
     const [vertical, horizontal] = spans;
@@ -221,7 +233,7 @@ function sides(
     typeof padding === "number" ? [padding] : Array.isArray(padding) ? [...padding] : [Number.NaN];
   if (![1, 2, 4].includes(values.length) || !values.every((v) => Number.isSafeInteger(v) && v >= 0)) {
     throw new ShapeError(
-      `conv2d: padding is ${show(padding)}; expected a non-negative integer, [vertical, horizontal], [top, bottom, left, right], "same" or "valid"`,
+      `${op}: padding is ${show(padding)}; expected a non-negative integer, [vertical, horizontal], [top, bottom, left, right], "same" or "valid"`,
     );
   }
   if (values.length === 1) return [values[0]!, values[0]!, values[0]!, values[0]!];

@@ -56,8 +56,6 @@ export interface OpContext<I extends InputShapes = InputShapes> {
 export interface OpDefinition<I extends InputShapes, P, Plan extends { out: Shape }, S extends Saved> {
   /** snake_case; the same in shader, op, test and bench files. Kernels are listed under it. */
   name: string;
-  /** What error messages call the op: the name of the function that the user calls. Default: `name`. */
-  publicName?: string;
   inputs: I;
   /** Element type of each input: float32 unless named here. */
   dtypes?: { [K in keyof I]?: readonly DType[] };

@@ -7,7 +7,6 @@ import { checkEps, normalizeUnits, normalizeUnitsGrad } from "./group_norm_kerne
 
 const groupNormOp = defineOp({
   name: "group_norm",
-  publicName: "groupNorm",
   inputs: { x: "...", gamma: "C?", beta: "C?" },
   infer({ x, gamma, beta }, { groups, eps }: { groups: number; eps: number }) {
     if (x.length < 2) {

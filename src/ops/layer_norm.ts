@@ -6,7 +6,6 @@ import { checkEps, normalizeUnits, normalizeUnitsGrad } from "./group_norm_kerne
 
 const layerNormOp = defineOp({
   name: "layer_norm",
-  publicName: "layerNorm",
   inputs: { x: "...", gamma: "...?", beta: "...?" },
   infer({ x, gamma, beta }, { shape, eps }: { shape: Shape; eps: number }) {
     checkShape("layerNorm", shape, "normalizedShape");

@@ -1,11 +1,14 @@
 import { UsageError } from "../errors.ts";
+import { checkArray, checkFunction, show } from "../options.ts";
 
 /** The learning rate of step 0, 1, 2 … */
 export type Schedule = (step: number) => number;
 
-function checkNumber(schedule: string, name: string, value: number, low: number): void {
-  if (!Number.isFinite(value) || value < low) {
-    throw new UsageError(`${schedule}: ${name} is ${value}; expected a finite number of at least ${low}`);
+function checkNumber(schedule: string, name: string, value: unknown, low: number): void {
+  if (!Number.isFinite(value) || (value as number) < low) {
+    throw new UsageError(
+      `${schedule}: ${name} is ${show(value)}; expected a finite number of at least ${low}`,
+    );
   }
 }
 
@@ -13,6 +16,7 @@ function checkNumber(schedule: string, name: string, value: number, low: number)
 export function multiStep(lr: number, milestones: readonly number[], gamma = 0.1): Schedule {
   checkNumber("multiStep", "lr", lr, 0);
   checkNumber("multiStep", "gamma", gamma, 0);
+  checkArray("multiStep", "milestones", milestones, "steps");
   for (const milestone of milestones) checkNumber("multiStep", "milestone", milestone, 0);
   return (step) => lr * gamma ** milestones.filter((milestone) => step >= milestone).length;
 }
@@ -36,6 +40,7 @@ export function cosine(lr: number, totalSteps: number, minimum = 0): Schedule {
 
 /** `schedule`, its first `steps` steps scaled up linearly: 1/steps, 2/steps … of its rate. */
 export function warmup(schedule: Schedule, steps: number): Schedule {
+  checkFunction("warmup", "schedule", schedule);
   checkNumber("warmup", "steps", steps, 0);
   return (step) => (step < steps ? (schedule(step) * (step + 1)) / steps : schedule(step));
 }

@@ -1,4 +1,5 @@
 import { ShapeError } from "../errors.ts";
+import { checkNumber, show } from "../options.ts";
 
 /** A seed or a stream label: a non-negative safe integer, or any string. */
 export type Seed = number | string;
@@ -44,8 +45,22 @@ export function philox4x32(
   return [c0, c1, c2, c3];
 }
 
+function isWords(seed: unknown): seed is Words {
+  return Array.isArray(seed) && seed.length === 2 && seed.every((word) => word >>> 0 === word);
+}
+
+/** @throws ShapeError unless `seed` is a string or a non-negative safe integer. */
+export function checkSeed(op: string, name: string, seed: unknown): asserts seed is Seed {
+  if (typeof seed !== "string" && !(Number.isSafeInteger(seed) && (seed as number) >= 0)) {
+    throw new ShapeError(
+      `${op}: ${name} is ${show(seed)}; expected a string or an integer from 0 to ${Number.MAX_SAFE_INTEGER}`,
+    );
+  }
+}
+
 /** 64-bit words of a seed: an integer as it is, a string by FNV-1a over its UTF-8 bytes. */
-function seedWords(seed: Seed, what: string): Words {
+function seedWords(op: string, name: string, seed: Seed): Words {
+  checkSeed(op, name, seed);
   if (typeof seed === "string") {
     let hash = 0xcbf29ce484222325n;
     for (const byte of new TextEncoder().encode(seed)) {
@@ -53,12 +68,13 @@ function seedWords(seed: Seed, what: string): Words {
     }
     return [Number(hash & 0xffffffffn), Number(hash >> 32n)];
   }
-  if (!Number.isSafeInteger(seed) || seed < 0) {
-    throw new ShapeError(
-      `Random: ${what} is ${seed}; expected a string or an integer from 0 to ${Number.MAX_SAFE_INTEGER}`,
-    );
-  }
   return [seed >>> 0, Math.floor(seed / 2 ** 32)];
+}
+
+function checkFloats(method: string, out: unknown): void {
+  if (!(out instanceof Float32Array) && !(out instanceof Float64Array)) {
+    throw new ShapeError(`Random.${method}: out is ${show(out)}; expected a Float32Array or Float64Array`);
+  }
 }
 
 /**
@@ -76,8 +92,8 @@ export class Random {
 
   /** @throws ShapeError if the seed or the stream is a number but not a non-negative safe integer. */
   constructor(seed: Seed | Words, stream: Seed | Words = 0) {
-    this.key = typeof seed === "object" ? seed : seedWords(seed, "seed");
-    this.stream = typeof stream === "object" ? stream : seedWords(stream, "stream");
+    this.key = isWords(seed) ? seed : seedWords("Random", "seed", seed);
+    this.stream = isWords(stream) ? stream : seedWords("Random", "stream", stream);
   }
 
   /** An integer, uniform over 0 … 2³²−1. */
@@ -94,11 +110,15 @@ export class Random {
 
   /** Uniform over [low, high), from 32 random bits. */
   uniform(low = 0, high = 1): number {
+    checkNumber("Random.uniform", "low", low);
+    checkNumber("Random.uniform", "high", high);
     return low + (high - low) * (this.uint32() * 2 ** -32);
   }
 
   /** Normal with the given mean and standard deviation, by Box–Muller; |z| stays under 6.7. */
   normal(mean = 0, std = 1): number {
+    checkNumber("Random.normal", "mean", mean);
+    checkNumber("Random.normal", "std", std);
     let z = this.spareNormal;
     if (z === undefined) {
       const radius = Math.sqrt(-2 * Math.log((this.uint32() + 1) * 2 ** -32)); // log of (0, 1], never of zero
@@ -114,7 +134,7 @@ export class Random {
   /** An integer, uniform over 0 … n−1 without bias; 1 ≤ n ≤ 2³². */
   int(n: number): number {
     if (!Number.isInteger(n) || n < 1 || n > 2 ** 32) {
-      throw new ShapeError(`Random.int: n is ${n}; expected an integer from 1 to 2^32`);
+      throw new ShapeError(`Random.int: n is ${show(n)}; expected an integer from 1 to 2^32`);
     }
     const limit = 2 ** 32 - (2 ** 32 % n); // the largest multiple of n; words past it would favour small results
     let word = this.uint32();
@@ -124,6 +144,9 @@ export class Random {
 
   /** Shuffles in place (Fisher–Yates) and returns its argument. */
   shuffle<T extends { length: number; [index: number]: unknown }>(items: T): T {
+    if (!Array.isArray(items) && !ArrayBuffer.isView(items)) {
+      throw new ShapeError(`Random.shuffle: items is ${show(items)}; expected an array or a typed array`);
+    }
     for (let i = items.length - 1; i > 0; i--) {
       const j = this.int(i + 1);
       const item = items[i];
@@ -135,12 +158,18 @@ export class Random {
 
   /** Fills a float array with `uniform(low, high)` and returns it. */
   fillUniform<T extends Float32Array | Float64Array>(out: T, low = 0, high = 1): T {
+    checkFloats("fillUniform", out);
+    checkNumber("Random.fillUniform", "low", low);
+    checkNumber("Random.fillUniform", "high", high);
     for (let i = 0; i < out.length; i++) out[i] = this.uniform(low, high);
     return out;
   }
 
   /** Fills a float array with `normal(mean, std)` and returns it. */
   fillNormal<T extends Float32Array | Float64Array>(out: T, mean = 0, std = 1): T {
+    checkFloats("fillNormal", out);
+    checkNumber("Random.fillNormal", "mean", mean);
+    checkNumber("Random.fillNormal", "std", std);
     for (let i = 0; i < out.length; i++) out[i] = this.normal(mean, std);
     return out;
   }
@@ -150,7 +179,7 @@ export class Random {
    * were drawn, so the order in which parts of a program fork does not matter.
    */
   fork(label: Seed): Random {
-    const [lo, hi] = seedWords(label, "label");
+    const [lo, hi] = seedWords("Random.fork", "label", label);
     // A tag in the key keeps derived stream names out of the sequence of the numbers themselves.
     const tagged: Words = [(this.key[0] ^ 0x666f726b) >>> 0, this.key[1]];
     const [s0, s1] = philox4x32([lo, hi, this.stream[0], this.stream[1]], tagged);

@@ -333,6 +333,11 @@ export class Tensor {
     this.gpu.commands.write(storage.buffer, byteOffset, elements);
   }
 
+  /** Internal: refuses what `write` would. @throws ShapeError */
+  checkData(op: string, data: unknown, name: string): void {
+    encode(op, data, this.dtype, this.shape, name);
+  }
+
   /** Sets every element, on the GPU. */
   fill(value: number): void {
     this.checkLive("written");
@@ -448,7 +453,7 @@ const WITHIN: Partial<Record<DType, readonly string[]>> = {
  * `data` as the elements of a tensor. Looks at each value only where its array might hold one that the type does not.
  * @throws ShapeError for anything but as many numbers as `shape` wants, or a value that `dtype` can't hold
  */
-function encode(op: string, data: unknown, dtype: DType, shape: Shape): TensorData {
+function encode(op: string, data: unknown, dtype: DType, shape: Shape, name = "data"): TensorData {
   const { length } = (data ?? {}) as { length?: unknown };
   // By its tag: Node's Buffer is a Uint8Array of another name.
   const kind: string | null = ArrayBuffer.isView(data)
@@ -456,7 +461,7 @@ function encode(op: string, data: unknown, dtype: DType, shape: Shape): TensorDa
     : null;
   if (typeof data !== "object" || typeof length !== "number" || kind?.startsWith("Big")) {
     throw new ShapeError(
-      `${op}: data is ${show(data)}; expected an array of numbers or a typed array` +
+      `${op}: ${name} is ${show(data)}; expected an array of numbers or a typed array` +
         `${data instanceof ArrayBuffer || kind === "DataView" ? ", such as new Float32Array(buffer)" : ""}`,
     );
   }
@@ -464,14 +469,14 @@ function encode(op: string, data: unknown, dtype: DType, shape: Shape): TensorDa
   if (length !== sizeOf(shape)) {
     const nested = Array.isArray(array[0]) ? ", and flat: data.flat(Infinity)" : "";
     throw new ShapeError(
-      `${op}: data has ${length} elements, shape ${formatShape(shape)} has ${sizeOf(shape)}; expected the same number${nested}`,
+      `${op}: ${name} has ${length} elements, shape ${formatShape(shape)} has ${sizeOf(shape)}; expected the same number${nested}`,
     );
   }
   if (kind === null || (LARGEST[dtype] !== undefined && !WITHIN[dtype]!.includes(kind))) {
     for (let i = 0; i < length; i += 1) {
       const value: unknown = array[i];
       if (typeof value !== "number" || LARGEST[dtype] !== undefined)
-        checkValue(op, `data[${i}]`, value, dtype);
+        checkValue(op, `${name}[${i}]`, value, dtype);
     }
   }
   return convert(array, dtype);

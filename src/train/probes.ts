@@ -5,12 +5,23 @@ import { noGrad } from "../autograd/tape.ts";
 import { ShapeError } from "../errors.ts";
 import type { Gpu } from "../gpu/device.ts";
 import { BatchNorm2d, Conv2d } from "../nn/layers.ts";
-import type { Module } from "../nn/module.ts";
+import { Module } from "../nn/module.ts";
 import { inferConv2d } from "../ops/conv2d.ts";
 import { defineOp } from "../ops/define-op.ts";
 import { strideGrid } from "../ops/kernels.ts";
 import { mean, sum, variance } from "../ops/reduce.ts";
 import { softmaxCrossEntropy } from "../ops/softmax_cross_entropy.ts";
+import {
+  checkArray,
+  checkFunction,
+  checkInstance,
+  checkInteger,
+  checkNumber,
+  checkOptions,
+  isPlain,
+  show,
+} from "../options.ts";
+import { ANY, checkTensor } from "../tensor/check.ts";
 import { formatShape, sizeOf } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import {
@@ -32,6 +43,13 @@ export type LayerFilter = (name: string, module: Module) => boolean;
 
 /** Mean cross-entropy of `model` on a batch: images [N, H, W, C], labels [N] of uint32. */
 export function crossEntropy(model: Module, images: Tensor, labels: Tensor): LossFunction {
+  checkInstance("crossEntropy", "model", model, Module);
+  checkTensor("crossEntropy", "images", images, { dtypes: ANY });
+  checkTensor("crossEntropy", "labels", labels, {
+    dtypes: ["uint32"],
+    with: ["images", images],
+    shape: "[N]",
+  });
   return () => softmaxCrossEntropy(model.forward(images), labels);
 }
 
@@ -55,6 +73,7 @@ const tapOp = defineOp({
  * `gpu.keep(grad.alias())` holds on to it.
  */
 export function tap(x: Tensor, onGrad: (grad: Tensor) => void): Tensor {
+  checkFunction("tap", "onGrad", onGrad);
   return tapOp({ x }, { onGrad });
 }
 
@@ -134,8 +153,13 @@ export interface LayerMoments {
 export async function activations(
   model: Module,
   x: Tensor,
-  { layers = weightLayers }: { layers?: LayerFilter } = {},
+  options: { layers?: LayerFilter } = {},
 ): Promise<LayerMoments[]> {
+  checkInstance("activations", "model", model, Module);
+  checkTensor("activations", "x", x, { dtypes: ANY });
+  checkOptions("activations", options, ["layers"]);
+  const { layers = weightLayers } = options;
+  checkFunction("activations", "layers", layers);
   const { gpu } = x;
   const found: { name: string; kind: string; mean: Tensor; variance: Tensor }[] = [];
   const around = (name: string, module: Module, forward: Forward): Forward => {
@@ -181,18 +205,39 @@ export async function activations(
 
 // --- gradients -----------------------------------------------------------------------------------------
 
+/** The Gpu of the model's parameters. @throws ShapeError, UsageError for wrong arguments. */
+function gpuOf(op: string, model: Module, loss: LossFunction): Gpu {
+  checkInstance(op, "model", model, Module);
+  checkFunction(op, "loss", loss);
+  const [parameter] = model.parameters();
+  if (!parameter) throw new ShapeError(`${op}: the model has no parameters; expected at least one`);
+  return parameter.gpu;
+}
+
+function checkedLoss(op: string, loss: LossFunction): Tensor {
+  const value: unknown = loss();
+  checkTensor(op, "what loss() returned", value);
+  if (value.size !== 1) {
+    throw new ShapeError(
+      `${op}: loss() returned ${formatShape(value.shape)}; expected one element, such as a mean`,
+    );
+  }
+  return value;
+}
+
 /** One forward and backward: gradients lie on the parameters when `fn` runs, and are dropped afterwards. */
 async function withGradients<T>(
+  op: string,
   model: Module,
   loss: LossFunction,
   fn: (lossValue: number) => Promise<T>,
 ): Promise<T> {
-  const { gpu } = model.parameters()[0]!;
+  const gpu = gpuOf(op, model, loss);
   model.zeroGrad();
   try {
     const value = gpu.scope(() =>
       withoutTracking(model, () => {
-        const result = loss();
+        const result = checkedLoss(op, loss);
         result.backward();
         return result;
       }),
@@ -219,12 +264,16 @@ export interface GradientStatistics extends TensorStatistics {
  * @param parameters which ones, by name; default all
  * @param bins of the histograms; default 101, so that one bin is centred on 0
  */
-export function gradients(
+export async function gradients(
   model: Module,
   loss: LossFunction,
-  { parameters = () => true, bins = 101 }: { parameters?: (name: string) => boolean; bins?: number } = {},
+  options: { parameters?: (name: string) => boolean; bins?: number } = {},
 ): Promise<GradientStatistics[]> {
-  return withGradients(model, loss, async () => {
+  checkOptions("gradients", options, ["parameters", "bins"]);
+  const { parameters = () => true, bins = 101 } = options;
+  checkFunction("gradients", "parameters", parameters);
+  checkInteger("gradients", "bins", bins, 1, 2 ** 24);
+  return withGradients("gradients", model, loss, async () => {
     const all: GradientStatistics[] = [];
     for (const [name, parameter] of model.namedParameters()) {
       if (!parameter.grad || !parameters(name)) continue;
@@ -252,6 +301,13 @@ export interface LogitGradients {
 
 /** How `model` treats the images of a batch alike: gradients with respect to its logits. */
 export async function logitGradients(model: Module, images: Tensor, labels: Tensor): Promise<LogitGradients> {
+  checkInstance("logitGradients", "model", model, Module);
+  checkTensor("logitGradients", "images", images, { dtypes: ANY });
+  checkTensor("logitGradients", "labels", labels, {
+    dtypes: ["uint32"],
+    with: ["images", images],
+    shape: "[N]",
+  });
   const { gpu } = images;
   const logits = noGrad(() => gpu.scope(() => withoutTracking(model, () => model.forward(images))));
   const held: Tensor[] = [logits];
@@ -302,8 +358,8 @@ export class GradientLine {
     readonly loss: number,
   ) {}
 
-  static open(model: Module, loss: LossFunction): Promise<GradientLine> {
-    return withGradients(model, loss, async (value) => {
+  static async open(model: Module, loss: LossFunction): Promise<GradientLine> {
+    return withGradients("GradientLine.open", model, loss, async (value) => {
       const tensors = model.parameters().filter((parameter) => parameter.grad);
       const { gpu } = tensors[0]!;
       let offset = 0;
@@ -324,6 +380,7 @@ export class GradientLine {
 
   /** Sets the network's weights to w − α·∇L(w). */
   moveTo(alpha: number): void {
+    checkNumber("GradientLine.moveTo", "alpha", alpha);
     for (const { tensor, offset } of this.parameters) {
       runProbe(
         this.gpu,
@@ -352,6 +409,11 @@ export class GradientLine {
   }
 }
 
+function checkAlphas(op: string, alphas: readonly number[]): void {
+  checkArray(op, "alphas", alphas, "numbers");
+  for (const [i, alpha] of alphas.entries()) checkNumber(op, `alphas[${i}]`, alpha);
+}
+
 export interface Landscape {
   /** L(w). */
   loss: number;
@@ -366,6 +428,8 @@ export async function landscape(
   loss: LossFunction,
   alphas: readonly number[],
 ): Promise<Landscape> {
+  gpuOf("landscape", model, loss);
+  checkAlphas("landscape", alphas);
   const line = await GradientLine.open(model, loss);
   try {
     const losses: number[] = [];
@@ -381,8 +445,8 @@ export async function landscape(
 
 /** The loss at the network's present weights, without a gradient. */
 export async function lossAt(model: Module, loss: LossFunction): Promise<number> {
-  const { gpu } = model.parameters()[0]!;
-  const value = noGrad(() => gpu.scope(() => withoutTracking(model, loss)));
+  const gpu = gpuOf("lossAt", model, loss);
+  const value = noGrad(() => gpu.scope(() => withoutTracking(model, () => checkedLoss("lossAt", loss))));
   try {
     return await value.item();
   } finally {
@@ -407,10 +471,22 @@ export async function gradientNoise(
   pairs: Iterable<readonly [LossFunction, LossFunction]>,
   alphas: readonly number[] = [],
 ): Promise<StepNoise> {
+  checkInstance("gradientNoise", "model", model, Module);
+  if (
+    typeof (pairs as Partial<typeof pairs> | null)?.[Symbol.iterator] !== "function" ||
+    typeof pairs === "string"
+  ) {
+    throw new ShapeError(`gradientNoise: pairs is ${show(pairs)}; expected pairs of loss functions`);
+  }
+  checkAlphas("gradientNoise", alphas);
   let gradient = 0;
   let count = 0;
   const steps = alphas.map((alpha) => ({ alpha, noise: 0 }));
-  for (const [lossA, lossB] of pairs) {
+  for (const pair of pairs) {
+    if (!Array.isArray(pair) || pair.length !== 2 || !pair.every((loss) => typeof loss === "function")) {
+      throw new ShapeError(`gradientNoise: a pair is ${show(pair)}; expected two loss functions`);
+    }
+    const [lossA, lossB] = pair as [LossFunction, LossFunction];
     const lines: GradientLine[] = [];
     try {
       for (const loss of [lossA, lossB]) lines.push(await GradientLine.open(model, loss));
@@ -456,9 +532,12 @@ export interface LayerAlignment {
 export async function alignment(
   model: Module,
   loss: LossFunction,
-  { layers = (_name, module) => module instanceof Conv2d }: { layers?: LayerFilter } = {},
+  options: { layers?: LayerFilter } = {},
 ): Promise<LayerAlignment[]> {
-  const { gpu } = model.parameters()[0]!;
+  checkOptions("alignment", options, ["layers"]);
+  const { layers = (_name, module) => module instanceof Conv2d } = options;
+  checkFunction("alignment", "layers", layers);
+  const gpu = gpuOf("alignment", model, loss);
   const found: { name: string; terms: number; magnitude: Tensor; total: Tensor }[] = [];
   const inputs: Tensor[] = [];
   const around = (name: string, module: Module, forward: Forward): Forward => {
@@ -485,7 +564,7 @@ export async function alignment(
   };
   try {
     // Forward and backward both run before this first waits: the layers are as they were by then.
-    await instrument(model, layers, around, () => withGradients(model, loss, async () => {}));
+    await instrument(model, layers, around, () => withGradients("alignment", model, loss, async () => {}));
     const results: LayerAlignment[] = [];
     for (const { name, terms, magnitude, total } of found) {
       const a = average(await magnitude.read());
@@ -510,10 +589,17 @@ export async function alignment(
  * @param dy the gradient of its output [N, P, Q, K]
  */
 export function alignmentSums(
-  { weight, options }: Pick<Conv2d, "weight" | "options">,
+  conv: Pick<Conv2d, "weight" | "options">,
   x: Tensor,
   dy: Tensor,
 ): { magnitude: Tensor; total: Tensor; terms: number } {
+  const { weight, options } = (conv ?? {}) as Partial<Conv2d>;
+  checkTensor("alignmentSums", "conv.weight", weight, { shape: "[K, R, S, C]" });
+  if (!isPlain(options)) {
+    throw new ShapeError(`alignmentSums: conv.options is ${show(options)}; expected the options of a Conv2d`);
+  }
+  checkTensor("alignmentSums", "x", x, { with: ["conv.weight", weight], shape: "[N, H, W, C]" });
+  checkTensor("alignmentSums", "dy", dy, { with: ["x", x], shape: "[N, P, Q, K]" });
   const { gpu } = x;
   const [N, H, W, C] = x.shape as [number, number, number, number];
   const [K, R, S, depth] = weight.shape as [number, number, number, number];

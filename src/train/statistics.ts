@@ -6,6 +6,9 @@ import type { Gpu } from "../gpu/device.ts";
 import { mul, scale, sub } from "../ops/elementwise.ts";
 import { strideGrid } from "../ops/kernels.ts";
 import { mean, sum } from "../ops/reduce.ts";
+import { checkOptions, show } from "../options.ts";
+import { checkTensor } from "../tensor/check.ts";
+import { formatShape, sameShape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 
 interface ProbeSizes {
@@ -53,6 +56,8 @@ async function counted(
   }
 }
 
+const MOST_BINS = 2 ** 24;
+
 export interface Histogram {
   low: number;
   high: number;
@@ -70,11 +75,15 @@ export interface Histogram {
  */
 export async function histogram(
   x: Tensor,
-  { low, high, bins }: { low: number; high: number; bins: number },
+  options: { low: number; high: number; bins: number },
 ): Promise<Histogram> {
-  if (!(Number.isFinite(low) && Number.isFinite(high) && low < high && Number.isInteger(bins) && bins >= 1)) {
+  checkTensor("histogram", "x", x);
+  checkOptions("histogram", options, ["low", "high", "bins"]);
+  const { low, high, bins } = options;
+  const ordered = Number.isFinite(low) && Number.isFinite(high) && low < high;
+  if (!ordered || !Number.isInteger(bins) || bins < 1 || bins > MOST_BINS) {
     throw new ShapeError(
-      `histogram: ${bins} bins from ${low} to ${high}; expected finite low < high and at least one bin`,
+      `histogram: ${show(bins)} bins from ${show(low)} to ${show(high)}; expected finite low < high and 1 to ${MOST_BINS} bins`,
     );
   }
   const all = await counted(x, "histogram", bins + 3, { columns: bins, low, high });
@@ -93,9 +102,10 @@ export async function histogram(
  * NaNs rank beyond the infinities of their sign.
  */
 export async function orderStatistic(x: Tensor, rank: number): Promise<number> {
+  checkTensor("orderStatistic", "x", x);
   if (!Number.isInteger(rank) || rank < 0 || rank >= x.size) {
     throw new ShapeError(
-      `orderStatistic: rank is ${rank}; expected an integer from 0 to ${x.size - 1}, as x has ${x.size} elements`,
+      `orderStatistic: rank is ${show(rank)}; expected an integer from 0 to ${x.size - 1}, as x has ${x.size} elements`,
     );
   }
   let before = rank;
@@ -114,6 +124,7 @@ export async function orderStatistic(x: Tensor, rank: number): Promise<number> {
 
 /** The median of `x`: with an even number of elements, the mean of the two in the middle. */
 export async function median(x: Tensor): Promise<number> {
+  checkTensor("median", "x", x);
   const low = await orderStatistic(x, (x.size - 1) >> 1);
   return x.size % 2 === 1 ? low : (low + (await orderStatistic(x, x.size >> 1))) / 2;
 }
@@ -139,6 +150,7 @@ export interface TensorStatistics {
 
 /** Range, moments and tails of all elements of `x` (float32, any shape). */
 export async function describe(x: Tensor): Promise<TensorStatistics> {
+  checkTensor("describe", "x", x);
   const { gpu, size: count } = x;
   const { notFinite } = await histogram(x, { low: 0, high: 1, bins: 1 });
   const unknown = Number.NaN;
@@ -210,6 +222,13 @@ export async function argmaxCounts(x: Tensor): Promise<number[]> {
 
 /** Σ (a − b)² over all elements. */
 export async function squaredDistance(a: Tensor, b: Tensor): Promise<number> {
+  checkTensor("squaredDistance", "a", a);
+  checkTensor("squaredDistance", "b", b, { with: ["a", a] });
+  if (!sameShape(a.shape, b.shape)) {
+    throw new ShapeError(
+      `squaredDistance: a is ${formatShape(a.shape)}, b is ${formatShape(b.shape)}; expected the same shape`,
+    );
+  }
   const result = noGrad(() =>
     a.gpu.scope(() => {
       const difference = sub(a, b);
@@ -224,6 +243,6 @@ export async function squaredDistance(a: Tensor, b: Tensor): Promise<number> {
 }
 
 function matrix(what: string, x: Tensor): [number, number] {
-  if (x.rank !== 2) throw new ShapeError(`${what}: x has rank ${x.rank}; expected [rows, columns]`);
+  checkTensor(what, "x", x, { shape: "[rows, columns]" });
   return [x.shape[0]!, x.shape[1]!];
 }

@@ -114,7 +114,7 @@ describe("BatchSampler", () => {
     ]) {
       const [name, value] = Object.entries(bad)[0]!;
       expect(() => new BatchSampler({ ...good, ...bad })).toThrow(
-        new RegExp(`DataLoader: ${name} is ${value}; expected an integer from`),
+        new RegExp(`BatchSampler: ${name} is ${value}; expected an integer from`),
       );
     }
     expect(() => new BatchSampler({ ...good, batchSize: 11, dropLast: true })).toThrow(
@@ -216,7 +216,7 @@ describe("DataLoader", () => {
       [{ mean: [0] }, /mean is \[0\], made up has 3 channels; expected one finite number per channel/],
       [{ std: [1, 1, Number.NaN] }, /std is \[1, 1, NaN\]/],
       [{ std: [1, 0, 1] }, /std is \[1, 0, 1\]; expected values above 0/],
-      [{ augment: { pad: -1, flip: true } }, /augment: pad is -1; expected an integer from 0/],
+      [{ augment: { pad: -1, flip: true } }, /DataLoader: augment.pad is -1; expected an integer from 0/],
       [{ augment: { pad: 1.5, flip: true } }, /pad is 1.5/],
       [{ padTo: [4, 4] }, /padTo height is 4; expected an integer from 5/],
       [{ batchSize: -2 }, /batchSize is -2/],

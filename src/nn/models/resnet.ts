@@ -3,10 +3,20 @@ import type { Gpu } from "../../gpu/device.ts";
 import { add, relu } from "../../ops/elementwise.ts";
 import { globalAvgPool2d } from "../../ops/pool2d.ts";
 import { subsample } from "../../ops/subsample.ts";
-import { Random } from "../../tensor/random.ts";
+import {
+  checkArray,
+  checkChoice,
+  checkInstance,
+  checkInteger,
+  checkOptions,
+  optionNames,
+  show,
+} from "../../options.ts";
+import { checkGpu, checkTensor } from "../../tensor/check.ts";
+import { checkSeed, Random } from "../../tensor/random.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
-import type { Init } from "../init.ts";
-import { BatchNorm2d, type BatchNorm2dOptions, Conv2d, Linear } from "../layers.ts";
+import { checkInit, type Init } from "../init.ts";
+import { BatchNorm2d, type BatchNorm2dOptions, Conv2d, checkBatchNorm2d, Linear } from "../layers.ts";
 import { Module } from "../module.ts";
 
 /** `batch`: after every convolution. `none`: nowhere. `last`: once, on the output of the last residual block. */
@@ -27,6 +37,13 @@ export interface ResNetCifarOptions {
   classes?: number;
   batchNorm?: BatchNorm2dOptions;
 }
+
+const OPTIONS = optionNames<ResNetCifarOptions>({
+  ...{ depth: 0, width: 0, norm: 0, init: 0, seed: 0, inChannels: 0, classes: 0, batchNorm: 0 },
+});
+
+/** More layers than anybody has trained, fewer than would fill a machine. */
+const MOST_LAYERS = 10_000;
 
 /** conv → norm → relu with the norm left out where there is none. */
 class ConvNorm extends Module {
@@ -71,11 +88,16 @@ export class BasicBlock extends Module {
     private readonly addedChannels: number,
   ) {
     super();
+    checkInstance("BasicBlock", "first", first, ConvNorm);
+    checkInstance("BasicBlock", "second", second, ConvNorm);
+    checkInteger("BasicBlock", "stride", stride, 1);
+    checkInteger("BasicBlock", "addedChannels", addedChannels, 0);
     this.first = first;
     this.second = second;
   }
 
   forward(x: Tensor): Tensor {
+    checkTensor("BasicBlock", "x", x, { shape: "[N, H, W, C]" });
     const middle = this.first.forward(x);
     // Behind the first convolution, so that in backward its gradient is the last that x gets.
     const shortcut = this.shortcut(x);
@@ -101,11 +123,19 @@ export class ResNetCifar extends Module {
     readonly options: Required<Omit<ResNetCifarOptions, "batchNorm">>,
   ) {
     super();
+    checkInstance("ResNetCifar", "stem", stem, ConvNorm);
+    checkArray("ResNetCifar", "blocks", blocks, "BasicBlocks");
+    for (const [i, block] of blocks.entries())
+      checkInstance("ResNetCifar", `blocks[${i}]`, block, BasicBlock);
+    if (lastNorm !== null) checkInstance("ResNetCifar", "lastNorm", lastNorm, BatchNorm2d);
+    checkInstance("ResNetCifar", "classifier", classifier, Linear);
+    checkOptions("ResNetCifar", options, OPTIONS);
     this.namePaths();
   }
 
   /** [N, H, W, inChannels] → logits [N, classes]. */
   forward(x: Tensor): Tensor {
+    checkTensor("ResNetCifar", "x", x, { shape: "[N, H, W, C]" });
     let y = this.stem.forward(x);
     const step = (next: Tensor) => {
       y.dispose();
@@ -128,19 +158,17 @@ export function checkResNetOptions({
   classes = 1,
 }: Required<Pick<ResNetCifarOptions, "depth" | "width" | "norm">> &
   Pick<ResNetCifarOptions, "inChannels" | "classes">): void {
-  if (!Number.isInteger(depth) || depth < 8 || (depth - 2) % 6 !== 0) {
+  if (!Number.isInteger(depth) || depth < 8 || (depth - 2) % 6 !== 0 || depth > MOST_LAYERS) {
     throw new UsageError(
-      `resnetCifar: depth is ${depth}; expected 6n + 2 with n ≥ 1: 8, 14, 20, 32, 44, 56, 110 …`,
+      `resnetCifar: depth is ${show(depth)}; expected 6n + 2 with n ≥ 1, at most ${MOST_LAYERS}: 8, 14, 20, 32, 44, 56, 110 …`,
     );
   }
   for (const [name, value] of Object.entries({ width, inChannels, classes })) {
     if (!Number.isInteger(value) || value < 1) {
-      throw new UsageError(`resnetCifar: ${name} is ${value}; expected a positive integer`);
+      throw new UsageError(`resnetCifar: ${name} is ${show(value)}; expected a positive integer`);
     }
   }
-  if (!["batch", "none", "last"].includes(norm)) {
-    throw new UsageError(`resnetCifar: norm is "${norm}"; expected "batch", "none" or "last"`);
-  }
+  checkChoice("resnetCifar", "norm", norm, ["batch", "none", "last"]);
 }
 
 /**
@@ -150,6 +178,8 @@ export function checkResNetOptions({
  * @throws UsageError unless depth is 6n + 2 with n ≥ 1.
  */
 export function resnetCifar(gpu: Gpu, options: ResNetCifarOptions = {}): ResNetCifar {
+  checkGpu("resnetCifar", gpu);
+  checkOptions("resnetCifar", options, OPTIONS);
   const {
     depth = 20,
     width = 16,
@@ -158,9 +188,19 @@ export function resnetCifar(gpu: Gpu, options: ResNetCifarOptions = {}): ResNetC
     seed = 0,
     inChannels = 3,
     classes = 10,
-    batchNorm,
+    batchNorm = {},
   } = options;
   checkResNetOptions({ depth, width, norm, inChannels, classes });
+  checkInit("resnetCifar", init);
+  checkSeed("resnetCifar", "seed", seed);
+  checkBatchNorm2d("resnetCifar", batchNorm);
+  for (const weight of [
+    [4 * width, 3, 3, 4 * width],
+    [width, 3, 3, inChannels],
+    [classes, 4 * width],
+  ]) {
+    gpu.checkSize("resnetCifar", weight, "float32", "a weight");
+  }
   const random = new Random(seed).fork("weights");
   const convNorm = (from: number, to: number, stride: number) =>
     new ConvNorm(
