@@ -10,7 +10,8 @@ import { existsSync, readdirSync } from "node:fs";
 import { homedir, constants as osConstants } from "node:os";
 import { join } from "node:path";
 import { isMainThread } from "node:worker_threads";
-import { DeviceError } from "../errors.ts";
+import { DeviceError, UsageError } from "../errors.ts";
+import { checkText, show } from "../options.ts";
 import { type EmbeddedVulkan, embeddedVulkan } from "./embedded.ts";
 
 /** `software` is any other adapter without a GPU, Microsoft's WARP for instance. */
@@ -25,6 +26,7 @@ export type AdapterWish =
 
 /** Reads `FUSENORM_ADAPTER` or the option of the same meaning. */
 export function parseWish(text: string | undefined): AdapterWish {
+  if (text !== undefined) checkText("parseWish", "text", text);
   const word = text?.trim() ?? "";
   switch (word.toLowerCase()) {
     case "":
@@ -52,6 +54,11 @@ export interface AdapterText {
 
 /** The class of an adapter, from what it says of itself. */
 export function classify(info: AdapterText): AdapterClass {
+  if (info === null || typeof info !== "object" || Array.isArray(info)) {
+    throw new UsageError(
+      `classify: info is ${show(info)}; expected what an adapter says of itself, adapter.info`,
+    );
+  }
   const words = [info.vendor, info.architecture, info.device, info.description].join(" ").toLowerCase();
   if (words.includes("swiftshader")) return "swiftshader";
   if (/llvmpipe|lavapipe/.test(words)) return "lavapipe";
@@ -322,6 +329,9 @@ export interface Survey {
 
 /** Looks around without asking for an adapter. Linux only: other systems need no search. */
 export async function survey(machine: Machine = thisMachine()): Promise<Survey> {
+  if (typeof machine?.openLoader !== "function" || typeof machine.manifests !== "function") {
+    throw new UsageError(`survey: machine is ${show(machine)}; expected a Machine, or nothing for this one`);
+  }
   const steering = [
     "FUSENORM_ADAPTER",
     "FUSENORM_CACHE",

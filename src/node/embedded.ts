@@ -11,6 +11,7 @@ import { pipeline } from "node:stream/promises";
 import { fileURLToPath } from "node:url";
 import { createBrotliDecompress } from "node:zlib";
 import { DeviceError } from "../errors.ts";
+import { checkText } from "../options.ts";
 import { cachedFolder } from "./cache.ts";
 import { cacheDirectory } from "./files.ts";
 import { unpackTar } from "./unpack.ts";
@@ -104,6 +105,7 @@ async function unpack(archive: string, folder: string, wanted?: (path: string) =
 
 /** SwiftShader and its Vulkan loader, unpacked to the cache (14 MB) if they are not there yet. */
 export async function embeddedVulkan(root = cacheDirectory()): Promise<EmbeddedVulkan> {
+  checkText("embeddedVulkan", "root", root);
   const { bin, version } = embeddedArchive();
   const files = ["libvulkan.so.1", "libvk_swiftshader.so", "vk_swiftshader_icd.json"];
   const folder = await cachedFolder(
@@ -118,6 +120,7 @@ export async function embeddedVulkan(root = cacheDirectory()): Promise<EmbeddedV
 
 /** The headless Chromium with everything it needs beside it, unpacked to the cache (about 190 MB) if need be. */
 export async function embeddedChromium(root = cacheDirectory()): Promise<EmbeddedChromium> {
+  checkText("embeddedChromium", "root", root);
   const { bin, version } = embeddedArchive();
   const folder = await cachedFolder(
     `chromium-${version}`,

@@ -1,6 +1,7 @@
 import { tmpdir } from "node:os";
 import { DeviceError } from "../errors.ts";
-import { Gpu, type GpuOptions } from "../gpu/device.ts";
+import { checkGpuOptions, checkPowerPreference, Gpu, type GpuOptions } from "../gpu/device.ts";
+import { checkArray, checkOptions, checkText, optionNames } from "../options.ts";
 import {
   type AdapterClass,
   classify,
@@ -35,6 +36,24 @@ export interface AdapterRequest {
 }
 
 export interface NodeGpuOptions extends GpuOptions, AdapterRequest {}
+
+const ADAPTER_OPTIONS = optionNames<AdapterRequest>({ adapter: 0, powerPreference: 0, toggles: 0 });
+const GPU_OPTIONS = optionNames<NodeGpuOptions>({
+  ...{ adapter: 0, powerPreference: 0, toggles: 0, flushEvery: 0, debug: 0 },
+});
+const TOGGLES = optionNames<Toggles>({ enable: 0, disable: 0 });
+
+/** @throws UsageError, ShapeError for values that no adapter can be asked for with. */
+function checkRequest(op: string, { adapter, powerPreference, toggles = {} }: AdapterRequest): void {
+  if (adapter !== undefined) checkText(op, "adapter", adapter);
+  checkPowerPreference(op, powerPreference);
+  checkOptions(op, toggles, TOGGLES, "toggles");
+  for (const name of ["enable", "disable"] as const) {
+    const names = toggles[name] ?? [];
+    checkArray(op, `toggles.${name}`, names, "names of Dawn's toggles");
+    for (const toggle of names) checkText(op, `a toggle of ${name}`, toggle);
+  }
+}
 
 /** An adapter with where it came from. */
 export interface NodeAdapter {
@@ -141,7 +160,9 @@ export function namesInRefusal(message: string): string[] {
  * Finds the best adapter (hardware, then lavapipe, then the embedded SwiftShader, unless told otherwise).
  * @throws DeviceError saying what was found and what to do
  */
-export function requestAdapter(options: AdapterRequest = {}): Promise<NodeAdapter> {
+export async function requestAdapter(options: AdapterRequest = {}): Promise<NodeAdapter> {
+  checkOptions("requestAdapter", options, ADAPTER_OPTIONS);
+  checkRequest("requestAdapter", options);
   const toggles: Toggles = {
     enable: [...DEFAULT_TOGGLES.enable, ...(options.toggles?.enable ?? [])],
     disable: [...DEFAULT_TOGGLES.disable, ...(options.toggles?.disable ?? [])],
@@ -185,8 +206,12 @@ export function requestAdapter(options: AdapterRequest = {}): Promise<NodeAdapte
  * @throws DeviceError saying what was found and what to do
  */
 export async function requestGpu(options: NodeGpuOptions = {}): Promise<Gpu> {
-  const { adapter } = await requestAdapter(options);
-  return Gpu.fromAdapter(adapter, options);
+  checkOptions("requestGpu", options, GPU_OPTIONS);
+  const { adapter: wish, powerPreference, toggles, ...rest } = options;
+  checkRequest("requestGpu", options);
+  checkGpuOptions("requestGpu", rest);
+  const { adapter } = await requestAdapter({ adapter: wish, powerPreference, toggles });
+  return Gpu.fromAdapter(adapter, rest);
 }
 
 /**
@@ -194,6 +219,8 @@ export async function requestGpu(options: NodeGpuOptions = {}): Promise<Gpu> {
  * `requestGpu` would take. Their waits get the same hybrid poll.
  */
 export async function installNavigatorGpu(options: AdapterRequest = {}): Promise<NodeAdapter> {
+  checkOptions("installNavigatorGpu", options, ADAPTER_OPTIONS);
+  checkRequest("installNavigatorGpu", options);
   const found = await requestAdapter(options);
   if (!globalThis.navigator) {
     Object.defineProperty(globalThis, "navigator", {
