@@ -2,6 +2,7 @@ import cliProgress from "cli-progress";
 import { Argument, type Command } from "commander";
 import { channelMoments, classCounts, type DatasetSplits } from "../data/dataset.ts";
 import { FusenormError, UsageError } from "../errors.ts";
+import { printable } from "../foreign.ts";
 import { DATASET_NAMES, datasetDirectory, loadDataset } from "../node/datasets.ts";
 import { fetchDataset, REMOTE_DATASETS, type RemoteName } from "../node/download.ts";
 
@@ -58,7 +59,9 @@ async function fetchCommand(name: RemoteName, options: { cache?: string; mirror?
       onProgress: bars.onProgress,
     });
     bars.stop();
-    console.log(`${name}: ${result.downloaded ? "downloaded to" : "already in"} ${result.directory}`);
+    console.log(
+      `${name}: ${result.downloaded ? "downloaded to" : "already in"} ${printable(result.directory)}`,
+    );
     for (const line of describe(await loadDataset(result.directory))) console.log(`  ${line}`);
   } finally {
     bars.stop();
@@ -67,7 +70,7 @@ async function fetchCommand(name: RemoteName, options: { cache?: string; mirror?
 
 async function infoCommand(source: string, options: { cache?: string }): Promise<void> {
   const splits = await loadDataset(source, options);
-  console.log(`${source} (${await datasetDirectory(source, options.cache)})`);
+  console.log(`${printable(source)} (${printable(await datasetDirectory(source, options.cache))})`);
   for (const line of describe(splits)) console.log(`  ${line}`);
 }
 

@@ -188,7 +188,8 @@ async function classNamesOf(directory: string): Promise<string[] | undefined> {
       );
     }
     const lines = new TextDecoder().decode((await readNamed(path)).bytes).split(/\r?\n/);
-    return lines.filter((line) => line.trim() !== "");
+    // Tables and reports print them.
+    return lines.filter((line) => line.trim() !== "").map((line) => printable(line));
   }
   // Fashion-MNIST has the very file names of MNIST; only the directory's name tells them apart.
   return /fashion/i.test(basename(directory)) ? [...FASHION_MNIST_CLASSES] : undefined;
@@ -219,7 +220,7 @@ export async function loadDataset(
     );
   }
   const { kind, directory, train, test } = await findDataset(await datasetDirectory(source, options.cache));
-  const title = options.name ?? TITLES[source] ?? TITLES[kind] ?? basename(directory);
+  const title = options.name ?? TITLES[source] ?? TITLES[kind] ?? printable(basename(directory));
   let splits: DatasetSplits;
   if (kind === "idx") {
     const read = async (split: string, paths: string[], classNames?: readonly string[]) => {

@@ -1,4 +1,4 @@
-import { mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, readFile, rm, stat, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";
@@ -7,7 +7,7 @@ import { classCounts, FASHION_MNIST_CLASSES } from "../../src/data/dataset.ts";
 import { encodeIdx } from "../../src/data/idx.ts";
 import { DataError } from "../../src/errors.ts";
 import { embeddedDirectory, findDataset, loadDataset } from "../../src/node/datasets.ts";
-import { cacheDirectory, writeFileAtomic } from "../../src/node/files.ts";
+import { cacheDirectory, readNamed, writeFileAtomic } from "../../src/node/files.ts";
 
 let root: string;
 beforeEach(async () => {
@@ -188,6 +188,42 @@ describe("loadDataset", () => {
   });
 });
 
+describe("what is no data", () => {
+  it("is refused by name and kind: wrong arguments, pipes, devices without an end", async () => {
+    for (const wrong of [undefined, null, 5, "", ["a"]]) {
+      await expectDataError(loadDataset(wrong as never), "loadDataset: source is");
+    }
+    await expectDataError(findDataset(undefined as never), "findDataset: directory is undefined");
+    await expectDataError(loadDataset("a\u0000b"), "\\u0000b:");
+    await put(cifarFiles());
+    await rm(join(root, "data_batch_2.bin"));
+    await symlink("/dev/zero", join(root, "data_batch_2.bin"));
+    await expectDataError(loadDataset(root), "data_batch_2.bin: can't be read: it is no plain file");
+    await expectDataError(readNamed(root), "it is no plain file");
+    await expectDataError(readNamed(undefined as never), "path is undefined");
+  });
+
+  it("may have a name that would drive a terminal: it is escaped wherever it is printed", async () => {
+    const directory = join(root, "evil\u001b[2J\nset");
+    await put({ ...mnistFiles(), "classes.txt": "\ufeffant\u001b[31m\r\nbee\ncat\n" }, directory);
+    const { train } = await loadDataset(directory);
+    expect(train.name).toBe("evil\\u001b[2J\\u000aset train");
+    expect(train.classNames).toEqual(["ant\\u001b[31m", "bee", "cat"]);
+    await rm(join(directory, "t10k-labels-idx1-ubyte"));
+    await expectDataError(loadDataset(directory), "evil\\u001b[2J\\u000aset: idx files are incomplete");
+    await put({ "b\u0007\nell": "" }, join(root, "other"));
+    await expectDataError(loadDataset(join(root, "other")), "it holds b\\u0007\\u000aell");
+  });
+
+  it("is a classes.txt of a megabyte or more", async () => {
+    await put({ ...mnistFiles(), "classes.txt": "a\n".repeat(1e6) });
+    await expectDataError(
+      loadDataset(root),
+      "classes.txt: has 2000000 bytes; expected one class name per line",
+    );
+  });
+});
+
 describe("files", () => {
   it("puts the cache where the environment says", () => {
     const before = { ...process.env };
@@ -214,7 +250,15 @@ describe("files", () => {
     await writeFileAtomic(join(root, "new", "file"), "text");
     expect(await readFile(join(root, "new", "file"), "utf8")).toBe("text");
     await mkdir(join(root, "taken", "x"), { recursive: true });
-    await expect(writeFileAtomic(join(root, "taken"), "text")).rejects.toThrow();
+    await expectDataError(
+      writeFileAtomic(join(root, "taken"), "text"),
+      `${join(root, "taken")}: can't be written: E`,
+    );
+    await expectDataError(
+      writeFileAtomic(join(root, "new", "file", "x"), "text"),
+      "file/x: can't be written: E",
+    );
+    await expectDataError(writeFileAtomic("/dev/full/x", "text"), "/dev/full/x: can't be written: E");
     expect((await readdir(root)).sort()).toEqual(["new", "taken"]);
   });
 });

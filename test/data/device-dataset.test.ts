@@ -73,4 +73,15 @@ describe("DeviceDataset", () => {
     for (const tensor of [images, labels, indices, epoch]) tensor.dispose();
     device.dispose();
   });
+
+  it("refuses chunks that hold no image", async () => {
+    const gpu = await testGpu();
+    const dataset = randomDataset(4, 5, 5, 1);
+    const before = gpu.stats.liveBuffers;
+    for (const chunkBytes of [24, 0, -1, Number.NaN]) {
+      const options = { ...channelMoments(dataset), seed: 1, chunkBytes };
+      expect(() => new DeviceDataset(gpu, dataset, options)).toThrow(/chunkBytes .* holds no image of 25 bytes/);
+    }
+    expect(gpu.stats.liveBuffers).toBe(before);
+  });
 });

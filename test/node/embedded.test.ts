@@ -5,6 +5,7 @@ import {
   readdirSync,
   readFileSync,
   rmSync,
+  statSync,
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
@@ -29,6 +30,7 @@ describe("the embedded SwiftShader", () => {
     expect(readFileSync(loader).subarray(0, 4).toString("latin1")).toBe("\x7fELF");
     const { ICD } = JSON.parse(readFileSync(manifest, "utf8")) as { ICD: { library_path: string } };
     expect(existsSync(join(manifest, "..", ICD.library_path))).toBe(true);
+    for (const file of [loader, manifest]) expect(statSync(file).mode & 0o7022).toBe(0);
     // Nothing but the one folder is left.
     expect(readdirSync(cache)).toEqual([`swiftshader-${embeddedArchive().version}`]);
   });
