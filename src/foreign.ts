@@ -28,6 +28,12 @@ export function escapeControls(message: string): string {
   return message.replace(UNPRINTABLE, (c) => (c === "\n" || c === "\t" ? c : escaped(c)));
 }
 
+/** `[1, 2, …]`, whatever the list holds. */
+export function printableList(list: readonly unknown[]): string {
+  const shown = list.slice(0, 16).map((item) => printable(item, 40));
+  return `[${shown.join(", ")}${list.length > shown.length ? `, … (${list.length})` : ""}]`;
+}
+
 /** What a wrong argument is, for messages: `undefined`, `a string`, `Float32Array of 12`. */
 export function kindOf(value: unknown): string {
   if (value === null || value === undefined) return String(value);

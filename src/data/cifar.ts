@@ -42,7 +42,7 @@ const KINDS = {
  * @throws DataError on another kind, no files, an empty file, a file that ends inside a record, or a label out of range.
  */
 export function readCifarDataset(name: string, kind: CifarKind, files: readonly NamedBytes[]): ImageDataset {
-  if (!Object.hasOwn(KINDS, kind)) {
+  if (typeof kind !== "string" || !Object.hasOwn(KINDS, kind)) {
     throw new DataError(
       `readCifarDataset: kind is ${kindOf(kind)}; expected ${Object.keys(KINDS).join(" or ")}`,
     );

@@ -1,7 +1,7 @@
 // Checkpoints in the safetensors format: an 8-byte little-endian header length, a JSON header, raw tensor bytes.
 
 import { DataError } from "../errors.ts";
-import { isBytes, kindOf, printable } from "../foreign.ts";
+import { isBytes, kindOf, printable, printableList } from "../foreign.ts";
 import type { StateDict } from "../nn/module.ts";
 import type { DType } from "../tensor/dtype.ts";
 import { formatShape, sizeOf } from "../tensor/shape.ts";
@@ -235,8 +235,7 @@ function isShape(shape: unknown): shape is number[] {
   );
 }
 
-const describe = (value: unknown) =>
-  Array.isArray(value) ? `[${printable(value.join(", "))}]` : kindOf(value);
+const describe = (value: unknown) => (Array.isArray(value) ? printableList(value) : kindOf(value));
 
 /**
  * A key that stands twice in one object of valid JSON (`JSON.parse` keeps the last), or the key `__proto__`, which is not

@@ -80,7 +80,9 @@ describe("DeviceDataset", () => {
     const before = gpu.stats.liveBuffers;
     for (const chunkBytes of [24, 0, -1, Number.NaN]) {
       const options = { ...channelMoments(dataset), seed: 1, chunkBytes };
-      expect(() => new DeviceDataset(gpu, dataset, options)).toThrow(/chunkBytes .* holds no image of 25 bytes/);
+      expect(() => new DeviceDataset(gpu, dataset, options)).toThrow(
+        /chunkBytes .* holds no image of 25 bytes/,
+      );
     }
     expect(gpu.stats.liveBuffers).toBe(before);
   });
