@@ -78,6 +78,12 @@ export type { Shape } from "./tensor/shape.ts";
 export { Tensor, type TensorData, type TensorOptions } from "./tensor/tensor.ts";
 export { type Checkpoint, decodeCheckpoint, encodeCheckpoint } from "./train/checkpoint.ts";
 export * from "./train/probes.ts";
+export {
+  type DeviceLoss,
+  type RecoveredRun,
+  type RecoveryOptions,
+  trainThroughLosses,
+} from "./train/recovery.ts";
 export type { EvalEntry, LogEntry, TrainHistory } from "./train/run-state.ts";
 export {
   argmaxCounts,
