@@ -54,10 +54,11 @@ export async function checkProperty<T>(
     const error = details.errorInstance;
     const reason = error instanceof Error ? (error.stack ?? error.message) : String(error);
     const smallest = details.counterexample ? show(details.counterexample[0]) : "too many cases were refused";
-    failures.push(
+    const failure =
       `${name}: FUSENORM_FUZZ_SEED=${SEED} (case seed ${seed}, path ${details.counterexamplePath}, shrunk ${details.numShrinks} times)\n` +
-        `${smallest}\n${reason}`,
-    );
+      `${smallest}\n${reason}`;
+    failures.push(failure);
+    if (FAILURES > 1) console.error(failure); // a long run tells at once
   }
   if (failures.length > 0) throw new Error(`${failures.length} failures\n\n${failures.join("\n\n")}`);
   return done;

@@ -80,6 +80,16 @@ export type Wish =
       | { wish: "mean" | "detach" | "softmax" | "groupNorm" | "globalAvgPool" }
       | { wish: "chain"; how: (MakingStep & { op: "chain" })["how"]; body: UnaryWish[] }
     ))
+  /** A convolution, its batch-norm and what reads it, with reshapes in between or not. */
+  | {
+      wish: "block";
+      x: Which;
+      kind: number;
+      norm: Norm;
+      before: number | null;
+      after: number | null;
+      next: "relu" | "conv" | "both";
+    }
   | { wish: "twins"; x: Which; kinds: [number, number]; crossed: boolean; norm: Norm }
   | { wish: "read" | "dispose"; x: Which; later: number }
   | { wish: "fill" | "write"; x: Which; value: number };
@@ -167,6 +177,19 @@ const wish = fc.oneof(
       .map(([made, x, n]) => ({ ...made, x, noGrad: n === 9 }) as Wish),
   },
   {
+    weight: 5,
+    arbitrary: record("block", {
+      ...{
+        x: which,
+        kind,
+        norm,
+        before: fc.option(fc.nat(9), { freq: 2 }),
+        after: fc.option(fc.nat(9), { freq: 2 }),
+      },
+      next: fc.constantFrom("relu", "conv", "both"),
+    }),
+  },
+  {
     weight: 1,
     arbitrary: record("twins", {
       x: which,
@@ -237,9 +260,9 @@ const frame: fc.Arbitrary<Frame> = fc.record({
 });
 
 /** Programs of up to `longest` wishes. */
-export function programs(longest = 12): fc.Arbitrary<Program> {
+export function programs(longest = 10): fc.Arbitrary<Program> {
   return fc
-    .tuple(frame, fc.array(wish, { minLength: 2, maxLength: longest, size: "max" }))
+    .noBias(fc.tuple(frame, fc.array(wish, { minLength: 2, maxLength: longest, size: "max" })))
     .map(([around, wishes]) => new Builder(around).build(wishes));
 }
 
@@ -360,6 +383,17 @@ class Builder {
       case "twins":
         this.twins(each);
         return;
+      case "block": {
+        const plain = { x: 0, noGrad: false, frozen: false };
+        const conv = { ...plain, wish: "conv" as const, bias: false, shared: false };
+        this.grant({ ...conv, x: each.x, kind: each.kind });
+        if (each.before !== null) this.grant({ ...plain, wish: "reshape", to: each.before });
+        this.grant({ ...plain, wish: "norm", ...each.norm });
+        if (each.after !== null) this.grant({ ...plain, wish: "reshape", to: each.after });
+        if (each.next !== "conv") this.grant({ ...plain, wish: "relu" });
+        if (each.next !== "relu") this.grant({ ...conv, kind: each.kind + 1 });
+        return;
+      }
       default: {
         const made = this.makeOne(each);
         if (made) this.add(made.step, made.shape, each.noGrad);
@@ -401,7 +435,7 @@ class Builder {
   }
 
   private makeOne(
-    each: Exclude<Wish, { wish: "twins" | "read" | "dispose" | "fill" | "write" }>,
+    each: Exclude<Wish, { wish: "block" | "twins" | "read" | "dispose" | "fill" | "write" }>,
   ): Making | null {
     const map = ({ shape }: Made) => shape.length === 4;
     switch (each.wish) {

@@ -70,20 +70,19 @@ function count(map: Map<string, number>, key: string): void {
   map.set(key, (map.get(key) ?? 0) + 1);
 }
 
-/** Ops in a row that name a pattern: `conv2d reshape batchNorm`. */
+/** What stands next to a batch-norm, through views that say otherwise of the channels or not. */
 function patternsOf(program: Program): Set<string> {
-  const maker = new Map<Ref, Program["steps"][number]>(program.steps.map((step) => [step.out, step]));
+  const makers = new Map<Ref, Program["steps"][number]>(program.steps.map((step) => [step.out, step]));
   const found = new Set<string>();
   for (const step of program.steps) {
-    let names: string = step.op;
-    for (
-      let at = maker.get(refsOf(step)[0]!), depth = 0;
-      at && depth < 2;
-      at = maker.get(refsOf(at)[0]!), depth += 1
-    ) {
-      names = `${at.op === "flatten" ? "reshape" : at.op} ${names}`;
-      found.add(names);
+    if (!["batchNorm", "relu", "conv2d"].includes(step.op)) continue;
+    let maker = makers.get(refsOf(step)[0]!);
+    const views = maker?.op === "reshape" || maker?.op === "flatten";
+    while (maker?.op === "reshape" || maker?.op === "flatten") maker = makers.get(maker.x);
+    if (maker && (maker.op === "batchNorm") !== (step.op === "batchNorm")) {
+      found.add([maker.op, ...(views ? ["view"] : []), step.op].join(" → "));
     }
+    if (step.op === "batchNorm" && step.residual !== null) found.add("residual");
   }
   return found;
 }
