@@ -46,18 +46,10 @@ export class DeviceDataset {
     const { images, labels, count, channels } = dataset;
     const bytesEach = images.length / count;
     const limit = options.chunkBytes ?? gpu.limits.maxStorageBufferBindingSize - 16;
-    checkInteger("DeviceDataset", "chunkBytes", limit, bytesEach);
+    checkInteger("DeviceDataset", "chunkBytes", limit, bytesEach); // a chunk holds an image at least
     const table = normalizationTable("DeviceDataset", dataset, options);
     this.table = gpu.keep(gpu.tensor(table, [channels * 256]));
     const perChunk = Math.floor(limit / bytesEach);
-    if (!(perChunk >= 1)) {
-      throw new ShapeError(
-        `DeviceDataset: chunkBytes ${limit} holds no image of ${bytesEach} bytes; expected room for one or more`,
-      );
-    }
-    this.table = gpu.keep(
-      gpu.tensor(normalizationTable("DeviceDataset", dataset, options), [channels * 256]),
-    );
     for (let first = 0; first < count; first += perChunk) {
       const part = Math.min(perChunk, count - first);
       const pixels = images.subarray(first * bytesEach, (first + part) * bytesEach);

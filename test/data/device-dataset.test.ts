@@ -81,7 +81,7 @@ describe("DeviceDataset", () => {
     for (const chunkBytes of [24, 0, -1, Number.NaN]) {
       const options = { ...channelMoments(dataset), seed: 1, chunkBytes };
       expect(() => new DeviceDataset(gpu, dataset, options)).toThrow(
-        /chunkBytes .* holds no image of 25 bytes/,
+        /chunkBytes is .*; expected an integer of at least 25/,
       );
     }
     expect(gpu.stats.liveBuffers).toBe(before);
