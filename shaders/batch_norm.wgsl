@@ -5,7 +5,7 @@
 //   dz = dy where y > 0 (ReLU), else dy
 //   dx = gamma * rstd * (dz - sum(dz) / n - xhat * sum(dz * xhat) / n),   xhat = (x - mean) * rstd
 //   dgamma = sum(dz * xhat),  dbeta = sum(dz),  dresidual = dz
-//   (Ioffe & Szegedy 2015, section 3; the statistics are merged after Chan, Golub & LeVeque 1979.)
+//   (Ioffe & Szegedy 2015, section 3.)
 //
 // Layout. x, y, residual and their gradients are [N, H, W, C], read as a flat array of vec4s. One or more rows of C
 // channels make a *wide row* of width4 whole vec4s, so that a vec4 column always holds the same channels, also where
@@ -24,13 +24,12 @@
 // whole blocks, and an invocation writes whole words.
 //
 // Precision. A mean of 1000 standard deviations, rounded to float32, is off by 3e-5 of them. So a mean is kept as
-// origin + offset, where the origin is a value near it: (x - origin) is exact, and
+// origin + offset: (x - origin) is exact near it, and
 //   y = (x - origin) * a + b,  a = rstd * gamma,  b = beta - offset * a;   xhat = (x - origin) * rstd + shift.
-// Squares are averaged, not summed, and where they leave float32's range all the same (std near 1e19, or below 1e-18
-// with a tiny eps) the slice is measured again in units of a power of two near its largest deviation.
+// moments.wgsl, a part of this module, says how the origin is found, and what is done about squares out of range.
 //
 // Elements. x, y, residual and their gradients are read and written through `x_at`, `put_y` and so on, by vec4: the other
-// half of this module is batch_norm_f32.wgsl, or batch_norm_f16.wgsl for tensors in float16. All else is float32.
+// part of this module is batch_norm_f32.wgsl, or batch_norm_f16.wgsl for tensors in float16. All else is float32.
 //
 // Two families. Software adapters: one invocation measures a column in a run of rows that lie next to each other in
 // memory, with neither barrier nor workgroup memory (entry points without suffix). GPUs (`_workgroup`): X columns by Y
@@ -49,10 +48,8 @@ override RELU: bool = false;
 override HAS_TAIL: bool = false;
 // False where the statistics are constants: dx = a * dz.
 override BATCH_STATISTICS: bool = true;
-// Partials tell how many values they are of.
+// Partials are a convolution's, and tell how many values they are of.
 override COUNTED: bool = false;
-// Measure again below 1e-27 also: only where eps is so small that it would matter.
-override SMALL_EPS: bool = false;
 // Apply kernels: write the mask.
 override HAS_MASK: bool = false;
 // Apply kernels: neighbouring invocations take neighbouring vec4s of the whole tensor, rather than runs of rows.
@@ -75,9 +72,9 @@ struct Params {
 
 @group(0) @binding(0) var<storage, read_write> partials: array<vec4<f32>>;
 @group(0) @binding(0) var<storage, read_write> affine: array<f32>;
-@group(0) @binding(1) var<storage, read> slices: array<f32>; // partials, by element
 @group(0) @binding(1) var<storage, read> batch_mean: array<f32>;
 @group(0) @binding(2) var<storage, read> batch_var: array<f32>; // biased
+@group(0) @binding(2) var<storage, read> slices: array<f32>; // partials, by element
 @group(0) @binding(3) var<storage, read_write> saved: array<f32>;
 @group(0) @binding(3) var<storage, read> numbers: array<f32>; // saved, to read by element
 @group(0) @binding(3) var<storage, read> constants: array<vec4<f32>>; // saved, to read by vec4
@@ -96,38 +93,6 @@ struct Params {
 @group(0) @binding(10) var<storage, read_write> mask: array<u32>;
 
 // --- helpers ---------------------------------------------------------------------------------------------
-
-const LARGE_BITS = 0x7f800000u; // the exponent of infinity and NaN
-
-// Whether a variance left the range where squares are good. By exponent bits: WGSL may assume that no infinity or NaN
-// occurs.
-fn unsafe_squares(variance: vec4<f32>) -> bool {
-  let overflowed = (bitcast<vec4<u32>>(variance) & vec4<u32>(LARGE_BITS)) == vec4<u32>(LARGE_BITS);
-  return any(overflowed) || (SMALL_EPS && any(variance < vec4<f32>(1e-27)));
-}
-
-// A power of two such that size * scale is near 1, within what leaves room for squares and for eps.
-fn scale_for(size: vec4<f32>) -> vec4<f32> {
-  let exponent = clamp(bitcast<vec4<u32>>(size) >> vec4<u32>(23), vec4<u32>(77), vec4<u32>(207));
-  let scale = bitcast<vec4<f32>>((vec4<u32>(254) - exponent) << vec4<u32>(23));
-  return select(scale, vec4<f32>(1), size == vec4<f32>(0));
-}
-
-// 1 / scale for powers of two, exactly (division may be off by 2.5 ulp).
-fn inverse_power(scale: vec4<f32>) -> vec4<f32> {
-  return bitcast<vec4<f32>>(vec4<u32>(0x7f000000u) - bitcast<vec4<u32>>(scale));
-}
-
-// 1 / sqrt(v): inverseSqrt may be off by 2 ulp, one Newton step makes it good.
-fn refined_inverse_sqrt(v: f32) -> f32 {
-  let r = inverseSqrt(v);
-  return r * (1.5 - 0.5 * v * r * r);
-}
-
-// max(z, 0) that lets NaN through, by its bits: zero where z is negative and not NaN.
-fn relu(z: vec4<f32>) -> vec4<f32> {
-  return select(z, vec4<f32>(0), bitcast<vec4<u32>>(z) - vec4<u32>(0x80000000u) <= vec4<u32>(LARGE_BITS));
-}
 
 // The place of an invocation in a grid that may be folded into two dimensions.
 fn flat(id: vec3<u32>, groups: vec3<u32>) -> u32 {
@@ -180,79 +145,80 @@ fn word_of(row: u32, column: u32) -> u32 {
 
 // --- forward: statistics ---------------------------------------------------------------------------------
 
-// Count, mean - origin and standard deviation (biased) of some values of a column.
-struct Tally { count: vec4<f32>, offset: vec4<f32>, deviation: vec4<f32> }
-
-// A value near the mean: the first one of the slice.
-fn slice_origin(column: u32, slice: u32) -> vec4<f32> {
-  if (slice_start(slice) < params.rows) { return x_at(slice_start(slice) * params.width4 + column); }
-  if (owns_tail(slice)) { return select(vec4<f32>(0), x_at(params.rows * params.width4 + column), in_tail(column)); }
+// The first of the values that `measure` measures.
+fn first_of(run: Run, tail: bool) -> vec4<f32> {
+  if (run.start < run.end) { return x_at(run.start); }
+  if (tail) { return select(vec4<f32>(0), x_at(params.rows * params.width4 + run.column), in_tail(run.column)); }
   return vec4<f32>(0);
 }
 
-// Statistics of x - origin over a run, and over the tail of its column if `tail` says so: blocks of four rows, two
-// passes in registers, each merged into what was; twice where squares overflow, the second time in other units.
-fn measure(run: Run, origin: vec4<f32>, tail: bool) -> Tally {
+// Statistics of a run, and of the tail of its column if `tail` says so: blocks of four rows, two passes in registers, each merged
+// into what was; twice where squares leave their range, the second time in other units.
+fn measure(run: Run, tail: bool) -> Tally {
   let step = run.step;
+  let first = first_of(run, tail);
+  var extent: Extent;
   var scale = vec4<f32>(1);
   var n = 0.0;
-  var offset = vec4<f32>(0);
+  var mean: Mean;
   var variance = vec4<f32>(0);
   for (var attempt = 0; attempt < 2; attempt += 1) {
     n = 0;
-    offset = vec4<f32>(0);
+    mean = Mean(first * scale, vec4<f32>(0));
     variance = vec4<f32>(0);
     var i = run.start;
     for (; i + 3 * step < run.end; i += 4 * step) {
-      let d0 = (x_at(i) - origin) * scale;
-      let d1 = (x_at(i + step) - origin) * scale;
-      let d2 = (x_at(i + 2 * step) - origin) * scale;
-      let d3 = (x_at(i + 3 * step) - origin) * scale;
-      let mean = ((d0 + d1) + (d2 + d3)) * 0.25;
-      let e0 = d0 - mean;
-      let e1 = d1 - mean;
-      let e2 = d2 - mean;
-      let e3 = d3 - mean;
+      let d0 = x_at(i) * scale - mean.origin;
+      let d1 = x_at(i + step) * scale - mean.origin;
+      let d2 = x_at(i + 2 * step) * scale - mean.origin;
+      let d3 = x_at(i + 3 * step) * scale - mean.origin;
+      let middle = ((d0 + d1) + (d2 + d3)) * 0.25;
+      let e0 = d0 - middle;
+      let e1 = d1 - middle;
+      let e2 = d2 - middle;
+      let e3 = d3 - middle;
       let mean_square = ((e0 * e0 + e1 * e1) + (e2 * e2 + e3 * e3)) * 0.25;
       n += 4;
       let weight = 4 / n;
-      let delta = mean - offset;
-      offset += delta * weight;
+      let delta = middle - mean.offset;
       variance += weight * (mean_square - variance + delta * delta * (1 - weight));
+      mean = recentred(mean.origin, mean.offset + delta * weight);
     }
     for (; i < run.end; i += step) {
       n += 1;
-      let delta = (x_at(i) - origin) * scale - offset;
-      offset += delta / n;
+      let delta = (x_at(i) * scale - mean.origin) - mean.offset;
+      mean.offset += delta / n;
       variance += (delta * delta * (1 - 1 / n) - variance) / n;
     }
     if (tail) {
       let valid = in_tail(run.column);
-      let delta = (x_at(params.rows * params.width4 + run.column) - origin) * scale - offset;
-      offset += select(vec4<f32>(0), delta / (n + 1), valid);
+      let delta = (x_at(params.rows * params.width4 + run.column) * scale - mean.origin) - mean.offset;
+      mean.offset += select(vec4<f32>(0), delta / (n + 1), valid);
       variance += select(vec4<f32>(0), (delta * delta * (1 - 1 / (n + 1)) - variance) / (n + 1), valid);
     }
-    if (attempt == 1 || !unsafe_squares(variance)) { break; }
-    scale = scale_for(largest_deviation(run, origin, tail));
+    let bad = unsafe_squares(variance);
+    if (attempt == 1 || !any(bad)) { break; }
+    extent = extent_of(run, tail);
+    scale = select(vec4<f32>(1), scale_for(bitcast<vec4<f32>>(extent.largest)), bad);
   }
   let unit = inverse_power(scale);
   let count = vec4<f32>(n) + select(vec4<f32>(0), vec4<f32>(1), vec4<bool>(tail) & in_tail(run.column));
-  return Tally(count, offset * unit, sqrt(variance) * unit);
+  return with_specials(Tally(count, mean.origin * unit, mean.offset * unit, sqrt(variance) * unit), extent);
 }
 
-fn largest_deviation(run: Run, origin: vec4<f32>, tail: bool) -> vec4<f32> {
-  var largest = vec4<f32>(0);
-  for (var i = run.start; i < run.end; i += run.step) { largest = max(largest, abs(x_at(i) - origin)); }
+fn extent_of(run: Run, tail: bool) -> Extent {
+  var extent: Extent;
+  for (var i = run.start; i < run.end; i += run.step) { extent = extended(extent, x_at(i)); }
   if (tail) {
-    let last = abs(x_at(params.rows * params.width4 + run.column) - origin);
-    largest = max(largest, select(vec4<f32>(0), last, in_tail(run.column)));
+    let last = x_at(params.rows * params.width4 + run.column);
+    extent = extended(extent, select(vec4<f32>(0), last, in_tail(run.column)));
   }
-  return largest;
+  return extent;
 }
 
-fn write_tally(column: u32, slice: u32, origin: vec4<f32>, tally: Tally) {
+fn write_tally(column: u32, slice: u32, tally: Tally) {
   let at = slice * 3 * params.width4 + column;
-  partials[at] = origin;
+  partials[at] = tally.origin;
   partials[at + params.width4] = tally.offset;
   partials[at + 2 * params.width4] = tally.deviation;
 }
@@ -263,33 +229,22 @@ fn stats(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) 
   let column = flat(id, groups) % params.width4;
   let slice = flat(id, groups) / params.width4;
   if (slice >= params.slices) { return; }
-  let origin = slice_origin(column, slice);
-  write_tally(column, slice, origin, measure(run_of_slice(column, slice, 0, 1), origin, owns_tail(slice)));
-}
-
-// The union of two sets of values, in units where squares stay in range.
-fn combine(a: Tally, b: Tally) -> Tally {
-  let count = a.count + b.count;
-  let weight = b.count / max(count, vec4<f32>(1));
-  let delta = b.offset - a.offset;
-  let scale = scale_for(max(abs(delta), max(a.deviation, b.deviation)));
-  let da = a.deviation * scale;
-  let db = b.deviation * scale;
-  let d = delta * scale;
-  let variance = da * da * (1 - weight) + db * db * weight + d * d * (weight * (1 - weight));
-  return Tally(count, a.offset + delta * weight, sqrt(variance) * inverse_power(scale));
+  write_tally(column, slice, measure(run_of_slice(column, slice, 0, 1), owns_tail(slice)));
 }
 
 override SHARED_SIZE: u32 = X * Y; // an element each invocation
-var<workgroup> counts: array<vec4<f32>, SHARED_SIZE>;
+var<workgroup> counts: array<f32, SHARED_SIZE>;
+var<workgroup> origins: array<vec4<f32>, SHARED_SIZE>;
 var<workgroup> firsts: array<vec4<f32>, SHARED_SIZE>;
 var<workgroup> seconds: array<vec4<f32>, SHARED_SIZE>;
 
-// The tallies of the Y invocations of each column, combined; the result is good at lane.y = 0.
+// The tallies of the Y invocations of each column, combined; the result is good at lane.y = 0. Only there may the counts of
+// four channels differ.
 fn combine_workgroup(lane: vec3<u32>, mine: Tally) -> Tally {
   let at = lane.y * X + lane.x;
   var tally = mine;
-  counts[at] = tally.count;
+  counts[at] = tally.count.x;
+  origins[at] = tally.origin;
   firsts[at] = tally.offset;
   seconds[at] = tally.deviation;
   for (var size = Y; size > 1;) {
@@ -297,8 +252,9 @@ fn combine_workgroup(lane: vec3<u32>, mine: Tally) -> Tally {
     workgroupBarrier();
     if (lane.y + half < size) {
       let other = at + half * X;
-      tally = combine(tally, Tally(counts[other], firsts[other], seconds[other]));
-      counts[at] = tally.count;
+      tally = combine(tally, Tally(vec4<f32>(counts[other]), origins[other], firsts[other], seconds[other]));
+      counts[at] = tally.count.x;
+      origins[at] = tally.origin;
       firsts[at] = tally.offset;
       seconds[at] = tally.deviation;
     }
@@ -312,86 +268,104 @@ fn combine_workgroup(lane: vec3<u32>, mine: Tally) -> Tally {
 fn stats_workgroup(@builtin(local_invocation_id) lane: vec3<u32>, @builtin(workgroup_id) group: vec3<u32>) {
   let column = group.x * X + lane.x;
   let slice = group.y;
-  var origin = vec4<f32>(0);
-  var tally = Tally(vec4<f32>(0), vec4<f32>(0), vec4<f32>(0));
+  var tally: Tally;
   if (column < params.width4) {
-    origin = slice_origin(column, slice);
-    tally = measure(run_of_slice(column, slice, lane.y, Y), origin, owns_tail(slice) && lane.y == 0);
+    tally = measure(run_of_slice(column, slice, lane.y, Y), owns_tail(slice) && lane.y == 0);
   }
   tally = combine_workgroup(lane, tally);
-  if (lane.y == 0 && column < params.width4) { write_tally(column, slice, origin, tally); }
+  if (lane.y == 0 && column < params.width4) { write_tally(column, slice, tally); }
 }
 
 // --- forward: finalize -----------------------------------------------------------------------------------
 
-// One channel, in units of 1 / scale: mean = origin + offset / scale, var = variance / scale^2.
-struct Merged { origin: f32, offset: f32, variance: f32, scale: f32 }
+// One channel: mean = origin + offset, var = variance / scale^2.
+struct Merged { count: f32, origin: f32, offset: f32, variance: f32, scale: f32 }
+
+fn merged_of(tally: Tally, k: u32) -> Merged {
+  let scale = scale_for(vec4<f32>(tally.deviation[k])).x;
+  let scaled = tally.deviation[k] * scale;
+  return Merged(tally.count[k], tally.origin[k], tally.offset[k], scaled * scaled, scale);
+}
+
+fn tally_of(m: Merged) -> Tally {
+  let deviation = sqrt(m.variance) * inverse_power(vec4<f32>(m.scale)).x;
+  return Tally(vec4<f32>(m.count), vec4<f32>(m.origin), vec4<f32>(m.offset), vec4<f32>(deviation));
+}
 
 // A channel's partials first, first + step, ..., slice after slice; in each, the places of the channel in a wide row.
-// Twice where squares overflow.
+// Twice where squares leave their range, but not of a convolution's partials, whose own squares have.
 fn merge_slices(channel: u32, first: u32, step: u32) -> Merged {
   let width = 4 * params.width4;
   let repeats = width / params.channels;
-  var merged = Merged(slices[channel], 0, 0, 1);
+  var scale = 1.0;
+  var n = 0.0;
+  var mean: Mean;
+  var variance = 0.0;
+  var total = 0.0;
   for (var attempt = 0; attempt < 2; attempt += 1) {
-    var n = 0.0;
-    var offset = 0.0;
-    var variance = 0.0;
     var largest = 0.0;
+    n = 0;
+    variance = 0;
+    total = 0;
     for (var p = first; p < params.slices * repeats; p += step) {
       let slice = p / repeats;
       let j = channel + (p - slice * repeats) * params.channels;
       let count = partial_count(slice, j);
       if (count > 0) {
         let at = slice * select(3u, 4u, COUNTED) * width + j;
-        let shift = (slices[at] - merged.origin) + slices[at + width];
+        let origin = slices[at];
+        let offset = slices[at + width];
         let deviation = slices[at + 2 * width];
-        largest = max(largest, max(abs(shift), deviation));
-        let delta = shift * merged.scale - offset;
+        if (n == 0) { mean = Mean(vec4<f32>(origin * scale), vec4<f32>(0)); }
         n += count;
         let weight = count / n;
-        let square = (deviation * merged.scale) * (deviation * merged.scale);
-        offset += delta * weight;
+        let delta = (origin * scale - mean.origin.x) + (offset * scale - mean.offset.x);
+        let square = (deviation * scale) * (deviation * scale);
         variance += weight * (square - variance + delta * delta * (1 - weight));
+        mean = recentred(mean.origin, mean.offset + delta * weight);
+        total += origin * (count / params.count);
+        largest = max(largest, max(abs(origin), deviation));
       }
     }
-    merged.offset = offset;
-    merged.variance = variance;
-    if (attempt == 1 || !unsafe_squares(vec4<f32>(variance))) { break; }
-    merged.scale = scale_for(vec4<f32>(largest)).x;
+    if (COUNTED || attempt == 1 || !any(unsafe_squares(vec4<f32>(variance)))) { break; }
+    scale = scale_for(vec4<f32>(largest)).x;
   }
-  return merged;
+  // The mean of an infinite value, or NaN.
+  if (is_special(vec4<f32>(total)).x) { return Merged(n, total, 0, variance, scale); }
+  let unit = inverse_power(vec4<f32>(scale)).x;
+  return Merged(n, mean.origin.x * unit, mean.offset.x * unit, variance, scale);
 }
 
 // The numbers of a channel into `saved`; returns origin, a and b.
 fn save(channel: u32, origin: f32, offset: f32, rstd: f32) -> vec3<f32> {
+  let mean = settled(origin, offset);
   var a = rstd;
   if (HAS_GAMMA) { a *= gamma[channel]; }
-  var b = -offset * a;
+  var b = -mean.y * a;
   if (HAS_BETA) { b += beta[channel]; }
   let width = 4 * params.width4;
   for (var j = channel; j < width; j += params.channels) {
-    saved[j] = origin;
+    saved[j] = mean.x;
     saved[width + j] = a;
     saved[2 * width + j] = b;
     saved[3 * width + j] = rstd;
-    saved[4 * width + j] = -offset * rstd;
+    saved[4 * width + j] = -mean.y * rstd;
   }
-  return vec3<f32>(origin, a, b);
+  return vec3<f32>(mean.x, a, b);
 }
 
 fn save_merged(channel: u32, m: Merged) -> vec3<f32> {
   let rstd = m.scale * refined_inverse_sqrt(m.variance + params.eps * m.scale * m.scale);
-  return save(channel, m.origin, m.offset * inverse_power(vec4<f32>(m.scale)).x, rstd);
+  return save(channel, m.origin, m.offset, rstd);
 }
 
 // Moves the running statistics of a channel: the unbiased variance, as PyTorch has it.
-fn track(channel: u32, m: Merged, count: f32, momentum: f32) {
+fn track(channel: u32, m: Merged, momentum: f32) {
   let unit = inverse_power(vec4<f32>(m.scale)).x;
-  let mean = m.origin + m.offset * unit;
-  let unbiased = (m.variance * (count / (count - 1))) * unit * unit;
-  running_mean[channel] += momentum * (mean - running_mean[channel]);
-  running_var[channel] += momentum * (unbiased - running_var[channel]);
+  let mean = m.origin + m.offset;
+  let unbiased = (m.variance * (m.count / (m.count - 1))) * unit * unit;
+  running_mean[channel] = running_mean[channel] * (1 - momentum) + mean * momentum;
+  running_var[channel] = running_var[channel] * (1 - momentum) + unbiased * momentum;
 }
 
 // One invocation: one channel.
@@ -420,25 +394,14 @@ fn finalize_running(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_w
   if (channel >= params.channels) { return; }
   let merged = merge_slices(channel, 0, 1);
   save_merged(channel, merged);
-  track(channel, merged, params.count, next_momentum(channel));
+  track(channel, merged, next_momentum(channel));
 }
 
 // A channel by a workgroup of 1 by Y; the result is good at lane.y = 0.
 fn merge_workgroup(channel: u32, lane: vec3<u32>) -> Merged {
-  var mine = Merged(0, 0, 0, 1);
-  var count = 0.0;
-  if (channel < params.channels) {
-    mine = merge_slices(channel, lane.y, Y);
-    let repeats = 4 * params.width4 / params.channels;
-    for (var p = lane.y; p < params.slices * repeats; p += Y) {
-      count += partial_count(p / repeats, channel + (p % repeats) * params.channels);
-    }
-  }
-  let unit = inverse_power(vec4<f32>(mine.scale)).x;
-  let tally = Tally(vec4<f32>(count), vec4<f32>(mine.offset * unit), vec4<f32>(sqrt(mine.variance) * unit));
-  let all = combine_workgroup(lane, tally);
-  let scale = scale_for(all.deviation).x;
-  return Merged(mine.origin, all.offset.x * scale, (all.deviation.x * scale) * (all.deviation.x * scale), scale);
+  var mine = Merged(0, 0, 0, 0, 1);
+  if (channel < params.channels) { mine = merge_slices(channel, lane.y, Y); }
+  return merged_of(combine_workgroup(lane, tally_of(mine)), 0);
 }
 
 // One workgroup of 1 by Y: one channel.
@@ -463,7 +426,83 @@ fn finalize_running_workgroup(
   let merged = merge_workgroup(channel, lane);
   if (lane.y == 0 && channel < params.channels) {
     save_merged(channel, merged);
-    track(channel, merged, params.count, next_momentum(channel));
+    track(channel, merged, next_momentum(channel));
+  }
+}
+
+// The same of a convolution's partials, measured again where its squares left their range: of x itself, by every step-th
+// row of a channel from row `first` on.
+fn measure_channel(channel: u32, first: u32, step: u32) -> Tally {
+  let w = params.width4;
+  let tally = measure(Run(channel / 4, first * w + channel / 4, step * w, params.rows * w), false);
+  let k = channel % 4;
+  return Tally(
+    vec4<f32>(tally.count[k]),
+    vec4<f32>(tally.origin[k]),
+    vec4<f32>(tally.offset[k]),
+    vec4<f32>(tally.deviation[k]),
+  );
+}
+
+fn is_unsafe(m: Merged) -> bool {
+  let unit = inverse_power(vec4<f32>(m.scale)).x;
+  return unsafe_squares(vec4<f32>((m.variance * unit) * unit)).x;
+}
+
+fn merge_folded(channel: u32) -> Merged {
+  let merged = merge_slices(channel, 0, 1);
+  if (is_unsafe(merged)) { return merged_of(measure_channel(channel, 0, 1), 0); }
+  return merged;
+}
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn finalize_folded(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  let channel = flat(id, groups);
+  if (channel >= params.channels) { return; }
+  save_merged(channel, merge_folded(channel));
+}
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn finalize_folded_running(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  let channel = flat(id, groups);
+  if (channel >= params.channels) { return; }
+  let merged = merge_folded(channel);
+  save_merged(channel, merged);
+  track(channel, merged, next_momentum(channel));
+}
+
+var<workgroup> again: u32;
+
+// The result is good at lane.y = 0.
+fn merge_folded_workgroup(channel: u32, lane: vec3<u32>) -> Merged {
+  let merged = merge_workgroup(channel, lane);
+  if (lane.y == 0) { again = select(0u, 1u, channel < params.channels && is_unsafe(merged)); }
+  if (workgroupUniformLoad(&again) == 0) { return merged; }
+  return merged_of(combine_workgroup(lane, measure_channel(channel, lane.y, Y)), 0);
+}
+
+@compute @workgroup_size(1, Y)
+fn finalize_folded_workgroup(
+  @builtin(local_invocation_id) lane: vec3<u32>,
+  @builtin(workgroup_id) group: vec3<u32>,
+  @builtin(num_workgroups) groups: vec3<u32>,
+) {
+  let channel = group.x + group.y * groups.x;
+  let merged = merge_folded_workgroup(channel, lane);
+  if (lane.y == 0 && channel < params.channels) { save_merged(channel, merged); }
+}
+
+@compute @workgroup_size(1, Y)
+fn finalize_folded_running_workgroup(
+  @builtin(local_invocation_id) lane: vec3<u32>,
+  @builtin(workgroup_id) group: vec3<u32>,
+  @builtin(num_workgroups) groups: vec3<u32>,
+) {
+  let channel = group.x + group.y * groups.x;
+  let merged = merge_folded_workgroup(channel, lane);
+  if (lane.y == 0 && channel < params.channels) {
+    save_merged(channel, merged);
+    track(channel, merged, next_momentum(channel));
   }
 }
 
@@ -476,13 +515,13 @@ fn finalize_statistics(@builtin(global_invocation_id) id: vec3<u32>, @builtin(nu
   let unit = inverse_power(vec4<f32>(m.scale)).x;
   saved[channel] = params.count;
   saved[params.channels + channel] = m.origin;
-  saved[2 * params.channels + channel] = m.offset * unit;
+  saved[2 * params.channels + channel] = m.offset;
   saved[3 * params.channels + channel] = (m.variance * unit) * unit;
 }
 
 fn given_statistics(channel: u32) -> Merged {
   let c = params.channels;
-  return Merged(slices[c + channel], slices[2 * c + channel], slices[3 * c + channel], 1);
+  return Merged(slices[channel], slices[c + channel], slices[2 * c + channel], slices[3 * c + channel], 1);
 }
 
 // Training with statistics that came from elsewhere (`slices` is [4, C] here).
@@ -499,7 +538,7 @@ fn finalize_given_running(@builtin(global_invocation_id) id: vec3<u32>, @builtin
   if (channel >= params.channels) { return; }
   let m = given_statistics(channel);
   save_merged(channel, m);
-  track(channel, m, slices[channel], next_momentum(channel));
+  track(channel, m, next_momentum(channel));
 }
 
 // Inference: the running statistics instead of the batch's. One invocation: one channel.
@@ -516,7 +555,7 @@ fn finalize_inference(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num
 fn update_running(@builtin(local_invocation_index) lane: u32) {
   let momentum = momentum_of(batches[0]);
   for (var channel = lane; channel < params.channels; channel += WORKGROUP_SIZE) {
-    track(channel, Merged(batch_mean[channel], 0, batch_var[channel], 1), params.count, momentum);
+    track(channel, Merged(params.count, batch_mean[channel], 0, batch_var[channel], 1), momentum);
   }
   storageBarrier();
   if (lane == 0) { batches[0] += 1; }
@@ -652,27 +691,22 @@ fn apply_counting(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_wor
 
 // --- forward: all in one dispatch, for small tensors with C % 4 = 0 ------------------------------------------
 
-// Finalizes the four channels of a column. Returns a and b.
-struct Affine { a: vec4<f32>, b: vec4<f32> }
+// Finalizes the four channels of a column.
+struct Affine { origin: vec4<f32>, a: vec4<f32>, b: vec4<f32> }
 
-fn merged_of(origin: vec4<f32>, tally: Tally, k: u32) -> Merged {
-  let scale = scale_for(vec4<f32>(tally.deviation[k])).x;
-  let scaled = tally.deviation[k] * scale;
-  return Merged(origin[k], tally.offset[k] * scale, scaled * scaled, scale);
-}
-
-fn save_column(column: u32, origin: vec4<f32>, tally: Tally) -> Affine {
+fn save_column(column: u32, tally: Tally) -> Affine {
   var result: Affine;
   for (var k = 0u; k < 4; k += 1) {
-    let numbers = save_merged(4 * column + k, merged_of(origin, tally, k));
+    let numbers = save_merged(4 * column + k, merged_of(tally, k));
+    result.origin[k] = numbers.x;
     result.a[k] = numbers.y;
     result.b[k] = numbers.z;
   }
   return result;
 }
 
-fn track_column(column: u32, origin: vec4<f32>, tally: Tally) {
-  for (var k = 0u; k < 4; k += 1) { track(4 * column + k, merged_of(origin, tally, k), params.count, params.momentum); }
+fn track_column(column: u32, tally: Tally) {
+  for (var k = 0u; k < 4; k += 1) { track(4 * column + k, merged_of(tally, k), params.momentum); }
 }
 
 // One invocation: one column, all rows.
@@ -681,10 +715,9 @@ fn forward(@builtin(global_invocation_id) id: vec3<u32>) {
   let column = id.x;
   if (column >= params.width4) { return; }
   let run = run_of_slice(column, 0, 0, 1);
-  let origin = slice_origin(column, 0);
-  let tally = measure(run, origin, false);
-  let affine_of = save_column(column, origin, tally);
-  apply_slice(column, 0, 1, origin, affine_of.a, affine_of.b);
+  let tally = measure(run, false);
+  let affine_of = save_column(column, tally);
+  apply_slice(column, 0, 1, affine_of.origin, affine_of.a, affine_of.b);
 }
 
 // The same with running statistics; momentum is a number here.
@@ -694,22 +727,22 @@ fn forward_running(@builtin(global_invocation_id) id: vec3<u32>) {
   if (column >= params.width4) { return; }
   if (column == 0) { batches[0] += 1; }
   let run = run_of_slice(column, 0, 0, 1);
-  let origin = slice_origin(column, 0);
-  let tally = measure(run, origin, false);
-  let affine_of = save_column(column, origin, tally);
-  track_column(column, origin, tally);
-  apply_slice(column, 0, 1, origin, affine_of.a, affine_of.b);
+  let tally = measure(run, false);
+  let affine_of = save_column(column, tally);
+  track_column(column, tally);
+  apply_slice(column, 0, 1, affine_of.origin, affine_of.a, affine_of.b);
 }
 
-// a and b of each column of the workgroup, from lane.y = 0 to all.
+// What lane.y = 0 has for each column of the workgroup, to all.
 fn share_affine(lane: vec3<u32>, affine_of: Affine) -> Affine {
   workgroupBarrier(); // the tree has been read
   if (lane.y == 0) {
+    origins[lane.x] = affine_of.origin;
     firsts[lane.x] = affine_of.a;
     seconds[lane.x] = affine_of.b;
   }
   workgroupBarrier();
-  return Affine(firsts[lane.x], seconds[lane.x]);
+  return Affine(origins[lane.x], firsts[lane.x], seconds[lane.x]);
 }
 
 // One workgroup: X columns, all rows.
@@ -718,29 +751,27 @@ fn forward_workgroup(@builtin(local_invocation_id) lane: vec3<u32>, @builtin(wor
   // Columns past the end repeat the last one, and write the same.
   let column = min(group.x * X + lane.x, params.width4 - 1);
   let run = run_of_slice(column, 0, lane.y, Y);
-  let origin = slice_origin(column, 0);
-  let tally = combine_workgroup(lane, measure(run, origin, false));
+  let tally = combine_workgroup(lane, measure(run, false));
   var affine_of: Affine;
-  if (lane.y == 0) { affine_of = save_column(column, origin, tally); }
+  if (lane.y == 0) { affine_of = save_column(column, tally); }
   affine_of = share_affine(lane, affine_of);
-  apply_slice(column, lane.y, Y, origin, affine_of.a, affine_of.b);
+  apply_slice(column, lane.y, Y, affine_of.origin, affine_of.a, affine_of.b);
 }
 
 @compute @workgroup_size(X, Y)
 fn forward_running_workgroup(@builtin(local_invocation_id) lane: vec3<u32>, @builtin(workgroup_id) group: vec3<u32>) {
   let column = min(group.x * X + lane.x, params.width4 - 1);
   let run = run_of_slice(column, 0, lane.y, Y);
-  let origin = slice_origin(column, 0);
-  let tally = combine_workgroup(lane, measure(run, origin, false));
+  let tally = combine_workgroup(lane, measure(run, false));
   var affine_of: Affine;
   if (lane.y == 0) {
-    affine_of = save_column(column, origin, tally);
+    affine_of = save_column(column, tally);
     // Once only: a repeated column would move the running statistics again.
-    if (group.x * X + lane.x < params.width4) { track_column(column, origin, tally); }
+    if (group.x * X + lane.x < params.width4) { track_column(column, tally); }
     if (group.x * X + lane.x == 0) { batches[0] += 1; }
   }
   affine_of = share_affine(lane, affine_of);
-  apply_slice(column, lane.y, Y, origin, affine_of.a, affine_of.b);
+  apply_slice(column, lane.y, Y, affine_of.origin, affine_of.a, affine_of.b);
 }
 
 // --- backward: statistics --------------------------------------------------------------------------------
@@ -764,7 +795,7 @@ fn numbers_of(column: u32) -> Numbers {
 // dy where the activation let z through; z is computed as in `activate`.
 fn mask_by_input(grad: vec4<f32>, deviation: vec4<f32>, a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {
   if (!RELU) { return grad; }
-  return select(grad, vec4<f32>(0), deviation * a + b <= vec4<f32>(0));
+  return select(grad, vec4<f32>(0), is_cut(deviation * a + b));
 }
 
 // dy where the mask's lowest four bits let it through, written on the way: it is the residual's gradient.
@@ -920,10 +951,16 @@ fn add_slices(channel: u32, first: u32, step: u32) -> vec2<f32> {
   let width = 4 * params.width4;
   let repeats = width / params.channels;
   var sums = vec2<f32>(0);
-  for (var p = first; p < params.slices * repeats; p += step) {
-    let slice = p / repeats;
-    let at = slice * 2 * width + channel + (p - slice * repeats) * params.channels;
-    sums += vec2<f32>(slices[at], slices[at + width]);
+  for (var p = first; p < params.slices * repeats;) {
+    // In blocks: there may be thousands.
+    let end = min(p + 64 * step, params.slices * repeats);
+    var part = vec2<f32>(0);
+    for (; p < end; p += step) {
+      let slice = p / repeats;
+      let at = slice * 2 * width + channel + (p - slice * repeats) * params.channels;
+      part += vec2<f32>(slices[at], slices[at + width]);
+    }
+    sums += part;
   }
   return sums;
 }

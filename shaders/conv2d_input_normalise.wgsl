@@ -25,8 +25,7 @@ fn x_fetch(at: u32) -> Fetched {
 fn x_made(fetched: Fetched, channels: Channels) -> vec4<f32> {
   let z = (fetched - channels.origin) * channels.a + channels.b;
   if (!INPUT_RELU) { return z; }
-  // Zero where z is negative and not NaN.
-  return select(z, vec4<f32>(0), bitcast<vec4<u32>>(z) - vec4<u32>(0x80000000u) <= vec4<u32>(0x7f800000u));
+  return relu(z);
 }
 
 fn x_vec4(at: u32, channels: Channels) -> vec4<f32> {

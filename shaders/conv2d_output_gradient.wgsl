@@ -47,7 +47,7 @@ fn finish(sum: vec4<f32>, pixel: u32, quad: u32, channels: OutChannels, origin: 
   if (JOIN) { dz += out[at]; }
   let deviation = norm_input[at] - channels.origin;
   if (MASK == 1) {
-    dz = select(dz, vec4<f32>(0), deviation * channels.a + channels.b <= vec4<f32>(0));
+    dz = select(dz, vec4<f32>(0), is_cut(deviation * channels.a + channels.b));
   }
   if (MASK == 2) {
     let bits = norm_mask[(pixel / 8) * (OC / 4) + quad] >> (4 * (pixel % 8));

@@ -1,14 +1,15 @@
 // What becomes of a convolution's sums: bias; and the statistics of what is stored, for the batch-norm behind it. As
 // conv2d_output_plain.wgsl.
 //
-// Shifted by the first value of a group of pixels, which is a member of it: by Samuelson's inequality the mean is within
-// sqrt(count) deviations of it, so that the variance loses no more than a factor `count` of float32's precision.
+// Relative to the mean of the first few pixels of a group, at least a thirty-second of them: what an outlier among those costs is
+// no more than thirty times what rounding its share of the mean would. Groups whose squares leave float32's range come out
+// infinite or too small; batch_norm.wgsl's `finalize_folded` sees it and measures the channel again.
 
 @group(0) @binding(10) var<storage, read_write> partials: array<vec4<f32>>;
 
 const REDUCES = true;
 const PARTIAL_ROWS = 4u; // origin, offset, deviation, count
-const NEEDS_ORIGIN = true; // of the group: the stored value of one of its pixels
+const NEEDS_ORIGIN = true; // of the group: the mean of what is stored for its first pixels
 const FINISH_LOADS = false;
 
 struct Finished { value: vec4<f32>, u: vec4<f32>, v: vec4<f32> }

@@ -239,9 +239,15 @@ fn store_half(
   if (k < k_end) {
     let channels = shared_out_channels(k / 4, sublane);
     let y = transpose(sums);
-    // Unless the subgroup has no pixels at all, the first of its first lane is one.
+    // The mean of what all lanes store for their first four pixels.
     if (NEEDS_ORIGIN && b == 0) {
-      totals.origin = subgroupBroadcast(finish(y[0], pixels.x, k / 4, channels, vec4<f32>(0)).value, 0u);
+      let none = vec4<f32>(0);
+      let first = select(none, finish(y[0], pixels.x, k / 4, channels, none).value, valid.x);
+      let second = select(none, finish(y[1], pixels.y, k / 4, channels, none).value, valid.y);
+      let third = select(none, finish(y[2], pixels.z, k / 4, channels, none).value, valid.z);
+      let fourth = select(none, finish(y[3], pixels.w, k / 4, channels, none).value, valid.w);
+      let count = add_lanes(select(vec4<f32>(0), vec4<f32>(1), valid));
+      totals.origin = add_lanes((first + second) + (third + fourth)) / max(dot(count, vec4<f32>(1)), 1);
     }
     // Where `finish` loads, the loop's end is not known to be 4: unrolled it would take seconds to compile.
     let end = select(4u, select(0u, 4u, any(valid)), FINISH_LOADS);

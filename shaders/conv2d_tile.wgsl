@@ -335,9 +335,18 @@ fn store(problem: Problem, row: u32, column: u32, columns: u32, first: u32, sums
   let channels = out_channels_of(quad);
   var origin = vec4<f32>(0);
   if (NEEDS_ORIGIN) {
-    // What is stored for the first pixel.
+    // The mean of what the first row of lanes stores.
     if (row == 0) {
-      tiles[BM / 4 * columns + column] = finish(sums[0], pixels[0].w, quad, channels, vec4<f32>(0)).value;
+      var stored = vec4<f32>(0);
+      var count = 0.0;
+      for (var i = 0u; i < 8; i++) {
+        let pixel = pixels[i / 4 * (BM / 2) + i % 4].w;
+        if (pixel != NOWHERE) {
+          stored += finish(sums[i], pixel, quad, channels, vec4<f32>(0)).value;
+          count += 1;
+        }
+      }
+      tiles[BM / 4 * columns + column] = stored / max(count, 1);
     }
     workgroupBarrier();
     origin = tiles[BM / 4 * columns + column];

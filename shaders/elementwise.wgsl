@@ -102,7 +102,7 @@ fn load_c(i: u32) -> vec4<f32> {
 
 fn unary_op(x: vec4<f32>) -> vec4<f32> {
   switch (OP) {
-    case 0u: { return select(x, vec4<f32>(0.0), x <= vec4<f32>(0.0)); } // relu; NaN stays NaN
+    case 0u: { return relu(x); } // relu.wgsl, a part of this module
     default: { return sizes.factor * x; }
   }
 }
@@ -113,7 +113,7 @@ fn binary_op(x: vec4<f32>, y: vec4<f32>) -> vec4<f32> {
     case 1u: { return x - y; }
     case 2u: { return y - x; }
     case 3u: { return x * y; }
-    case 4u: { return select(x, vec4<f32>(0.0), y <= vec4<f32>(0.0)); } // relu's gradient: x = dy, y = relu(..)
+    case 4u: { return select(x, vec4<f32>(0.0), is_cut(y)); } // relu's gradient: x = dy, y = relu(..)
     case 5u: { return (x - y) * (x - y); }
     // normalize's gradients; y is the variance, sizes.factor its epsilon
     case 6u: { return x * inverseSqrt(y + sizes.factor); } // dx, x = dy

@@ -99,7 +99,7 @@ const batchNormOp = defineOp({
     if (params.training) overwriteRunning(params);
     if (partials) {
       try {
-        kernels.finalize(ctx, numbers, partials, all);
+        kernels.finalize(ctx, x, numbers, partials, all);
       } finally {
         partials.values.dispose();
       }

@@ -38,9 +38,10 @@ interface Division {
 }
 
 /** The kernels over tensors in float32, or in float16: one body, two ways to its elements. */
+const body = shaders.batch_norm + shaders.moments + shaders.relu;
 const modules = {
-  float32: { name: "batch_norm", source: shaders.batch_norm + shaders.batch_norm_f32 },
-  float16: { name: "batch_norm_f16", source: shaders.batch_norm + shaders.batch_norm_f16 },
+  float32: { name: "batch_norm", source: body + shaders.batch_norm_f32 },
+  float16: { name: "batch_norm_f16", source: body + shaders.batch_norm_f16 },
 };
 
 /** `software`: no workgroup memory; `_one`: all in one dispatch. */
@@ -58,8 +59,8 @@ const GPU_LANES = 2 ** 18;
 const SOFTWARE_ONE_ROWS = 1024;
 /** On a GPU: a workgroup takes so many rows in little more than the time that a dispatch takes. */
 const GPU_ONE_ROWS = 1024;
-/** Below this, variances under 1e-27 count: see `SMALL_EPS` in the shader. */
-const SMALL_EPS = 1e-20;
+/** Below this, variances under 1e-27 count: see `SMALL_EPS` in shaders/moments.wgsl. */
+export const SMALL_EPS = 1e-20;
 
 export function batchNormLayout(count: number, channels: number): Layout {
   const width4 = channels / gcd(channels, 4); // least common multiple of channels and 4, in vec4s
@@ -154,7 +155,7 @@ export class BatchNormKernels {
     this.run(ctx, stats, division, { 0: partials, 1: x }, null, this.columnGrid(division));
     const finalize = this.spec("finalize_statistics", lanesOnly(division), { SMALL_EPS: true });
     const grid = this.laneGrid(division, this.layout.channels);
-    this.run(ctx, finalize, division, { 1: partials, 3: out }, null, grid);
+    this.run(ctx, finalize, division, { 2: partials, 3: out }, null, grid);
   }
 
   /** dx of `statistics` at x, where `grad` is that of the [4, channels]. */
@@ -209,20 +210,29 @@ export class BatchNormKernels {
     const stats = this.spec("stats", division, { SMALL_EPS: flags.SMALL_EPS });
     this.run(ctx, stats, division, { 0: partials, 1: x }, params, this.columnGrid(division));
     const finalize = this.spec(`finalize${suffix}`, division, flags);
-    const bindings = { 1: partials, 3: saved, ...running, ...affine };
+    const bindings = { 2: partials, 3: saved, ...running, ...affine };
     this.run(ctx, finalize, division, bindings, params, this.channelGrid(division));
     this.apply(ctx, y, x, saved, params, this.counter(params));
   }
 
-  /** The numbers of the channels into `saved`, from partial statistics of x. Moves the running ones. */
-  finalize(ctx: Context, saved: Tensor, { values, groups }: Partials, params: MeasureParams): void {
+  /**
+   * The numbers of the channels into `saved`, from a convolution's partial statistics of x, or of x itself where those left
+   * float32's range. Moves the running ones.
+   */
+  finalize(
+    ctx: Context,
+    x: Tensor,
+    saved: Tensor,
+    { values, groups }: Partials,
+    params: MeasureParams,
+  ): void {
     const { gamma, beta, runningMean, runningVar, numBatchesTracked } = params;
     const division = { ...this.division(this.pick("batch_norm.forward", 7, false)), slices: groups };
     const counter = numBatchesTracked ?? ctx.temp([1]);
     const running = runningMean && { 4: counter, 5: runningMean, 6: runningVar };
     const flags = { ...this.affineFlags(params), SMALL_EPS: params.eps < SMALL_EPS, COUNTED: true };
-    const spec = this.spec(runningMean ? "finalize_running" : "finalize", division, flags);
-    const bindings = { 1: values, 3: saved, ...running, 8: gamma ?? values, 9: beta ?? values };
+    const spec = this.spec(runningMean ? "finalize_folded_running" : "finalize_folded", division, flags);
+    const bindings = { 1: x, 2: values, 3: saved, ...running, 8: gamma ?? values, 9: beta ?? values };
     this.run(ctx, spec, division, bindings, params, this.channelGrid(division));
   }
 
@@ -249,7 +259,7 @@ export class BatchNormKernels {
     const entry = runningMean ? "finalize_given_running" : "finalize_given";
     const finalize = this.spec(entry, lanesOnly(division), this.affineFlags(params));
     const running = runningMean && { 4: numBatchesTracked ?? ctx.temp([1]), 5: runningMean, 6: runningVar };
-    const bindings = { 1: statistics, 3: saved, ...running, 8: gamma ?? x, 9: beta ?? x };
+    const bindings = { 2: statistics, 3: saved, ...running, 8: gamma ?? x, 9: beta ?? x };
     this.run(ctx, finalize, division, bindings, params, this.laneGrid(division, this.layout.channels));
     this.apply(ctx, y, x, saved, params, this.counter(params));
   }
@@ -316,7 +326,7 @@ export class BatchNormKernels {
   ): void {
     const division = { ...this.division(this.pick("batch_norm.backward", 8, false)), slices: groups };
     const finalize = this.spec("grad_finalize", division, { BATCH_STATISTICS: batchStatistics });
-    const sums = { 0: slopes, 1: values, 3: saved, 8: dgamma, 9: dbeta };
+    const sums = { 0: slopes, 2: values, 3: saved, 8: dgamma, 9: dbeta };
     this.run(ctx, finalize, division, sums, null, this.channelGrid(division));
   }
 

@@ -454,6 +454,7 @@ function moduleOf(
       dy === "gradient" ? shaders.conv2d_dy_gradient : shaders.conv2d_dy_plain,
       ...(output === "gradient" ? [] : [shaders.conv2d_output_bias]),
       shaders[`conv2d_output_${output}`],
+      shaders.relu,
     ];
     module = { name, source: parts.join("\n") };
     modules.set(name, module);

@@ -1,5 +1,6 @@
 // Dispatches of the elementwise and reduction kernels, which several ops' forwards and backwards share.
 
+import { shaders } from "../generated/shaders.ts";
 import type { Gpu } from "../gpu/device.ts";
 import { type Shape, sizeOf } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -14,6 +15,8 @@ export function strideGrid(gpu: Gpu, items: number): { size: number; grid: [numb
   const size = gpu.isSoftware ? 64 : 256;
   return { size, grid: [Math.max(1, Math.min(Math.ceil(items / size), gpu.isSoftware ? 64 : 16384))] };
 }
+
+const elementwise = { name: "elementwise", source: shaders.elementwise + shaders.relu };
 
 /** `OP` of the entry points of shaders/elementwise.wgsl. */
 export const Unary = { relu: 0, scale: 1 } as const;
@@ -45,7 +48,7 @@ export function unary(ctx: KernelContext, op: number, out: Tensor, a: Tensor, fa
   const { size, grid } = strideGrid(ctx.gpu, Math.ceil(out.size / 4));
   const layout = operandLayout("", [out.size], [false]);
   const constants = { WORKGROUP_SIZE: size, OP: op };
-  ctx.run({ shader: "elementwise", entry: "unary", constants }, [out, a, layoutBytes(layout, factor)], grid);
+  ctx.run({ shader: elementwise, entry: "unary", constants }, [out, a, layoutBytes(layout, factor)], grid);
 }
 
 /** out = f(a, b): a as large as out, b as `layout` says. */
@@ -61,7 +64,7 @@ export function binary(
   const { size, grid } = strideGrid(ctx.gpu, layout.vec4s);
   const constants = { WORKGROUP_SIZE: size, OP: op, MODE: layout.mode };
   ctx.run(
-    { shader: "elementwise", entry: "binary", constants },
+    { shader: elementwise, entry: "binary", constants },
     [out, a, layoutBytes(layout, factor), b, b],
     grid,
   );
@@ -81,7 +84,7 @@ export function ternary(
   const { size, grid } = strideGrid(ctx.gpu, layout.vec4s);
   const constants = { WORKGROUP_SIZE: size, OP: op, MODE: layout.mode };
   ctx.run(
-    { shader: "elementwise", entry: "ternary", constants },
+    { shader: elementwise, entry: "ternary", constants },
     [out, a, layoutBytes(layout, factor), b, b, c, c],
     grid,
   );
@@ -98,7 +101,7 @@ export function expandInto(
   const { size, grid } = strideGrid(ctx.gpu, layout.vec4s);
   const constants = { WORKGROUP_SIZE: size, MODE: layout.mode };
   ctx.run(
-    { shader: "elementwise", entry: "expand", constants },
+    { shader: elementwise, entry: "expand", constants },
     [out, null, layoutBytes(layout, factor), b, b],
     grid,
   );

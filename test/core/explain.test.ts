@@ -58,7 +58,7 @@ it("explain shows what is folded into the convolutions, and that a layer can be 
     expect(folded("3").filter((kernel) => kernel.includes("+x_normalised"))).toHaveLength(2);
     expect(folded("3").filter((kernel) => kernel.includes("+norm_sums"))).toHaveLength(1);
     expect(folded("1")).toEqual([
-      "batch_norm.finalize_running",
+      "batch_norm.finalize_folded_running",
       "batch_norm.grad_finalize",
       "batch_norm.grad_apply",
     ]);

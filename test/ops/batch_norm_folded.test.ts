@@ -164,7 +164,7 @@ describe("batch-norm in the convolutions around it", () => {
       const kernels = notes.map(({ kernel }) => kernel.replace(/conv_\w+/, "conv"));
       expect(kernels.filter((kernel) => kernel !== "memory.fill")).toEqual([
         "conv2d_subgroup+statistics.conv",
-        "batch_norm.finalize",
+        "batch_norm.finalize_folded",
         "batch_norm.apply",
         "elementwise.binary",
         "elementwise.binary",
