@@ -152,7 +152,7 @@ describe("damaged files", () => {
     const one = Uint8Array.from(gzipSync(content));
     const two = join2(gzipSync(content.subarray(0, 999)), gzipSync(content.subarray(999)));
     const stored = Uint8Array.from(gzipSync(content, { level: 0 }));
-    const maxBytes = 40_000;
+    const maxBytes = 12_000;
     let read = 0;
     await checkProperty(
       "gunzip",
@@ -225,7 +225,7 @@ describe("damaged files", () => {
   it("archives", async () => {
     const entry = (path: string, size: number, type: "File" | "Directory" = "File") => {
       const header = Buffer.alloc(512);
-      new Header({ path, size, type, mode: 0o644 }).encode(header);
+      new Header({ path, size, type, mode: 0o6766 }).encode(header);
       return join2(header, bytesOf(size), new Uint8Array((512 - (size % 512)) % 512));
     };
     const tar = join2(
@@ -274,7 +274,8 @@ describe("checkpoints", () => {
   });
 
   /** What holds of whatever is read. */
-  function expectSound({ tensors, metadata }: Checkpoint, fileBytes: number): void {
+  function expectSound({ tensors, metadata }: Checkpoint, file: Uint8Array): void {
+    const dataBytes = file.length - 8 - Number(Buffer.from(file).readBigUInt64LE());
     let bytes = 0;
     for (const { shape, dtype, data } of Object.values(tensors)) {
       expect(data.length).toBe(product(shape));
@@ -283,7 +284,7 @@ describe("checkpoints", () => {
       );
       bytes += data.byteLength;
     }
-    expect(bytes).toBeLessThanOrEqual(fileBytes);
+    expect(bytes).toBeLessThanOrEqual(dataBytes);
     expect(Object.values(metadata).every((text) => typeof text === "string")).toBe(true);
   }
 
@@ -356,13 +357,13 @@ describe("checkpoints", () => {
     await checkProperty(
       "decodeCheckpoint, foreign",
       casesOf(1),
-      fc.tuple(header, fc.oneof({ weight: 3, arbitrary: fc.constant<Change[]>([]) }, changes), fc.nat(80)),
+      fc.tuple(header, fc.oneof({ weight: 3, arbitrary: fc.constant<Change[]>([]) }, changes), fc.nat(60)),
       async ([text, list, size]) => {
         const bytes = changed(file(text, bytesOf(size)), list);
         const found = await parsed(() => decodeCheckpoint(bytes, "f"), 1 << 20);
         if (!found) return;
         read += Object.keys(found.tensors).length;
-        expectSound(found, bytes.length);
+        expectSound(found, bytes);
         // What was read can be written, and read again.
         expect(decodeCheckpoint(encodeCheckpoint(found), "again")).toEqual(found);
       },
