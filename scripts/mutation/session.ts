@@ -1,0 +1,197 @@
+// Runs tests against one mutant after the other. Vite and its transformed modules stay; each run gets a process of its
+// own, which can be ended if a mutant keeps it busy for ever.
+
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { PassThrough } from "node:stream";
+import { fileURLToPath } from "node:url";
+import { BaseSequencer, createVitest, type TestCase, type TestSpecification, type Vitest } from "vitest/node";
+import { type Job, pidFile } from "./job.ts";
+import type { Mutant } from "./mutants.ts";
+
+const root = fileURLToPath(new URL("../../", import.meta.url));
+
+/** One test, as a dry run found it. */
+export interface KnownTest {
+  name: string;
+  /** With its file. */
+  label: string;
+  ms: number;
+  uses: ReadonlySet<string>;
+}
+
+export interface Verdict {
+  outcome: "killed" | "survived" | "invalid" | "timeout";
+  /** The test that failed, or the compiler's message. */
+  by: string;
+  ms: number;
+}
+
+/** The order that is asked for, and nothing remembered from earlier runs. */
+class GivenOrder extends BaseSequencer {
+  override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
+    return files;
+  }
+}
+
+export class Session {
+  private readonly folder = mkdtempSync(join(tmpdir(), "fusenorm-mutate-"));
+  private readonly jobFile = join(this.folder, "job.json");
+  private vitest: Vitest | null = null;
+  private readonly observer: { current: Observer | null } = { current: null };
+  private readonly known = new Map<string, readonly KnownTest[]>();
+
+  /** Every test of a file with its time and the kernels it uses; fails if one fails without a mutant. */
+  async dryRun(file: string): Promise<readonly KnownTest[]> {
+    let tests = this.known.get(file);
+    if (!tests) {
+      const job: Job = { mutant: null, tests: { [root + file]: null } };
+      const run = await this.run(job, new Map());
+      if (run.failure) throw new Error(`mutate: without a mutant, this fails: ${run.failure.by}`);
+      tests = run.tests
+        .filter((test) => test.result().state === "passed")
+        .map((test) => ({
+          name: test.fullName,
+          label: labelOf(test),
+          ms: test.diagnostic()!.duration,
+          uses: new Set(test.meta().uses),
+        }));
+      this.known.set(file, tests);
+    }
+    return tests;
+  }
+
+  /** Runs the tests of `files` that can see the mutant, cheapest of each file first, until one fails. */
+  async judge(mutant: Mutant, source: string, files: readonly string[]): Promise<Verdict> {
+    const tests: Record<string, string[]> = {};
+    const times = new Map<string, number>();
+    for (const file of files) {
+      const relevant = (await this.dryRun(file))
+        .filter(({ uses }) =>
+          mutant.entry
+            ? uses.has(`${mutant.module}|${mutant.entry}`)
+            : [...uses].some((use) => use.startsWith(`${mutant.module}|`)),
+        )
+        .sort((a, b) => a.ms - b.ms);
+      if (relevant.length > 0) tests[root + file] = relevant.map(({ name }) => name);
+      for (const { label, ms } of relevant) times.set(label, ms);
+    }
+    if (times.size === 0) return { outcome: "survived", by: "no test uses it", ms: 0 };
+    const start = Date.now();
+    const { failure } = await this.run({ mutant: { module: mutant.module, source }, tests }, times);
+    const ms = Date.now() - start;
+    return failure ? { ...failure, ms } : { outcome: "survived", by: "", ms };
+  }
+
+  async close(): Promise<void> {
+    await this.vitest?.close();
+    rmSync(this.folder, { recursive: true, force: true });
+  }
+
+  /** @param ms of the tests without a mutant, by file and name: how long each may take follows */
+  private async run({ mutant, tests }: Job, ms: ReadonlyMap<string, number>): Promise<Run> {
+    writeFileSync(this.jobFile, JSON.stringify({ mutant, tests }));
+    rmSync(pidFile(this.jobFile), { force: true });
+    const seen = new Observer(this.jobFile, ms);
+    this.observer.current = seen;
+    this.vitest ??= await this.create();
+    const project = this.vitest.getRootProject();
+    const specifications = Object.keys(tests).map((file) => project.createSpecification(file));
+    const { unhandledErrors } = await this.vitest.runTestSpecifications(specifications);
+    seen.stop();
+    return { tests: seen.tests, failure: seen.failure(unhandledErrors) };
+  }
+
+  private create(): Promise<Vitest> {
+    process.env.FUSENORM_MUTATION = this.jobFile;
+    const { observer } = this;
+    // Dawn's warnings.
+    const nowhere = new PassThrough().resume();
+    return createVitest(
+      "test",
+      {
+        root,
+        config: false,
+        watch: false,
+        pool: "forks",
+        maxWorkers: 1,
+        isolate: false,
+        bail: 1,
+        testTimeout: 0,
+        hookTimeout: 0,
+        runner: fileURLToPath(new URL("./runner.ts", import.meta.url)),
+        sequence: { sequencer: GivenOrder },
+        reporters: [
+          {
+            onTestCaseReady: (test) => observer.current!.begin(test),
+            onTestCaseResult: (test) => observer.current!.end(test),
+            onTestModuleEnd: (module) => void observer.current!.errors.push(...module.errors()),
+          },
+        ],
+      },
+      {},
+      { stdout: nowhere, stderr: nowhere },
+    );
+  }
+}
+
+interface Run {
+  tests: readonly TestCase[];
+  failure: Pick<Verdict, "outcome" | "by"> | null;
+}
+
+/** What happens in one run, and an end to a test that takes much too long. */
+class Observer {
+  readonly tests: TestCase[] = [];
+  readonly errors: { message: string }[] = [];
+  private timer: NodeJS.Timeout | undefined;
+  private late: string | null = null;
+
+  constructor(
+    private readonly jobFile: string,
+    private readonly ms: ReadonlyMap<string, number>,
+  ) {
+    this.limit("the start", 60_000);
+  }
+
+  begin(test: TestCase): void {
+    // A mutant is compiled anew, where the known shaders come from the driver's cache.
+    const known = this.ms.get(labelOf(test));
+    this.limit(labelOf(test), known === undefined ? 600_000 : 15_000 + 20 * known);
+  }
+
+  end(test: TestCase): void {
+    this.limit("the end", 60_000);
+    this.tests.push(test);
+  }
+
+  stop(): void {
+    clearTimeout(this.timer);
+  }
+
+  failure(unhandled: readonly unknown[]): Run["failure"] {
+    if (this.late !== null) return { outcome: "timeout", by: this.late };
+    const failed = this.tests.find((test) => test.result().state === "failed");
+    const error = failed?.result().errors?.[0];
+    // Whatever does not compile cannot go unnoticed.
+    if (error?.name === "ShaderError") {
+      return { outcome: "invalid", by: error.message.trim().split("\n").slice(0, 2).join(" ") };
+    }
+    if (failed) return { outcome: "killed", by: labelOf(failed) };
+    const [other] = [...this.errors, ...(unhandled as Error[])];
+    return other ? { outcome: "killed", by: other.message } : null;
+  }
+
+  private limit(what: string, ms: number): void {
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => {
+      this.late = what;
+      process.kill(Number(readFileSync(pidFile(this.jobFile), "utf8")), "SIGKILL");
+    }, ms);
+  }
+}
+
+function labelOf(test: TestCase): string {
+  return `${test.module.relativeModuleId} > ${test.fullName}`;
+}

@@ -1,0 +1,45 @@
+// Which tests `npm run mutate` runs for each module of shaders/, the most specific first. Of these files only the tests
+// that use the module are run.
+
+const conv2d = ["test/ops/conv2d.test.ts"];
+const fused = ["test/ops/conv2d_fused_tile.test.ts", "test/ops/conv2d_fused_subgroup.test.ts"];
+const batchNorm = ["test/ops/batch_norm.test.ts", "test/ops/batch_norm_folded.test.ts"];
+
+export const testsOf: Record<string, readonly string[]> = {
+  accuracy: ["test/ops/accuracy.test.ts"],
+  alignment: ["test/train/probes.test.ts"],
+  batch_norm: batchNorm,
+  batch_norm_f16: ["test/ops/batch_norm.test.ts"],
+  batch_norm_f32: batchNorm,
+  batch_norm_statistics: ["test/ops/batch_norm_statistics.test.ts"],
+  cast: ["test/ops/cast.test.ts"],
+  conv2d: [...conv2d, ...fused],
+  conv2d_depthwise: conv2d,
+  conv2d_dy_gradient: fused,
+  conv2d_dy_plain: [...fused, ...conv2d],
+  conv2d_input_gradient: fused,
+  conv2d_input_normalise: fused,
+  conv2d_input_plain: [...fused, ...conv2d],
+  conv2d_output_bias: [...fused, ...conv2d],
+  conv2d_output_gradient: fused,
+  conv2d_output_plain: [...fused, ...conv2d],
+  conv2d_output_statistics: fused,
+  conv2d_subgroup: [fused[1]!, ...conv2d],
+  conv2d_tile: [fused[0]!, ...conv2d],
+  copy: ["test/ops/shapes.test.ts"],
+  elementwise: ["test/ops/elementwise.test.ts"],
+  gather_batch: ["test/data/loader.test.ts", "test/data/device-dataset.test.ts"],
+  group_norm: ["test/ops/group_norm.test.ts"],
+  matmul: ["test/ops/matmul.test.ts", "test/ops/linear.test.ts"],
+  matmul_subgroup: ["test/ops/matmul.test.ts"],
+  matmul_tile: ["test/ops/matmul.test.ts"],
+  memory: ["test/core/gpu.test.ts", "test/core/autograd.test.ts"],
+  pool2d: ["test/ops/pool2d.test.ts"],
+  probe: ["test/train/probes.test.ts"],
+  reduce: ["test/ops/reduce.test.ts"],
+  sgd: ["test/optim/sgd.test.ts"],
+  softmax: ["test/ops/softmax.test.ts"],
+  softmax_cross_entropy: ["test/ops/softmax_cross_entropy.test.ts"],
+  strided: ["test/ops/shapes.test.ts", "test/ops/elementwise.test.ts"],
+  subsample: ["test/ops/subsample.test.ts"],
+};
