@@ -28,21 +28,6 @@ export function escapeControls(message: string): string {
   return message.replace(UNPRINTABLE, (c) => (c === "\n" || c === "\t" ? c : escaped(c)));
 }
 
-/** `[1, 2, …]`, whatever the list holds. */
-export function printableList(list: readonly unknown[]): string {
-  const shown = list.slice(0, 16).map((item) => printable(item, 40));
-  return `[${shown.join(", ")}${list.length > shown.length ? `, … (${list.length})` : ""}]`;
-}
-
-/** What a wrong argument is, for messages: `undefined`, `a string`, `Float32Array of 12`. */
-export function kindOf(value: unknown): string {
-  if (value === null || value === undefined) return String(value);
-  if (typeof value !== "object")
-    return typeof value === "function" ? "a function" : `the ${typeof value} ${printable(value, 40)}`;
-  const kind = printable(value.constructor?.name ?? "an object", 40);
-  return "length" in value ? `${kind} of ${printable(value.length, 40)}` : kind;
-}
-
 /** True for a Uint8Array, Node's Buffer, and those of another realm (an iframe's, a test runner's). */
 export function isBytes(value: unknown): value is Uint8Array {
   return ArrayBuffer.isView(value) && (value as Uint8Array)[Symbol.toStringTag] === "Uint8Array";

@@ -5,7 +5,8 @@
  * bytes as three planes of 32×32, red, green, blue. Planes become NHWC here.
  */
 import { DataError } from "../errors.ts";
-import { kindOf, printable } from "../foreign.ts";
+import { printable } from "../foreign.ts";
+import { show } from "../options.ts";
 import { checkNamedBytes, type ImageDataset, imageDataset, type NamedBytes } from "./dataset.ts";
 
 export type CifarKind = "cifar10" | "cifar100";
@@ -44,12 +45,12 @@ const KINDS = {
 export function readCifarDataset(name: string, kind: CifarKind, files: readonly NamedBytes[]): ImageDataset {
   if (typeof kind !== "string" || !Object.hasOwn(KINDS, kind)) {
     throw new DataError(
-      `readCifarDataset: kind is ${kindOf(kind)}; expected ${Object.keys(KINDS).join(" or ")}`,
+      `readCifarDataset: kind is ${show(kind)}; expected ${Object.keys(KINDS).join(" or ")}`,
     );
   }
   if (!Array.isArray(files) || files.length === 0) {
     throw new DataError(
-      `readCifarDataset: files are ${kindOf(files)}; expected a list of at least one { name, bytes }`,
+      `readCifarDataset: files are ${show(files)}; expected a list of at least one { name, bytes }`,
     );
   }
   const { labelBytes, classNames } = KINDS[kind];

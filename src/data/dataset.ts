@@ -1,6 +1,6 @@
 import { DataError, ShapeError } from "../errors.ts";
-import { isBytes, kindOf, printable } from "../foreign.ts";
-import { checkArray } from "../options.ts";
+import { isBytes, printable } from "../foreign.ts";
+import { checkArray, show } from "../options.ts";
 
 /** Labelled images of one size, as bytes. */
 export interface ImageDataset {
@@ -56,8 +56,8 @@ export function checkNamedBytes(op: string, file: NamedBytes): void {
   if (typeof file?.name === "string" && isBytes(file.bytes)) return;
   const found =
     typeof file === "object" && file !== null && !ArrayBuffer.isView(file)
-      ? `{ name: ${kindOf(file.name)}, bytes: ${kindOf(file.bytes)} }`
-      : kindOf(file);
+      ? `{ name: ${show(file.name)}, bytes: ${show(file.bytes)} }`
+      : show(file);
   throw new DataError(
     `${op}: the file is ${found}; expected { name, bytes }, a text for messages and a Uint8Array of the file's contents`,
   );
@@ -78,12 +78,12 @@ const isSize = (value: unknown) => Number.isSafeInteger(value) && (value as numb
 function checkParts(op: string, parts: Omit<ImageDataset, "count" | "classes">): void {
   if (typeof parts !== "object" || parts === null) {
     throw new DataError(
-      `${op}: the data set is ${kindOf(parts)}; expected { name, images, labels, height, width, channels, classNames }`,
+      `${op}: the data set is ${show(parts)}; expected { name, images, labels, height, width, channels, classNames }`,
     );
   }
   const { name, images, labels, height, width, channels, classNames } = parts;
   const wrong = (field: string, value: unknown, expected: string) =>
-    new DataError(`${op}: ${field} is ${kindOf(value)}; expected ${expected}`);
+    new DataError(`${op}: ${field} is ${show(value)}; expected ${expected}`);
   if (typeof name !== "string") throw wrong("name", name, "a text, for tables and messages");
   if (!isBytes(images)) throw wrong("images", images, "a Uint8Array of pixels, [N, H, W, C]");
   if (!isBytes(labels)) throw wrong("labels", labels, "a Uint8Array with one class per image");
@@ -163,7 +163,7 @@ export function subset(
   checkDataset("subset", dataset);
   const isList = Array.isArray(indices) || (ArrayBuffer.isView(indices) && !(indices instanceof DataView));
   if (!isList) {
-    throw new DataError(`subset: indices are ${kindOf(indices)}; expected a list of image numbers`);
+    throw new DataError(`subset: indices are ${show(indices)}; expected a list of image numbers`);
   }
   const { height, width, channels } = dataset;
   const bytesEach = height * width * channels;
@@ -198,7 +198,7 @@ export function subset(
 export function balancedIndices(dataset: ImageDataset, perClass: number): number[] {
   checkDataset("balancedIndices", dataset);
   if (!(Number.isSafeInteger(perClass) && perClass >= 1)) {
-    throw new DataError(`balancedIndices: perClass is ${kindOf(perClass)}; expected an integer from 1`);
+    throw new DataError(`balancedIndices: perClass is ${show(perClass)}; expected an integer from 1`);
   }
   const counts = classCounts(dataset);
   const short = counts.findIndex((count) => count < perClass);

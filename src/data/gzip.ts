@@ -1,5 +1,6 @@
 import { DataError } from "../errors.ts";
 import { printable } from "../foreign.ts";
+import { checkOptions, show } from "../options.ts";
 import { checkNamedBytes, type NamedBytes } from "./dataset.ts";
 
 /** True for the two bytes that open every gzip file. */
@@ -21,11 +22,10 @@ export interface GunzipOptions {
  */
 export async function gunzip(file: NamedBytes, options: GunzipOptions = {}): Promise<Uint8Array> {
   checkNamedBytes("gunzip", file);
-  const { maxBytes = 2 ** 30 } = options ?? {};
+  checkOptions("gunzip", options, ["maxBytes"]);
+  const { maxBytes = 2 ** 30 } = options;
   if (!(Number.isSafeInteger(maxBytes) && maxBytes >= 0)) {
-    throw new DataError(
-      `gunzip: maxBytes is ${printable(maxBytes)}; expected a whole number of bytes from 0`,
-    );
+    throw new DataError(`gunzip: maxBytes is ${show(maxBytes)}; expected a whole number of bytes from 0`);
   }
   if (!isGzip(file.bytes)) return file.bytes;
   return unpackGzip(file, () => ({

@@ -5,7 +5,8 @@
  * the values in row-major order. Described at the foot of https://yann.lecun.com/exdb/mnist/.
  */
 import { DataError } from "../errors.ts";
-import { isBytes, kindOf, printable, printableList } from "../foreign.ts";
+import { isBytes, printable } from "../foreign.ts";
+import { show } from "../options.ts";
 import { sizeOf } from "../tensor/shape.ts";
 import { checkCounts, checkNamedBytes, type ImageDataset, imageDataset, type NamedBytes } from "./dataset.ts";
 import { isGzip, unpackGzip } from "./gzip.ts";
@@ -119,13 +120,12 @@ export function encodeIdx(shape: readonly number[], values: Uint8Array): Uint8Ar
     shape.findIndex((size) => !isSize(size)) >= 0
   ) {
     throw new DataError(
-      `encodeIdx: shape is ${Array.isArray(shape) ? printableList(shape) : kindOf(shape)}; expected a list of 1 to 255 integers ` +
-        "from 0 to 2³² − 1",
+      `encodeIdx: shape is ${show(shape)}; expected a list of 1 to 255 integers from 0 to 2³² − 1`,
     );
   }
   if (!isBytes(values)) {
     throw new DataError(
-      `encodeIdx: values are ${kindOf(values)}; expected a Uint8Array: IDX files hold bytes here`,
+      `encodeIdx: values are ${show(values)}; expected a Uint8Array: IDX files hold bytes here`,
     );
   }
   if (sizeOf(shape) !== values.length) {

@@ -9,7 +9,8 @@ import {
 } from "../data/dataset.ts";
 import { readIdxDataset } from "../data/idx.ts";
 import { DataError } from "../errors.ts";
-import { kindOf, printable } from "../foreign.ts";
+import { printable } from "../foreign.ts";
+import { checkOptions, checkText, optionNames, show } from "../options.ts";
 import { cacheDirectory, packagePath, readNamed } from "./files.ts";
 
 /** Data sets that have a name of their own; anything else is taken for a directory. */
@@ -118,7 +119,7 @@ function matchFiles(directory: string, files: string[]): FoundDataset | undefine
  */
 export async function findDataset(directory: string): Promise<FoundDataset> {
   if (typeof directory !== "string") {
-    throw new DataError(`findDataset: directory is ${kindOf(directory)}; expected a path`);
+    throw new DataError(`findDataset: directory is ${show(directory)}; expected a path`);
   }
   const { files, directories } = await entriesOf(directory);
   const here = matchFiles(directory, files);
@@ -202,21 +203,27 @@ const TITLES: Record<string, string> = {
   cifar100: "CIFAR-100",
 };
 
+export interface LoadOptions {
+  /** The download cache, instead of the default one. */
+  cache?: string;
+  /** Title in tables and reports, instead of one from the source. */
+  name?: string;
+}
+
+const LOAD_OPTIONS = optionNames<LoadOptions>({ cache: 0, name: 0 });
+
 /**
  * Reads a data set: `"embedded"`, `"fashion-mnist"`, `"cifar10"`, `"cifar100"`, or a directory with IDX or binary
  * CIFAR files. An IDX directory may hold a `classes.txt`, one class name per line.
  *
- * @param options.cache the download cache, instead of the default one
- * @param options.name title in tables and reports, instead of one from the source
  * @throws DataError naming the file or directory, what was expected and found, and what to do.
  */
-export async function loadDataset(
-  source: string,
-  options: { cache?: string; name?: string } = {},
-): Promise<DatasetSplits> {
+export async function loadDataset(source: string, options: LoadOptions = {}): Promise<DatasetSplits> {
+  checkOptions("loadDataset", options, LOAD_OPTIONS);
+  if (options.name !== undefined) checkText("loadDataset", "name", options.name);
   if (typeof source !== "string" || source === "") {
     throw new DataError(
-      `loadDataset: source is ${kindOf(source)}; expected a directory, or one of ${DATASET_NAMES.join(", ")}`,
+      `loadDataset: source is ${show(source)}; expected a directory, or one of ${DATASET_NAMES.join(", ")}`,
     );
   }
   const { kind, directory, train, test } = await findDataset(await datasetDirectory(source, options.cache));

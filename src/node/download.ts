@@ -4,7 +4,8 @@ import { chmod, mkdir, mkdtemp, open, rename, rm, stat } from "node:fs/promises"
 import { basename, dirname, join } from "node:path";
 import { pipeline } from "node:stream/promises";
 import { DataError } from "../errors.ts";
-import { kindOf, printable } from "../foreign.ts";
+import { printable } from "../foreign.ts";
+import { checkFunction, checkOptions, optionNames, show } from "../options.ts";
 import { findDataset } from "./datasets.ts";
 import { cacheDirectory, fileError } from "./files.ts";
 import { unpackTar } from "./unpack.ts";
@@ -101,7 +102,7 @@ async function md5Of(path: string): Promise<string> {
 function checkRemoteFile(remote: RemoteFile): void {
   const { url, md5, bytes } = remote ?? {};
   const rule = (name: string, value: unknown, ok: boolean, expected: string) => {
-    if (!ok) throw new DataError(`download: ${name} is ${kindOf(value)}; expected ${expected}`);
+    if (!ok) throw new DataError(`download: ${name} is ${show(value)}; expected ${expected}`);
   };
   const isWeb = typeof url === "string" && URL.canParse(url) && /^https?:$/.test(new URL(url).protocol);
   rule("url", url, isWeb, "an address that begins with http:// or https://");
@@ -144,8 +145,9 @@ export async function downloadFile(
 ): Promise<"present" | "downloaded" | "resumed"> {
   checkRemoteFile(remote);
   if (typeof path !== "string" || path === "") {
-    throw new DataError(`download: path is ${kindOf(path)}; expected the file to write`);
+    throw new DataError(`download: path is ${show(path)}; expected the file to write`);
   }
+  checkFunction("download", "onProgress", onProgress);
   const { url, md5, bytes } = remote;
   const most = bytes ?? MOST_BYTES;
   const part = `${path}.part`;
@@ -281,6 +283,8 @@ export interface FetchOptions {
   onProgress?: OnProgress;
 }
 
+const FETCH_OPTIONS = optionNames<FetchOptions>({ cache: 0, mirror: 0, onProgress: 0 });
+
 const named = (file: RemoteFile): string => basename(new URL(file.url).pathname);
 
 /** Unpacks a .tar.gz, without its outermost directory, to `directory`, which appears whole or not at all. */
@@ -312,14 +316,16 @@ export async function fetchDataset(
   remote: RemoteDataset,
   options: FetchOptions = {},
 ): Promise<{ directory: string; downloaded: boolean }> {
+  checkOptions("fetchDataset", options, FETCH_OPTIONS);
+  if (options.onProgress !== undefined) checkFunction("fetchDataset", "onProgress", options.onProgress);
   if (typeof name !== "string" || !/^\w[\w.-]*$/.test(name)) {
     throw new DataError(
-      `fetchDataset: name is ${kindOf(name)}; expected letters, digits, ".", "-" and "_", for a folder`,
+      `fetchDataset: name is ${show(name)}; expected letters, digits, ".", "-" and "_", for a folder`,
     );
   }
   if (!Array.isArray(remote?.files) || remote.files.length === 0) {
     throw new DataError(
-      `fetchDataset: ${name}: remote is ${kindOf(remote)}; expected { files: [{ url, md5 }], archive }`,
+      `fetchDataset: ${name}: remote is ${show(remote)}; expected { files: [{ url, md5 }], archive }`,
     );
   }
   remote.files.forEach(checkRemoteFile);
@@ -328,7 +334,7 @@ export async function fetchDataset(
     throw new DataError(`fetchDataset: ${printable(unnamed.url)} ends in no file's name; expected one`);
   if (options.mirror !== undefined && !/^https?:\/\/./.test(options.mirror)) {
     throw new DataError(
-      `fetchDataset: mirror is ${kindOf(options.mirror)}; expected an address that begins with http:// or https://`,
+      `fetchDataset: mirror is ${show(options.mirror)}; expected an address that begins with http:// or https://`,
     );
   }
   const cache = cacheDirectory(options.cache);

@@ -4,10 +4,12 @@ import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { NamedBytes } from "../data/dataset.ts";
 import { DataError } from "../errors.ts";
-import { kindOf, printable } from "../foreign.ts";
+import { printable } from "../foreign.ts";
+import { checkText, show } from "../options.ts";
 
 /** Directory for downloads: `override`, else `$FUSENORM_CACHE`, `$XDG_CACHE_HOME/fusenorm`, `~/.cache/fusenorm`. */
 export function cacheDirectory(override?: string): string {
+  if (override !== undefined) checkText("cacheDirectory", "cache", override);
   const { FUSENORM_CACHE, XDG_CACHE_HOME } = process.env;
   return resolve(override || FUSENORM_CACHE || join(XDG_CACHE_HOME || join(homedir(), ".cache"), "fusenorm"));
 }
@@ -26,7 +28,7 @@ export function fileError(path: string, doing: "read" | "written", cause: unknow
 
 /** A whole file, with its path as name. @throws DataError if it can't be read. */
 export async function readNamed(path: string): Promise<NamedBytes> {
-  if (typeof path !== "string") throw new DataError(`readNamed: path is ${kindOf(path)}; expected a text`);
+  if (typeof path !== "string") throw new DataError(`readNamed: path is ${show(path)}; expected a text`);
   try {
     // A pipe or a device may have no end.
     if ((await stat(path)).isFile()) return { name: path, bytes: await readFile(path) };

@@ -1,8 +1,9 @@
 // Checkpoints in the safetensors format: an 8-byte little-endian header length, a JSON header, raw tensor bytes.
 
 import { DataError } from "../errors.ts";
-import { isBytes, kindOf, printable, printableList } from "../foreign.ts";
+import { isBytes, printable } from "../foreign.ts";
 import type { StateDict } from "../nn/module.ts";
+import { show } from "../options.ts";
 import type { DType } from "../tensor/dtype.ts";
 import { formatShape, sizeOf } from "../tensor/shape.ts";
 import type { TensorData } from "../tensor/tensor.ts";
@@ -41,15 +42,13 @@ export function encodeCheckpoint(checkpoint: Checkpoint): Uint8Array<ArrayBuffer
   const { tensors, metadata } = checkpoint ?? {};
   for (const [field, value] of Object.entries({ tensors, metadata })) {
     if (!isRecord(value)) {
-      throw new DataError(
-        `encodeCheckpoint: ${field} is ${kindOf(value)}; expected { name: … }, {} for none`,
-      );
+      throw new DataError(`encodeCheckpoint: ${field} is ${show(value)}; expected { name: … }, {} for none`);
     }
   }
   for (const [key, text] of Object.entries(metadata)) {
     if (typeof text !== "string" || [CHECKSUM, MARK, "__proto__"].includes(key)) {
       throw new DataError(
-        `encodeCheckpoint: metadata ${printable(key)} is ${kindOf(text)}; expected text, under another name than ` +
+        `encodeCheckpoint: metadata ${printable(key)} is ${show(text)}; expected text, under another name than ` +
           `${CHECKSUM}, ${MARK} and __proto__`,
       );
     }
@@ -95,7 +94,7 @@ export function encodeCheckpoint(checkpoint: Checkpoint): Uint8Array<ArrayBuffer
 function checkedTensor(name: string, tensor: StateDict[string]): { code: string; bytes: Uint8Array } {
   const bad = (what: string) => new DataError(`encodeCheckpoint: ${printable(name)} ${what}`);
   if (name === "__metadata__" || name === "__proto__") throw bad("is no name for a tensor; expected another");
-  if (!isRecord(tensor)) throw bad(`is ${kindOf(tensor)}; expected { shape, dtype, data }`);
+  if (!isRecord(tensor)) throw bad(`is ${show(tensor)}; expected { shape, dtype, data }`);
   const { shape, dtype, data } = tensor;
   const found = Object.entries(TYPES).find(([, type]) => type.dtype === dtype);
   if (!found) {
@@ -103,10 +102,10 @@ function checkedTensor(name: string, tensor: StateDict[string]): { code: string;
     throw bad(`is ${printable(dtype)}; expected ${known.join(", ")}: cast it first`);
   }
   const [code, { Constructor }] = found;
-  if (!isShape(shape)) throw bad(`has shape ${describe(shape)}; expected a list of integers from 0`);
+  if (!isShape(shape)) throw bad(`has shape ${show(shape)}; expected a list of integers from 0`);
   // The tag, not the class: arrays of another realm (an iframe's, a test runner's) are as good.
   if (!ArrayBuffer.isView(data) || data[Symbol.toStringTag] !== Constructor.name) {
-    throw bad(`has data ${kindOf(data)}; expected a ${Constructor.name} for ${dtype}`);
+    throw bad(`has data ${show(data)}; expected a ${Constructor.name} for ${dtype}`);
   }
   if (data.length !== sizeOf(shape)) {
     throw bad(`has ${data.length} values for shape ${formatShape(shape)}; expected ${sizeOf(shape)}`);
@@ -124,7 +123,7 @@ function checkedTensor(name: string, tensor: StateDict[string]): { code: string;
 export function decodeCheckpoint(file: Uint8Array, name: string): Checkpoint {
   const bad = (what: string, rule = "a file that fusenorm wrote: start anew, or resume from another") =>
     new DataError(`checkpoint ${printable(name)}: ${what}; expected ${rule}`);
-  if (!isBytes(file)) throw bad(`is ${kindOf(file)}`, "a Uint8Array of the file's contents");
+  if (!isBytes(file)) throw bad(`is ${show(file)}`, "a Uint8Array of the file's contents");
   if (file.length < 8) throw bad(`has ${file.length} bytes, less than its header`);
   const length = Number(new DataView(file.buffer, file.byteOffset).getBigUint64(0, true));
   if (length > file.length - 8) {
@@ -144,7 +143,7 @@ export function decodeCheckpoint(file: Uint8Array, name: string): Checkpoint {
     if (error instanceof DataError) throw error;
     throw bad("its header is not JSON");
   }
-  if (!isRecord(header)) throw bad(`its header is ${kindOf(header)}`, "an object of tensors by name");
+  if (!isRecord(header)) throw bad(`its header is ${show(header)}`, "an object of tensors by name");
   const { __metadata__: marked = {}, ...entries } = header;
   if (!isRecord(marked) || !Object.values(marked).every((text) => typeof text === "string")) {
     throw bad("its __metadata__ is not text by name", '{ "name": "text", … }');
@@ -194,7 +193,7 @@ type Bad = (what: string, rule?: string) => DataError;
 /** What the header says of one tensor. */
 function checkedEntry(key: string, entry: unknown, bad: Bad) {
   const name = printable(key);
-  if (!isRecord(entry)) throw bad(`${name} is ${kindOf(entry)}`, "{ dtype, shape, data_offsets }");
+  if (!isRecord(entry)) throw bad(`${name} is ${show(entry)}`, "{ dtype, shape, data_offsets }");
   const { dtype, shape, data_offsets: offsets } = entry;
   if (typeof dtype !== "string" || !Object.hasOwn(TYPES, dtype)) {
     throw bad(
@@ -203,7 +202,7 @@ function checkedEntry(key: string, entry: unknown, bad: Bad) {
     );
   }
   const known = dtype as keyof typeof TYPES;
-  if (!isShape(shape)) throw bad(`${name} has shape ${describe(shape)}`, "a list of integers from 0");
+  if (!isShape(shape)) throw bad(`${name} has shape ${show(shape)}`, "a list of integers from 0");
   const isOffset = (value: unknown) => Number.isSafeInteger(value) && (value as number) >= 0;
   if (
     !Array.isArray(offsets) ||
@@ -211,12 +210,12 @@ function checkedEntry(key: string, entry: unknown, bad: Bad) {
     !offsets.every(isOffset) ||
     offsets[1] < offsets[0]
   ) {
-    throw bad(`${name} has data_offsets ${describe(offsets)}`, "[begin, end], integers from 0 in that order");
+    throw bad(`${name} has data_offsets ${show(offsets)}`, "[begin, end], integers from 0 in that order");
   }
   const [from, to] = offsets as [number, number];
   if (to - from !== sizeOf(shape) * TYPES[known].Constructor.BYTES_PER_ELEMENT) {
     throw bad(
-      `${name} has ${to - from} bytes for shape ${describe(shape)} of ${known}`,
+      `${name} has ${to - from} bytes for shape ${show(shape)} of ${known}`,
       `${sizeOf(shape) * TYPES[known].Constructor.BYTES_PER_ELEMENT}`,
     );
   }
@@ -234,8 +233,6 @@ function isShape(shape: unknown): shape is number[] {
     (shape.includes(0) || Number.isSafeInteger(sizeOf(shape)))
   );
 }
-
-const describe = (value: unknown) => (Array.isArray(value) ? printableList(value) : kindOf(value));
 
 /**
  * A key that stands twice in one object of valid JSON (`JSON.parse` keeps the last), or the key `__proto__`, which is not

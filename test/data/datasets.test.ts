@@ -5,7 +5,7 @@ import { gzipSync } from "node:zlib";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { classCounts, FASHION_MNIST_CLASSES } from "../../src/data/dataset.ts";
 import { encodeIdx } from "../../src/data/idx.ts";
-import { DataError } from "../../src/errors.ts";
+import { DataError, UsageError } from "../../src/errors.ts";
 import { embeddedDirectory, findDataset, loadDataset } from "../../src/node/datasets.ts";
 import { cacheDirectory, readNamed, writeFileAtomic } from "../../src/node/files.ts";
 
@@ -194,6 +194,16 @@ describe("what is no data", () => {
       await expectDataError(loadDataset(wrong as never), "loadDataset: source is");
     }
     await expectDataError(findDataset(undefined as never), "findDataset: directory is undefined");
+    for (const [options, message] of [
+      [null, "options is null"],
+      ["cifar10", 'options is "cifar10"'],
+      [{ cash: root }, 'there is no option "cash"; did you mean "cache"?'],
+      [{ cache: 5 }, "cache is 5"],
+      [{ name: ["a"] }, 'name is ["a"]'],
+    ] as const) {
+      await expect(loadDataset("cifar10", options as never)).rejects.toThrow(UsageError);
+      await expect(loadDataset("cifar10", options as never)).rejects.toThrow(message);
+    }
     await expectDataError(loadDataset("a\u0000b"), "\\u0000b:");
     await put(cifarFiles());
     await rm(join(root, "data_batch_2.bin"));

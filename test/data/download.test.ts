@@ -373,18 +373,31 @@ describe("downloadFile where it can't write, or is called wrongly", () => {
     [
       "a file's address",
       { url: "file:///etc/passwd", md5: REMOTE_MD5 },
-      "url is the string file:///etc/passwd; expected an address",
+      'url is "file:///etc/passwd"; expected an address',
     ],
-    ["no address", { url: "not one", md5: REMOTE_MD5 }, "url is the string not one"],
+    ["no address", { url: "not one", md5: REMOTE_MD5 }, 'url is "not one"'],
     ["no checksum", { url: "http://127.0.0.1/x" }, "md5 is undefined"],
-    ["another checksum", { url: "http://127.0.0.1/x", md5: "abc" }, "md5 is the string abc"],
-    ["a negative size", { url: "http://127.0.0.1/x", md5: REMOTE_MD5, bytes: -1 }, "bytes is the number -1"],
+    ["another checksum", { url: "http://127.0.0.1/x", md5: "abc" }, 'md5 is "abc"'],
+    ["a negative size", { url: "http://127.0.0.1/x", md5: REMOTE_MD5, bytes: -1 }, "bytes is -1"],
   ])("refuses %s", async (_, file, message) => {
     await expectDataError(downloadFile(file as never, join(root, "x")), message);
     await expectDataError(
       fetchDataset("x", { archive: false, files: [file as never] }, { cache: root }),
       message,
     );
+  });
+
+  it("refuses options that are none", async () => {
+    const remotes = { archive: false, files: [remote()] };
+    for (const options of [null, 5, { cache: 5 }, { miror: "x" }, { onProgress: "bar" }]) {
+      await expect(fetchDataset("x", remotes, options as never)).rejects.toThrow(UsageError);
+    }
+    await expectDataError(
+      fetchDataset("x", remotes, { cache: root, mirror: "ftp://x" }),
+      'mirror is "ftp://x"',
+    );
+    await expect(downloadFile(remote(), join(root, "x"), null as never)).rejects.toThrow(UsageError);
+    expect(requests).toEqual([]);
   });
 
   it("refuses names that lead out of the cache", async () => {
