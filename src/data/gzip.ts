@@ -44,8 +44,8 @@ export interface UnpackLimit {
  * Unpacks a gzip file, piece by piece: `limit` is asked after each piece, with all that has come out so far, and the work
  * ends as soon as there is more than it allows (or when it throws). Memory stays within a small multiple of what came out.
  *
- * The platform's DecompressionStream can't do it: some take one member alone, some ignore what follows it, some refuse it,
- * and none tells where a member ends.
+ * The platform's DecompressionStream can't do it: some read one member alone, some refuse zeros after the last, and none tells
+ * where a member ends.
  */
 export async function unpackGzip(
   { name, bytes }: NamedBytes,
