@@ -49,9 +49,17 @@ export interface Executed {
   kernels: string[];
 }
 
-/** @param folds `batchNorm`'s option of that name */
-export async function execute(gpu: Gpu, program: Program, folds: boolean): Promise<Executed> {
-  const run = new Run(gpu, program, folds);
+/**
+ * @param folds `batchNorm`'s option of that name
+ * @param spoilt a tensor that is overwritten between forward and backward
+ */
+export async function execute(
+  gpu: Gpu,
+  program: Program,
+  folds: boolean,
+  spoilt: Ref | null = null,
+): Promise<Executed> {
+  const run = new Run(gpu, program, folds, spoilt);
   try {
     return await run.execute();
   } finally {
@@ -73,6 +81,7 @@ class Run {
     private readonly gpu: Gpu,
     private readonly program: Program,
     private readonly folds: boolean,
+    private readonly spoilt: Ref | null,
   ) {
     this.leaves = program.leaves.map(({ shape, requiresGrad }, i) =>
       gpu.tensor(leafData(program, i, ""), shape, { requiresGrad }),
@@ -204,9 +213,16 @@ class Run {
     const dispose = () => {
       for (const [, value] of others) value.dispose();
     };
-    if (this.program.early) dispose();
-    this.backward(values);
-    dispose();
+    try {
+      if (this.spoilt !== null) values.get(this.spoilt)!.fill(7);
+      if (this.program.early) dispose();
+      this.backward(values);
+    } catch (error) {
+      for (const sink of sinks) sink.dispose();
+      throw error;
+    } finally {
+      dispose();
+    }
     return sinks;
   }
 

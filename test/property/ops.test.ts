@@ -292,10 +292,13 @@ describe("ops at random", () => {
     eps: fc.constantFrom(undefined, 1e-5, 1e-3, 0.1),
     composed: fc.constant(false),
   });
-  const normShapes = fc.oneof(
-    fc.tuple(fc.integer({ min: 2, max: 40 }), channels),
-    fc.tuple(fc.integer({ min: 2, max: 3 }), extent, extent, channels),
-    fc.tuple(fc.integer({ min: 300, max: 1200 }), fc.constantFrom(1, 3, 4, 8)),
+  const normShapes = few(
+    fc.oneof(
+      fc.tuple(fc.integer({ min: 2, max: 40 }), channels),
+      fc.tuple(fc.integer({ min: 2, max: 3 }), extent, extent, channels),
+      fc.tuple(fc.integer({ min: 300, max: 1200 }), fc.constantFrom(1, 3, 4, 8)),
+    ),
+    "batchNorm",
   );
   const normCase =
     (op: typeof fusenorm.batchNorm) =>
@@ -351,10 +354,17 @@ describe("ops at random", () => {
           if (!tracks) return y;
           const batch = tape.channelStatistics(v.x!);
           const share = !training ? 0 : (momentum ?? 1 / 4);
+          // In two terms, each with the noise of its own size.
           const moved = (old: Float64Array, now: Float64Array, factor: number) =>
-            tape.leaf(
-              [C],
-              old.map((value, c) => value + share * (factor * now[c]! - value)),
+            tape.add(
+              tape.sub(tape.leaf([C], old), tape.scale(tape.leaf([C], old), share)),
+              tape.scale(
+                tape.leaf(
+                  [C],
+                  old.map((_, c) => factor * now[c]!),
+                ),
+                share,
+              ),
             );
           return [
             y,
@@ -383,7 +393,7 @@ describe("ops at random", () => {
     0.02,
     fc.record({
       parts: fc.array(fc.integer({ min: 1, max: 6 }), { minLength: 2, maxLength: 3 }),
-      C: channels,
+      C: few(channels, "syncBatchNorm"),
       x: moments,
       relu: fc.boolean(),
       residual: fc.boolean(),
@@ -440,7 +450,7 @@ describe("ops at random", () => {
     ["groupNorm", "layerNorm"],
     0.03,
     fc.record({
-      shape: fc.oneof(maps, fc.tuple(fc.integer({ min: 1, max: 6 }), channels)),
+      shape: few(fc.oneof(maps, fc.tuple(fc.integer({ min: 1, max: 6 }), channels)), "groupNorm"),
       groups: fc.constantFrom(1, 2, 4),
       layer: fc.nat(2),
       gamma: fc.boolean(),
@@ -596,10 +606,13 @@ describe("ops at random", () => {
     ["sum", "mean", "variance"],
     0.04,
     fc.record({
-      shape: fc.oneof(
-        shapes({ min: 0, max: 4 }),
-        fc.tuple(fc.integer({ min: 200, max: 1000 })),
-        fc.tuple(fc.integer({ min: 260, max: 600 }), fc.integer({ min: 1, max: 9 })),
+      shape: few(
+        fc.oneof(
+          shapes({ min: 0, max: 4 }),
+          fc.tuple(fc.integer({ min: 200, max: 1000 })),
+          fc.tuple(fc.integer({ min: 260, max: 600 }), fc.integer({ min: 1, max: 9 })),
+        ),
+        "sum",
       ),
       op: fc.constantFrom("sum", "mean", "variance"),
       axes: anyAxes,
@@ -657,7 +670,7 @@ describe("ops at random", () => {
     0.03,
     fc.record({
       N: fc.integer({ min: 1, max: 12 }),
-      K: fc.oneof(fc.integer({ min: 2, max: 12 }), fc.integer({ min: 60, max: 200 })),
+      K: few(fc.oneof(fc.integer({ min: 2, max: 12 }), fc.integer({ min: 60, max: 200 })), "classes"),
       reduction: fc.constantFrom(undefined, "mean" as const, "sum" as const, "none" as const),
       labelSmoothing: fc.constantFrom(undefined, 0, 0.1, 1),
       ties: fc.boolean(),
@@ -938,5 +951,5 @@ it("no op of the package is left out", () => {
     .map((name) => name.trim())
     .filter((name) => /^[a-z]/.test(name) && !name.startsWith("type "));
   expect(names.length).toBeGreaterThan(25);
-  expect(names.filter((name) => !tested.has(name) && !["customOp", "defineOp"].includes(name))).toEqual([]);
+  expect(names.filter((name) => !tested.has(name) && !name.endsWith("defineOp"))).toEqual([]);
 });

@@ -166,16 +166,18 @@ export function show(program: Program): string {
   });
   const call = (step: MakingStep | Step): string => {
     const { op, ...rest } = step as { op: string } & Record<string, unknown>;
+    const refs = ["bias", "gamma", "beta", "residual"];
+    const defaults: Record<string, unknown> = {
+      stride: 1,
+      groups: 1,
+      padding: 0,
+      running: null,
+      relu: false,
+    };
     const options = Object.entries(rest)
-      .filter(
-        ([key, value]) =>
-          !["x", "a", "b", "xs", "weight", "body", "out", "noGrad"].includes(key) && value !== null,
-      )
-      .filter(([, value]) => value !== false)
-      .map(
-        ([key, value]) =>
-          `${key}: ${["bias", "gamma", "beta", "residual"].includes(key) ? name(value as Ref) : JSON.stringify(value)}`,
-      );
+      .filter(([key]) => !["x", "a", "b", "xs", "weight", "body", "out", "noGrad"].includes(key))
+      .filter(([key, value]) => (refs.includes(key) ? value !== null : value !== defaults[key]))
+      .map(([key, value]) => `${key}: ${refs.includes(key) ? name(value as Ref) : JSON.stringify(value)}`);
     const operands = ["x", "a", "b", "weight"]
       .filter((key) => key in rest)
       .map((key) => name(rest[key] as Ref));

@@ -2,6 +2,7 @@
 
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
+import { OverwrittenTensorError } from "../../src/errors.ts";
 import { type Choices, hash, withChoices } from "../helpers/choices.ts";
 import { testGpu } from "../helpers/gpu.ts";
 import { generator } from "../helpers/numbers.ts";
@@ -16,8 +17,14 @@ const gpu = await testGpu();
 const NOISE = 3e-7;
 const LARGEST = 1e12;
 
-/** What a program must show, and what rounding may make of it; null if a decision hangs on rounding. */
-function expectationOf(program: Program): { exact: Observations; noisy: Observations[] } | null {
+/** What a program must show, and what rounding may make of it. */
+interface Expectation {
+  exact: Observations;
+  noisy: Observations[];
+}
+
+/** Null if a decision hangs on rounding. */
+function expectationOf(program: Program): Expectation | null {
   const exact = interpret(program);
   const noisy = [1, 2].map((i) => interpret(program, noiseOf(generator(hash(program.seed, i)), NOISE)));
   const sound = [...exact.observed.values()].every(
@@ -87,25 +94,33 @@ function patternsOf(program: Program): Set<string> {
   return found;
 }
 
+/** What was observed is what was to be expected, in every name that `concerns`. */
+function compare(
+  mode: string,
+  observed: Observations,
+  { exact, noisy }: Expectation,
+  concerns: (what: string) => boolean = () => true,
+): void {
+  for (const [what, values] of exact) {
+    if (!concerns(what)) continue;
+    const got = observed.get(what);
+    expect(got === undefined ? "missing" : got === null, `${mode}: ${what} is null`).toBe(values === null);
+    if (!values || !got) continue;
+    const others = noisy.map((other) => other.get(what)!);
+    expect(differs(got, values, others), `${mode}: ${what}`).toBe(null);
+  }
+}
+
 async function checkProgram(program: Program): Promise<void> {
   const expected = expectationOf(program);
   seen.programs += 1;
   if (!expected) seen.refused += 1;
   fc.pre(expected !== null);
   for (const pattern of patternsOf(program)) count(seen.patterns, pattern);
-  const { exact, noisy } = expected!;
   for (const { name, folds, ...choices } of modesOf(program)) {
     const live = gpu.stats.liveBuffers;
     const { observed, kernels } = await withChoices(gpu, choices, () => execute(gpu, program, folds));
-    for (const [what, values] of exact) {
-      const got = observed.get(what);
-      if (values === null || !got) {
-        expect(got ?? null, `${name}: ${what}`).toBe(values);
-        continue;
-      }
-      const others = noisy.map((other) => other.get(what)!);
-      expect(differs(got, values, others), `${name}: ${what}`).toBe(null);
-    }
+    compare(name, observed, expected!);
     expect(gpu.stats.liveBuffers, `${name}: live buffers`).toBe(live);
     if (choices.folding === "all" && choices.family === "software") {
       const parts = new Set(kernels.flatMap((kernel) => kernel.match(/\+\w+/g) ?? []));
@@ -115,17 +130,77 @@ async function checkProgram(program: Program): Promise<void> {
   }
 }
 
+/** A program, and a tensor of it that somebody overwrites between forward and backward. */
+interface Spoilt {
+  program: Program;
+  spoilt: Ref;
+}
+
+const spoiltPrograms: fc.Arbitrary<Spoilt> = fc.tuple(programs(6), fc.nat(30)).map(([program, which]) => {
+  const steps = program.steps.filter(({ op }) => !["dispose", "read"].includes(op));
+  const made = steps.filter(({ op }) => op !== "fill" && op !== "write").map(({ out }) => out);
+  const refs = [...program.leaves.keys(), ...made];
+  return {
+    program: {
+      ...program,
+      steps,
+      ...{ iterations: 1, batches: 1, capture: false, scope: "none", sgd: null },
+    },
+    spoilt: refs[which % refs.length]!,
+  };
+});
+
+/** Backward refuses, or it did not need what was there: never a wrong gradient. */
+const spoils = { refused: 0, unharmed: 0 };
+
+async function checkSpoilt({ program, spoilt }: Spoilt): Promise<void> {
+  const expected = expectationOf(program);
+  fc.pre(expected !== null && program.sinks.some(({ requiresGrad }) => requiresGrad));
+  const live = gpu.stats.liveBuffers;
+  const { name, folds, ...choices } = modesOf(program)[program.seed % 3]!;
+  try {
+    const { observed } = await withChoices(gpu, choices, () => execute(gpu, program, folds, spoilt));
+    compare(name, observed, expected!, (what) => what.includes("gradient of"));
+    spoils.unharmed += 1;
+  } catch (error) {
+    if (!(error instanceof OverwrittenTensorError)) throw error;
+    spoils.refused += 1;
+  }
+  expect(gpu.stats.liveBuffers, `${name}: live buffers`).toBe(live);
+}
+
 describe("random programs", () => {
   it("agree with float64, folded and unfolded", { timeout: 4 * 3600_000 }, async () => {
     const started = Date.now();
-    const { cases } = await checkProperty("programs", casesOf(0.24), programs(), checkProgram, show);
-    const share = (n: number) => `${Math.round((100 * n) / cases)} %`;
+    const { cases } = await checkProperty("programs", casesOf(0.2), programs(), checkProgram, show);
+    const share = (n: number) => n / cases;
+    const percent = (n: number) => `${Math.round(100 * share(n))} %`;
     console.log(
-      `${cases} programs in ${Math.round((Date.now() - started) / 1000)} s, ${seen.refused} refused, ${share(seen.folded)} fold; ` +
-        `${gpu.stats.pipelines} pipelines\n` +
-        [...seen.kernels, ...[...seen.patterns].sort((a, b) => b[1] - a[1]).slice(0, 40)]
-          .map(([key, n]) => `${key}: ${share(n)}`)
-          .join(", "),
+      `${cases} programs in ${Math.round((Date.now() - started) / 1000)} s, ${seen.refused} of ${seen.programs} refused, ` +
+        `${percent(seen.folded)} fold; ${gpu.stats.pipelines} pipelines\n` +
+        [...seen.kernels, ...seen.patterns].map(([key, n]) => `${key}: ${percent(n)}`).join(", "),
     );
+    if (cases < 80) return; // too few to judge the generator by
+    expect(seen.refused / seen.programs).toBeLessThan(0.6);
+    expect(share(seen.folded)).toBeGreaterThan(0.4);
+    for (const part of ["+statistics", "+x_normalised", "+norm_sums"]) {
+      expect(share(seen.kernels.get(part) ?? 0), part).toBeGreaterThan(0.1);
+    }
+    const risky = [
+      ...["conv2d → view → batchNorm", "batchNorm → view → relu", "batchNorm → view → conv2d"],
+      ...["conv2d → batchNorm", "batchNorm → relu", "batchNorm → conv2d", "residual"],
+    ];
+    for (const pattern of risky) {
+      expect(share(seen.patterns.get(pattern) ?? 0), pattern).toBeGreaterThan(0.02);
+    }
+  });
+
+  it("never give a wrong gradient for a tensor that was overwritten", { timeout: 3600_000 }, async () => {
+    const { cases } = await checkProperty(
+      ...(["spoilt", casesOf(0.04), spoiltPrograms, checkSpoilt] as const),
+      ({ program, spoilt }) => `${show(program)}\n// before backward: fill of ${spoilt}`,
+    );
+    console.log(`${cases} programs with an overwritten tensor: ${JSON.stringify(spoils)}`);
+    if (cases >= 20) expect(Math.min(spoils.refused, spoils.unharmed)).toBeGreaterThan(0);
   });
 });

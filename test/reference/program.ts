@@ -37,7 +37,10 @@ export function interpret(
       grad: null,
     }),
   );
-  const running = program.running.map((_, i): Running => ({ ...runningData(program, i), count: 0 }));
+  const running = program.running.map((_, i): Running => {
+    const { mean, variance } = runningData(program, i);
+    return { mean: noise(mean), variance: noise(variance), count: 0 };
+  });
   const velocities = new Map<Value, Float64Array>();
   batchNames(program).forEach((names, iteration) => {
     for (const leaf of leaves) leaf.grad = null;
