@@ -8,7 +8,7 @@ import { writeFileAtomic } from "../node/files.ts";
 import { requestGpu } from "../node/request.ts";
 import { type TrainOptions, trainOptions } from "../train/train-options.ts";
 import { Trainer } from "../train/trainer.ts";
-import { listOf, makeOutDirectory, positiveNumber } from "./options.ts";
+import { Interruption, inOutDirectory, listOf, positiveNumber, removePartials, text } from "./options.ts";
 import { TrainingProgress } from "./progress.ts";
 import { addTrainOptions } from "./train.ts";
 
@@ -34,15 +34,15 @@ export function registerCompare(program: Command): void {
   const command = program
     .command("compare")
     .description("train the same network with and without batch-norm at each learning rate, and compare")
-    .option("--data <dir>", "a directory, or embedded, fashion-mnist, cifar10", "embedded")
+    .option("--data <dir>", "a directory, or embedded, fashion-mnist, cifar10", text, "embedded")
     .option(
       "--norm <list>",
       "batch, none, last",
-      listOf((text) => text as ResNetNorm),
+      listOf((name) => name as ResNetNorm),
       ["batch", "none"],
     )
     .option("--lr <list>", "learning rates", listOf(positiveNumber), [0.003, 0.1])
-    .option("--out <dir>", "where results go", "runs/compare");
+    .option("--out <dir>", "where results go", text, "runs/compare");
   addTrainOptions(command);
   for (const option of command.options) {
     const name = option.attributeName();
@@ -58,40 +58,59 @@ async function compare(flags: CompareFlags): Promise<void> {
   const { data: source, out, norm: norms, lr: rates, ...shared } = flags;
   const configurations = norms.flatMap((norm) => rates.map((lr) => trainOptions({ ...shared, norm, lr })));
   const data = await loadDataset(source);
-  const gpu = await requestGpu();
-  const progress = new TrainingProgress();
-  const started = performance.now();
-  console.error(
-    `ResNet-${shared.depth} (width ${shared.width}) on ${data.train.name}: ${configurations.length} runs on ${gpu.info.name} (${gpu.info.class})`,
-  );
-  try {
-    makeOutDirectory("compare", out);
-    const runs: (LabelledRun & { options: TrainOptions })[] = [];
-    for (const options of configurations) {
-      const label = `${NORM_NAMES[options.norm]}, lr ${options.lr}`;
-      const trainer = new Trainer(gpu, data, options);
-      const history = await trainer.run(progress.follow(label.padEnd(28), trainer.totalSteps));
-      trainer.dispose();
-      runs.push({ label, history, options });
+  await inOutDirectory("compare", out, async (lock) => {
+    removePartials(out);
+    const gpu = await requestGpu();
+    const progress = new TrainingProgress();
+    const interruption = new Interruption();
+    const started = performance.now();
+    try {
+      const runs: (LabelledRun & { options: TrainOptions })[] = [];
+      for (const options of configurations) {
+        const label = `${NORM_NAMES[options.norm]}, lr ${options.lr}`;
+        const trainer = new Trainer(gpu, data, options);
+        if (runs.length === 0) {
+          console.error(
+            `ResNet-${shared.depth} (width ${shared.width}) on ${data.train.name}: ${configurations.length} runs on ${gpu.info.name} (${gpu.info.class})`,
+          );
+        }
+        const { signal } = interruption;
+        const history = await trainer.run({
+          ...progress.follow(label.padEnd(28), trainer.totalSteps),
+          signal,
+        });
+        trainer.dispose();
+        if (interruption.exitCode !== null) {
+          progress.stop();
+          console.log(
+            `interrupted after ${runs.length} of ${configurations.length} runs; nothing was written to ${out}`,
+          );
+          process.exitCode = interruption.exitCode;
+          return;
+        }
+        runs.push({ label, history, options });
+      }
+      progress.stop();
+      const seconds = (performance.now() - started) / 1e3;
+      const sentence = conclude(runs);
+      lock.check();
+      await writeFileAtomic(
+        join(out, "runs.json"),
+        JSON.stringify({ dataset: data.train.name, adapter: gpu.info, seconds, runs }, null, 1),
+      );
+      const report = join(out, "report.html");
+      await writeFileAtomic(
+        report,
+        await runReport(`Batch-norm and the learning rate: ${data.train.name}`, runs, gpu.info, sentence),
+      );
+      console.log(`\n${textTable(RUN_TABLE_HEAD, runs.map(runRow))}\n\n${sentence}\n`);
+      console.log(`${seconds.toFixed(0)} s on ${gpu.info.name}; curves in ${report}`);
+    } finally {
+      interruption.stop();
+      progress.stop();
+      gpu.destroy();
     }
-    progress.stop();
-    const seconds = (performance.now() - started) / 1e3;
-    const sentence = conclude(runs);
-    await writeFileAtomic(
-      join(out, "runs.json"),
-      JSON.stringify({ dataset: data.train.name, adapter: gpu.info, seconds, runs }, null, 1),
-    );
-    const report = join(out, "report.html");
-    await writeFileAtomic(
-      report,
-      await runReport(`Batch-norm and the learning rate: ${data.train.name}`, runs, gpu.info, sentence),
-    );
-    console.log(`\n${textTable(RUN_TABLE_HEAD, runs.map(runRow))}\n\n${sentence}\n`);
-    console.log(`${seconds.toFixed(0)} s on ${gpu.info.name}; curves in ${report}`);
-  } finally {
-    progress.stop();
-    gpu.destroy();
-  }
+  });
 }
 
 const NORM_NAMES: Record<ResNetNorm, string> = {

@@ -5,6 +5,7 @@ import { FusenormError, UsageError } from "../errors.ts";
 import { printable } from "../foreign.ts";
 import { DATASET_NAMES, datasetDirectory, loadDataset } from "../node/datasets.ts";
 import { fetchDataset, REMOTE_DATASETS, type RemoteName } from "../node/download.ts";
+import { text } from "./options.ts";
 
 /** Counts, sizes and classes, one line each. */
 function describe({ train, test }: DatasetSplits): string[] {
@@ -88,7 +89,11 @@ async function listCommand(options: { cache?: string }): Promise<void> {
 /** Adds `fusenorm data fetch | list | info`. Failures are thrown, for the program to print and exit non-zero. */
 export function registerData(program: Command): void {
   const data = program.command("data").description("download, find and describe data sets");
-  const cache = ["--cache <dir>", "download cache (default: $FUSENORM_CACHE or ~/.cache/fusenorm)"] as const;
+  const cache = [
+    "--cache <dir>",
+    "download cache (default: $FUSENORM_CACHE or ~/.cache/fusenorm)",
+    text,
+  ] as const;
   data
     .command("fetch")
     .description("download a data set from its official address; an interrupted download resumes")

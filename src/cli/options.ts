@@ -1,11 +1,16 @@
-import { existsSync, mkdirSync, statSync } from "node:fs";
-import { InvalidArgumentError } from "commander";
+import { existsSync, mkdirSync, readdirSync, rmdirSync, rmSync, statSync } from "node:fs";
+import { dirname, join, resolve } from "node:path";
+import { type Command, InvalidArgumentError } from "commander";
 import { UsageError } from "../errors.ts";
+import { FolderLock, type LockPart } from "../node/lock.ts";
 
-/** Parsers for commander's options: what is not a number is refused where it is typed. */
+// Parsers for commander's options: what is not a number is refused where it is typed. Decimal digits alone: `Number` also reads
+// "0x10", " 1 " and "".
+
+/** A finite number. */
 export function number(text: string): number {
   const value = Number(text);
-  if (text.trim() === "" || !Number.isFinite(value)) {
+  if (!/^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(text) || !Number.isFinite(value)) {
     throw new InvalidArgumentError(`"${text}" is not a finite number.`);
   }
   return value;
@@ -13,7 +18,8 @@ export function number(text: string): number {
 
 export function integer(text: string): number {
   const value = number(text);
-  if (!Number.isInteger(value)) throw new InvalidArgumentError(`"${text}" is not an integer.`);
+  if (!/^[+-]?\d+$/.test(text)) throw new InvalidArgumentError(`"${text}" is not an integer.`);
+  if (!Number.isSafeInteger(value)) throw new InvalidArgumentError(`${text} is too large.`);
   return value;
 }
 
@@ -29,19 +35,115 @@ export function positiveNumber(text: string): number {
   return value;
 }
 
-/** Makes the directory that results go to. @throws UsageError if something else is in its place */
-export function makeOutDirectory(command: string, out: string): void {
-  if (existsSync(out) && !statSync(out).isDirectory()) {
-    throw new UsageError(`${command}: --out ${out} is a file, not a directory; name another place`);
-  }
-  try {
-    mkdirSync(out, { recursive: true });
-  } catch (error) {
-    throw new UsageError(`${command}: --out ${out} can't be made: ${(error as Error).message}`);
-  }
+/** A path, or another text that is not empty. */
+export function text(value: string): string {
+  if (value.trim() === "") throw new InvalidArgumentError("it is empty.");
+  return value;
 }
 
 /** A comma-separated list of what `item` parses. */
 export function listOf<T>(item: (text: string) => T): (text: string) => T[] {
-  return (text) => text.split(",").map((part) => item(part.trim()));
+  return (list) => {
+    const items = list.split(",").map((part) => item(part.trim()));
+    const twice = items.find((value, i) => items.indexOf(value) !== i);
+    if (twice !== undefined) throw new InvalidArgumentError(`${twice} is there twice.`);
+    return items;
+  };
+}
+
+/** An option with a value that is given twice has one of them forgotten: it is refused, in `command` and all below it. */
+export function refuseRepeats(command: Command): void {
+  for (const option of command.options) {
+    if (!option.required && !option.optional) continue;
+    let given = false;
+    command.on(`option:${option.name()}`, () => {
+      if (given) command.error(`error: option '${option.flags}' is given twice`);
+      given = true;
+    });
+  }
+  for (const child of command.commands) refuseRepeats(child);
+}
+
+/**
+ * Runs `run` in the directory that results go to, which is made if need be and kept from other runs meanwhile. A directory made
+ * here that nothing was written to is removed again.
+ * @throws UsageError if another run is there, or nothing can be written
+ */
+export async function inOutDirectory<T>(
+  command: string,
+  out: string,
+  run: (lock: FolderLock) => Promise<T>,
+  part?: LockPart,
+): Promise<T> {
+  if (existsSync(out) && !statSync(out).isDirectory()) {
+    throw new UsageError(`${command}: --out ${out} is a file, not a directory; name another place`);
+  }
+  const refused = (what: string, cause: unknown) =>
+    new UsageError(
+      `${command}: --out ${out} can't be ${what}: ${(cause as Error).message}; name another place`,
+      { cause },
+    );
+  let made: string | undefined;
+  try {
+    made = mkdirSync(out, { recursive: true });
+  } catch (error) {
+    throw refused("made", error);
+  }
+  try {
+    const onWait = (told: string) => console.error(told);
+    const lock = await FolderLock.acquire(`fusenorm ${command}`, out, { part, onWait }).catch((error) => {
+      throw error instanceof UsageError ? error : refused("written", error);
+    });
+    try {
+      return await run(lock);
+    } finally {
+      lock.release();
+    }
+  } finally {
+    if (made !== undefined) removeEmpty(resolve(out), resolve(made));
+  }
+}
+
+/** Removes `directory` and those above it up to `top`, as long as they are empty. */
+function removeEmpty(directory: string, top: string): void {
+  try {
+    for (let at = directory; at.startsWith(top); at = dirname(at)) rmdirSync(at);
+  } catch {} // not empty
+}
+
+/** Removes what an earlier run of this folder was killed in the middle of writing. The caller holds the folder's lock. */
+export function removePartials(directory: string): void {
+  for (const name of existsSync(directory) ? readdirSync(directory) : []) {
+    if (/\.(safetensors|json|html)\.\d+\.partial$/.test(name)) rmSync(join(directory, name), { force: true });
+  }
+}
+
+const SIGNALS = { SIGINT: 2, SIGTERM: 15, SIGHUP: 1 } as const;
+
+/**
+ * SIGINT, SIGTERM and SIGHUP abort `signal`, for a run to end in order; the next one ends the process at once.
+ * Call `stop` when there is nothing left to end.
+ */
+export class Interruption {
+  /** What a shell expects of a process that was ended so; null as long as it was not. */
+  exitCode: number | null = null;
+  private readonly controller = new AbortController();
+
+  constructor() {
+    for (const name of Object.keys(SIGNALS)) process.on(name, this.interrupt);
+  }
+
+  get signal(): AbortSignal {
+    return this.controller.signal;
+  }
+
+  private readonly interrupt = (name: NodeJS.Signals): void => {
+    this.exitCode = 128 + SIGNALS[name as keyof typeof SIGNALS];
+    this.stop();
+    this.controller.abort();
+  };
+
+  stop(): void {
+    for (const name of Object.keys(SIGNALS)) process.off(name, this.interrupt);
+  }
 }

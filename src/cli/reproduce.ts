@@ -1,23 +1,25 @@
 import type { Command } from "commander";
 import { InvalidArgumentError } from "commander";
+import type { DatasetSplits } from "../data/dataset.ts";
 import { UsageError } from "../errors.ts";
 import {
-  listCells,
+  checkSeeds,
   parseShard,
   RunDirectory,
   type RunManifest,
   type Shard,
   shardFromEnvironment,
-  shardOf,
 } from "../experiments/cells.ts";
-import { PRESETS, type Preset } from "../experiments/experiment.ts";
+import { type Experiment, PRESETS, type Preset } from "../experiments/experiment.ts";
 import { EXPERIMENTS, selectExperiments } from "../experiments/index.ts";
 import { buildReport, reportHtml, verdictText, writeReport } from "../experiments/report.ts";
 import { runCells } from "../experiments/runner.ts";
-import { LiveView } from "../experiments/serve.ts";
+import { checkPort, LiveView } from "../experiments/serve.ts";
 import { loadDataset } from "../node/datasets.ts";
+import type { FolderLock } from "../node/lock.ts";
 import { requestGpu } from "../node/request.ts";
-import { integer, positiveInteger } from "./options.ts";
+import { nearest } from "../options.ts";
+import { Interruption, inOutDirectory, integer, positiveInteger, text } from "./options.ts";
 import { formatSeconds } from "./progress.ts";
 
 interface ReproduceFlags {
@@ -33,27 +35,28 @@ interface ReproduceFlags {
 /** Runs per configuration unless --seeds says otherwise; the paper has five. */
 const DEFAULT_SEEDS: Record<Preset, number> = { quick: 1, standard: 3, paper: 5 };
 const DEFAULT_PORT = 8110;
+const ALL_IDS = EXPERIMENTS.map(({ id }) => id);
 
 export function registerReproduce(program: Command): void {
   program
     .command("reproduce")
     .description("run the experiments of Understanding Batch Normalization, and judge each finding")
-    .argument("[id...]", `experiments, default all: ${EXPERIMENTS.map(({ id }) => id).join(", ")}`)
+    .argument("[id...]", `experiments, default all: ${ALL_IDS.join(", ")}`)
     .option("--preset <name>", PRESETS.join(", "), parsePreset, "quick")
-    .option("--data <dir>", "a directory, or embedded, fashion-mnist, cifar10", "embedded")
-    .option("--out <dir>", "where cells and report go", "runs/reproduce")
-    .option(
-      "--seeds <n>",
-      "runs of each configuration (default: quick 1, standard 3, paper 5)",
-      positiveInteger,
-    )
+    .option("--data <dir>", "a directory, or embedded, fashion-mnist, cifar10", text, "embedded")
+    .option("--out <dir>", "where cells and report go", text, "runs/reproduce")
+    .option("--seeds <n>", "runs of each configuration (default: quick 1, standard 3, paper 5)", parseSeeds)
     .option("--resume", "keep the cells that are in --out, and run the others", false)
     .option(
       "--shard <i/n>",
       "run part i (from 0) of n; default from JOB_COMPLETION_INDEX or SLURM_ARRAY_TASK_ID",
       parseShardOption,
     )
-    .option("--serve [port]", `show the curves as they grow on this port (default ${DEFAULT_PORT})`, integer)
+    .option(
+      "--serve [port]",
+      `show the curves as they grow on this port (default ${DEFAULT_PORT})`,
+      parsePort,
+    )
     .action(reproduce);
 }
 
@@ -64,37 +67,44 @@ export function registerReport(program: Command): void {
     .argument("<dir>", "a directory that reproduce wrote")
     .action(async (dir: string) => {
       const directory = new RunDirectory(dir);
-      const manifest = directory.readManifest();
+      const manifest = directory.readManifest(ALL_IDS);
       await finish(directory, manifest);
     });
 }
 
-function parsePreset(text: string): Preset {
-  const preset = PRESETS.find((name) => name === text);
-  if (!preset) throw new InvalidArgumentError(`"${text}" is none of ${PRESETS.join(", ")}.`);
-  return preset;
+function parsePreset(name: string): Preset {
+  const preset = PRESETS.find((known) => known === name);
+  if (preset) return preset;
+  const near = nearest(name, PRESETS);
+  throw new InvalidArgumentError(
+    `"${name}" is none of ${PRESETS.join(", ")}${near ? `; did you mean ${near}?` : "."}`,
+  );
 }
 
-function parseShardOption(text: string): Shard {
-  try {
-    return parseShard(text);
-  } catch (error) {
-    throw new InvalidArgumentError((error as Error).message);
-  }
+/** An option's parser from a check that throws a UsageError. */
+function asOption<T>(parse: (value: string) => T): (value: string) => T {
+  return (value) => {
+    try {
+      return parse(value);
+    } catch (error) {
+      if (!(error instanceof UsageError)) throw error;
+      throw new InvalidArgumentError(error.message);
+    }
+  };
 }
+
+const parseShardOption = asOption(parseShard);
+const parsePort = asOption((value) => checkPort(integer(value)));
+const parseSeeds = asOption((value) => checkSeeds(positiveInteger(value)));
 
 async function reproduce(ids: string[], flags: ReproduceFlags): Promise<void> {
   const experiments = selectExperiments(ids);
   const directory = new RunDirectory(flags.out);
   const given = flags.shard ?? shardFromEnvironment(process.env);
   const shard = given ?? { index: 0, count: 1 };
-  const sharded = shard.count > 1;
   // Shards share a directory, and a rescheduled one finds its own cells there: they always go on.
-  if (directory.hasCells && !flags.resume && !given) {
-    throw new UsageError(
-      `reproduce: ${flags.out} holds the cells of an earlier run; pass --resume to keep them and run the others, or another --out`,
-    );
-  }
+  const goesOn = flags.resume || given !== null;
+  checkStart(directory, goesOn);
   const data = await loadDataset(flags.data);
   const manifest: RunManifest = {
     preset: flags.preset,
@@ -102,27 +112,58 @@ async function reproduce(ids: string[], flags: ReproduceFlags): Promise<void> {
     seeds: flags.seeds ?? DEFAULT_SEEDS[flags.preset],
     experiments: experiments.map(({ id }) => id),
   };
-  await directory.writeManifest(
-    manifest,
-    EXPERIMENTS.map(({ id }) => id),
-  );
-
-  const total = shardOf(listCells(experiments, manifest), shard).length;
-  const gpu = await requestGpu();
   const view =
     flags.serve === undefined ? null : new LiveView(`fusenorm reproduce: ${manifest.dataset}`, experiments);
-  if (view)
-    console.error(`live view: ${await view.listen(flags.serve === true ? DEFAULT_PORT : flags.serve!)}`);
-  const abort = new AbortController();
-  const interrupt = () => abort.abort();
-  process.once("SIGINT", interrupt);
-  console.error(
-    `${manifest.preset} preset on ${manifest.dataset}: ${total} cells${sharded ? ` (shard ${shard.index} of ${shard.count})` : ""} on ${gpu.info.name} (${gpu.info.class})`,
-  );
+  try {
+    const address = await view?.listen(flags.serve === true ? DEFAULT_PORT : flags.serve!);
+    if (address) console.error(`live view: ${address}`);
+    const run = (lock: FolderLock) =>
+      runHere({ directory, data, manifest, experiments, shard, goesOn, lock, view });
+    const html = await inOutDirectory("reproduce", flags.out, run, shard);
+    if (view && html !== null) {
+      view.finished(html);
+      console.error("the live view stays until Ctrl-C");
+      const { signal } = new Interruption();
+      await new Promise((resolve) => signal.addEventListener("abort", resolve));
+    }
+  } finally {
+    await view?.close();
+  }
+}
+
+function checkStart(directory: RunDirectory, goesOn: boolean): void {
+  if (directory.hasCells && !goesOn) {
+    throw new UsageError(
+      `reproduce: ${directory.path} holds the cells of an earlier run; pass --resume to keep them and run the others, or another --out`,
+    );
+  }
+}
+
+interface Run {
+  directory: RunDirectory;
+  data: DatasetSplits;
+  manifest: RunManifest;
+  experiments: Experiment[];
+  shard: Shard;
+  goesOn: boolean;
+  lock: FolderLock;
+  view: LiveView | null;
+}
+
+/** @returns the report's HTML; null for a shard, or where the run was interrupted */
+async function runHere(run: Run): Promise<string | null> {
+  const { directory, data, manifest, experiments, shard, lock, view } = run;
+  const sharded = shard.count > 1;
+  checkStart(directory, run.goesOn); // another run may have been here until now
+  directory.checkManifest(manifest, ALL_IDS);
+  const gpu = await requestGpu();
+  const interruption = new Interruption();
   const started = performance.now();
+  let total = 0;
   let done = 0;
   let ran = 0;
   try {
+    await directory.writeManifest(manifest, ALL_IDS);
     await runCells({
       gpu,
       data,
@@ -130,9 +171,16 @@ async function reproduce(ids: string[], flags: ReproduceFlags): Promise<void> {
       manifest,
       experiments,
       shard,
-      signal: abort.signal,
+      signal: interruption.signal,
+      onReady: (cells) => {
+        total = cells;
+        console.error(
+          `${manifest.preset} preset on ${manifest.dataset}: ${total} cells${sharded ? ` (shard ${shard.index} of ${shard.count})` : ""} on ${gpu.info.name} (${gpu.info.class})`,
+        );
+      },
       onStart: (key) => view?.cellStarted(key, total),
       onPoint: (key, curve, x, y) => view?.point(key, curve, x, y),
+      beforeWrite: () => lock.check(),
       onDone: ({ experiment, configuration, seed }, seconds, skipped) => {
         view?.cellDone();
         done += 1;
@@ -145,30 +193,23 @@ async function reproduce(ids: string[], flags: ReproduceFlags): Promise<void> {
       },
     });
   } finally {
-    process.off("SIGINT", interrupt);
+    interruption.stop();
     gpu.destroy();
   }
-  if (abort.signal.aborted) {
+  if (interruption.exitCode !== null) {
     console.log(`interrupted after ${done} of ${total} cells; --resume goes on`);
-    process.exitCode = 130;
-    await view?.close();
-    return;
+    process.exitCode = interruption.exitCode;
+    return null;
   }
   if (sharded) {
     console.log(
-      `shard ${shard.index} of ${shard.count}: ${total} cells are in ${flags.out}; \`fusenorm report ${flags.out}\` merges the shards`,
+      `shard ${shard.index} of ${shard.count}: ${total} cells are in ${directory.path}; \`fusenorm report ${directory.path}\` merges the shards`,
     );
-    await view?.close();
-    return;
+    return null;
   }
-  const html = await finish(directory, directory.readManifest());
+  const html = await finish(directory, directory.readManifest(ALL_IDS));
   console.log(`${formatSeconds((performance.now() - started) / 1e3)} in all`);
-  if (view) {
-    view.finished(html);
-    console.error("the live view stays until Ctrl-C");
-    await new Promise<void>((resolve) => process.once("SIGINT", () => resolve()));
-    await view.close();
-  }
+  return html;
 }
 
 /** Judges what is there, writes the report, prints the verdicts. @returns the report's HTML */

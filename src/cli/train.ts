@@ -10,10 +10,19 @@ import { writeFileAtomic } from "../node/files.ts";
 import { requestGpu } from "../node/request.ts";
 import { decodeCheckpoint, encodeCheckpoint } from "../train/checkpoint.ts";
 import { chromeTrace, summarizeTimings } from "../train/profile-report.ts";
+import { trainThroughLosses } from "../train/recovery.ts";
 import { defaultTrainOptions, type TrainOptions, trainOptions } from "../train/train-options.ts";
-import { Trainer } from "../train/trainer.ts";
+import type { Trainer } from "../train/trainer.ts";
 import { measureCopyBandwidth, measureMatmul } from "./measure.ts";
-import { integer, makeOutDirectory, number, positiveInteger } from "./options.ts";
+import {
+  Interruption,
+  inOutDirectory,
+  integer,
+  number,
+  positiveInteger,
+  removePartials,
+  text,
+} from "./options.ts";
 import { TrainingProgress } from "./progress.ts";
 
 export const CHECKPOINT_FILE = "checkpoint.safetensors";
@@ -45,87 +54,109 @@ interface TrainFlags extends Omit<TrainOptions, "maxSteps"> {
   out: string;
   resume: boolean;
   profile: boolean;
+  checkpointEvery?: number;
 }
 
 export function registerTrain(program: Command): void {
   const command = program
     .command("train")
     .description("train one residual network; checkpoints after each epoch, history and report in --out")
-    .option("--data <dir>", "a directory, or embedded, fashion-mnist, cifar10", "embedded")
+    .option("--data <dir>", "a directory, or embedded, fashion-mnist, cifar10", text, "embedded")
     .option("--norm <where>", "batch, none or last", defaultTrainOptions.norm)
     .option("--lr <rate>", "initial learning rate", number, defaultTrainOptions.lr)
-    .option("--out <dir>", "where results go", "runs/train")
+    .option("--out <dir>", "where results go", text, "runs/train")
     .option("--profile", "time the kernels of the third step: a table, and a trace file in --out", false)
-    .option("--resume", "go on from the checkpoint in --out", false);
+    .option("--resume", "go on from the checkpoint in --out", false)
+    .option("--checkpoint-every <n>", "checkpoints after every n steps, too", positiveInteger);
   addTrainOptions(command).action(train);
 }
 
 async function train(flags: TrainFlags): Promise<void> {
-  const { data: source, out, resume, profile, ...rest } = flags;
+  const { data: source, out, resume, profile, checkpointEvery, ...rest } = flags;
   const options = trainOptions(rest);
   const checkpointFile = join(out, CHECKPOINT_FILE);
-  if (existsSync(checkpointFile) && !resume) {
-    throw new UsageError(`train: ${checkpointFile} exists; pass --resume to go on from it, or another --out`);
-  }
-  if (resume && !existsSync(checkpointFile)) {
-    throw new DataError(
-      `train: --resume was given, but there is no ${checkpointFile}; leave --resume out to start anew`,
-    );
-  }
+  const checkStart = () => {
+    if (existsSync(checkpointFile) && !resume) {
+      throw new UsageError(
+        `train: ${checkpointFile} exists; pass --resume to go on from it, or another --out`,
+      );
+    }
+    if (resume && !existsSync(checkpointFile)) {
+      throw new DataError(
+        `train: --resume was given, but there is no ${checkpointFile}; leave --resume out to start anew`,
+      );
+    }
+  };
+  checkStart();
   const data = await loadDataset(source);
-  const gpu = await requestGpu();
-  const progress = new TrainingProgress();
-  const abort = new AbortController();
-  const interrupt = () => abort.abort();
-  process.once("SIGINT", interrupt);
-  try {
-    const trainer = new Trainer(gpu, data, options);
-    if (resume) trainer.resume(decodeCheckpoint(readFileSync(checkpointFile), checkpointFile));
-    makeOutDirectory("train", out);
-    console.error(
-      `ResNet-${options.depth} (width ${options.width}, norm ${options.norm}) on ${data.train.name}, lr ${options.lr}, ` +
-        `${trainer.totalSteps} steps of ${options.batchSize}, on ${gpu.info.name} (${gpu.info.class})`,
-    );
-    if (profile) await profileTraining(gpu, trainer, out);
-    const started = performance.now();
-    const startStep = trainer.step;
-    const history = await trainer.run({
-      ...progress.follow("train", trainer.totalSteps, startStep),
-      onCheckpoint: (state) => writeFileAtomic(checkpointFile, encodeCheckpoint(state)),
-      signal: abort.signal,
-    });
-    progress.stop();
-    const seconds = (performance.now() - started) / 1e3;
-    const rate = ((trainer.step - startStep) * options.batchSize) / seconds;
-    await writeFileAtomic(
-      join(out, "history.json"),
-      JSON.stringify({ options, dataset: data.train.name, adapter: gpu.info, seconds, ...history }, null, 1),
-    );
-    await writeFileAtomic(
-      join(out, "report.html"),
-      await runReport(
-        `Training on ${data.train.name}`,
-        [{ label: `${options.norm}, lr ${options.lr}`, history }],
-        gpu.info,
-      ),
-    );
-    const last = history.log.at(-1);
-    const test = history.evals.at(-1);
-    console.log(
-      abort.signal.aborted
-        ? `interrupted at step ${trainer.step}; --resume goes on from ${checkpointFile}`
-        : history.divergedAt !== null
-          ? `diverged at step ${history.divergedAt}: loss ${last?.loss}`
-          : `step ${trainer.step}: loss ${last?.loss.toFixed(4)}, test accuracy ${(100 * (test?.testAccuracy ?? 0)).toFixed(2)} %, ` +
-            `${rate.toFixed(0)} images/s, ${seconds.toFixed(0)} s; results in ${out}`,
-    );
-    trainer.dispose();
-    if (abort.signal.aborted) process.exitCode = 130;
-  } finally {
-    process.off("SIGINT", interrupt);
-    progress.stop();
-    gpu.destroy();
-  }
+  await inOutDirectory("train", out, async (lock) => {
+    checkStart(); // another run may have been here until now
+    removePartials(out);
+    const from = resume ? decodeCheckpoint(readFileSync(checkpointFile), checkpointFile) : undefined;
+    let started = 0;
+    let startStep = 0;
+    let callbacks: ReturnType<TrainingProgress["follow"]> | null = null;
+    const progress = new TrainingProgress();
+    const interruption = new Interruption();
+    try {
+      const { history, step, adapter } = await trainThroughLosses(() => requestGpu(), data, options, {
+        from,
+        checkpointEvery,
+        onStart: async (trainer, gpu) => {
+          if (callbacks) return; // on a fresh device
+          console.error(
+            `ResNet-${options.depth} (width ${options.width}, norm ${options.norm}) on ${data.train.name}, lr ${options.lr}, ` +
+              `${trainer.totalSteps} steps of ${options.batchSize}, on ${gpu.info.name} (${gpu.info.class})`,
+          );
+          if (profile) await profileTraining(gpu, trainer, out);
+          started = performance.now();
+          startStep = trainer.step;
+          callbacks = progress.follow("train", trainer.totalSteps, startStep);
+        },
+        onLog: (entry) => callbacks?.onLog?.(entry),
+        onEval: (entry) => callbacks?.onEval?.(entry),
+        onCheckpoint: async (state) => {
+          lock.check();
+          await writeFileAtomic(checkpointFile, encodeCheckpoint(state));
+        },
+        onLoss: ({ error, attempt, attempts, step: at }) =>
+          console.error(
+            `${error.message.split(";")[0]}; asking for a fresh one (try ${attempt} of ${attempts - 1}) to go on from step ${at}`,
+          ),
+        signal: interruption.signal,
+      });
+      progress.stop();
+      const seconds = (performance.now() - started) / 1e3;
+      const rate = ((step - startStep) * options.batchSize) / seconds;
+      lock.check();
+      await writeFileAtomic(
+        join(out, "history.json"),
+        JSON.stringify({ options, dataset: data.train.name, adapter, seconds, ...history }, null, 1),
+      );
+      await writeFileAtomic(
+        join(out, "report.html"),
+        await runReport(
+          `Training on ${data.train.name}`,
+          [{ label: `${options.norm}, lr ${options.lr}`, history }],
+          adapter,
+        ),
+      );
+      const last = history.log.at(-1);
+      const test = history.evals.at(-1);
+      console.log(
+        interruption.exitCode !== null
+          ? `interrupted at step ${step}; --resume goes on from ${checkpointFile}`
+          : history.divergedAt !== null
+            ? `diverged at step ${history.divergedAt}: loss ${last?.loss}`
+            : `step ${step}: loss ${last?.loss.toFixed(4)}, test accuracy ${(100 * (test?.testAccuracy ?? 0)).toFixed(2)} %, ` +
+              `${rate.toFixed(0)} images/s, ${seconds.toFixed(0)} s; results in ${out}`,
+      );
+      if (interruption.exitCode !== null) process.exitCode = interruption.exitCode;
+    } finally {
+      interruption.stop();
+      progress.stop();
+    }
+  });
 }
 
 /** Two steps to compile and warm up, then one that is timed. */

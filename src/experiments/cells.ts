@@ -1,15 +1,19 @@
 // A run's files: one JSON per cell, written whole or not at all, and run.json, which says what all of them share.
 
-import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { createHash } from "node:crypto";
+import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { DataError, UsageError } from "../errors.ts";
 import type { AdapterSummary } from "../gpu/device.ts";
 import { fromJson, toJson } from "../json.ts";
 import { writeFileAtomic } from "../node/files.ts";
-import type { Cell, Configuration, Experiment, Preset } from "./experiment.ts";
+import { isPlain, show } from "../options.ts";
+import { type Cell, type Configuration, type Experiment, PRESETS, type Preset } from "./experiment.ts";
 
-const CELL_FORMAT = "fusenorm-cell-1";
+const CELL_FORMAT = "fusenorm-cell-2";
 const RUN_FORMAT = "fusenorm-reproduce-1";
+/** No cell is nearly as large. */
+const MAX_BYTES = 2 ** 28;
 
 /** What all cells of a run share. */
 export interface RunManifest {
@@ -99,6 +103,17 @@ export function shardFromEnvironment(env: Record<string, string | undefined>): S
   return null;
 }
 
+/** Far above what anybody runs: a number with too many digits is a slip, and would fill the memory with cells. */
+const MAX_SEEDS = 1000;
+
+/** @returns `seeds`. @throws UsageError if they are too many to be meant */
+export function checkSeeds(seeds: number): number {
+  if (Number.isInteger(seeds) && seeds >= 1 && seeds <= MAX_SEEDS) return seeds;
+  throw new UsageError(`reproduce: --seeds is ${seeds}; expected an integer from 1 to ${MAX_SEEDS}`);
+}
+
+const ADAPTER_FIELDS = ["name", "vendor", "architecture", "description"] as const;
+
 /** The directory of one run. */
 export class RunDirectory {
   constructor(readonly path: string) {}
@@ -115,30 +130,55 @@ export class RunDirectory {
     return existsSync(this.fileOf(key));
   }
 
-  /** @throws DataError unless the file holds this very cell of this run. */
+  /** @throws DataError unless the file holds this very cell of this run, as it was written. */
   read(key: CellKey, manifest: RunManifest): StoredCell {
     const file = this.fileOf(key);
-    const cell = parseFile(file) as StoredCell & { format: string };
-    if (cell.format !== CELL_FORMAT) {
-      throw new DataError(`${file}: format is ${cell.format}; expected ${CELL_FORMAT}`);
-    }
-    const differs = (["preset", "dataset"] as const).find((name) => cell[name] !== manifest[name]);
-    if (differs) {
-      throw new DataError(
-        `${file}: ${differs} is ${cell[differs]}, the run's ${manifest[differs]}; expected the same: use another --out, or delete it`,
-      );
+    const remedy = "use another --out, or delete it to run its cell again";
+    const cell = parseFile(file, remedy);
+    const refuse = (field: string, expected: string): never =>
+      refuseField(file, field, cell[field], `${expected}: ${remedy}`);
+    if (cell.format !== CELL_FORMAT) refuse("format", CELL_FORMAT);
+    const expected: Record<string, unknown> = {
+      preset: manifest.preset,
+      dataset: manifest.dataset,
+      experiment: key.experiment,
+      seed: key.seed,
+    };
+    for (const [field, value] of Object.entries(expected)) {
+      if (cell[field] !== value) refuse(field, `${show(value)}, as in the rest of this run`);
     }
     if (toJson(cell.configuration) !== toJson(key.configuration)) {
       throw new DataError(
-        `${file}: it was made with other settings, ${toJson(cell.configuration)}, than this version's ` +
-          `${toJson(key.configuration)}; use another --out, or delete it`,
+        `${file}: configuration is ${toJson(cell.configuration)}: it was made with other settings than this version's ` +
+          `${toJson(key.configuration)}; ${remedy}`,
       );
     }
-    return cell;
+    if (!(Number.isFinite(cell.seconds) && (cell.seconds as number) >= 0)) {
+      refuse("seconds", "a finite number of at least 0");
+    }
+    const adapter: Record<string, unknown> = isPlain(cell.adapter) ? cell.adapter : {};
+    if (
+      !ADAPTER_FIELDS.every((field) => typeof adapter[field] === "string") ||
+      !["hardware", "software"].includes(adapter.class as string)
+    ) {
+      refuse("adapter", `an object with the texts ${ADAPTER_FIELDS.join(", ")} and class`);
+    }
+    if (!("data" in cell)) refuse("data", "what the cell measured");
+    const sha256 = digest(cell.data);
+    if (cell.sha256 !== sha256) {
+      throw new DataError(
+        `${file}: data has the SHA-256 ${sha256}, the file's sha256 is ${show(cell.sha256)}: it was changed after it was written; ` +
+          remedy,
+      );
+    }
+    return cell as unknown as StoredCell;
   }
 
   async write(cell: StoredCell): Promise<void> {
-    await writeFileAtomic(this.fileOf(cell), toJson({ format: CELL_FORMAT, ...cell }));
+    await writeFileAtomic(
+      this.fileOf(cell),
+      toJson({ format: CELL_FORMAT, ...cell, sha256: digest(cell.data) }),
+    );
   }
 
   /** True if any cell is there. */
@@ -147,28 +187,46 @@ export class RunDirectory {
     return existsSync(cells) && readdirSync(cells).length > 0;
   }
 
-  /** @throws DataError if there is none. */
-  readManifest(): RunManifest {
+  /** @param ids all experiments that there are. @throws DataError if there is none, or it is malformed. */
+  readManifest(ids: readonly string[]): RunManifest {
     const file = join(this.path, "run.json");
     if (!existsSync(file)) {
       throw new DataError(
         `${this.path}: no run.json; expected a directory written by \`fusenorm reproduce --out\``,
       );
     }
-    const { format, ...manifest } = parseFile(file) as RunManifest & { format: string };
-    if (format !== RUN_FORMAT) throw new DataError(`${file}: format is ${format}; expected ${RUN_FORMAT}`);
-    return manifest;
+    const remedy = "restore it, or use another --out";
+    const { format, ...manifest } = parseFile(file, remedy);
+    const { preset, dataset, seeds, experiments, ...rest } = manifest;
+    const rule = (field: string, value: unknown, ok: boolean, expected: string) => {
+      if (!ok) refuseField(file, field, value, `${expected}: ${remedy}`);
+    };
+    rule("format", format, format === RUN_FORMAT, RUN_FORMAT);
+    rule("preset", preset, PRESETS.includes(preset as Preset), `one of ${PRESETS.join(", ")}`);
+    rule("dataset", dataset, typeof dataset === "string" && dataset !== "", "a data set's name");
+    const counts = Number.isInteger(seeds) && (seeds as number) >= 1 && (seeds as number) <= MAX_SEEDS;
+    rule("seeds", seeds, counts, `an integer from 1 to ${MAX_SEEDS}`);
+    const listed = Array.isArray(experiments) && experiments.length > 0;
+    rule("experiments", experiments, listed, `some of ${ids.join(", ")}`);
+    for (const [i, id] of (experiments as unknown[]).entries()) {
+      const known = ids.includes(id as string) && (experiments as unknown[]).indexOf(id) === i;
+      rule(`experiments[${i}]`, id, known, `one of ${ids.join(", ")}, each once`);
+    }
+    for (const field of Object.keys(rest)) {
+      rule(field, rest[field], false, "preset, dataset, seeds and experiments alone");
+    }
+    return manifest as unknown as RunManifest;
   }
 
   /**
-   * Writes run.json; an earlier one's experiments stay in it.
+   * The manifest of the run there with this one's experiments, or this one.
+   * @param ids all experiments that there are, in order
    * @throws DataError if the run there has another preset, data set or number of seeds
    */
-  async writeManifest(manifest: RunManifest, order: readonly string[]): Promise<void> {
-    const file = join(this.path, "run.json");
+  checkManifest(manifest: RunManifest, ids: readonly string[]): RunManifest {
     const experiments = new Set(manifest.experiments);
-    if (existsSync(file)) {
-      const there = this.readManifest();
+    if (existsSync(join(this.path, "run.json"))) {
+      const there = this.readManifest(ids);
       for (const name of ["preset", "dataset", "seeds"] as const) {
         if (there[name] !== manifest[name]) {
           throw new DataError(
@@ -178,20 +236,38 @@ export class RunDirectory {
       }
       for (const id of there.experiments) experiments.add(id);
     }
-    const merged = { ...manifest, experiments: order.filter((id) => experiments.has(id)) };
-    await writeFileAtomic(file, toJson({ format: RUN_FORMAT, ...merged }, 1));
+    return { ...manifest, experiments: ids.filter((id) => experiments.has(id)) };
+  }
+
+  /** Writes run.json; an earlier one's experiments stay in it. @throws DataError as `checkManifest` */
+  async writeManifest(manifest: RunManifest, ids: readonly string[]): Promise<void> {
+    const merged = this.checkManifest(manifest, ids);
+    await writeFileAtomic(join(this.path, "run.json"), toJson({ format: RUN_FORMAT, ...merged }, 1));
   }
 }
 
-function parseFile(file: string): unknown {
+/** Of the data's JSON, as `toJson` writes it. */
+function digest(data: unknown): string {
+  return createHash("sha256")
+    .update(toJson(data) ?? "")
+    .digest("hex");
+}
+
+function refuseField(file: string, field: string, value: unknown, expected: string): never {
+  throw new DataError(
+    `${file}: ${field} is ${value === undefined ? "missing" : show(value)}; expected ${expected}`,
+  );
+}
+
+/** The object in a JSON file. @throws DataError */
+function parseFile(file: string, remedy: string): Record<string, unknown> {
+  let value: unknown;
   try {
-    return fromJson(readFileSync(file, "utf8"));
+    if (statSync(file).size > MAX_BYTES) throw new Error(`more than ${MAX_BYTES} bytes`);
+    value = fromJson(readFileSync(file, "utf8"));
   } catch (cause) {
-    throw new DataError(
-      `${file}: can't be read as JSON: ${(cause as Error).message}; delete it to run its cell again`,
-      {
-        cause,
-      },
-    );
+    throw new DataError(`${file}: can't be read as JSON: ${(cause as Error).message}; ${remedy}`, { cause });
   }
+  if (!isPlain(value)) throw new DataError(`${file}: it holds ${show(value)}; expected an object: ${remedy}`);
+  return value;
 }

@@ -1,6 +1,7 @@
 // From the cells of a run to verdicts, figures, report.html and report.json.
 
 import { join } from "node:path";
+import { DataError } from "../errors.ts";
 import { toJson } from "../json.ts";
 import { writeFileAtomic } from "../node/files.ts";
 import { listCells, type RunDirectory, type RunManifest, type StoredCell } from "./cells.ts";
@@ -43,7 +44,7 @@ export async function buildReport(
     const keys = listCells([experiment], manifest);
     const cells = keys.filter((key) => directory.has(key)).map((key) => directory.read(key, manifest));
     for (const { adapter } of cells) adapters.add(`${adapter.name} (${adapter.class})`);
-    const report = await experiment.report(cells);
+    const report = await judgeCells(experiment, cells);
     sections.push({
       experiment,
       report,
@@ -54,6 +55,19 @@ export async function buildReport(
     });
   }
   return { manifest, adapters: [...adapters], sections };
+}
+
+/** @throws DataError where cells hold not what this version measures */
+async function judgeCells(experiment: Experiment, cells: readonly StoredCell[]): Promise<ExperimentReport> {
+  try {
+    return await experiment.report(cells);
+  } catch (cause) {
+    if (!(cause instanceof TypeError || cause instanceof RangeError)) throw cause;
+    throw new DataError(
+      `${experiment.id}: its cells can't be judged (${cause.message}); they may be of another version: delete them to run them again`,
+      { cause },
+    );
+  }
 }
 
 export const VERDICT_HEAD = ["experiment", "verdict", "criterion", "measured"];

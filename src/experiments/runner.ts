@@ -19,22 +19,31 @@ export interface RunnerOptions {
   experiments: readonly Experiment[];
   shard: Shard;
   signal?: AbortSignal;
+  /** Called once, when the cells that are there are found to be in order. */
+  onReady?(cells: number): void;
   onStart?(key: CellKey, position: number, total: number): void;
   onPoint?(key: CellKey, curve: string, x: number, y: number): void;
+  /** Called before each cell's file is written; what it throws ends the run. */
+  beforeWrite?(): void;
   onDone?(key: CellKey, seconds: number, skipped: boolean): void;
 }
 
-/** Runs the cells of this shard that are not there yet, one after the other. */
+/**
+ * Runs the cells of this shard that are not there yet, one after the other.
+ * @throws DataError before any of them if a cell that is there is another run's, or damaged
+ */
 export async function runCells(options: RunnerOptions): Promise<void> {
   const { gpu, directory, manifest, experiments, shard, signal } = options;
   const { preset, dataset } = manifest;
   const data = limitData(options.data, preset);
   const byId = new Map(experiments.map((experiment) => [experiment.id, experiment]));
   const keys = shardOf(listCells(experiments, manifest), shard);
+  const kept = new Set(keys.filter((key) => directory.has(key)));
+  for (const key of kept) directory.read(key, manifest);
+  options.onReady?.(keys.length);
   for (const [position, key] of keys.entries()) {
     if (signal?.aborted) return;
-    if (directory.has(key)) {
-      directory.read(key, manifest); // throws if it is another run's
+    if (kept.has(key)) {
       options.onDone?.(key, 0, true);
       continue;
     }
@@ -50,6 +59,7 @@ export async function runCells(options: RunnerOptions): Promise<void> {
     // An interrupted cell is half a cell.
     if (signal?.aborted) return;
     const seconds = (performance.now() - started) / 1e3;
+    options.beforeWrite?.();
     await directory.write({ ...key, preset, dataset, adapter: gpu.info, seconds, data: result });
     options.onDone?.(key, seconds, false);
   }

@@ -54,13 +54,14 @@ interface Curve {
   points: [number, number][];
 }
 
-/** @throws UsageError unless `port` is one: 0 takes any that is free. */
-export function checkPort(port: number): void {
+/** @returns `port`. @throws UsageError unless it is one: 0 takes any that is free. */
+export function checkPort(port: number): number {
   if (!Number.isInteger(port) || port < 0 || port > 65535) {
     throw new UsageError(
       `reproduce: --serve ${port}: a port is an integer from 0 to 65535; pass another, or 0 for any that is free`,
     );
   }
+  return port;
 }
 
 /**

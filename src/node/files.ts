@@ -1,4 +1,4 @@
-import { mkdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
+import { mkdir, open, readFile, rename, rm, stat } from "node:fs/promises";
 import { homedir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -39,17 +39,33 @@ export async function readNamed(path: string): Promise<NamedBytes> {
 }
 
 /**
- * Writes a file whole or not at all: a sibling is written first and renamed onto `path`.
+ * Writes a file whole or not at all, whenever the process or the machine stops: a sibling is written first, brought to the disk,
+ * and renamed onto `path`.
  * @throws DataError if the system refuses
  */
 export async function writeFileAtomic(path: string, contents: Uint8Array | string): Promise<void> {
   const partial = `${path}.${process.pid}.partial`;
   try {
     await mkdir(dirname(path), { recursive: true });
-    await writeFile(partial, contents);
+    const file = await open(partial, "w");
+    try {
+      await file.writeFile(contents);
+      await file.sync(); // else the new name may reach the disk before what it names
+    } finally {
+      await file.close();
+    }
     await rename(partial, path);
+    await syncDirectory(dirname(path));
   } catch (cause) {
     await rm(partial, { force: true }).catch(() => {});
     throw fileError(path, "written", cause);
   }
+}
+
+/** Brings new names to the disk. Not every system can; then it does so in its own time. */
+async function syncDirectory(path: string): Promise<void> {
+  try {
+    const directory = await open(path, "r");
+    await directory.sync().finally(() => directory.close());
+  } catch {}
 }

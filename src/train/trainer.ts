@@ -103,6 +103,7 @@ export class Trainer {
     this.schedule = makeSchedule(this.options, this.totalSteps);
     const { height, width, channels, classes } = data.train;
     const { depth, width: filters, norm, init, lr, momentum, weightDecay, nesterov } = this.options;
+    checkSize(gpu, this.options, data.train);
     this.model = resnetCifar(gpu, { depth, width: filters, norm, init, seed, inChannels: channels, classes });
     this.optimizer = new SGD(this.model.parameters(), { lr, momentum, weightDecay, nesterov });
     this.dataset = new DeviceDataset(gpu, data.train, {
@@ -383,6 +384,19 @@ export async function evaluate(
     loss.dispose();
     correct.dispose();
   }
+}
+
+/** @throws UsageError if the optimizer could not bind the network's parameters, before any are made. */
+function checkSize(gpu: Gpu, { depth, width }: TrainOptions, { channels, classes }: ImageDataset): void {
+  // Nearly all are in the 3×3 convolutions; a stage's first one has half as many inputs.
+  const perStage = (depth - 2) / 3 - 0.5;
+  const parameters = 9 * width * (channels + (1 + 4 + 16) * perStage * width) + 4 * width * classes;
+  const limit = Math.min(gpu.limits.maxBufferSize, gpu.limits.maxStorageBufferBindingSize) / 4;
+  if (parameters <= limit) return;
+  throw new UsageError(
+    `train: depth ${depth} and width ${width} make about ${parameters.toPrecision(3)} parameters; this adapter binds ` +
+      `${limit.toPrecision(3)} numbers at once: expected a smaller network`,
+  );
 }
 
 /** @throws DataError unless there are two sets of images of one size and the same classes. */

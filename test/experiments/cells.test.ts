@@ -151,7 +151,7 @@ describe("a run", () => {
       expect(before.sections[0]).toMatchObject({ missing: index === 1 ? 5 : 3, verdict: "does not hold" });
       await run(directory, toy([]), { shard: { index, count: 2 } });
     }
-    const report = await buildReport(directory, directory.readManifest(), [toy([])]);
+    const report = await buildReport(directory, directory.readManifest(["toy"]), [toy([])]);
     expect(report.sections[0]).toMatchObject({ missing: 0, verdict: "holds" });
     expect(report.sections[0]!.cells.map(({ data }) => data)).toEqual([
       { value: 0 },
@@ -175,7 +175,7 @@ describe("a run", () => {
     const other = { ...key, configuration: { ...key.configuration, factor: 7 } };
     expect(() => directory.read(other, manifest)).toThrow(/made with other settings/);
     expect(() => directory.read(key, { ...manifest, dataset: "CIFAR-10" })).toThrow(
-      /dataset is toy data, the run's CIFAR-10/,
+      /dataset is "toy data"; expected "CIFAR-10", as in the rest of this run/,
     );
     await directory.writeManifest(manifest, ["toy"]);
     await expect(directory.writeManifest({ ...manifest, seeds: 3 }, ["toy"])).rejects.toThrow(
@@ -184,7 +184,7 @@ describe("a run", () => {
     const file = directory.fileOf(key);
     writeFileSync(file, readFileSync(file, "utf8").slice(0, -10));
     expect(() => directory.read(key, manifest)).toThrow(/can't be read as JSON/);
-    expect(() => temporary().readManifest()).toThrow(/no run.json/);
+    expect(() => temporary().readManifest(["toy"])).toThrow(/no run.json/);
   });
 
   it("knows its experiments", () => {
