@@ -168,10 +168,10 @@ fn measure(run: Run, tail: bool) -> Tally {
     variance = vec4<f32>(0);
     var i = run.start;
     for (; i + 3 * step < run.end; i += 4 * step) {
-      let d0 = x_at(i) * scale - mean.origin;
-      let d1 = x_at(i + step) * scale - mean.origin;
-      let d2 = x_at(i + 2 * step) * scale - mean.origin;
-      let d3 = x_at(i + 3 * step) * scale - mean.origin;
+      let d0 = difference(x_at(i) * scale, mean.origin);
+      let d1 = difference(x_at(i + step) * scale, mean.origin);
+      let d2 = difference(x_at(i + 2 * step) * scale, mean.origin);
+      let d3 = difference(x_at(i + 3 * step) * scale, mean.origin);
       let middle = ((d0 + d1) + (d2 + d3)) * 0.25;
       let e0 = d0 - middle;
       let e1 = d1 - middle;
@@ -186,13 +186,13 @@ fn measure(run: Run, tail: bool) -> Tally {
     }
     for (; i < run.end; i += step) {
       n += 1;
-      let delta = (x_at(i) * scale - mean.origin) - mean.offset;
+      let delta = difference(x_at(i) * scale, mean.origin) - mean.offset;
       mean.offset += delta / n;
       variance += (delta * delta * (1 - 1 / n) - variance) / n;
     }
     if (tail) {
       let valid = in_tail(run.column);
-      let delta = (x_at(params.rows * params.width4 + run.column) * scale - mean.origin) - mean.offset;
+      let delta = difference(x_at(params.rows * params.width4 + run.column) * scale, mean.origin) - mean.offset;
       mean.offset += select(vec4<f32>(0), delta / (n + 1), valid);
       variance += select(vec4<f32>(0), (delta * delta * (1 - 1 / (n + 1)) - variance) / (n + 1), valid);
     }
@@ -319,7 +319,7 @@ fn merge_slices(channel: u32, first: u32, step: u32) -> Merged {
         if (n == 0) { mean = Mean(vec4<f32>(origin * scale), vec4<f32>(0)); }
         n += count;
         let weight = count / n;
-        let delta = (origin * scale - mean.origin.x) + (offset * scale - mean.offset.x);
+        let delta = difference(vec4<f32>(origin * scale), mean.origin).x + (offset * scale - mean.offset.x);
         let square = (deviation * scale) * (deviation * scale);
         variance += weight * (square - variance + delta * delta * (1 - weight));
         mean = recentred(mean.origin, mean.offset + delta * weight);

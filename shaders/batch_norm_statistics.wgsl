@@ -2,8 +2,8 @@
 // The origin is a constant near the mean, so that gradients are those of offset (that is, of the mean) and variance;
 // the gradient of a count or an origin is 0.
 //
-//   merge       n = na + nb, w = nb / n, d = mean_b - mean_a
-//               offset = offset_a + w * d, variance = (1 - w) * variance_a + w * variance_b + w * (1 - w) * d^2
+//   merge       n = na + nb, w = nb / n, d = mean_b - mean_a; the origin is the average of theirs
+//               offset = (1 - w) * (origin_a - origin + offset_a) + w * (origin_b - origin + offset_b), variance = (1 - w) * variance_a + w * variance_b + w * (1 - w) * d^2
 //   merge_grad  with dmean and dvar of the union, and s = na / n or nb / n its share:
 //               dmean_s = s * (dmean + 2 * dvar * (mean_s - mean)), dvar_s = s * dvar
 //   input_grad  dx = dmean / n + 2 * dvar / n * (x - mean), written as a and b of (x - origin) * a + b
@@ -37,9 +37,13 @@ fn merge(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) 
   let n = a[i] + b[i];
   let w = b[i] / n;
   let delta = (b[c + i] - a[c + i]) + (b[2 * c + i] - a[2 * c + i]);
+  let origin = a[c + i] * (1 - w) + b[c + i] * w;
+  let offset = (1 - w) * ((a[c + i] - origin) + a[2 * c + i]) + w * ((b[c + i] - origin) + b[2 * c + i]);
+  // An infinite mean, or NaN, is all in the origin.
+  let special = (bitcast<u32>(origin) & 0x7f800000u) == 0x7f800000u;
   out[i] = n;
-  out[c + i] = a[c + i];
-  out[2 * c + i] = a[2 * c + i] + w * delta;
+  out[c + i] = origin;
+  out[2 * c + i] = select(offset, 0.0, special);
   out[3 * c + i] = a[3 * c + i] * (1 - w) + b[3 * c + i] * w + (delta * (w * (1 - w))) * delta;
 }
 

@@ -237,8 +237,14 @@ fn sum_rows(
   let per_slice = (size.rows + size.slices - 1) / size.slices;
   let end = min((slice + 1) * per_slice, size.rows);
   var sum = 0.0;
-  for (var row = slice * per_slice; row < end; row++) {
-    sum += source[row * size.count + i];
+  for (var row = slice * per_slice; row < end;) {
+    // In blocks, for precision: a slice may have a hundred thousand rows.
+    var part = 0.0;
+    let block_end = min(row + 128, end);
+    for (; row < block_end; row++) {
+      part += source[row * size.count + i];
+    }
+    sum += part;
   }
   out[slice * ((size.count + 3) / 4 * 4) + i] = sum;
 }

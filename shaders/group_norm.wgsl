@@ -8,7 +8,8 @@
 //
 // Layout. x, y and their gradients are [images, pixels, groups * width], gamma and beta [groups * width]. A unit is read
 // in quads, four channels of a pixel, the last of a group masked where width % 4 != 0; VEC4 loads a quad at once. Per unit
-// `saved` holds (origin, offset, rstd): mean = origin + offset, as in batch_norm.wgsl and for the same reason.
+// `saved` holds (origin, offset, rstd): mean = origin + offset. moments.wgsl, a part of this module, says why, and what is done
+// about squares out of range.
 //
 // Two families. `forward` and `backward`: one invocation takes a unit, without barriers. `_workgroup`: LANES invocations
 // take a unit, and combine in a tree in workgroup memory with a barrier before each step. Every sum has a fixed order.
@@ -98,49 +99,64 @@ fn beta_quad(c: u32) -> vec4<f32> {
 
 // --- forward ---------------------------------------------------------------------------------------------
 
-// Count, mean - origin and biased variance of some values.
-struct Tally { count: f32, offset: f32, variance: f32 }
-
-// Chan's rule.
-fn combine(a: Tally, b: Tally) -> Tally {
-  let count = a.count + b.count;
-  let weight = b.count / max(count, 1);
-  let delta = b.offset - a.offset;
-  let variance = a.variance * (1 - weight) + b.variance * weight + delta * delta * (weight * (1 - weight));
-  return Tally(count, a.offset + delta * weight, variance);
+// This lane's part of a unit: four running sets, one for each place in a quad, combined at the end; twice where squares leave
+// their range, the second time in other units. The result is the same in all four.
+fn measure(unit: u32, lane: u32) -> Tally {
+  let first = vec4<f32>(x[index_of(unit, Place(0, 0))]);
+  var extent: Extent;
+  var scale = vec4<f32>(1);
+  var n = vec4<f32>(0);
+  var mean: Mean;
+  var variance = vec4<f32>(0);
+  for (var attempt = 0; attempt < 2; attempt += 1) {
+    n = vec4<f32>(0);
+    mean = Mean(first * scale, vec4<f32>(0));
+    variance = vec4<f32>(0);
+    for (var p = first_place(lane); p.pixel < params.pixels; p = next_place(p)) {
+      let valid = valid_of(p);
+      let delta = difference(x_quad(index_of(unit, p), valid) * scale, mean.origin) - mean.offset;
+      n += select(vec4<f32>(0), vec4<f32>(1), valid);
+      let weight = select(vec4<f32>(0), 1 / max(n, vec4<f32>(1)), valid);
+      variance += select(vec4<f32>(0), weight * (delta * delta * (1 - weight) - variance), valid);
+      mean = recentred(mean.origin, mean.offset + select(vec4<f32>(0), delta * weight, valid));
+    }
+    let bad = unsafe_squares(variance);
+    if (attempt == 1 || !any(bad)) { break; }
+    extent = extent_of(unit, lane);
+    scale = select(vec4<f32>(1), scale_for(bitcast<vec4<f32>>(extent.largest)), bad);
+  }
+  let unit_of_x = inverse_power(scale);
+  let tally = Tally(n, mean.origin * unit_of_x, mean.offset * unit_of_x, sqrt(variance) * unit_of_x);
+  let four = with_specials(tally, extent);
+  let two = combine(four, Tally(four.count.zwxy, four.origin.zwxy, four.offset.zwxy, four.deviation.zwxy));
+  return combine(two, Tally(two.count.yxwz, two.origin.yxwz, two.offset.yxwz, two.deviation.yxwz));
 }
 
-// This lane's part of a unit: four running pairs, one for each place in a quad, combined at the end.
-fn measure(unit: u32, lane: u32, origin: f32) -> Tally {
-  var n = vec4<f32>(0);
-  var offset = vec4<f32>(0);
-  var variance = vec4<f32>(0);
+fn extent_of(unit: u32, lane: u32) -> Extent {
+  var extent: Extent;
   for (var p = first_place(lane); p.pixel < params.pixels; p = next_place(p)) {
     let valid = valid_of(p);
-    let delta = x_quad(index_of(unit, p), valid) - origin - offset;
-    n += select(vec4<f32>(0), vec4<f32>(1), valid);
-    let weight = select(vec4<f32>(0), 1 / max(n, vec4<f32>(1)), valid);
-    offset += select(vec4<f32>(0), delta * weight, valid);
-    variance += select(vec4<f32>(0), weight * (delta * delta * (1 - weight) - variance), valid);
+    extent = extended(extent, select(vec4<f32>(0), x_quad(index_of(unit, p), valid), valid));
   }
-  let low = combine(Tally(n.x, offset.x, variance.x), Tally(n.y, offset.y, variance.y));
-  let high = combine(Tally(n.z, offset.z, variance.z), Tally(n.w, offset.w, variance.w));
-  return combine(low, high);
+  return extent;
 }
 
-// inverseSqrt may be off by 2 ulp; one Newton step makes it good.
-fn numbers_of(origin: f32, tally: Tally) -> vec4<f32> {
-  let v = tally.variance + params.eps;
-  let r = inverseSqrt(v);
-  return vec4<f32>(origin, tally.offset, r * (1.5 - 0.5 * v * r * r), 0);
+// (origin, offset, rstd) of a unit.
+fn numbers_of(tally: Tally) -> vec4<f32> {
+  let scale = scale_for(tally.deviation);
+  let scaled = (tally.deviation * scale).x;
+  let rstd = scale.x * refined_inverse_sqrt(scaled * scaled + params.eps * scale.x * scale.x);
+  return vec4<f32>(settled(tally.origin.x, tally.offset.x), rstd, 0);
 }
+
+fn xhat_of(v: vec4<f32>, s: vec4<f32>) -> vec4<f32> { return (difference(v, s.xxxx) - s.y) * s.z; }
 
 fn apply(unit: u32, lane: u32, s: vec4<f32>) {
   for (var p = first_place(lane); p.pixel < params.pixels; p = next_place(p)) {
     let valid = valid_of(p);
     let i = index_of(unit, p);
     let c = channel_of(unit, p);
-    let z = (x_quad(i, valid) - s.x - s.y) * s.z * gamma_quad(c) + beta_quad(c);
+    let z = xhat_of(x_quad(i, valid), s) * gamma_quad(c) + beta_quad(c);
     y[i] = z.x;
     if (valid.y) { y[i + 1] = z.y; }
     if (valid.z) { y[i + 2] = z.z; }
@@ -148,20 +164,21 @@ fn apply(unit: u32, lane: u32, s: vec4<f32>) {
   }
 }
 
-fn first_of(unit: u32) -> f32 { return x[index_of(unit, Place(0, 0))]; }
-
 // One invocation: one unit.
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn forward(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
   let unit = id.x + id.y * groups.x * WORKGROUP_SIZE;
   if (unit >= params.images * params.groups) { return; }
-  let origin = first_of(unit);
-  let s = numbers_of(origin, measure(unit, 0, origin));
+  let s = numbers_of(measure(unit, 0));
   saved[unit] = s;
   apply(unit, 0, s);
 }
 
 var<workgroup> shared_values: array<vec4<f32>, LANES>;
+
+fn packed(t: Tally) -> vec4<f32> { return vec4<f32>(t.count.x, t.origin.x, t.offset.x, t.deviation.x); }
+
+fn unpacked(v: vec4<f32>) -> Tally { return Tally(v.xxxx, v.yyyy, v.zzzz, v.wwww); }
 
 // One workgroup: one unit.
 @compute @workgroup_size(LANES)
@@ -172,38 +189,43 @@ fn forward_workgroup(
 ) {
   // Workgroups past the end repeat the last unit, and write the same.
   let unit = min(group.x + group.y * groups.x, params.images * params.groups - 1);
-  let origin = first_of(unit);
-  var tally = measure(unit, lane, origin);
-  shared_values[lane] = vec4<f32>(tally.count, tally.offset, tally.variance, 0);
+  var tally = measure(unit, lane);
+  shared_values[lane] = packed(tally);
   for (var size = LANES; size > 1;) {
     let half = (size + 1) / 2;
     workgroupBarrier();
     if (lane + half < size) {
-      let other = shared_values[lane + half];
-      tally = combine(tally, Tally(other.x, other.y, other.z));
-      shared_values[lane] = vec4<f32>(tally.count, tally.offset, tally.variance, 0);
+      tally = combine(tally, unpacked(shared_values[lane + half]));
+      shared_values[lane] = packed(tally);
     }
     size = half;
   }
   workgroupBarrier();
-  let all = shared_values[0];
-  let s = numbers_of(origin, Tally(all.x, all.y, all.z));
+  let s = numbers_of(unpacked(shared_values[0]));
   if (lane == 0) { saved[unit] = s; }
   apply(unit, lane, s);
 }
 
 // --- backward --------------------------------------------------------------------------------------------
 
-// sum(g) and sum(g * xhat) of this lane's part, each place in a quad apart until the end.
+// sum(g) and sum(g * xhat) of this lane's part, each place in a quad apart until the end; in blocks, since a part may be long.
 fn sum_unit(unit: u32, lane: u32, s: vec4<f32>) -> vec2<f32> {
   var g_sum = vec4<f32>(0);
   var gx_sum = vec4<f32>(0);
-  for (var p = first_place(lane); p.pixel < params.pixels; p = next_place(p)) {
-    let valid = valid_of(p);
-    let i = index_of(unit, p);
-    let g = select(vec4<f32>(0), dy_quad(i, valid) * gamma_quad(channel_of(unit, p)), valid);
-    g_sum += g;
-    gx_sum += g * ((x_quad(i, valid) - s.x - s.y) * s.z);
+  var p = first_place(lane);
+  while (p.pixel < params.pixels) {
+    var g_part = vec4<f32>(0);
+    var gx_part = vec4<f32>(0);
+    for (var i = 0; i < 128 && p.pixel < params.pixels; i += 1) {
+      let valid = valid_of(p);
+      let at = index_of(unit, p);
+      let g = select(vec4<f32>(0), dy_quad(at, valid) * gamma_quad(channel_of(unit, p)), valid);
+      g_part += g;
+      gx_part += select(vec4<f32>(0), g * xhat_of(x_quad(at, valid), s), valid);
+      p = next_place(p);
+    }
+    g_sum += g_part;
+    gx_sum += gx_part;
   }
   return vec2<f32>((g_sum.x + g_sum.y) + (g_sum.z + g_sum.w), (gx_sum.x + gx_sum.y) + (gx_sum.z + gx_sum.w));
 }
@@ -214,7 +236,7 @@ fn apply_grad(unit: u32, lane: u32, s: vec4<f32>, sum: vec2<f32>) {
     let valid = valid_of(p);
     let i = index_of(unit, p);
     let g = dy_quad(i, valid) * gamma_quad(channel_of(unit, p));
-    let xhat = (x_quad(i, valid) - s.x - s.y) * s.z;
+    let xhat = xhat_of(x_quad(i, valid), s);
     let d = s.z * (g - means.x - xhat * means.y);
     dx[i] = d.x;
     if (valid.y) { dx[i + 1] = d.y; }
@@ -273,17 +295,20 @@ fn grad_affine(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgr
   for (var image = slice * params.slice_images; image < last; image += 1) {
     let unit = image * params.groups + group;
     let s = statistics[unit];
-    // Each image is summed apart, for precision.
-    var image_gamma = vec4<f32>(0);
-    var image_beta = vec4<f32>(0);
-    for (place.pixel = 0; place.pixel < params.pixels; place.pixel += 1) {
-      let i = index_of(unit, place);
-      let g = dy_quad(i, valid);
-      image_beta += g;
-      image_gamma += g * ((x_quad(i, valid) - s.x - s.y) * s.z);
+    // In blocks, for precision.
+    for (place.pixel = 0; place.pixel < params.pixels;) {
+      var gamma_part = vec4<f32>(0);
+      var beta_part = vec4<f32>(0);
+      let end = min(place.pixel + 128, params.pixels);
+      for (; place.pixel < end; place.pixel += 1) {
+        let i = index_of(unit, place);
+        let g = dy_quad(i, valid);
+        beta_part += g;
+        gamma_part += g * xhat_of(x_quad(i, valid), s);
+      }
+      dgamma_sum += gamma_part;
+      dbeta_sum += beta_part;
     }
-    dgamma_sum += image_gamma;
-    dbeta_sum += image_beta;
   }
   let channels = params.groups * params.width;
   let c = group * params.width + 4 * place.quad;
@@ -303,9 +328,16 @@ fn finish_affine(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_work
   if (c >= channels) { return; }
   var g = 0.0;
   var b = 0.0;
-  for (var slice = 0u; slice < params.slices; slice += 1) {
-    g += sums[2 * slice * channels + c];
-    b += sums[(2 * slice + 1) * channels + c];
+  for (var slice = 0u; slice < params.slices;) {
+    var g_part = 0.0;
+    var b_part = 0.0;
+    let end = min(slice + 128, params.slices);
+    for (; slice < end; slice += 1) {
+      g_part += sums[2 * slice * channels + c];
+      b_part += sums[(2 * slice + 1) * channels + c];
+    }
+    g += g_part;
+    b += b_part;
   }
   dgamma[c] = g;
   dbeta[c] = b;

@@ -42,9 +42,15 @@ fn refined_inverse_sqrt(v: f32) -> f32 {
   return r * (1.5 - 0.5 * v * r * r);
 }
 
-// v but for its last bit. No algebra of a compiler's sees through it, so that differences to it are really taken.
+// v but for its last bit. No algebra of a compiler's sees through it: (x - origin) - offset, say, is not made x - (origin + offset),
+// as compilers may and some do.
 fn curtailed(v: vec4<f32>) -> vec4<f32> {
   return bitcast<vec4<f32>>(bitcast<vec4<u32>>(v) & vec4<u32>(0xfffffffeu));
+}
+
+// a - b, of numbers that may be large against it.
+fn difference(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {
+  return curtailed(a - b);
 }
 
 struct Mean { origin: vec4<f32>, offset: vec4<f32> }
@@ -52,7 +58,7 @@ struct Mean { origin: vec4<f32>, offset: vec4<f32> }
 // The same mean with an origin next to it.
 fn recentred(origin: vec4<f32>, offset: vec4<f32>) -> Mean {
   let next = curtailed(origin + offset);
-  return Mean(next, curtailed(origin - next) + offset);
+  return Mean(next, difference(origin, next) + offset);
 }
 
 // The same at the end, with the origin that comes nearest: equal values have no offset.
@@ -70,7 +76,7 @@ struct Tally { count: vec4<f32>, origin: vec4<f32>, offset: vec4<f32>, deviation
 struct Extent { largest: vec4<u32>, total: vec4<f32> }
 
 fn extended(e: Extent, x: vec4<f32>) -> Extent {
-  return Extent(max(e.largest, bitcast<vec4<u32>>(x) & vec4<u32>(0x7fffffffu)), e.total + x * 0x1p-64);
+  return Extent(max(e.largest, bitcast<vec4<u32>>(x) & vec4<u32>(0x7fffffffu)), e.total + x * 5.4210109e-20);
 }
 
 // The tally, but where there is an infinite value or NaN.
@@ -91,8 +97,8 @@ fn combine(a: Tally, b: Tally) -> Tally {
   let weight = b.count / max(count, vec4<f32>(1));
   let rest = 1 - weight;
   let origin = curtailed(a.origin * rest + b.origin * weight);
-  let qa = (a.origin * 0.25 - origin * 0.25) + a.offset * 0.25;
-  let qb = (b.origin * 0.25 - origin * 0.25) + b.offset * 0.25;
+  let qa = difference(a.origin * 0.25, origin * 0.25) + a.offset * 0.25;
+  let qb = difference(b.origin * 0.25, origin * 0.25) + b.offset * 0.25;
   let scale = scale_for(max(abs(qb - qa), max(a.deviation, b.deviation)));
   let da = a.deviation * scale;
   let db = b.deviation * scale;

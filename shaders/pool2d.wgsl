@@ -3,7 +3,7 @@
 //   max         y = max over the window's pixels inside the map; `taps` [N, P, Q, C] keeps which one (r·S + s), the
 //               first of equal ones; NaN wins
 //   max_grad    dx[n, h, w, c] = Σ dy over the windows whose tap is this pixel
-//   avg         y = Σ x / divisor; the divisor counts the window's pixels inside the map, or inside the padded map
+//   avg         y = Σ x / divisor, a row of the window at a time; the divisor counts the window's pixels inside the map, or inside the padded map
 //   avg_grad    dx[n, h, w, c] = Σ dy / divisor over the windows that cover this pixel
 //
 // The gradients gather: each element of dx looks for its windows in a fixed order, so nothing is added from two
@@ -80,7 +80,8 @@ fn max_window(element: u32) -> Best {
   for (var r = max(0, -top); r < r_end; r++) {
     for (var s = s_start; s < s_end; s++) {
       let value = load(at.n, top + r, left + s, at.channel, sizes.height, sizes.width);
-      let better = (value > best.value) | is_nan(value) | (best.tap == vec4<u32>(0xffffffffu));
+      let first = best.tap == vec4<u32>(0xffffffffu);
+      let better = first | is_nan(value) | ((value > best.value) & !is_nan(best.value));
       best.value = select(best.value, value, better);
       best.tap = select(best.tap, vec4<u32>(u32(r * sizes.kernel.y + s)), better);
     }
@@ -100,17 +101,30 @@ fn weight(p: i32, q: i32) -> f32 {
   return 1.0 / f32(extent.x * extent.y);
 }
 
-fn avg_window(element: u32) -> vec4<f32> {
-  let at = place(element, sizes.rows, sizes.columns);
+// Σ factor · x over the window of `at`, in rows for precision.
+fn sum_window(at: Place, factor: f32) -> vec4<f32> {
   let top = at.y * sizes.stride.x - sizes.before.x;
   let left = at.x * sizes.stride.y - sizes.before.y;
   var sum = vec4<f32>(0.0);
   for (var y = max(0, top); y < min(top + sizes.kernel.x, sizes.height); y++) {
+    var row = vec4<f32>(0.0);
     for (var x = max(0, left); x < min(left + sizes.kernel.y, sizes.width); x++) {
-      sum += load(at.n, y, x, at.channel, sizes.height, sizes.width);
+      row += factor * load(at.n, y, x, at.channel, sizes.height, sizes.width);
     }
+    sum += row;
   }
-  return sum * weight(at.y, at.x);
+  return sum;
+}
+
+fn avg_window(element: u32) -> vec4<f32> {
+  let at = place(element, sizes.rows, sizes.columns);
+  let sum = sum_window(at, 1.0);
+  let divisor = weight(at.y, at.x);
+  // Only the sum may have overflowed.
+  if (any((bitcast<vec4<u32>>(sum) & vec4<u32>(0x7f800000u)) == vec4<u32>(0x7f800000u))) {
+    return sum_window(at, divisor);
+  }
+  return sum * divisor;
 }
 
 // First and last window that covers coordinate v of the padded map.

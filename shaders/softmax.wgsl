@@ -3,10 +3,14 @@
 //   y_k = exp(x_k − m) / Σ_j exp(x_j − m),   m = max x
 //   dx_k = y_k · (dy_k − Σ_j dy_j·y_j)
 //
+// A row with an infinite maximum, or with nothing above -inf, is NaN. Sums are made in blocks, since rows may be long.
+//
 //   forward, grad_input            one invocation owns one row; no barriers
 //   forward_tree, grad_input_tree  one workgroup owns one row: maximum and sums by a tree in workgroup memory
 
 override WORKGROUP_SIZE: u32 = 64; // _tree: a power of two
+
+const BLOCK = 128u;
 
 struct Sizes { rows: u32, classes: u32 }
 
@@ -32,17 +36,27 @@ fn is_nan(v: f32) -> bool {
 
 fn row_sum(base: u32, first: u32, step: u32, m: f32) -> f32 {
   var sum = 0.0;
-  for (var k = first; k < sizes.classes; k += step) {
-    let z = x[base + k] - m;
-    sum += select(exp(z), z, is_nan(z));
+  for (var k = first; k < sizes.classes;) {
+    var part = 0.0;
+    let end = min(k + BLOCK * step, sizes.classes);
+    for (; k < end; k += step) {
+      let z = x[base + k] - m;
+      part += select(exp(z), z, is_nan(z));
+    }
+    sum += part;
   }
   return sum;
 }
 
 fn row_product(base: u32, first: u32, step: u32) -> f32 {
   var sum = 0.0;
-  for (var k = first; k < sizes.classes; k += step) {
-    sum += x[base + k] * dy[base + k];
+  for (var k = first; k < sizes.classes;) {
+    var part = 0.0;
+    let end = min(k + BLOCK * step, sizes.classes);
+    for (; k < end; k += step) {
+      part += x[base + k] * dy[base + k];
+    }
+    sum += part;
   }
   return sum;
 }

@@ -4,7 +4,7 @@
 //   dlogits[n, k] = g[n] · (exp(z_k − m)/s − (1 − ε)·[k = y] − ε/K),        s = Σ_k exp(z_k − m)
 //
 // With m taken out, no exponential overflows and no digits are lost for large logits. (m, s) is saved for the
-// gradient. A label of K or more reads nothing: its loss and its row of the gradient are NaN, as in a row with NaN.
+// gradient. Sums are made in blocks, since rows may be long. A label of K or more reads nothing: its loss and its row of the gradient are NaN, as in a row with NaN.
 //
 //   forward       one invocation owns one row; no barriers
 //   forward_tree  one workgroup owns one row: maximum and sums by a tree in workgroup memory
@@ -13,6 +13,8 @@
 override WORKGROUP_SIZE: u32 = 64; // forward_tree: a power of two
 override SMOOTHING: f32 = 0.0;
 override PER_ROW: bool = false; // grad_input: upstream is [N], not a scalar
+
+const BLOCK = 128u;
 
 struct Sizes { rows: u32, classes: u32, factor: f32, nan_bits: u32 }
 
@@ -43,9 +45,14 @@ fn is_nan(v: f32) -> bool {
 // (Σ exp(z − m), Σ (z − m))
 fn row_sums(base: u32, first: u32, step: u32, m: f32) -> vec2<f32> {
   var sums = vec2<f32>(0.0);
-  for (var k = first; k < sizes.classes; k += step) {
-    let z = logits[base + k] - m;
-    sums += vec2<f32>(select(exp(z), z, is_nan(z)), z);
+  for (var k = first; k < sizes.classes;) {
+    var part = vec2<f32>(0.0);
+    let end = min(k + BLOCK * step, sizes.classes);
+    for (; k < end; k += step) {
+      let z = logits[base + k] - m;
+      part += vec2<f32>(select(exp(z), z, is_nan(z)), z);
+    }
+    sums += part;
   }
   return sums;
 }

@@ -1,10 +1,12 @@
 // Dispatches of shaders/group_norm.wgsl, for groupNorm and layerNorm.
 
 import { ShapeError } from "../errors.ts";
+import { shaders } from "../generated/shaders.ts";
 import type { Grid } from "../gpu/commands.ts";
 import type { Binding } from "../gpu/device.ts";
 import { show } from "../options.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { SMALL_EPS } from "./batch_norm_kernels.ts";
 import type { OpContext } from "./define-op.ts";
 
 type Context = Pick<OpContext, "gpu" | "temp" | "run">;
@@ -23,6 +25,8 @@ export interface GroupParams {
   beta: Tensor | null;
   eps: number;
 }
+
+const module = { name: "group_norm", source: shaders.group_norm + shaders.moments };
 
 const SOFTWARE_WORKGROUP = 8; // as many workgroups, and so threads, as there are groups of lanes
 const GPU_WORKGROUP = 256;
@@ -106,7 +110,12 @@ function runUnits(
     ["lanes", "workgroup"],
     gpu.isSoftware || quads < 8 ? "lanes" : "workgroup",
   );
-  const flags = { VEC4: vec4(units), HAS_GAMMA: gamma ? 1 : 0, HAS_BETA: beta ? 1 : 0 };
+  const flags = {
+    VEC4: vec4(units),
+    HAS_GAMMA: gamma ? 1 : 0,
+    HAS_BETA: beta ? 1 : 0,
+    SMALL_EPS: eps < SMALL_EPS ? 1 : 0,
+  };
   const count = images * groups;
   const numbers = paramsOf(units, eps, 1, images);
   if (variant === "lanes") {
@@ -141,5 +150,5 @@ function runKernel(
 ): void {
   const bindings = Array.from({ length: 9 }, (_, slot) => bound[slot] ?? null);
   bindings[6] = params;
-  ctx.run({ shader: "group_norm", entry, constants }, bindings, grid);
+  ctx.run({ shader: module, entry, constants }, bindings, grid);
 }
