@@ -11,7 +11,6 @@
 // dy. No barriers.
 
 override WORKGROUP_SIZE: u32 = 64;
-override N: u32;
 override H: u32;
 override W: u32;
 override C: u32;
@@ -32,11 +31,13 @@ override GROUPS: u32;
 @group(0) @binding(1) var<storage, read_write> total: array<f32>;
 @group(0) @binding(2) var<storage, read> x: array<f32>;
 @group(0) @binding(3) var<storage, read> dy: array<f32>;
+struct Batch { N: u32 }
+@group(0) @binding(4) var<uniform> batch: Batch;
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn per_image(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
   let depth = C / GROUPS;
-  let count = N * K * R * S * depth;
+  let count = batch.N * K * R * S * depth;
   for (var i = id.x; i < count; i += groups.x * WORKGROUP_SIZE) {
     var rest = i;
     let c_in_group = rest % depth;

@@ -15,7 +15,6 @@
 // The channel block is the same for a whole workgroup, so that weights (or dy) are loaded once per workgroup
 // of lanes. Slices become partial sums; `sum_partials` adds them in order: the same bits on every run.
 
-override N: u32 = 1;
 override H: u32 = 1;
 override W: u32 = 1;
 override C: u32 = 1;
@@ -32,7 +31,6 @@ override DH: i32 = 1;
 override DW: i32 = 1;
 override GROUPS: u32 = 1;
 override HAS_BIAS: bool = false;
-override SLICES: u32 = 1; // of the N·P output rows, in grad_weight
 
 const WORKGROUP = 64u;
 
@@ -41,6 +39,12 @@ const WORKGROUP = 64u;
 @group(0) @binding(2) var<storage, read> weight: array<f32>;
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
 @group(0) @binding(4) var<storage, read> dy: array<f32>;
+// What differs from batch to batch, so that a pipeline serves them all.
+struct Batch {
+  N: u32,
+  SLICES: u32, // of the N·P output rows, in grad_weight
+}
+@group(0) @binding(5) var<uniform> batch: Batch;
 
 fn linear_workgroup(id: vec3<u32>, groups: vec3<u32>) -> u32 {
   return id.x + id.y * groups.x;
@@ -59,10 +63,10 @@ fn forward(
   let k_block = id % k_blocks;
   let group = (id / k_blocks) % GROUPS;
   let m0 = ((id / (k_blocks * GROUPS)) * WORKGROUP + lane) * 4;
-  if (m0 >= N * P * Q) { return; }
+  if (m0 >= batch.N * P * Q) { return; }
 
   // Pixels past the end and channels past the group repeat the last one; they are not stored.
-  let m = min(vec4<u32>(m0) + vec4<u32>(0, 1, 2, 3), vec4<u32>(N * P * Q - 1));
+  let m = min(vec4<u32>(m0) + vec4<u32>(0, 1, 2, 3), vec4<u32>(batch.N * P * Q - 1));
   let h0 = vec4<i32>((m / Q) % P) * SH - PT;
   let w0 = vec4<i32>(m % Q) * SW - PL;
   let image = m / (P * Q);
@@ -92,7 +96,7 @@ fn forward(
     let k = k0 + j;
     if (k > k_last) { break; }
     let y = acc[j] + select(0.0, bias[k], HAS_BIAS);
-    for (var i = 0u; i < 4 && m0 + i < N * P * Q; i++) {
+    for (var i = 0u; i < 4 && m0 + i < batch.N * P * Q; i++) {
       out[(m0 + i) * K + k] = y[i];
     }
   }
@@ -124,7 +128,7 @@ fn grad_input(
   let w_first = (phase_w + SW - PL % SW) % SW;
   let rows = u32((i32(H) - h_first + SH - 1) / SH);
   let columns = u32((i32(W) - w_first + SW - 1) / SW);
-  let count = N * rows * columns;
+  let count = batch.N * rows * columns;
   let m0 = (id * WORKGROUP + lane) * 4;
   if (m0 >= count) { return; }
 
@@ -184,7 +188,7 @@ fn grad_weight(
   id /= k_blocks;
   let group = id % GROUPS;
   let slice = id / GROUPS;
-  if (column >= columns || slice >= SLICES) { return; }
+  if (column >= columns || slice >= batch.SLICES) { return; }
 
   let c = group * CG + column % CG;
   let s = i32((column / CG) % S);
@@ -193,8 +197,8 @@ fn grad_weight(
   let k_last = group * KG + KG - 1;
   let ks = min(vec4<u32>(k0) + vec4<u32>(0, 1, 2, 3), vec4<u32>(k_last));
 
-  let rows = N * P;
-  let per_slice = (rows + SLICES - 1) / SLICES;
+  let rows = batch.N * P;
+  let per_slice = (rows + batch.SLICES - 1) / batch.SLICES;
   let end = min((slice + 1) * per_slice, rows);
   var acc = vec4<f32>();
   for (var row = slice * per_slice; row < end; row++) {

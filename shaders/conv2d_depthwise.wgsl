@@ -10,7 +10,6 @@
 //   grad_weight           one tap over one slice of the output rows
 // Neighbouring lanes own neighbouring channels. With VEC4 (MULTIPLIER = 1, C % 4 = 0) loads are vec4s.
 
-override N: u32 = 1;
 override H: u32 = 1;
 override W: u32 = 1;
 override C: u32 = 1;
@@ -28,7 +27,6 @@ override DW: i32 = 1;
 override MULTIPLIER: u32 = 1;
 override VEC4: bool = false;
 override HAS_BIAS: bool = false;
-override SLICES: u32 = 1; // of the N·P output rows, in grad_weight
 
 const WORKGROUP = 64u;
 
@@ -40,6 +38,12 @@ const WORKGROUP = 64u;
 @group(0) @binding(4) var<storage, read> dy4: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read> weight: array<f32>;
 @group(0) @binding(6) var<storage, read> bias: array<f32>;
+// What differs from batch to batch, so that a pipeline serves them all.
+struct Batch {
+  N: u32,
+  SLICES: u32, // of the N·P output rows, in grad_weight
+}
+@group(0) @binding(7) var<uniform> batch: Batch;
 
 // x at one pixel, for the input channels of four output channels; zeros outside of the map.
 fn x_of(image: u32, h: i32, w: i32, ks: vec4<u32>) -> vec4<f32> {
@@ -92,7 +96,7 @@ fn forward(
   let first = (id % quads) * 4;
   let ks = channels(first, K);
   let start = (id / quads) * 4;
-  for (var m = start; m < min(start + 4, N * P * Q); m++) {
+  for (var m = start; m < min(start + 4, batch.N * P * Q); m++) {
     let q = m % Q;
     let p = (m / Q) % P;
     let image = m / (P * Q);
@@ -118,7 +122,7 @@ fn grad_input(
   let first = (id % quads) * 4;
   let cs = channels(first, C);
   let start = (id / quads) * 4;
-  for (var m = start; m < min(start + 4, N * H * W); m++) {
+  for (var m = start; m < min(start + 4, batch.N * H * W); m++) {
     let w = i32(m % W) + PL;
     let h = i32((m / W) % H) + PT;
     let image = m / (H * W);
@@ -150,12 +154,12 @@ fn grad_weight(
   id /= quads;
   let tap = id % (R * S);
   let slice = id / (R * S);
-  if (slice >= SLICES) { return; }
+  if (slice >= batch.SLICES) { return; }
   let top = i32(tap / S) * DH - PT;
   let left = i32(tap % S) * DW - PL;
 
-  let rows = N * P;
-  let per_slice = (rows + SLICES - 1) / SLICES;
+  let rows = batch.N * P;
+  let per_slice = (rows + batch.SLICES - 1) / batch.SLICES;
   var sum = vec4<f32>();
   for (var row = slice * per_slice; row < min((slice + 1) * per_slice, rows); row++) {
     let h = i32(row % P) * SH + top;

@@ -23,7 +23,6 @@ enable subgroups;
 // conv2d_dy_*.wgsl, conv2d_output_*.wgsl. Where the output REDUCES, the pixels of one subgroup make one partial result;
 // an invocation then takes BLOCKS times four pixels, one after the other, so that there are fewer of them.
 
-override N: u32 = 1;
 override IH: u32 = 1;
 override IW: u32 = 1;
 override IC: u32 = 1;
@@ -41,11 +40,9 @@ override DW: i32 = 1;
 override GROUPS: u32 = 1;
 override GRAD: bool = false;
 override VEC4: bool = true;
-override SLICES: u32 = 1; // of the N·OH output rows, in grad_weight
 override K16: bool = true; // 16 output channels at a time in grad_weight_row, else 8
 override NARROW: bool = false; // subgroups may have as few as 4 lanes
 override LANES: u32 = 8; // of every subgroup, 4 or 8; counts only where the output REDUCES
-override BLOCKS: u32 = 1;
 override SEAMLESS: bool = false; // in conv_row_16, see `window_16`
 override STAGED: u32 = 0; // in conv_row_16, see `stage`
 override WORKGROUP: u32 = 64;
@@ -54,6 +51,13 @@ override WORKGROUP: u32 = 64;
 // As numbers and as vec4s; dy in grad_weight.
 @group(0) @binding(3) var<storage, read> w: array<f32>;
 @group(0) @binding(4) var<storage, read> w4: array<vec4<f32>>;
+// What differs from batch to batch, so that a pipeline serves them all.
+struct Batch {
+  N: u32,
+  SLICES: u32, // of the N·OH output rows, in grad_weight
+  BLOCKS: u32, // where the output REDUCES; else 1
+}
+@group(0) @binding(14) var<uniform> batch: Batch;
 
 // Addresses of x, and of w without GRAD, count vec4s with VEC4, else numbers.
 fn unit() -> u32 {
@@ -341,7 +345,7 @@ fn block_of(workgroup: vec3<u32>, groups: vec3<u32>, k_blocks: u32) -> Block {
   id /= phases_w;
   let phases_h = u32(vertical().phases);
   block.first_h = first(i32(id % phases_h), SH, PT);
-  block.pixels = (id / phases_h) * WORKGROUP * BLOCKS;
+  block.pixels = (id / phases_h) * WORKGROUP * batch.BLOCKS;
   return block;
 }
 
@@ -360,7 +364,7 @@ struct Pixels { image: vec4<u32>, i: vec4<i32>, j: vec4<i32>, out: vec4<u32>, va
 fn pixels_of(block: Block, lane: u32) -> Pixels {
   let rows = vertical().count;
   let columns = horizontal().count;
-  let total = N * rows * columns;
+  let total = batch.N * rows * columns;
   let wanted = (block.pixels + lane) * 4 + vec4<u32>(0, 1, 2, 3);
   // The first one by division, the others by counting on; past the end they repeat an earlier one.
   let m = min(wanted.x, total - 1);
@@ -375,7 +379,7 @@ fn pixels_of(block: Block, lane: u32) -> Pixels {
     let next = at + vec3<u32>(0, 0, 1);
     let wrapped = select(next, vec3<u32>(at.x, at.y + 1, 0), next.z == columns);
     at = select(wrapped, vec3<u32>(at.x + 1, 0, 0), wrapped.y == rows);
-    at.x = min(at.x, N - 1);
+    at.x = min(at.x, batch.N - 1);
   }
   let h = pixels.i * vertical().out_step + block.first_h;
   let w_ = pixels.j * horizontal().out_step + block.first_w;
@@ -440,10 +444,10 @@ fn conv_8(
     totals = block_8(task, lane, sublane, 0, totals);
     return;
   }
-  for (var b = 0u; b < BLOCKS; b++) {
+  for (var b = 0u; b < batch.BLOCKS; b++) {
     totals = block_8(task, lane, sublane, b, totals);
   }
-  if (task.block.pixels < (N * vertical().count * horizontal().count + 3) / 4) {
+  if (task.block.pixels < (batch.N * vertical().count * horizontal().count + 3) / 4) {
     put_totals(totals, task, 0, lane, sublane);
   }
 }
@@ -488,10 +492,10 @@ fn conv_16(
     totals = block_16(task, lane, sublane, 0, totals);
     return;
   }
-  for (var b = 0u; b < BLOCKS; b++) {
+  for (var b = 0u; b < batch.BLOCKS; b++) {
     totals = block_16(task, lane, sublane, b, totals);
   }
-  if (task.block.pixels < (N * vertical().count * horizontal().count + 3) / 4) {
+  if (task.block.pixels < (batch.N * vertical().count * horizontal().count + 3) / 4) {
     put_totals(totals.low, task, 0, lane, sublane);
     put_totals(totals.high, task, 8, lane, sublane);
   }
@@ -503,7 +507,7 @@ fn row_of(block: Block, lane: u32) -> Row {
   let rows = vertical().count;
   let quads = (OW + 3) / 4;
   let wanted = block.pixels + lane;
-  let m = min(wanted, N * rows * quads - 1);
+  let m = min(wanted, batch.N * rows * quads - 1);
   let image_row = m / quads;
   let image = image_row / rows;
   let j = (m - image_row * quads) * 4 + vec4<u32>(0, 1, 2, 3);
@@ -513,7 +517,7 @@ fn row_of(block: Block, lane: u32) -> Row {
   row.left = i32(j.x) + select(-PL, PL - 2, GRAD);
   let h = row.i * vertical().out_step + block.first_h;
   row.out = (image * OH + u32(h)) * OW + j;
-  row.valid = vec4<bool>(wanted < N * rows * quads && h < i32(OH)) & (j < vec4<u32>(OW));
+  row.valid = vec4<bool>(wanted < batch.N * rows * quads && h < i32(OH)) & (j < vec4<u32>(OW));
   return row;
 }
 // Where the six neighbours lie at one filter row, and four channels of each.
@@ -579,10 +583,10 @@ fn conv_row_8(
     totals = block_row_8(task, lane, sublane, 0, totals);
     return;
   }
-  for (var b = 0u; b < BLOCKS; b++) {
+  for (var b = 0u; b < batch.BLOCKS; b++) {
     totals = block_row_8(task, lane, sublane, b, totals);
   }
-  if (task.block.pixels < N * vertical().count * ((OW + 3) / 4)) {
+  if (task.block.pixels < batch.N * vertical().count * ((OW + 3) / 4)) {
     put_totals(totals, task, 0, lane, sublane);
   }
 }
@@ -694,10 +698,10 @@ fn conv_row_16(
     totals = block_row_16(task, lane, sublane, 0, totals);
     return;
   }
-  for (var b = 0u; b < BLOCKS; b++) {
+  for (var b = 0u; b < batch.BLOCKS; b++) {
     totals = block_row_16(task, lane, sublane, b, totals);
   }
-  if (task.block.pixels < N * vertical().count * ((OW + 3) / 4)) {
+  if (task.block.pixels < batch.N * vertical().count * ((OW + 3) / 4)) {
     put_totals(totals.low, task, 0, lane, sublane);
     put_totals(totals.high, task, 8, lane, sublane);
   }
@@ -745,8 +749,8 @@ fn grad_weight_16(
   let dy_channels = dy_channels_of(k_lane / 4);
   let channels = channels_of((columns.c.x + group * ICG) / 4);
 
-  let rows = N * OH;
-  let per_slice = (rows + SLICES - 1) / SLICES;
+  let rows = batch.N * OH;
+  let per_slice = (rows + batch.SLICES - 1) / batch.SLICES;
   let end = min((slice + 1) * per_slice, rows);
   var acc_0: mat4x4<f32>; // [k][column]
   var acc_1: mat4x4<f32>;
@@ -785,7 +789,7 @@ fn grad_weight_16(
   // Nothing of lanes past the end. That the count is a variable keeps the loop from being unrolled, which would take twice
   // as long to compile.
   var all = array<mat4x4<f32>, 4>(acc_0, acc_1, acc_2, acc_3);
-  let count = select(0u, min(k_end - k0, 16), quad < quads && slice < SLICES);
+  let count = select(0u, min(k_end - k0, 16), quad < quads && slice < batch.SLICES);
   for (var k = 0u; k < count; k++) {
     out[(slice * OC + k0 + k) * quads + quad] = all[k / 4][k % 4];
   }
@@ -886,8 +890,8 @@ fn grad_weight_row(
   let low_lane = dy_lane(k0, k_end, sublane);
   let high_lane = dy_lane(k0 + 8, k_end, sublane);
 
-  let rows = N * OH;
-  let per_slice = (rows + SLICES - 1) / SLICES;
+  let rows = batch.N * OH;
+  let per_slice = (rows + batch.SLICES - 1) / batch.SLICES;
   let end = min((slice + 1) * per_slice, rows);
   var low: Taps8;
   var high: Taps8;
@@ -926,7 +930,7 @@ fn grad_weight_row(
     low.low.s0, low.low.s1, low.low.s2, low.high.s0, low.high.s1, low.high.s2,
     high.low.s0, high.low.s1, high.low.s2, high.high.s0, high.high.s1, high.high.s2,
   );
-  let count = select(0u, min(k_end - k0, channels_per_block), index < lanes && slice < SLICES);
+  let count = select(0u, min(k_end - k0, channels_per_block), index < lanes && slice < batch.SLICES);
   for (var k = 0u; k < count; k++) {
     let at = ((slice * OC + k0 + k) * R + r) * 3 * c_quads + c_quad;
     for (var s = 0u; s < 3; s++) {

@@ -21,7 +21,6 @@
 // conv2d_dy_*.wgsl and conv2d_output_*.wgsl, which declare the bindings that are missing here. If the output REDUCES, the
 // pixels of one tile are a group.
 
-override N: u32 = 1;
 override IH: u32 = 1;
 override IW: u32 = 1;
 override IC: u32 = 1;
@@ -39,7 +38,6 @@ override DW: i32 = 1;
 override GROUPS: u32 = 1;
 override GRAD: bool = false;
 override VEC4: bool = true;
-override SLICES: u32 = 1; // of the N·OH output rows, in grad_weight
 override BM: u32 = 64;
 override BN: u32 = 64;
 override BK: u32 = 16;
@@ -55,6 +53,12 @@ override FIRST_COLUMN_LANE: u32 = select(0u, ROW_BLOCKS, ROW_BLOCKS + COLUMN_BLO
 // The same as numbers and as vec4s: the weights, or dy in grad_weight.
 @group(0) @binding(3) var<storage, read> w: array<f32>;
 @group(0) @binding(4) var<storage, read> w4: array<vec4<f32>>;
+// What differs from batch to batch, so that a pipeline serves them all.
+struct Batch {
+  N: u32,
+  SLICES: u32, // of the N·OH output rows, in grad_weight
+}
+@group(0) @binding(14) var<uniform> batch: Batch;
 
 // A chunk of the rows, [BK][row in fours], then one of the columns; the odd one out spreads stores over the banks.
 override ROW_STRIDE: u32 = BM / 4 + 1;
@@ -184,7 +188,7 @@ fn problem_of(workgroup: vec3<u32>, groups: vec3<u32>) -> Problem {
   id /= phases_w;
   problem.vertical = axis(i32(id % phases_h), OH, R, SH, PT, DH);
   problem.first_pixel = (id / phases_h) * BM;
-  problem.pixels = N * problem.vertical.count * problem.horizontal.count;
+  problem.pixels = batch.N * problem.vertical.count * problem.horizontal.count;
   return problem;
 }
 
@@ -205,7 +209,7 @@ fn find_pixels(problem: Problem, lane: u32) {
     let position = vec2<i32>(i32(row - image * rows), i32(column));
     let h = position.x * problem.vertical.out_step + problem.vertical.first;
     let v = position.y * problem.horizontal.out_step + problem.horizontal.first;
-    let valid = image < N && h < i32(OH) && v < i32(OW);
+    let valid = image < batch.N && h < i32(OH) && v < i32(OW);
     let y = u32(position.x * problem.vertical.in_step);
     let x = u32(position.y * problem.horizontal.in_step);
     pixels[i] = vec4<u32>(
@@ -464,9 +468,9 @@ fn slice_of(workgroup: vec3<u32>, groups: vec3<u32>) -> Slice {
   slice.index = id / GROUPS;
   slice.k_first = slice.group * OCG + k_block * BM;
   slice.k_last = (slice.group + 1) * OCG - 1;
-  let per_slice = (N * OH + SLICES - 1) / SLICES;
+  let per_slice = (batch.N * OH + batch.SLICES - 1) / batch.SLICES;
   slice.first_pixel = slice.index * per_slice * OW;
-  slice.end_pixel = min((slice.index + 1) * per_slice, N * OH) * OW;
+  slice.end_pixel = min((slice.index + 1) * per_slice, batch.N * OH) * OW;
   return slice;
 }
 
@@ -508,7 +512,7 @@ fn x_columns(slice: Slice, column: u32, image: u32, p: u32, q: u32) -> vec4<f32>
     let c = min(column + i, R * S * ICG - 1) - tap * ICG;
     let h = i32(p) * SH + i32(tap / S) * DH - PT;
     let v = i32(q) * SW + i32(tap % S) * DW - PL;
-    let inside = image < N && h >= 0 && h < i32(IH) && v >= 0 && v < i32(IW);
+    let inside = image < batch.N && h >= 0 && h < i32(IH) && v >= 0 && v < i32(IW);
     let at = select(0u, ((image * IH + u32(h)) * IW + u32(v)) * IC + slice.group * ICG + c, inside);
     values[i] = select(0.0, x_number(at), inside);
   }
@@ -573,7 +577,7 @@ fn store_partial(slice: Slice, row: u32, column: u32, value: vec4<f32>) {
   let quads = (R * S * (IC / GROUPS) + 3) / 4;
   let k = slice.k_first + row;
   let quad = (slice.column + column) / 4;
-  if (slice.index < SLICES && k <= slice.k_last && quad < quads) {
+  if (slice.index < batch.SLICES && k <= slice.k_last && quad < quads) {
     out[(slice.index * OC + k) * quads + quad] = value;
   }
 }

@@ -4,23 +4,21 @@
 //   labels_out[b]      = labels[i]
 //
 // with y' = y + dy − PAD, x' = (flip ? WIDTH − 1 − x : x) + dx − PAD, byte 0 outside of the image, and
-// (dy, dx, flip) the hash of (SEED, epoch, i) that src/data/augment.ts computes on the host, bit for bit.
+// (dy, dx, flip) the hash of (seed, epoch, i) that src/data/augment.ts computes on the host, bit for bit.
 //
 // Layouts: pixels [count, HEIGHT, WIDTH, CHANNELS] and labels [count] as bytes, four to a word; table
-// [CHANNELS, 256]; images [BATCH, HEIGHT, WIDTH, CHANNELS]. A data set larger than one
+// [CHANNELS, 256]; images [batch, HEIGHT, WIDTH, CHANNELS]. A data set larger than one
 // binding comes in chunks, one dispatch each: a chunk holds the images first … first + count − 1 and writes only those.
 // One invocation owns one pixel, all channels. No barriers.
 
 override WORKGROUP_SIZE: u32 = 64;
-override BATCH: u32;
 override HEIGHT: u32;
 override WIDTH: u32;
 override CHANNELS: u32;
 override PAD: u32 = 0;
 override FLIP: bool = false;
-override SEED: u32 = 0;
 
-struct Chunk { first: u32, count: u32 }
+struct Chunk { first: u32, count: u32, batch: u32, seed: u32 }
 
 @group(0) @binding(0) var<storage, read_write> images: array<f32>;
 @group(0) @binding(0) var<storage, read_write> labels_out: array<u32>;
@@ -43,12 +41,12 @@ fn byte_at(index: u32) -> u32 {
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn forward(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-  let count = BATCH * HEIGHT * WIDTH;
+  let count = chunk.batch * HEIGHT * WIDTH;
   for (var pixel = id.x; pixel < count; pixel += groups.x * WORKGROUP_SIZE) {
     let image = pixel / (HEIGHT * WIDTH);
     let index = indices[image];
     if (index < chunk.first || index - chunk.first >= chunk.count) { continue; }
-    let h = pcg(index + pcg(epoch[0] + pcg(SEED)));
+    let h = pcg(index + pcg(epoch[0] + pcg(chunk.seed)));
     let choices = 2u * PAD + 1u;
     let within = pixel % (HEIGHT * WIDTH);
     let x = within % WIDTH;
@@ -68,7 +66,7 @@ fn forward(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn labels(@builtin(global_invocation_id) id: vec3<u32>) {
-  if (id.x >= BATCH) { return; }
+  if (id.x >= chunk.batch) { return; }
   let index = indices[id.x];
   if (index < chunk.first || index - chunk.first >= chunk.count) { return; }
   labels_out[id.x] = byte_at(index - chunk.first);

@@ -1,17 +1,16 @@
 // Whole-buffer helpers of the tensor layer.
 //
-//   fill          out[i] = VALUE_BITS                       any 4-byte type
+//   fill          out[i] = word                             any 4-byte type
 //   copy          acc[i] = x[i]
 //   accumulate    acc[i] = acc[i] + x[i]                    float32: the sum of two gradients
-//   check_finite  flag = min(flag, TICKET) if any x[i] is NaN or infinite
+//   check_finite  flag = min(flag, word) if any x[i] is NaN or infinite
 //
 // Layout: flat arrays of `count` words, rounded up to whole vec4s by the host (buffers are padded to
 // 16 bytes). One invocation owns one vec4 per step of a grid-stride loop. No barriers.
 
 override WORKGROUP_SIZE: u32 = 64;
-override VALUE_BITS: u32 = 0;
 
-struct Size { vec4s: u32, ticket: u32 }
+struct Size { vec4s: u32, word: u32 }
 
 @group(0) @binding(0) var<storage, read_write> out: array<vec4<u32>>;
 @group(0) @binding(0) var<storage, read_write> acc: array<vec4<f32>>;
@@ -24,7 +23,7 @@ struct Size { vec4s: u32, ticket: u32 }
 fn fill(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
   let stride = groups.x * WORKGROUP_SIZE;
   for (var i = id.x; i < size.vec4s; i += stride) {
-    out[i] = vec4<u32>(VALUE_BITS);
+    out[i] = vec4<u32>(size.word);
   }
 }
 
@@ -50,7 +49,7 @@ fn check_finite(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workg
   let stride = groups.x * WORKGROUP_SIZE;
   for (var i = id.x; i < size.vec4s; i += stride) {
     if ((words[i] & 0x7f800000u) == 0x7f800000u) {
-      atomicMin(&flag, size.ticket);
+      atomicMin(&flag, size.word);
     }
   }
 }

@@ -84,23 +84,22 @@ export class DeviceDataset {
           `expected [${expected.join(", ")}] and [${batch}]`,
       );
     }
-    const shared = { BATCH: batch, HEIGHT: height, WIDTH: width, CHANNELS: channels };
+    const sizes = { HEIGHT: height, WIDTH: width, CHANNELS: channels };
     const constants = {
-      ...shared,
-      SEED: this.options.seed,
+      ...sizes,
       PAD: this.augment?.pad ?? 0,
       FLIP: this.augment?.flip ? 1 : 0,
     };
     const grid = Math.min(Math.ceil((batch * height * width) / 64), this.gpu.isSoftware ? 64 : 4096);
     for (const { pixels, labels: bytes, first, count } of this.chunks) {
-      const chunk = new Uint32Array([first, count]);
+      const chunk = new Uint32Array([first, count, batch, this.options.seed]);
       this.gpu.run(
         { shader: "gather_batch", entry: "forward", constants },
         [images, pixels, indices, chunk, epoch, this.table],
         [grid],
       );
       this.gpu.run(
-        { shader: "gather_batch", entry: "labels", constants: shared },
+        { shader: "gather_batch", entry: "labels", constants: sizes },
         [labels, bytes, indices, chunk],
         [Math.ceil(batch / 64)],
       );

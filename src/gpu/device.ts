@@ -26,6 +26,7 @@ import { Commands, type Dispatch, type Grid } from "./commands.ts";
 import { checkSpec, KernelCache, type KernelSpec, sourceOf } from "./kernel.ts";
 import { Plan } from "./plan.ts";
 import { type KernelTiming, Profiler } from "./profiler.ts";
+import { Recent } from "./recent.ts";
 import { writtenBindings } from "./reflect.ts";
 import { Variants } from "./variants.ts";
 
@@ -157,8 +158,9 @@ export class Gpu {
   private capturing: Capture | null = null;
   /** Internal: every tensor whose elements are not in memory, or may be given back. */
   readonly pending = new Set<Deferred>();
-  private readonly uniforms = new Map<string, GPUBuffer>();
-  private readonly bindGroups = new Map<string, GPUBindGroup>();
+  /** Constants in buffers. What is dropped is not destroyed, since captured plans may still bind it. */
+  private readonly uniforms = new Recent<string, GPUBuffer>(UNIFORM_CACHE);
+  private readonly bindGroups = new Recent<string, GPUBindGroup>(BIND_GROUP_CACHE);
   private readonly scopes: Set<Tensor>[] = [];
   private failure: FusenormError | null = null;
   /** What there is to say of the device's loss, once it is lost. */
@@ -442,7 +444,6 @@ export class Gpu {
         layout: kernel.layout,
         entries: resources.map(({ binding, ...resource }) => ({ binding, resource })),
       });
-      if (this.bindGroups.size >= BIND_GROUP_CACHE) this.bindGroups.clear();
       this.bindGroups.set(key, bindGroup);
     }
     const { flops = 0 } = spec;
@@ -498,8 +499,8 @@ export class Gpu {
   /** Internal: sets every 4-byte word of a range. */
   fillWords(range: BufferRange, bits: number): void {
     const vec4s = Math.ceil(range.byteLength / 16);
-    const spec: KernelSpec = { shader: "memory", entry: "fill", constants: { VALUE_BITS: bits } };
-    this.dispatch(spec, [range, null, new Uint32Array([vec4s, 0])], memoryGrid(vec4s), "fill");
+    const size = new Uint32Array([vec4s, bits]);
+    this.dispatch({ shader: "memory", entry: "fill" }, [range, null, size], memoryGrid(vec4s), "fill");
   }
 
   /** Internal: copies a range, in whole vec4s. */
@@ -778,7 +779,6 @@ export class Gpu {
     for (const byte of bytes) key += String.fromCharCode(byte);
     let buffer = this.uniforms.get(key);
     if (!buffer) {
-      if (this.uniforms.size >= UNIFORM_CACHE && !this.commands.recording) this.dropUniforms();
       // Filled at creation, so that it needs no place in the queue and may be made inside a capture.
       buffer = this.device.createBuffer({
         size: Math.max(16, Math.ceil(bytes.byteLength / 16) * 16),
@@ -790,12 +790,6 @@ export class Gpu {
       this.uniforms.set(key, buffer);
     }
     return buffer;
-  }
-
-  /** Forgets cached constants. Not destroyed: captured plans may still bind them. */
-  private dropUniforms(): void {
-    this.uniforms.clear();
-    this.bindGroups.clear();
   }
 
   private fail(error: FusenormError): void {

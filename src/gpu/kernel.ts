@@ -1,6 +1,7 @@
 import { ShaderError, UsageError } from "../errors.ts";
 import { type ShaderName, shaders } from "../generated/shaders.ts";
 import { nearest, show } from "../options.ts";
+import { Recent } from "./recent.ts";
 
 /** One specialised entry point: `shaders/<shader>.wgsl`, `@compute fn <entry>`, override constants. */
 export interface KernelSpec {
@@ -19,15 +20,19 @@ export interface Kernel {
   readonly layout: GPUBindGroupLayout;
 }
 
-const CACHE_SIZE = 2048;
+/** Pipelines that are kept. A training step of a large network has a few hundred. */
+export const MOST_PIPELINES = 1024;
+/** Modules that are kept: the package has about fifty, a program that makes its own shaders at run time any number. */
+const MOST_MODULES = 256;
 
 /** Loads, specialises and caches kernels: the only place that creates compute pipelines. */
 export class KernelCache {
-  private readonly modules = new Map<string, GPUShaderModule>();
-  private readonly kernels = new Map<string, Kernel>();
+  private readonly modules = new Recent<string, GPUShaderModule>(MOST_MODULES);
+  private readonly kernels = new Recent<string, Kernel>(MOST_PIPELINES);
   private readonly keys = new WeakMap<KernelSpec, string>();
   /** Sources that come with their spec, by a number each: short keys. */
-  private readonly sources = new Map<string, number>();
+  private readonly sources = new Recent<string, number>(MOST_MODULES);
+  private nextSource = 1;
   private nextId = 1;
   private readonly checks = new Set<Promise<void>>();
 
@@ -43,14 +48,7 @@ export class KernelCache {
   get(spec: KernelSpec): Kernel {
     const key = this.key(spec);
     const known = this.kernels.get(key);
-    if (known) {
-      // Least recently used goes first: re-insert at the end.
-      if (this.kernels.size > CACHE_SIZE / 2) {
-        this.kernels.delete(key);
-        this.kernels.set(key, known);
-      }
-      return known;
-    }
+    if (known) return known;
     this.device.pushErrorScope("validation");
     const kernel = this.finish(key, spec, this.device.createComputePipeline(this.descriptor(spec)));
     const check = this.device.popErrorScope().then(
@@ -75,7 +73,7 @@ export class KernelCache {
       specs.map(async (spec) => {
         checkSpec("gpu.warmup", spec);
         const key = this.key(spec);
-        if (this.kernels.has(key)) return;
+        if (this.kernels.get(key)) return;
         try {
           this.finish(key, spec, await this.device.createComputePipelineAsync(this.descriptor(spec)));
         } catch (error) {
@@ -92,7 +90,6 @@ export class KernelCache {
       pipeline,
       layout: pipeline.getBindGroupLayout(0),
     };
-    if (this.kernels.size >= CACHE_SIZE) this.kernels.delete(this.kernels.keys().next().value!);
     this.kernels.set(key, kernel);
     return kernel;
   }
@@ -120,8 +117,12 @@ export class KernelCache {
 
   private numberOf(source: string): number {
     const known = this.sources.get(source);
-    if (known === undefined) this.sources.set(source, this.sources.size);
-    return known ?? this.sources.size - 1;
+    if (known !== undefined) return known;
+    // Never the number of another source, not even of one that is forgotten: its pipelines may still be there.
+    const number = this.nextSource;
+    this.nextSource += 1;
+    this.sources.set(source, number);
+    return number;
   }
 
   private key(spec: KernelSpec): string {

@@ -4,6 +4,7 @@ import { shaders } from "../generated/shaders.ts";
 import type { Grid } from "../gpu/commands.ts";
 import type { Binding, Gpu } from "../gpu/device.ts";
 import type { KernelSpec } from "../gpu/kernel.ts";
+import { Recent } from "../gpu/recent.ts";
 import type { Partials } from "../tensor/deferred.ts";
 import type { DType } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -471,13 +472,15 @@ export class BatchNormKernels {
   }
 }
 
-const known = new WeakMap<Gpu, Map<string, BatchNormKernels>>();
+/** Layouts whose kernels are remembered. */
+const MOST_LAYOUTS = 512;
+const known = new WeakMap<Gpu, Recent<string, BatchNormKernels>>();
 
-/** The kernels for [count, channels] of x's type on this adapter, made once. */
+/** The kernels for [count, channels] of x's type on this adapter, made once while it is in use. */
 export function batchNormKernels(gpu: Gpu, count: number, channels: number, dtype: DType): BatchNormKernels {
   let kernels = known.get(gpu);
   if (!kernels) {
-    kernels = new Map();
+    kernels = new Recent(MOST_LAYOUTS);
     known.set(gpu, kernels);
   }
   const type = dtype === "float16" ? dtype : "float32";

@@ -1,4 +1,5 @@
 import { ShapeError } from "../errors.ts";
+import { Recent } from "../gpu/recent.ts";
 import { checkTensors } from "../tensor/check.ts";
 import { formatShape, normalizeAxes, type Shape, sameShape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -55,7 +56,7 @@ function makeConcat(count: number): ConcatOp {
   });
 }
 
-const byCount = new Map<number, ConcatOp>();
+const byCount = new Recent<number, ConcatOp>(64);
 
 /**
  * The tensors one after the other along `axis` (default: the last), all other sizes equal.

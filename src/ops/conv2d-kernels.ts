@@ -67,7 +67,7 @@ export function runForward(
   if (variant === "depthwise") {
     const lanes = Math.ceil(g.K / 4) * Math.ceil((g.N * g.P * g.Q) / 4);
     const constants = { ...depthwiseSizes(g), HAS_BIAS: bias ? 1 : 0 };
-    const bindings = [out, x, x, null, null, weight, bias ?? weight];
+    const bindings = [out, x, x, null, null, weight, bias ?? weight, batchOf(g)];
     ctx.run(
       { shader: "conv2d_depthwise", entry: "forward", constants, flops: flopsOf(g) },
       bindings,
@@ -83,7 +83,7 @@ export function runForward(
   const constants = { ...sizes(g), HAS_BIAS: bias ? 1 : 0 };
   const blocks = Math.ceil(g.K / g.groups / 4) * g.groups * Math.ceil((g.N * g.P * g.Q) / (4 * WORKGROUP));
   // Without a bias any buffer of at least K numbers may stand at its place.
-  const bindings = [out, x, weight, bias ?? weight];
+  const bindings = [out, x, weight, bias ?? weight, null, batchOf(g)];
   ctx.run(
     { shader: "conv2d", entry: "forward", constants, flops: flopsOf(g) },
     bindings,
@@ -124,7 +124,7 @@ export function gradInput(
       constants: depthwiseSizes(g),
       flops: flopsOf(g),
     };
-    ctx.run(kernel, [dx, null, null, dy, dy, weight], foldLanes(ctx, lanes));
+    ctx.run(kernel, [dx, null, null, dy, dy, weight, null, batchOf(g)], foldLanes(ctx, lanes));
     return null;
   }
   if (variant !== "scalar_4x4") {
@@ -143,7 +143,7 @@ export function gradInput(
     constants: sizes(g),
     flops: flopsOf(g),
   };
-  ctx.run(kernel, [dx, null, weight, null, dy], ctx.gpu.fold(blocks));
+  ctx.run(kernel, [dx, null, weight, null, dy, batchOf(g)], ctx.gpu.fold(blocks));
   return null;
 }
 
@@ -160,23 +160,22 @@ export function gradWeight(ctx: Context, g: ConvGeometry, dw: Tensor, dy: Tensor
   if (variant === "depthwise") {
     const lanes = Math.ceil(g.K / 4) * columns;
     return sumOfSlices(ctx, dw, columns, g.N * g.P, Math.ceil(lanes / WORKGROUP), (out, slices) => {
-      const constants = { ...depthwiseSizes(g), SLICES: slices };
       const kernel: KernelSpec = {
         shader: "conv2d_depthwise",
         entry: "grad_weight",
-        constants,
+        constants: depthwiseSizes(g),
         flops: flopsOf(g),
       };
-      ctx.run(kernel, [out, x, x, dy, dy], foldLanes(ctx, lanes * slices));
+      const bindings = [out, x, x, dy, dy, null, null, batchOf(g, slices)];
+      ctx.run(kernel, bindings, foldLanes(ctx, lanes * slices));
     });
   }
   if (variant === "scalar_1x4") {
     const tiles = Math.ceil(columns / WORKGROUP) * Math.ceil(g.K / g.groups / 4) * g.groups;
     return sumOfSlices(ctx, dw, columns, g.N * g.P, tiles, (out, slices) => {
-      const constants = { ...sizes(g), SLICES: slices };
-      const bindings = [out, x, null, null, dy];
+      const bindings = [out, x, null, null, dy, batchOf(g, slices)];
       ctx.run(
-        { shader: "conv2d", entry: "grad_weight", constants, flops: flopsOf(g) },
+        { shader: "conv2d", entry: "grad_weight", constants: sizes(g), flops: flopsOf(g) },
         bindings,
         ctx.gpu.fold(tiles * slices),
       );
@@ -205,13 +204,12 @@ export function gradWeight(ctx: Context, g: ConvGeometry, dw: Tensor, dy: Tensor
         ...(tile ? tileSizes(tile) : { NARROW: narrow(ctx.gpu), WORKGROUP: workgroup }),
         ...(row ? { K16: channels === 16 ? 1 : 0 } : {}),
         ...input.constants,
-        SLICES: slices,
       },
       flops: flopsOf(g),
     };
     const [, numbers, raw] = upstream.bindings;
     const bindings: Binding[] = [out, ...inputBindings(input, null, upstream.bindings[0]!), numbers!, raw!];
-    ctx.run(kernel, bindings, ctx.gpu.fold(tiles * slices));
+    ctx.run(kernel, withBatch(bindings, batchOf(g, slices)), ctx.gpu.fold(tiles * slices));
   });
 }
 
@@ -396,7 +394,7 @@ function gather(
   if (output.part !== "plain") {
     const lanes = onlyLanes(ctx.gpu);
     const groups = phases * blocks * (tile ? 1 : WORKGROUP / lanes);
-    if (!tile) Object.assign(constants, { LANES: lanes, BLOCKS: inTurn });
+    if (!tile) constants.LANES = lanes;
     const partialRows = output.part === "statistics" ? 4 : 2;
     partials = { values: ctx.empty([groups, partialRows, map.OC]), groups };
     bindings.push(null, null, partials.values);
@@ -412,7 +410,7 @@ function gather(
     constants,
     flops: flopsOf(g),
   };
-  ctx.run(kernel, bindings, ctx.gpu.fold(workgroups));
+  ctx.run(kernel, withBatch(bindings, batchOf(g, 1, inTurn)), ctx.gpu.fold(workgroups));
   return partials;
 }
 
@@ -482,10 +480,20 @@ function softwareFuses(gpu: Gpu, g: ConvGeometry, what: string): boolean {
 function mapSizes(g: ConvGeometry, map: GatherMap): Record<string, number> {
   const { IH, IW, IC, OH, OW, OC } = map;
   return {
-    ...{ N: g.N, IH, IW, IC, OH, OW, OC, R: g.R, S: g.S, GROUPS: g.groups },
+    ...{ IH, IW, IC, OH, OW, OC, R: g.R, S: g.S, GROUPS: g.groups },
     ...{ SH: g.strideH, SW: g.strideW, PT: g.top, PL: g.left, DH: g.dilationH, DW: g.dilationW },
     ...{ GRAD: map.grad ? 1 : 0, VEC4: map.vec4 ? 1 : 0 },
   };
+}
+
+/** `Batch` of the shaders: what the batch size decides is a uniform, so that one pipeline serves every batch. */
+function batchOf(g: ConvGeometry, slices = 1, blocks = 1): Uint32Array {
+  return new Uint32Array([g.N, slices, blocks]);
+}
+
+/** The bindings of a tile or subgroup kernel, `batch` at 14. */
+function withBatch(bindings: readonly Binding[], batch: Uint32Array): Binding[] {
+  return [...bindings, ...Array<null>(14 - bindings.length).fill(null), batch];
 }
 
 /** Whether subgroups may be too small for the kernels that count on 8 lanes. */
@@ -598,7 +606,7 @@ function flopsOf(g: ConvGeometry): number {
 
 function sizes(g: ConvGeometry): Record<string, number> {
   return {
-    ...{ N: g.N, H: g.H, W: g.W, C: g.C, K: g.K, R: g.R, S: g.S, P: g.P, Q: g.Q },
+    ...{ H: g.H, W: g.W, C: g.C, K: g.K, R: g.R, S: g.S, P: g.P, Q: g.Q },
     ...{
       SH: g.strideH,
       SW: g.strideW,

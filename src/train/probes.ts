@@ -613,7 +613,7 @@ export function alignmentSums(
   const { size, grid } = strideGrid(gpu, entries);
   const constants = {
     WORKGROUP_SIZE: size,
-    ...{ N, H, W, C, K, R, S, P: g.P, Q: g.Q },
+    ...{ H, W, C, K, R, S, P: g.P, Q: g.Q },
     ...{ STRIDE_H: g.strideH, STRIDE_W: g.strideW, DILATION_H: g.dilationH, DILATION_W: g.dilationW },
     ...{ TOP: g.top, LEFT: g.left, GROUPS: g.groups },
   };
@@ -624,7 +624,7 @@ export function alignmentSums(
       const total = gpu.empty(perImage);
       gpu.run(
         { shader: "alignment", entry: "per_image", constants },
-        [magnitude, total, x, dy],
+        [magnitude, total, x, dy, new Uint32Array([N])],
         grid,
         "probe alignment",
       );

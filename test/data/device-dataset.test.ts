@@ -70,6 +70,9 @@ describe("DeviceDataset", () => {
     const flat = images.alias([9, 25]);
     expect(() => device.gather(indices, epoch, flat, labels)).toThrow(/gather: images are \[9, 25\]/);
     flat.dispose();
+    for (const seed of [-1, 0.5, 2 ** 32, Number.NaN]) {
+      expect(() => new DeviceDataset(gpu, dataset, { ...options, seed })).toThrow(/seed is .*; expected/);
+    }
     for (const tensor of [images, labels, indices, epoch]) tensor.dispose();
     device.dispose();
   });
