@@ -1,0 +1,202 @@
+// What is kept of kernels, bind groups and constants does not grow with the number of shapes that were used.
+
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { channelMoments, imageDataset } from "../../src/data/dataset.ts";
+import { DeviceDataset } from "../../src/data/device-dataset.ts";
+import type { Gpu } from "../../src/gpu/device.ts";
+import { KernelCache, type KernelSpec, MOST_PIPELINES } from "../../src/gpu/kernel.ts";
+import { Recent } from "../../src/gpu/recent.ts";
+import { requestGpu } from "../../src/node/request.ts";
+import { conv2d } from "../../src/ops/conv2d.ts";
+import { relu } from "../../src/ops/elementwise.ts";
+import { sum } from "../../src/ops/reduce.ts";
+import { SmallNetwork } from "../helpers/batch-sizes.ts";
+import { normals } from "../helpers/numbers.ts";
+
+describe("Recent", () => {
+  it("never holds more than its capacity, and keeps the half that was used last", () => {
+    const recent = new Recent<number, string>(8);
+    for (let i = 0; i < 100; i += 1) {
+      recent.set(i, `${i}`);
+      expect(recent.size).toBeLessThanOrEqual(8);
+      for (let back = 0; back < 4 && back <= i; back += 1) expect(recent.get(i - back)).toBe(`${i - back}`);
+    }
+    expect(recent.get(50)).toBeUndefined();
+    expect([...recent.values()].length).toBe(recent.size);
+  });
+
+  it("keeps what is used now and again while others come and go", () => {
+    const recent = new Recent<string, number>(6);
+    recent.set("kept", 1);
+    for (let i = 0; i < 50; i += 1) {
+      recent.set(`passing ${i}`, i);
+      if (i % 2 === 0) expect(recent.get("kept")).toBe(1);
+    }
+    recent.set("kept", 2);
+    expect(recent.get("kept")).toBe(2);
+    recent.clear();
+    expect(recent.size).toBe(0);
+    expect(recent.get("kept")).toBeUndefined();
+  });
+
+  it.each([0, 1, 2, 3])("is of use at a capacity of %d", (capacity) => {
+    const recent = new Recent<number, number>(capacity);
+    for (let i = 0; i < 5; i += 1) {
+      recent.set(i, i);
+      expect(recent.get(i)).toBe(i);
+      expect(recent.size).toBeLessThanOrEqual(Math.max(2, capacity));
+    }
+  });
+});
+
+describe("the kernel cache", () => {
+  /** Enough of a device to count what is made. */
+  function fakeDevice() {
+    let pipelines = 0;
+    const device = {
+      createShaderModule: () => ({}),
+      createComputePipeline: () => {
+        pipelines += 1;
+        return { getBindGroupLayout: () => ({}) };
+      },
+      pushErrorScope() {},
+      popErrorScope: async () => null,
+    };
+    return { made: () => pipelines, cache: new KernelCache(device as unknown as GPUDevice, () => {}) };
+  }
+  const spec = (name: string, source: string, value = 0): KernelSpec => ({
+    shader: { name, source },
+    entry: "main",
+    constants: { VALUE: value },
+  });
+
+  it("forgets pipelines and modules that nobody uses, of constants and of sources without end", () => {
+    const { made, cache } = fakeDevice();
+    const always = cache.get(spec("always", "// always"));
+    for (let i = 0; i < 5000; i += 1) {
+      const kernel = cache.get(i % 2 ? spec("one", "// one", i) : spec("many", `// ${i}`));
+      expect(kernel.id).not.toBe(always.id);
+      if (i % 100 === 0) expect(cache.get(spec("always", "// always"))).toBe(always);
+    }
+    expect(cache.count).toBeLessThanOrEqual(MOST_PIPELINES);
+    expect(made()).toBe(5001);
+    // Sources that were forgotten do not come back as others.
+    const again = cache.get(spec("many", "// 0"));
+    expect(again.id).toBeGreaterThan(5000);
+    expect(cache.get(spec("many", "// 0"))).toBe(again);
+  });
+});
+
+describe.each(["software", "hardware"] as const)("batches of many sizes, with the kernels for %s", (kind) => {
+  let gpu: Gpu;
+  beforeEach(async () => {
+    gpu = await requestGpu();
+    (gpu.info as { class: string }).class = kind;
+  });
+  afterEach(() => gpu.destroy());
+
+  const cacheSizes = () => {
+    const { uniforms, bindGroups } = gpu as unknown as Record<string, Recent<unknown, unknown>>;
+    return { uniforms: uniforms!, bindGroups: bindGroups! };
+  };
+
+  it("share their pipelines, forward and backward", async () => {
+    const network = new SmallNetwork(gpu);
+    const live = gpu.stats.liveBuffers;
+    // Every choice of kernels and of powers of two lanes that there is below 512.
+    for (const n of [
+      1, 2, 3, 4, 5, 7, 8, 12, 16, 23, 32, 45, 64, 90, 128, 180, 256, 300, 360, 400, 511, 512,
+    ]) {
+      network.run(n).dispose();
+    }
+    const few = gpu.stats.pipelines;
+    for (let n = 1; n <= 512; n += n < 150 ? 1 : 7) network.run(n).dispose();
+    await gpu.sync();
+    // A choice at a size of its own, as of the tail of a row, may come late: a handful, not one for each size.
+    expect(gpu.stats.pipelines - few).toBeLessThan(12);
+    expect(gpu.stats.pipelines).toBeLessThan(90);
+    expect(gpu.stats.liveBuffers).toBe(live);
+    for (const cache of Object.values(cacheSizes())) expect(cache.size).toBeLessThanOrEqual(cache.capacity);
+    network.dispose();
+  });
+
+  it("give the numbers of one image after the other", async () => {
+    const network = new SmallNetwork(gpu);
+    const sums: number[] = [];
+    for (const n of [1, 2, 37, 38]) {
+      const total = network.predict(n);
+      sums.push((await total.read())[0]!);
+      total.dispose();
+    }
+    const [one, two, most, all] = sums as [number, number, number, number];
+    const ofImage = async (i: number) => {
+      const total = network.predict(1, i);
+      const [value] = await total.read();
+      total.dispose();
+      return value!;
+    };
+    expect(two - one).toBeCloseTo(await ofImage(1), 4);
+    expect(all - most).toBeCloseTo(await ofImage(37), 4);
+    network.dispose();
+  });
+
+  it("and captured plans live on when what they use is dropped from the caches", async () => {
+    const x = gpu.tensor(normals(3 * 6 * 6 * 4, 1), [3, 6, 6, 4]);
+    const w = gpu.tensor(normals(8 * 3 * 3 * 4, 2), [8, 3, 3, 4]);
+    const plan = gpu.capture(() => sum(relu(conv2d(x, w, { padding: 1 })), [0, 1, 2]));
+    plan.run();
+    const expected = await plan.result.read();
+
+    const { kernels } = gpu as unknown as { kernels: Record<string, Recent<unknown, unknown>> };
+    for (const cache of [kernels.kernels!, kernels.modules!, ...Object.values(cacheSizes())]) {
+      expect(cache.size).toBeGreaterThan(0);
+      cache.clear();
+    }
+    setFlagsFromString("--expose-gc");
+    const collect = runInNewContext("gc") as () => void;
+    for (let round = 0; round < 3; round += 1) {
+      collect();
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    }
+    x.write(normals(3 * 6 * 6 * 4, 3));
+    plan.run();
+    expect(await plan.result.read()).not.toEqual(expected);
+    x.write(normals(3 * 6 * 6 * 4, 1));
+    plan.run();
+    expect(await plan.result.read()).toEqual(expected);
+    // Compiled anew, and the same.
+    const fresh = gpu.scope(() => sum(relu(conv2d(x, w, { padding: 1 })), [0, 1, 2]));
+    expect(await fresh.read()).toEqual(expected);
+    plan.dispose();
+  });
+});
+
+it("fills and batches out of a data set need no pipeline for each value, batch size or seed", async () => {
+  const gpu = await requestGpu();
+  const tensor = gpu.zeros([7]);
+  const images = Uint8Array.from({ length: 20 * 12 }, (_, i) => (i * 37) % 251);
+  const labels = Uint8Array.from({ length: 20 }, (_, i) => i % 3);
+  const shape = { height: 4, width: 3, channels: 1, classNames: ["a", "b", "c"] };
+  const dataset = imageDataset({ name: "any", images, labels, ...shape });
+  const epoch = gpu.zeros([1], { dtype: "uint32" });
+  const gather = (n: number, seed: number) => {
+    const indices = gpu.tensor(
+      Uint32Array.from({ length: n }, (_, i) => i),
+      [n],
+      { dtype: "uint32" },
+    );
+    const augment = { pad: 1, flip: true };
+    const onDevice = new DeviceDataset(gpu, dataset, { ...channelMoments(dataset), seed, augment });
+    onDevice.gather(indices, epoch, gpu.empty([n, 4, 3, 1]), gpu.empty([n], "uint32"));
+  };
+  gather(1, 0);
+  const before = gpu.stats.pipelines;
+  for (let value = 0; value < 50; value += 1) tensor.fill(value + 0.25);
+  expect([...(await tensor.read())]).toEqual(Array(7).fill(49.25));
+  for (let n = 2; n < 20; n += 1) gather(n, n);
+  await gpu.sync();
+  expect(gpu.stats.pipelines).toBe(before);
+  gpu.destroy();
+});
