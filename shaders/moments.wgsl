@@ -42,8 +42,14 @@ fn refined_inverse_sqrt(v: f32) -> f32 {
   return r * (1.5 - 0.5 * v * r * r);
 }
 
-// v but for its last bit. No algebra of a compiler's sees through it: (x - origin) - offset, say, is not made x - (origin + offset),
-// as compilers may and some do.
+// v, as it is. No algebra of a compiler's sees through it.
+fn opaque(v: vec4<f32>) -> vec4<f32> {
+  let bits = bitcast<vec4<u32>>(v);
+  let magnitude = min(bits & vec4<u32>(0x7fffffffu), vec4<u32>(0x7fc00000u)); // changes nothing but NaN
+  return bitcast<vec4<f32>>(magnitude | (bits & vec4<u32>(0x80000000u)));
+}
+
+// v but for its last bit, for less. (x - origin) - offset, say, is then not made x - (origin + offset), as compilers may and some do.
 fn curtailed(v: vec4<f32>) -> vec4<f32> {
   return bitcast<vec4<f32>>(bitcast<vec4<u32>>(v) & vec4<u32>(0xfffffffeu));
 }
@@ -63,9 +69,7 @@ fn recentred(origin: vec4<f32>, offset: vec4<f32>) -> Mean {
 
 // The same at the end, with the origin that comes nearest: equal values have no offset.
 fn settled(origin: f32, offset: f32) -> vec2<f32> {
-  // The sum, and nothing but NaN is changed: opaque, as `curtailed`.
-  let bits = bitcast<u32>(origin + offset);
-  let next = bitcast<f32>((bits & 0x80000000u) | min(bits & 0x7fffffffu, 0x7fc00000u));
+  let next = opaque(vec4<f32>(origin + offset)).x;
   return vec2<f32>(next, (origin - next) + offset);
 }
 
@@ -97,8 +101,9 @@ fn combine(a: Tally, b: Tally) -> Tally {
   let weight = b.count / max(count, vec4<f32>(1));
   let rest = 1 - weight;
   let origin = curtailed(a.origin * rest + b.origin * weight);
-  let qa = difference(a.origin * 0.25, origin * 0.25) + a.offset * 0.25;
-  let qb = difference(b.origin * 0.25, origin * 0.25) + b.offset * 0.25;
+  let quarter = opaque(origin * 0.25);
+  let qa = difference(opaque(a.origin * 0.25), quarter) + a.offset * 0.25;
+  let qb = difference(opaque(b.origin * 0.25), quarter) + b.offset * 0.25;
   let scale = scale_for(max(abs(qb - qa), max(a.deviation, b.deviation)));
   let da = a.deviation * scale;
   let db = b.deviation * scale;

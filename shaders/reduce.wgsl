@@ -95,8 +95,8 @@ fn term(index: u32, row: u32, middle: vec4<f32>) -> vec4<f32> {
   return value;
 }
 
-// Sum of factor · term over rows first, first + step, …
-fn sum_rows(o: u32, first: u32, step: u32, column: u32, middle: vec4<f32>, factor: f32) -> vec4<f32> {
+// Sum of the terms of rows first, first + step, …
+fn sum_rows(o: u32, first: u32, step: u32, column: u32, middle: vec4<f32>) -> vec4<f32> {
   let base = o * sizes.rows * sizes.columns + column;
   let down = step * sizes.columns;
   var sum = vec4<f32>(0.0);
@@ -106,23 +106,41 @@ fn sum_rows(o: u32, first: u32, step: u32, column: u32, middle: vec4<f32>, facto
     var part = vec4<f32>(0.0);
     for (; row + 3u * step < end; row += 4u * step) {
       let i = base + row * sizes.columns;
-      let low = factor * term(i, row, middle) + factor * term(i + down, row + step, middle);
-      let high = factor * term(i + 2u * down, row + 2u * step, middle) + factor * term(i + 3u * down, row + 3u * step, middle);
+      let low = term(i, row, middle) + term(i + down, row + step, middle);
+      let high = term(i + 2u * down, row + 2u * step, middle) + term(i + 3u * down, row + 3u * step, middle);
       part += low + high;
     }
     sum += part;
   }
   for (; row < sizes.rows; row += step) {
-    sum += factor * term(base + row * sizes.columns, row, middle);
+    sum += term(base + row * sizes.columns, row, middle);
   }
   return sum;
 }
 
-// The same times `shrink`. By exponent bits: WGSL may assume that no infinity or NaN occurs.
-fn shrunk_sum(o: u32, first: u32, step: u32, column: u32, middle: vec4<f32>) -> vec4<f32> {
-  let sum = sum_rows(o, first, step, column, middle, 1.0);
+// The same of terms times `shrink`.
+fn sum_shrunk_rows(o: u32, first: u32, step: u32, column: u32, middle: vec4<f32>) -> vec4<f32> {
+  let base = o * sizes.rows * sizes.columns + column;
+  var sum = vec4<f32>(0.0);
+  for (var row = first; row < sizes.rows;) {
+    let end = min(row + 64u * step, sizes.rows);
+    var part = vec4<f32>(0.0);
+    for (; row < end; row += step) {
+      // Changes nothing but NaN; a compiler can't take the factor out of the sum again.
+      let bits = bitcast<vec4<u32>>(term(base + row * sizes.columns, row, middle) * sizes.shrink);
+      let magnitude = min(bits & vec4<u32>(0x7fffffffu), vec4<u32>(0x7fc00000u));
+      part += bitcast<vec4<f32>>(magnitude | (bits & vec4<u32>(0x80000000u)));
+    }
+    sum += part;
+  }
+  return sum;
+}
+
+// By exponent bits: WGSL may assume that no infinity or NaN occurs.
+fn safe_sum(o: u32, first: u32, step: u32, column: u32, middle: vec4<f32>) -> vec4<f32> {
+  let sum = sum_rows(o, first, step, column, middle);
   if (any((bitcast<vec4<u32>>(sum) & vec4<u32>(0x7f800000u)) == vec4<u32>(0x7f800000u))) {
-    return sum_rows(o, first, step, column, middle, sizes.shrink);
+    return sum_shrunk_rows(o, first, step, column, middle);
   }
   return sum * sizes.shrink;
 }
@@ -158,7 +176,7 @@ fn lanes(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) 
     let slice = (i / sizes.columns) % sizes.slices;
     let o = i / (sizes.columns * sizes.slices);
     let middle = load_centre(o, column);
-    store(o, slice, column, shrunk_sum(o, slice, sizes.slices, column, middle));
+    store(o, slice, column, safe_sum(o, slice, sizes.slices, column, middle));
   }
 }
 
@@ -179,7 +197,7 @@ fn tree(
   let here = local.y * X + local.x;
   var sum = vec4<f32>(0.0);
   if (column < sizes.columns) {
-    sum = shrunk_sum(o, slice * Y + local.y, sizes.slices * Y, column, load_centre(o, column));
+    sum = safe_sum(o, slice * Y + local.y, sizes.slices * Y, column, load_centre(o, column));
   }
   shared_sums[here] = sum;
   for (var half = Y / 2u; half > 0u; half /= 2u) {
