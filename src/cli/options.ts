@@ -1,7 +1,8 @@
-import { existsSync, mkdirSync, readdirSync, rmdirSync, rmSync, statSync } from "node:fs";
+import { existsSync, readdirSync, rmdirSync, rmSync, statSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { type Command, InvalidArgumentError } from "commander";
 import { UsageError } from "../errors.ts";
+import { makeDirectory } from "../node/files.ts";
 import { FolderLock, type LockPart } from "../node/lock.ts";
 
 // Parsers for commander's options: what is not a number is refused where it is typed. Decimal digits alone: `Number` also reads
@@ -85,7 +86,7 @@ export async function inOutDirectory<T>(
     );
   let made: string | undefined;
   try {
-    made = mkdirSync(out, { recursive: true });
+    made = makeDirectory(out);
   } catch (error) {
     throw refused("made", error);
   }

@@ -167,7 +167,7 @@ export class RunDirectory {
     const sha256 = digest(cell.data);
     if (cell.sha256 !== sha256) {
       throw new DataError(
-        `${file}: data has the SHA-256 ${sha256}, the file's sha256 is ${show(cell.sha256)}: it was changed after it was written; ` +
+        `${file}: data has the SHA-256 ${sha256}, the file's sha256 is ${show(cell.sha256)}; it was changed after it was written: ` +
           remedy,
       );
     }

@@ -1,4 +1,5 @@
-import { mkdir, open, readFile, rename, rm, stat } from "node:fs/promises";
+import { existsSync, mkdirSync } from "node:fs";
+import { open, readFile, rename, rm, stat } from "node:fs/promises";
 import { homedir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -46,7 +47,7 @@ export async function readNamed(path: string): Promise<NamedBytes> {
 export async function writeFileAtomic(path: string, contents: Uint8Array | string): Promise<void> {
   const partial = `${path}.${process.pid}.partial`;
   try {
-    await mkdir(dirname(path), { recursive: true });
+    makeDirectory(dirname(path));
     const file = await open(partial, "w");
     try {
       await file.writeFile(contents);
@@ -60,6 +61,22 @@ export async function writeFileAtomic(path: string, contents: Uint8Array | strin
     await rm(partial, { force: true }).catch(() => {});
     throw fileError(path, "written", cause);
   }
+}
+
+/**
+ * Makes `path` and what is missing above it. Node's own `recursive` never returns where a system has a folder but lets nobody make
+ * another in it, and calls that ENOENT, as /proc does.
+ * @returns the uppermost directory that was made, if any
+ */
+export function makeDirectory(path: string): string | undefined {
+  if (existsSync(path)) return undefined;
+  const made = makeDirectory(dirname(resolve(path)));
+  try {
+    mkdirSync(path);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error; // somebody else was first
+  }
+  return made ?? path;
 }
 
 /** Brings new names to the disk. Not every system can; then it does so in its own time. */

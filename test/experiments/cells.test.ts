@@ -1,9 +1,11 @@
-import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { imageDataset } from "../../src/data/dataset.ts";
+import { DataError } from "../../src/errors.ts";
 import {
+  checkSeeds,
   listCells,
   parseShard,
   RunDirectory,
@@ -185,6 +187,116 @@ describe("a run", () => {
     writeFileSync(file, readFileSync(file, "utf8").slice(0, -10));
     expect(() => directory.read(key, manifest)).toThrow(/can't be read as JSON/);
     expect(() => temporary().readManifest(["toy"])).toThrow(/no run.json/);
+  });
+
+  it("refuses edited cells before it runs any, naming file and field", async () => {
+    const directory = temporary();
+    await run(directory);
+    const keys = listCells([toy([])], manifest);
+    const key = keys.at(-1)!;
+    const file = directory.fileOf(key);
+    const text = readFileSync(file, "utf8");
+    const cell = JSON.parse(text);
+    const without = (field: string) =>
+      Object.fromEntries(Object.entries(cell).filter(([name]) => name !== field));
+    const cases: [unknown, RegExp][] = [
+      [{ ...cell, format: "fusenorm-cell-1" }, /format is "fusenorm-cell-1"; expected fusenorm-cell-2/],
+      [{ ...cell, preset: "paper" }, /preset is "paper"; expected "quick"/],
+      [{ ...cell, dataset: 3 }, /dataset is 3/],
+      [{ ...cell, experiment: "divergence" }, /experiment is "divergence"; expected "toy"/],
+      [{ ...cell, seed: 7 }, /seed is 7; expected 1/],
+      [{ ...cell, seed: "1" }, /seed is "1"/],
+      [{ ...cell, configuration: { ...cell.configuration, factor: 9 } }, /made with other settings/],
+      [{ ...cell, configuration: null }, /configuration is null/],
+      [{ ...cell, seconds: "#NaN" }, /seconds is NaN; expected a finite number/],
+      [{ ...cell, seconds: -1 }, /seconds is -1/],
+      [{ ...cell, adapter: "GPU" }, /adapter is "GPU"/],
+      [{ ...cell, adapter: { ...cell.adapter, class: "magic" } }, /adapter is/],
+      [
+        { ...cell, data: { value: 4 } },
+        /data has the SHA-256 [0-9a-f]{64}, the file's sha256 is "[0-9a-f]{57}..."; it was changed/,
+      ],
+      [{ ...cell, data: { value: "#NaN" } }, /data has the SHA-256/],
+      [{ ...cell, data: {} }, /data has the SHA-256/],
+      [{ ...cell, sha256: 0 }, /sha256 is 0;/],
+      [[cell], /it holds \[.*; expected an object/],
+      [null, /it holds null/],
+      ...["format", "preset", "dataset", "experiment", "seed", "seconds", "adapter", "data"].map(
+        (field): [unknown, RegExp] => [without(field), new RegExp(`: ${field} is missing; expected`)],
+      ),
+      [without("configuration"), /configuration is undefined/],
+      [without("sha256"), /sha256 is undefined;/],
+    ];
+    for (const [edited, message] of cases) {
+      writeFileSync(file, JSON.stringify(edited));
+      const ran: string[] = [];
+      rmSync(directory.fileOf(keys[0]!), { force: true });
+      const again = run(directory, toy(ran));
+      await expect(again).rejects.toThrow(DataError);
+      await expect(again).rejects.toThrow(message);
+      await expect(again).rejects.toThrow(file);
+      await expect(buildReport(directory, manifest, [toy([])])).rejects.toThrow(message);
+      expect(ran).toEqual([]);
+    }
+    writeFileSync(file, text);
+    await run(directory);
+    expect((await buildReport(directory, manifest, [toy([])])).sections[0]!.missing).toBe(0);
+  });
+
+  it("refuses an edited run.json, naming the field", async () => {
+    const directory = temporary();
+    const file = join(directory.path, "run.json");
+    const ids = ["toy", "other"];
+    const good = { format: "fusenorm-reproduce-1", ...manifest };
+    const cases: [unknown, RegExp][] = [
+      [{ ...good, format: undefined }, /format is missing/],
+      [{ ...good, preset: "slow" }, /preset is "slow"; expected one of quick, standard, paper/],
+      [{ ...good, preset: undefined }, /preset is missing/],
+      [{ ...good, dataset: "" }, /dataset is ""/],
+      [{ ...good, dataset: undefined }, /dataset is missing/],
+      ...[1e9, 0, -1, 1.5, "3", null, [], "#Infinity", "#NaN"].map((seeds): [unknown, RegExp] => [
+        { ...good, seeds },
+        /seeds is .*; expected an integer from 1 to 1000/,
+      ]),
+      [{ ...good, experiments: [] }, /experiments is \[\]/],
+      [{ ...good, experiments: "toy" }, /experiments is "toy"; expected some of toy, other/],
+      [{ ...good, experiments: ["toy", "none"] }, /experiments\[1\] is "none"; expected one of toy, other/],
+      [{ ...good, experiments: ["toy", "toy"] }, /experiments\[1\] is "toy"; .*each once/],
+      [{ ...good, experiments: [{}] }, /experiments\[0\] is/],
+      [{ ...good, shards: 3 }, /shards is 3; expected preset, dataset, seeds and experiments alone/],
+      [[], /it holds \[\]; expected an object/],
+      [7, /it holds 7/],
+    ];
+    for (const [edited, message] of cases) {
+      writeFileSync(file, JSON.stringify(edited));
+      expect(() => directory.readManifest(ids)).toThrow(DataError);
+      expect(() => directory.readManifest(ids)).toThrow(message);
+      expect(() => directory.readManifest(ids)).toThrow(file);
+      await expect(directory.writeManifest(manifest, ids)).rejects.toThrow(message);
+      expect(JSON.stringify(JSON.parse(readFileSync(file, "utf8")))).toBe(JSON.stringify(edited));
+    }
+    for (const text of ["", "{", "[".repeat(1e6)]) {
+      writeFileSync(file, text);
+      expect(() => directory.readManifest(ids)).toThrow(/can't be read as JSON/);
+    }
+    rmSync(file);
+    mkdirSync(file);
+    expect(() => directory.readManifest(ids)).toThrow(DataError);
+    rmSync(file, { recursive: true });
+    await directory.writeManifest(manifest, ids);
+    await directory.writeManifest({ ...manifest, experiments: ["other"] }, ids);
+    expect(directory.readManifest(ids)).toEqual({ ...manifest, experiments: ["toy", "other"] });
+    expect(() => checkSeeds(1e9)).toThrow(/--seeds is 1000000000; expected an integer from 1 to 1000/);
+  });
+
+  it("tells cells that this version can't judge", async () => {
+    const directory = temporary();
+    await run(directory);
+    const broken = { ...toy([]), report: async () => ([] as string[][])[0]!.join() as never };
+    await expect(buildReport(directory, manifest, [broken])).rejects.toThrow(DataError);
+    await expect(buildReport(directory, manifest, [broken])).rejects.toThrow(
+      /toy: its cells can't be judged/,
+    );
   });
 
   it("knows its experiments", () => {
