@@ -60,16 +60,3 @@ export class UsageError extends FusenormError {
 export class NonFiniteError extends FusenormError {
   override name = "NonFiniteError";
 }
-
-/**
- * `result` of a callback that must do its work before it returns. A promise is refused: what the call set up would be gone when
- * the function goes on. Its rejection counts as seen, since this error is thrown instead.
- * @throws UsageError
- */
-export function synchronous<T>(op: string, result: T): T {
-  if (typeof (result as { then?: unknown } | null)?.then !== "function") return result;
-  Promise.resolve(result).catch(() => {});
-  throw new UsageError(
-    `${op}: the function returned a promise; expected one that does its work before it returns: await before or after ${op}`,
-  );
-}

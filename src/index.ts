@@ -21,7 +21,22 @@ export type { KernelSpec } from "./gpu/kernel.ts";
 export type { Plan } from "./gpu/plan.ts";
 export type { KernelTiming } from "./gpu/profiler.ts";
 export { type Init, initWeights } from "./nn/init.ts";
-export * from "./nn/layers.ts";
+export {
+  AvgPool2d,
+  BatchNorm2d,
+  type BatchNorm2dOptions,
+  type BatchNormTail,
+  Conv2d,
+  type Conv2dLayerOptions,
+  Flatten,
+  GlobalAvgPool2d,
+  type InitOptions,
+  Linear,
+  MaxPool2d,
+  manualSeed,
+  ReLU,
+  Sequential,
+} from "./nn/layers.ts";
 export {
   BasicBlock,
   ResNetCifar,

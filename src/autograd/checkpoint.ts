@@ -1,6 +1,6 @@
-import { OverwrittenTensorError, ShapeError, synchronous } from "../errors.ts";
+import { OverwrittenTensorError, ShapeError } from "../errors.ts";
 import { nextSerial } from "../gpu/buffers.ts";
-import { checkFunction, show } from "../options.ts";
+import { checkFunction, show, synchronous } from "../options.ts";
 import { checkTensor, FLOATS } from "../tensor/check.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import { enableGrad, isRecording, record, watchGrad } from "./tape.ts";
@@ -78,6 +78,6 @@ export function checkpoint(fn: (x: Tensor) => Tensor, x: Tensor): Tensor {
 function checkResult(result: Tensor): Tensor {
   if (synchronous("checkpoint", result) instanceof Tensor) return result;
   throw new ShapeError(
-    `checkpoint: the function returned ${show(result)}; expected a Tensor: checkpoint((x) => …, x)`,
+    `checkpoint: what the function returned is ${show(result)}; expected a Tensor: checkpoint((x) => …, x)`,
   );
 }

@@ -1,8 +1,8 @@
 // Reverse-mode automatic differentiation. Each op that touches a tensor with `requiresGrad` adds one
 // node; `backward` walks the nodes that the loss can reach in the reverse order of their making.
 
-import { FusenormError, synchronous, UseAfterDisposeError } from "../errors.ts";
-import { checkFunction } from "../options.ts";
+import { FusenormError, UseAfterDisposeError } from "../errors.ts";
+import { checkFunction, synchronous } from "../options.ts";
 import { formatShape, sameShape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 

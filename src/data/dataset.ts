@@ -1,6 +1,6 @@
 import { DataError, ShapeError } from "../errors.ts";
 import { isBytes, printable } from "../foreign.ts";
-import { checkArray, show } from "../options.ts";
+import { checkArray, checkText, show } from "../options.ts";
 
 /** Labelled images of one size, as bytes. */
 export interface ImageDataset {
@@ -56,7 +56,7 @@ export function checkNamedBytes(op: string, file: NamedBytes): void {
   if (typeof file?.name === "string" && isBytes(file.bytes)) return;
   const found =
     typeof file === "object" && file !== null && !ArrayBuffer.isView(file)
-      ? `{ name: ${show(file.name)}, bytes: ${show(file.bytes)} }`
+      ? `${show(file)} of { name: ${show(file.name)}, bytes: ${show(file.bytes)} }`
       : show(file);
   throw new DataError(
     `${op}: the file is ${found}; expected { name, bytes }, a text for messages and a Uint8Array of the file's contents`,
@@ -161,6 +161,7 @@ export function subset(
   name = dataset?.name,
 ): ImageDataset {
   checkDataset("subset", dataset);
+  checkText("subset", "name", name);
   const isList = Array.isArray(indices) || (ArrayBuffer.isView(indices) && !(indices instanceof DataView));
   if (!isList) {
     throw new DataError(`subset: indices are ${show(indices)}; expected a list of image numbers`);
@@ -267,9 +268,9 @@ export function normalizationTable(
 ): Float32Array {
   for (const [name, values] of Object.entries({ mean, std })) {
     checkArray(op, name, values, "numbers, one per channel (channelMoments(train))");
-    if (values.length !== dataset.channels || !values.every(Number.isFinite)) {
+    if (values.length !== dataset.channels || !Array.from(values).every(Number.isFinite)) {
       throw new ShapeError(
-        `${op}: ${name} is [${values.join(", ")}], ${dataset.name} has ${dataset.channels} channels; ` +
+        `${op}: ${name} is ${show(values)}, ${dataset.name} has ${dataset.channels} channels; ` +
           "expected one finite number per channel: use channelMoments(train)",
       );
     }

@@ -45,7 +45,7 @@ export class DeviceDataset {
     if (this.augment !== null) checkAugment(this.augment, "DeviceDataset", "augment.");
     const { images, labels, count, channels } = dataset;
     const bytesEach = images.length / count;
-    const limit = options.chunkBytes ?? gpu.limits.maxStorageBufferBindingSize - 16;
+    const { chunkBytes: limit = gpu.limits.maxStorageBufferBindingSize - 16 } = options;
     checkInteger("DeviceDataset", "chunkBytes", limit, bytesEach); // a chunk holds an image at least
     const table = normalizationTable("DeviceDataset", dataset, options);
     this.table = gpu.keep(gpu.tensor(table, [channels * 256]));

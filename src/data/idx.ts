@@ -6,7 +6,7 @@
  */
 import { DataError } from "../errors.ts";
 import { isBytes, printable } from "../foreign.ts";
-import { show } from "../options.ts";
+import { checkArray, checkText, show } from "../options.ts";
 import { sizeOf } from "../tensor/shape.ts";
 import { checkCounts, checkNamedBytes, type ImageDataset, imageDataset, type NamedBytes } from "./dataset.ts";
 import { isGzip, unpackGzip } from "./gzip.ts";
@@ -156,6 +156,11 @@ export async function readIdxDataset(
   labels: NamedBytes,
   classNames?: readonly string[],
 ): Promise<ImageDataset> {
+  checkText("readIdxDataset", "name", name);
+  if (classNames !== undefined) {
+    checkArray("readIdxDataset", "classNames", classNames, "texts, one per class");
+    for (const className of classNames) checkText("readIdxDataset", "a class name", className);
+  }
   checkNamedBytes("readIdxDataset: images", images);
   checkNamedBytes("readIdxDataset: labels", labels);
   const targets = await readIdx(labels, (shape) => {

@@ -1,11 +1,4 @@
-import {
-  DeviceError,
-  DeviceLostError,
-  FusenormError,
-  NonFiniteError,
-  ShapeError,
-  synchronous,
-} from "../errors.ts";
+import { DeviceError, DeviceLostError, FusenormError, NonFiniteError, ShapeError } from "../errors.ts";
 import {
   checkArray,
   checkChoice,
@@ -13,8 +6,10 @@ import {
   checkFunction,
   checkInteger,
   checkOptions,
+  checkText,
   optionNames,
   show,
+  synchronous,
 } from "../options.ts";
 import { checkTensor, FLOATS } from "../tensor/check.ts";
 import type { Deferred } from "../tensor/deferred.ts";
@@ -120,7 +115,9 @@ const DEBUG_OPTIONS = optionNames<DebugOptions>({ poison: 0, checkFinite: 0 });
 export function checkGpuOptions(op: string, { flushEvery = 1, debug = {} }: GpuOptions): void {
   checkInteger(op, "flushEvery", flushEvery, 1);
   checkOptions(op, debug, DEBUG_OPTIONS, "debug");
-  for (const name of ["poison", "checkFinite"] as const) checkFlag(op, `debug.${name}`, debug[name] ?? false);
+  const { poison = false, checkFinite = false } = debug;
+  checkFlag(op, "debug.poison", poison);
+  checkFlag(op, "debug.checkFinite", checkFinite);
 }
 
 /** @throws UsageError for a preference that WebGPU does not know. */
@@ -379,6 +376,7 @@ export class Gpu {
    */
   run(spec: KernelSpec, bindings: readonly Binding[], grid: Grid, label = ""): void {
     checkSpec("gpu.run", spec);
+    checkText("gpu.run", "label", label);
     this.checkBindings(bindings, grid);
     this.check();
     for (const index of writtenBindings(sourceOf(spec), spec.entry)) {
@@ -404,7 +402,9 @@ export class Gpu {
     const kernel = this.kernels.get(spec);
     const limit = this.limits.maxComputeWorkgroupsPerDimension;
     if (
-      grid.some((groups) => groups !== undefined && !(groups >= 1 && groups <= limit && groups % 1 === 0))
+      grid.some(
+        (groups) => groups !== undefined && !(Number.isInteger(groups) && groups >= 1 && groups <= limit),
+      )
     ) {
       throw new DeviceError(
         `gpu.run: ${kernel.name}: grid ${show(grid)} is outside 1 to ${limit} workgroups in a dimension; expected integers, ` +

@@ -1,6 +1,6 @@
 import { ShaderError, UsageError } from "../errors.ts";
 import { type ShaderName, shaders } from "../generated/shaders.ts";
-import { nearest, show } from "../options.ts";
+import { isPlain, nearest, show } from "../options.ts";
 import { Recent } from "./recent.ts";
 
 /** One specialised entry point: `shaders/<shader>.wgsl`, `@compute fn <entry>`, override constants. */
@@ -70,7 +70,7 @@ export class KernelCache {
   /** Compiles without blocking; `get` then finds the result. */
   async warmup(specs: readonly KernelSpec[]): Promise<void> {
     await Promise.all(
-      specs.map(async (spec) => {
+      Array.from(specs, async (spec) => {
         checkSpec("gpu.warmup", spec);
         const key = this.key(spec);
         if (this.kernels.get(key)) return;
@@ -144,7 +144,7 @@ export function sourceOf({ shader }: KernelSpec): string {
 
 /** @throws UsageError, ShaderError for what is no kernel. */
 export function checkSpec(op: string, spec: KernelSpec): void {
-  if (spec === null || typeof spec !== "object") {
+  if (!isPlain(spec)) {
     throw new UsageError(`${op}: spec is ${show(spec)}; expected { shader, entry, constants }`);
   }
   const { shader, entry, constants = {} } = spec;
@@ -162,7 +162,7 @@ export function checkSpec(op: string, spec: KernelSpec): void {
   } else if (typeof shader?.name !== "string" || typeof shader.source !== "string") {
     throw new UsageError(`${op}: shader is ${show(shader)}; expected a name, or { name, source } of strings`);
   }
-  if (constants === null || typeof constants !== "object") {
+  if (!isPlain(constants)) {
     throw new UsageError(`${op}: constants is ${show(constants)}; expected an object of numbers`);
   }
   for (const name in constants) {

@@ -138,12 +138,12 @@ export function checkState(op: string, name: string, state: unknown, tensor: Ten
   }
   if (!sameShape(tensor.shape, shape)) {
     throw new ShapeError(
-      `${op}: ${name} is ${formatShape(shape)} in the state, ${formatShape(tensor.shape)} in the network; expected equal shapes`,
+      `${op}: ${name} is ${formatShape(shape)} in the state, ${formatShape(tensor.shape)} here; expected equal shapes`,
     );
   }
   if (dtype !== tensor.dtype) {
     throw new ShapeError(
-      `${op}: ${name} is ${show(dtype)} in the state, ${tensor.dtype} in the network; expected the same type`,
+      `${op}: ${name} is ${show(dtype)} in the state, ${tensor.dtype} here; expected the same type`,
     );
   }
   tensor.checkData(op, data, `${name}'s data`);

@@ -226,6 +226,7 @@ export async function loadDataset(source: string, options: LoadOptions = {}): Pr
       `loadDataset: source is ${show(source)}; expected a directory, or one of ${DATASET_NAMES.join(", ")}`,
     );
   }
+  if (options.cache !== undefined) checkText("loadDataset", "cache", options.cache);
   const { kind, directory, train, test } = await findDataset(await datasetDirectory(source, options.cache));
   const title = options.name ?? TITLES[source] ?? TITLES[kind] ?? printable(basename(directory));
   let splits: DatasetSplits;

@@ -5,7 +5,7 @@ import { basename, dirname, join } from "node:path";
 import { pipeline } from "node:stream/promises";
 import { DataError } from "../errors.ts";
 import { printable } from "../foreign.ts";
-import { checkFunction, checkOptions, optionNames, show } from "../options.ts";
+import { checkFunction, checkOptions, checkText, optionNames, show } from "../options.ts";
 import { findDataset } from "./datasets.ts";
 import { cacheDirectory, fileError } from "./files.ts";
 import { unpackTar } from "./unpack.ts";
@@ -99,10 +99,13 @@ async function md5Of(path: string): Promise<string> {
 }
 
 /** @throws DataError unless `remote` is { url, md5 }, with a size or without. */
-function checkRemoteFile(remote: RemoteFile): void {
-  const { url, md5, bytes } = remote ?? {};
+function checkRemoteFile(op: string, remote: RemoteFile): void {
+  if (remote === null || typeof remote !== "object") {
+    throw new DataError(`${op}: the file is ${show(remote)}; expected { url, md5 }`);
+  }
+  const { url, md5, bytes } = remote;
   const rule = (name: string, value: unknown, ok: boolean, expected: string) => {
-    if (!ok) throw new DataError(`download: ${name} is ${show(value)}; expected ${expected}`);
+    if (!ok) throw new DataError(`${op}: ${name} is ${show(value)}; expected ${expected}`);
   };
   const isWeb = typeof url === "string" && URL.canParse(url) && /^https?:$/.test(new URL(url).protocol);
   rule("url", url, isWeb, "an address that begins with http:// or https://");
@@ -143,9 +146,10 @@ export async function downloadFile(
   path: string,
   onProgress: OnProgress = () => {},
 ): Promise<"present" | "downloaded" | "resumed"> {
-  checkRemoteFile(remote);
+  checkRemoteFile("downloadFile", remote);
+  checkFunction("downloadFile", "onProgress", onProgress);
   if (typeof path !== "string" || path === "") {
-    throw new DataError(`download: path is ${show(path)}; expected the file to write`);
+    throw new DataError(`downloadFile: path is ${show(path)}; expected the file to write`);
   }
   checkFunction("download", "onProgress", onProgress);
   const { url, md5, bytes } = remote;
@@ -328,11 +332,15 @@ export async function fetchDataset(
       `fetchDataset: ${name}: remote is ${show(remote)}; expected { files: [{ url, md5 }], archive }`,
     );
   }
-  remote.files.forEach(checkRemoteFile);
+  for (const file of remote.files) checkRemoteFile("fetchDataset", file);
+  if (options.cache !== undefined) checkText("fetchDataset", "cache", options.cache);
   const unnamed = remote.files.find((file) => named(file) === "");
   if (unnamed)
     throw new DataError(`fetchDataset: ${printable(unnamed.url)} ends in no file's name; expected one`);
-  if (options.mirror !== undefined && !/^https?:\/\/./.test(options.mirror)) {
+  if (
+    options.mirror !== undefined &&
+    !(typeof options.mirror === "string" && /^https?:\/\/./.test(options.mirror))
+  ) {
     throw new DataError(
       `fetchDataset: mirror is ${show(options.mirror)}; expected an address that begins with http:// or https://`,
     );

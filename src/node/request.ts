@@ -48,8 +48,8 @@ function checkRequest(op: string, { adapter, powerPreference, toggles = {} }: Ad
   if (adapter !== undefined) checkText(op, "adapter", adapter);
   checkPowerPreference(op, powerPreference);
   checkOptions(op, toggles, TOGGLES, "toggles");
-  for (const name of ["enable", "disable"] as const) {
-    const names = toggles[name] ?? [];
+  const { enable = [], disable = [] } = toggles;
+  for (const [name, names] of Object.entries({ enable, disable })) {
     checkArray(op, `toggles.${name}`, names, "names of Dawn's toggles");
     for (const toggle of names) checkText(op, `a toggle of ${name}`, toggle);
   }

@@ -6,7 +6,7 @@ import type { NormTail } from "../autograd/tape.ts";
 import { ShapeError } from "../errors.ts";
 import type { Gpu } from "../gpu/device.ts";
 import { checkChoice, checkFlag, checkOptions, optionNames, show } from "../options.ts";
-import { checkTensor, FLOATS, type TensorRule } from "../tensor/check.ts";
+import { checkTensor, FLOAT32, FLOATS, type TensorRule } from "../tensor/check.ts";
 import { formatShape, type Shape, sameShape, sizeOf } from "../tensor/shape.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import { type BatchNormKernels, batchNormKernels } from "./batch_norm_kernels.ts";
@@ -54,18 +54,19 @@ export function checkBatchNorm(
   parameters: { gamma: Tensor | null; beta: Tensor | null },
   options: BatchNormOptions,
 ): void {
-  checkTensor(op, "x", x, { dtypes: FLOATS });
+  const dtypes = op === "batchNormComposed" ? FLOAT32 : FLOATS;
+  checkTensor(op, "x", x, { dtypes });
   const rule: TensorRule = { with: ["x", x], orNull: true };
   for (const name of ["gamma", "beta"] as const) {
     if (parameters[name] !== null) checkTensor(op, name, parameters[name], rule);
   }
   checkOptions(op, options, OPTIONS);
-  checkFlag(op, "training", options.training);
-  checkFlag(op, "folds", options.folds ?? true);
+  const { training, folds = true } = options;
+  checkFlag(op, "training", training);
+  checkFlag(op, "folds", folds);
   for (const name of ["runningMean", "runningVar", "numBatchesTracked", "statistics", "residual"] as const) {
     const tensor = options[name] ?? null;
-    if (tensor !== null)
-      checkTensor(op, name, tensor, name === "residual" ? { ...rule, dtypes: FLOATS } : rule);
+    if (tensor !== null) checkTensor(op, name, tensor, name === "residual" ? { ...rule, dtypes } : rule);
   }
 }
 
@@ -288,15 +289,17 @@ export function overwriteRunning({
 
 /** The options with PyTorch's defaults. */
 export function batchNormParams(options: Omit<BatchNormOptions, "residual" | "statistics">): BatchNormParams {
+  const { training, runningMean = null, runningVar = null, numBatchesTracked = null } = options;
+  const { momentum = 0.1, eps = 1e-5, activation = "none", folds = true } = options;
   return {
-    training: options.training,
-    runningMean: options.runningMean ?? null,
-    runningVar: options.runningVar ?? null,
-    numBatchesTracked: options.numBatchesTracked ?? null,
-    momentum: options.momentum === undefined ? 0.1 : options.momentum,
-    eps: options.eps ?? 1e-5,
-    activation: options.activation ?? "none",
-    folds: options.folds ?? true,
+    training,
+    runningMean,
+    runningVar,
+    numBatchesTracked,
+    momentum,
+    eps,
+    activation,
+    folds,
   };
 }
 

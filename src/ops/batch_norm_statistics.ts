@@ -122,7 +122,7 @@ export function syncBatchNorm(
   if (!first) throw new ShapeError("syncBatchNorm: the list of batches is empty; expected at least one");
   checkOptions("syncBatchNorm", options, OPTIONS);
   const { residuals = null, runningMean, runningVar, numBatchesTracked, ...rest } = options;
-  if (residuals)
+  if (residuals !== null)
     checkTensors("syncBatchNorm", "residuals", residuals, { dtypes: FLOATS, with: ["xs[0]", first] });
   const all = { ...rest, runningMean, runningVar, numBatchesTracked, training: true };
   for (const x of xs) checkBatchNorm("syncBatchNorm", x, { gamma, beta }, all);

@@ -143,12 +143,21 @@ type Dims = {
   "C/groups": number;
 };
 
+interface Step {
+  stride: number;
+  dilation: number;
+}
+
 /** Checks the options against the sizes, and works out padding and output size. */
 export function inferConv2d(dims: Dims, params: ConvParams, weightShape: string): ConvGeometry {
   const { N, H, W, C, K, R, S } = dims;
-  const { groups = 1 } = params;
-  const [strideH, strideW] = pair("conv2d", "stride", params.stride ?? 1);
-  const [dilationH, dilationW] = pair("conv2d", "dilation", params.dilation ?? 1);
+  const { groups = 1, stride = 1, padding = 0, dilation = 1 } = params;
+  const strides = pair("conv2d", "stride", stride);
+  const dilations = pair("conv2d", "dilation", dilation);
+  const [rows, columns] = [0, 1].map((i) => ({ stride: strides[i]!, dilation: dilations[i]! })) as [
+    Step,
+    Step,
+  ];
   if (!Number.isInteger(groups) || groups < 1) {
     throw new ShapeError(
       `conv2d: groups is ${show(groups)}; expected a positive integer that divides C = ${C} and K = ${K}`,
@@ -165,9 +174,9 @@ export function inferConv2d(dims: Dims, params: ConvParams, weightShape: string)
         `expected weight [K, R, S, C / groups] with C / groups = ${C / groups}, got ${weightShape}`,
     );
   }
-  const [top, bottom, left, right] = sides("conv2d", params.padding ?? 0, {
-    strides: [strideH, strideW],
-    spans: [dilationH * (R - 1), dilationW * (S - 1)],
+  const [top, bottom, left, right] = sides("conv2d", padding, {
+    strides,
+    spans: [rows.dilation * (R - 1), columns.dilation * (S - 1)],
   });
   const size = (
     name: string,
@@ -184,10 +193,11 @@ export function inferConv2d(dims: Dims, params: ConvParams, weightShape: string)
           `padding; expected the filter to fit into the padded map (pad more, or use a smaller filter or dilation)`,
       );
     }
-    return Math.floor(room / stride) + 1;
+    // A step past the map, and the distance between the taps of one, make no difference: kept within the kernels' integers.
+    return [Math.floor(room / stride) + 1, Math.min(stride, room + 1), taps === 1 ? 1 : dilation] as const;
   };
-  const P = size("H", H, top + bottom, dilationH, R, strideH);
-  const Q = size("W", W, left + right, dilationW, S, strideW);
+  const [P, strideH, dilationH] = size("H", H, top + bottom, rows.dilation, R, rows.stride);
+  const [Q, strideW, dilationW] = size("W", W, left + right, columns.dilation, S, columns.stride);
   return { N, H, W, C, K, R, S, P, Q, strideH, strideW, top, left, dilationH, dilationW, groups };
 }
 

@@ -64,7 +64,9 @@ const op = defineOp({
  */
 export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tensor {
   checkOptions("matmul", options, OPTIONS);
-  for (const name of ["transposeA", "transposeB"] as const) checkFlag("matmul", name, options[name] ?? false);
+  const { transposeA = false, transposeB = false } = options;
+  checkFlag("matmul", "transposeA", transposeA);
+  checkFlag("matmul", "transposeB", transposeB);
   return op({ a, b }, options);
 }
 

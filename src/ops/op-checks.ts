@@ -2,7 +2,7 @@
 
 import { ShapeError, UsageError } from "../errors.ts";
 import type { Gpu } from "../gpu/device.ts";
-import { checkArray, checkOptions, isPlain, show } from "../options.ts";
+import { checkArray, checkOptions, isPlain, optionNames, show } from "../options.ts";
 import { checkTensor, type TensorRule } from "../tensor/check.ts";
 import { checkDType, type DType } from "../tensor/dtype.ts";
 import { formatShape, type Shape, sameShape } from "../tensor/shape.ts";
@@ -14,11 +14,16 @@ export function publicNameOf({ name }: { name: string }): string {
   return name.replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase());
 }
 
+const DEFINITION = optionNames<OpDefinition<InputShapes, unknown, { out: Shape }, Saved>>({
+  ...{ name: 0, inputs: 0, dtypes: 0, infer: 0, forward: 0, backward: 0, norm: 0, passesNorm: 0 },
+});
+
 /** What is checked of an op: its definition here and now; and later its inputs, and what its parts return. */
 export function checksOf<I extends InputShapes, P, Plan extends { out: Shape }, S extends Saved>(
   definition: OpDefinition<I, P, Plan, S>,
 ) {
-  const { name, inputs: patterns, forward, infer, backward } = definition ?? {};
+  checkOptions("customOp", definition, DEFINITION, "definition");
+  const { name, inputs: patterns, forward, infer, backward } = definition;
   if (typeof name !== "string" || name === "") {
     throw new UsageError(`customOp: name is ${show(name)}; expected a string that is not empty`);
   }

@@ -54,9 +54,15 @@ export function checkPool2d(
   checkFlag(op, "countIncludePad", countIncludePad);
 }
 
+/** What the kernels' integers hold. */
+const MOST = 2 ** 31 - 1;
+
 function pair(op: string, name: string, value: unknown, least: number): readonly [number, number] {
   const both: readonly unknown[] = Array.isArray(value) ? value : [value, value];
-  if (both.length !== 2 || !both.every((v) => Number.isSafeInteger(v) && (v as number) >= least)) {
+  if (
+    both.length !== 2 ||
+    !both.every((v) => Number.isInteger(v) && (v as number) >= least && (v as number) <= MOST)
+  ) {
     throw new ShapeError(
       `${op}: ${name} is ${show(value)}; expected an integer of at least ${least}, or [vertical, horizontal]`,
     );

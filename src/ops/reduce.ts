@@ -17,7 +17,7 @@ export interface VarianceOptions extends ReduceAxesOptions {
   /** Divisor n − correction. Default 1, the unbiased estimate, as in PyTorch; batch-norm normalises with 0. */
   correction?: 0 | 1;
   /** The mean over the same axes, where it is known already: saves a pass over x. */
-  mean?: Tensor;
+  mean?: Tensor | null;
 }
 
 const OPTIONS = optionNames<ReduceAxesOptions>({ keepDims: 0 });

@@ -1,5 +1,5 @@
 import { ShapeError } from "../errors.ts";
-import { checkArray, show } from "../options.ts";
+import { checkArray, checkInteger, show } from "../options.ts";
 import { ANY, checkTensor } from "../tensor/check.ts";
 import { formatShape, type Shape, sizeOf } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -11,6 +11,7 @@ const reshapeOp = defineOp({
   dtypes: { x: ["float32", "float16", "uint32", "uint8"] },
   infer({ x }, { shape }: { shape: Shape }) {
     checkArray("reshape", "shape", shape, "integers");
+    for (const [axis, size] of shape.entries()) checkInteger("reshape", `shape[${axis}]`, size, -1);
     const free = shape.filter((size) => size === -1).length;
     const known = sizeOf(shape.filter((size) => size !== -1));
     const out = shape.map((size) => (size === -1 ? sizeOf(x) / known : size));

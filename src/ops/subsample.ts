@@ -14,6 +14,9 @@ export interface SubsampleOptions {
 
 const OPTIONS = optionNames<SubsampleOptions>({ stride: 0, channels: 0 });
 
+/** What the kernels' integers hold. */
+const MOST = 2 ** 31 - 1;
+
 interface SubsamplePlan {
   out: Shape;
   /** `_vec4` where channels can be moved four at a time: a suffix of entry points. */
@@ -46,12 +49,12 @@ const subsampleOp = defineOp({
   inputs: { x: "N H W C" },
   infer({ x }, { stride = 1, channels = x[3]! }: SubsampleOptions): SubsamplePlan {
     const [n, height, width, from] = x as readonly [number, number, number, number];
-    if (!Number.isInteger(stride) || stride < 1) {
+    if (!Number.isInteger(stride) || stride < 1 || stride > MOST) {
       throw new ShapeError(
-        `subsample: stride is ${show(stride)}, x ${formatShape(x)}; expected an integer of at least 1`,
+        `subsample: stride is ${show(stride)}, x ${formatShape(x)}; expected an integer from 1 to ${MOST}`,
       );
     }
-    if (!Number.isInteger(channels) || channels < from) {
+    if (!Number.isSafeInteger(channels) || channels < from) {
       throw new ShapeError(
         `subsample: channels is ${show(channels)}, x ${formatShape(x)} has C = ${from}; expected an integer of at least ${from} ` +
           "(channels are added, never left out; slice takes some)",

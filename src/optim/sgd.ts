@@ -1,6 +1,7 @@
 import { ShapeError, UsageError } from "../errors.ts";
 import type { Gpu } from "../gpu/device.ts";
-import type { StateDict } from "../nn/module.ts";
+import { checkState, type StateDict } from "../nn/module.ts";
+import { checkFlag, checkOptions, isPlain, optionNames, show } from "../options.ts";
 import { formatShape, sameShape } from "../tensor/shape.ts";
 import { Tensor } from "../tensor/tensor.ts";
 
@@ -26,6 +27,8 @@ interface Slot {
   byteEnd: number;
 }
 
+const OPTIONS = optionNames<SGDOptions>({ lr: 0, momentum: 0, dampening: 0, weightDecay: 0, nesterov: 0 });
+
 /** Offsets at which every adapter lets a binding start. */
 const ALIGNMENT = 256;
 
@@ -49,15 +52,17 @@ export class SGD {
   private rate: number;
 
   constructor(parameters: Iterable<Tensor>, options: SGDOptions) {
-    if (options === null || typeof options !== "object" || options instanceof Tensor) {
+    if (!isPlain(options)) {
       throw new UsageError(
-        "SGD: the options are missing; expected at least a learning rate: new SGD(parameters, { lr: 0.1 })",
+        `SGD: options is ${show(options)}; expected at least a learning rate: new SGD(parameters, { lr: 0.1 })`,
       );
     }
+    checkOptions("SGD", options, OPTIONS);
     const { lr, momentum = 0, dampening = 0, weightDecay = 0, nesterov = false } = options;
     const rule = (name: string, value: number | boolean, ok: boolean, expected: string) => {
-      if (!ok) throw new UsageError(`SGD: ${name} is ${value}; expected ${expected}`);
+      if (!ok) throw new UsageError(`SGD: ${name} is ${show(value)}; expected ${expected}`);
     };
+    checkFlag("SGD", "nesterov", nesterov);
     rule("momentum", momentum, Number.isFinite(momentum) && momentum >= 0, "a number of at least 0");
     rule("dampening", dampening, Number.isFinite(dampening), "a finite number");
     rule(
@@ -75,9 +80,9 @@ export class SGD {
     checkRate(lr);
     this.options = { momentum, dampening, weightDecay, nesterov };
     this.rate = lr;
-    if (typeof (parameters as Iterable<Tensor> | null)?.[Symbol.iterator] !== "function") {
+    if (typeof parameters !== "object" || typeof parameters?.[Symbol.iterator] !== "function") {
       throw new UsageError(
-        `SGD: parameters is ${parameters === null ? "null" : typeof parameters}; expected a list of tensors, as module.parameters() gives`,
+        `SGD: parameters is ${show(parameters)}; expected a list of tensors, as module.parameters() gives`,
       );
     }
     const list = [...new Set(parameters)];
@@ -212,7 +217,10 @@ export class SGD {
   /** What `loadStateDict` checks. @throws ShapeError */
   checkStateDict(state: StateDict): void {
     const known = new Set(this.slots.map((_, i) => `velocity.${i}`));
-    for (const [name, { shape, dtype, data }] of Object.entries(state)) {
+    if (!isPlain(state)) {
+      throw new ShapeError(`SGD.loadStateDict: state is ${show(state)}; expected what stateDict() gave`);
+    }
+    for (const [name, theirs] of Object.entries(state)) {
       if (name === "steps") continue; // written by version 0.1.0
       const velocity = known.has(name) ? this.slots[Number(name.slice("velocity.".length))]!.velocity : null;
       if (!velocity) {
@@ -224,12 +232,7 @@ export class SGD {
           }`,
         );
       }
-      if (dtype !== "float32" || !sameShape(shape, velocity.shape) || data.length !== velocity.size) {
-        throw new ShapeError(
-          `SGD.loadStateDict: ${name} is ${formatShape(shape)} of ${dtype} with ${data.length} elements; expected ` +
-            `${formatShape(velocity.shape)} of float32`,
-        );
-      }
+      checkState("SGD.loadStateDict", name, theirs, velocity);
     }
   }
 
@@ -247,7 +250,7 @@ export class SGD {
 
 function checkRate(lr: number): void {
   if (!Number.isFinite(lr) || lr < 0)
-    throw new UsageError(`SGD: lr is ${lr}; expected a finite number of at least 0`);
+    throw new UsageError(`SGD: lr is ${show(lr)}; expected a finite number of at least 0`);
 }
 
 function checkParameter(i: number, parameter: Tensor, first: Tensor): void {
@@ -256,8 +259,7 @@ function checkParameter(i: number, parameter: Tensor, first: Tensor): void {
       `SGD: parameter ${i} ${is}; expected float32 leaves with requiresGrad, all on one Gpu`,
     );
   };
-  if (!(parameter instanceof Tensor))
-    refuse(`is ${parameter === null ? "null" : typeof parameter}, no Tensor`);
+  if (!(parameter instanceof Tensor)) refuse(`is ${show(parameter)}, no Tensor`);
   const what = `of shape ${formatShape(parameter.shape)}`;
   if (parameter.isDisposed) refuse(`${what} was disposed`);
   if (parameter.node) refuse(`${what} is the result of an op`);

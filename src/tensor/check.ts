@@ -7,7 +7,7 @@ import { DTYPES, type DType } from "./dtype.ts";
 import { formatShape } from "./shape.ts";
 import { Tensor } from "./tensor.ts";
 
-const FLOAT32: readonly DType[] = ["float32"];
+export const FLOAT32: readonly DType[] = ["float32"];
 export const FLOATS: readonly DType[] = ["float32", "float16"];
 export const ANY: readonly DType[] = DTYPES;
 

@@ -144,7 +144,7 @@ export class Random {
 
   /** Shuffles in place (Fisher–Yates) and returns its argument. */
   shuffle<T extends { length: number; [index: number]: unknown }>(items: T): T {
-    if (!Array.isArray(items) && !ArrayBuffer.isView(items)) {
+    if (!Array.isArray(items) && (!ArrayBuffer.isView(items) || items instanceof DataView)) {
       throw new ShapeError(`Random.shuffle: items is ${show(items)}; expected an array or a typed array`);
     }
     for (let i = items.length - 1; i > 0; i--) {

@@ -3,7 +3,7 @@ import { ShapeError, UsageError, UseAfterDisposeError } from "../errors.ts";
 import type { Storage } from "../gpu/buffers.ts";
 import { type BufferRange, defaultGpu, type Gpu } from "../gpu/device.ts";
 import { checkFlag, checkInteger, checkOptions, optionNames, show } from "../options.ts";
-import { checkGpu, FLOATS } from "./check.ts";
+import { checkGpu, checkTensor, FLOATS } from "./check.ts";
 import { Deferred, type Partials, type Recipe } from "./deferred.ts";
 import { bytesPerElement, checkDType, type DType } from "./dtype.ts";
 import { checkShape, formatShape, type Shape, sameShape, sizeOf } from "./shape.ts";
@@ -292,9 +292,10 @@ export class Tensor {
   /** Another handle on the same elements, outside of the graph and of every scope. */
   alias(shape: Shape = this.shape): Tensor {
     this.checkLive("used");
+    if (shape !== this.shape) checkShape("tensor.alias", shape);
     if (sizeOf(shape) !== this.size) {
       throw new ShapeError(
-        `reshape: ${formatShape(shape)} has ${sizeOf(shape)} elements, ${formatShape(this.shape)} has ${this.size}; expected the same number`,
+        `tensor.alias: ${formatShape(shape)} has ${sizeOf(shape)} elements, ${formatShape(this.shape)} has ${this.size}; expected the same number`,
       );
     }
     return new Tensor(this.gpu, shape, this.dtype, this.storage.retain(false), this.byteOffset);
@@ -381,18 +382,11 @@ export class Tensor {
   }
 
   private checkUpstream(grad: Tensor): void {
-    const refuse = (is: string, own: string, expected: string): never => {
-      throw new ShapeError(`backward: grad is ${is}, the tensor ${own}; expected ${expected}`);
-    };
-    if (!(grad instanceof Tensor)) {
-      const what = Array.isArray(grad) ? "an array" : typeof grad;
-      refuse(what, formatShape(this.shape), "a Tensor of this shape (gpu.tensor(data, shape))");
-    }
-    grad.checkLive("used");
-    if (grad.gpu !== this.gpu) refuse("on another Gpu", "on its own", "both on one");
-    if (grad.dtype !== this.dtype) refuse(grad.dtype, this.dtype, "the same type, see cast");
+    checkTensor("backward", "grad", grad, { dtypes: [this.dtype], with: ["the tensor", this] });
     if (!sameShape(grad.shape, this.shape)) {
-      refuse(formatShape(grad.shape), formatShape(this.shape), "the same shape");
+      throw new ShapeError(
+        `backward: grad is ${formatShape(grad.shape)}, the tensor ${formatShape(this.shape)}; expected the same shape`,
+      );
     }
   }
 

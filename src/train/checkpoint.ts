@@ -3,7 +3,7 @@
 import { DataError } from "../errors.ts";
 import { isBytes, printable } from "../foreign.ts";
 import type { StateDict } from "../nn/module.ts";
-import { show } from "../options.ts";
+import { checkText, show } from "../options.ts";
 import type { DType } from "../tensor/dtype.ts";
 import { formatShape, sizeOf } from "../tensor/shape.ts";
 import type { TensorData } from "../tensor/tensor.ts";
@@ -123,6 +123,7 @@ function checkedTensor(name: string, tensor: StateDict[string]): { code: string;
 export function decodeCheckpoint(file: Uint8Array, name: string): Checkpoint {
   const bad = (what: string, rule = "a file that fusenorm wrote: start anew, or resume from another") =>
     new DataError(`checkpoint ${printable(name)}: ${what}; expected ${rule}`);
+  checkText("decodeCheckpoint", "name", name);
   if (!isBytes(file)) throw bad(`is ${show(file)}`, "a Uint8Array of the file's contents");
   if (file.length < 8) throw bad(`has ${file.length} bytes, less than its header`);
   const length = Number(new DataView(file.buffer, file.byteOffset).getBigUint64(0, true));

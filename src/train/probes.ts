@@ -593,7 +593,10 @@ export function alignmentSums(
   x: Tensor,
   dy: Tensor,
 ): { magnitude: Tensor; total: Tensor; terms: number } {
-  const { weight, options } = (conv ?? {}) as Partial<Conv2d>;
+  if (conv === null || typeof conv !== "object") {
+    throw new ShapeError(`alignmentSums: conv is ${show(conv)}; expected a Conv2d`);
+  }
+  const { weight, options } = conv;
   checkTensor("alignmentSums", "conv.weight", weight, { shape: "[K, R, S, C]" });
   if (!isPlain(options)) {
     throw new ShapeError(`alignmentSums: conv.options is ${show(options)}; expected the options of a Conv2d`);

@@ -1,11 +1,11 @@
 import type { DatasetSplits } from "../data/dataset.ts";
 import { DeviceError, DeviceLostError, UsageError } from "../errors.ts";
 import type { AdapterSummary, Gpu } from "../gpu/device.ts";
-import { show } from "../options.ts";
+import { checkFunction, checkNumber, isPlain, show } from "../options.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 import type { TrainHistory } from "./run-state.ts";
-import type { TrainOptions } from "./train-options.ts";
-import { type RunCallbacks, Trainer } from "./trainer.ts";
+import { type TrainOptions, trainOptions } from "./train-options.ts";
+import { checkCallbacks, checkSplits, type RunCallbacks, Trainer } from "./trainer.ts";
 
 /** A loss, and what is done about it. */
 export interface DeviceLoss {
@@ -49,9 +49,26 @@ export async function trainThroughLosses(
   request: () => Promise<Gpu>,
   data: DatasetSplits,
   options: Partial<TrainOptions>,
-  { from, attempts = 4, pauseMs = 2000, onStart, onLoss, ...callbacks }: RecoveryOptions = {},
+  recovery: RecoveryOptions = {},
 ): Promise<RecoveredRun> {
-  if (!(attempts >= 1)) {
+  checkFunction("trainThroughLosses", "request", request);
+  checkSplits(data);
+  trainOptions(options);
+  if (!isPlain(recovery as unknown)) {
+    throw new UsageError(`trainThroughLosses: options is ${show(recovery)}; expected callbacks, attempts, …`);
+  }
+  const { from, attempts = 4, pauseMs = 2000, onStart, onLoss, ...callbacks } = recovery;
+  checkCallbacks("trainThroughLosses", callbacks);
+  if (from !== undefined && !(isPlain(from as unknown) && isPlain(from.tensors as unknown))) {
+    throw new UsageError(
+      `trainThroughLosses: from is ${show(from)}; expected a checkpoint, { tensors, metadata }`,
+    );
+  }
+  checkNumber("trainThroughLosses", "pauseMs", pauseMs, 0);
+  for (const [name, hook] of Object.entries({ onStart, onLoss })) {
+    if (hook !== undefined) checkFunction("trainThroughLosses", name, hook);
+  }
+  if (typeof attempts !== "number" || !(attempts >= 1)) {
     throw new UsageError(
       `trainThroughLosses: attempts is ${show(attempts)}; expected a number of at least 1`,
     );

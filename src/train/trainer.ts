@@ -7,12 +7,21 @@ import { Gpu } from "../gpu/device.ts";
 import type { Plan } from "../gpu/plan.ts";
 import type { KernelTiming } from "../gpu/profiler.ts";
 import { type ResNetCifar, resnetCifar } from "../nn/models/resnet.ts";
-import type { StateDict } from "../nn/module.ts";
+import { Module, type StateDict } from "../nn/module.ts";
 import { accuracy } from "../ops/accuracy.ts";
 import { softmaxCrossEntropy } from "../ops/softmax_cross_entropy.ts";
 import { cosine, multiStep, type Schedule, warmup } from "../optim/schedule.ts";
 import { SGD } from "../optim/sgd.ts";
-import { checkOptions, isPlain, optionNames, show } from "../options.ts";
+import {
+  checkFlag,
+  checkFunction,
+  checkInstance,
+  checkOptions,
+  isPlain,
+  optionNames,
+  show,
+} from "../options.ts";
+import { checkGpu } from "../tensor/check.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 import {
@@ -54,6 +63,24 @@ const CALLBACKS = optionNames<RunCallbacks>({
   signal: 0,
   evaluate: 0,
 });
+
+/** @throws UsageError for callbacks that no run can be given. */
+export function checkCallbacks(op: string, callbacks: RunCallbacks): void {
+  checkOptions(op, callbacks, CALLBACKS, "callbacks");
+  for (const name of ["onLog", "onEval", "onCheckpoint"] as const) {
+    if (callbacks[name] !== undefined) checkFunction(op, name, callbacks[name]);
+  }
+  const { checkpointEvery = 1, evaluate: evaluates = true, signal } = callbacks;
+  if (typeof checkpointEvery !== "number" || !(checkpointEvery >= 1)) {
+    throw new UsageError(
+      `${op}: checkpointEvery is ${show(checkpointEvery)}; expected a positive number of steps`,
+    );
+  }
+  checkFlag(op, "evaluate", evaluates);
+  if (signal !== undefined && typeof signal?.aborted !== "boolean") {
+    throw new UsageError(`${op}: signal is ${show(signal)}; expected an AbortSignal`);
+  }
+}
 
 /** Trains one `resnetCifar` on one data set. */
 export class Trainer {
@@ -131,13 +158,8 @@ export class Trainer {
    * @throws DeviceLostError if the device is lost: this trainer is then of no more use (see `trainThroughLosses`)
    */
   async run(callbacks: RunCallbacks = {}): Promise<TrainHistory> {
-    checkOptions("Trainer.run", callbacks as unknown, CALLBACKS, "callbacks");
+    checkCallbacks("Trainer.run", callbacks);
     const { checkpointEvery = Number.POSITIVE_INFINITY, evaluate: evaluates = true, signal } = callbacks;
-    if (!(checkpointEvery >= 1)) {
-      throw new UsageError(
-        `Trainer.run: checkpointEvery is ${show(checkpointEvery)}; expected a positive number of steps`,
-      );
-    }
     this.begin("run");
     try {
       const { batchesPerEpoch } = this.sampler;
@@ -363,6 +385,9 @@ export async function evaluate(
   model: ResNetCifar,
   loader: DataLoader,
 ): Promise<{ testLoss: number; testAccuracy: number }> {
+  checkGpu("evaluate", gpu);
+  checkInstance("evaluate", "model", model, Module);
+  checkInstance("evaluate", "loader", loader, DataLoader);
   const loss = gpu.keep(gpu.zeros([1]));
   const correct = gpu.keep(gpu.zeros([1]));
   model.eval();
@@ -400,9 +425,12 @@ function checkSize(gpu: Gpu, { depth, width }: TrainOptions, { channels, classes
 }
 
 /** @throws DataError unless there are two sets of images of one size and the same classes. */
-function checkSplits(data: DatasetSplits): void {
+export function checkSplits(data: DatasetSplits): void {
   for (const split of ["train", "test"] as const) {
-    const set: Partial<ImageDataset> | undefined = data?.[split];
+    if (data === null || typeof data !== "object") {
+      throw new DataError(`Trainer: data is ${show(data)}; expected { train, test }, two data sets`);
+    }
+    const set: Partial<ImageDataset> | undefined = data[split];
     if (!(set?.images instanceof Uint8Array) || !(set.labels instanceof Uint8Array)) {
       throw new DataError(
         `Trainer: data.${split} is ${show(set)}; expected { train, test }, two data sets as imageDataset makes them`,

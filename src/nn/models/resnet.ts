@@ -42,6 +42,8 @@ const OPTIONS = optionNames<ResNetCifarOptions>({
   ...{ depth: 0, width: 0, norm: 0, init: 0, seed: 0, inChannels: 0, classes: 0, batchNorm: 0 },
 });
 
+const MOST_CHANNELS = 2 ** 30;
+
 /** More layers than anybody has trained, fewer than would fill a machine. */
 const MOST_LAYERS = 10_000;
 
@@ -164,7 +166,7 @@ export function checkResNetOptions({
     );
   }
   for (const [name, value] of Object.entries({ width, inChannels, classes })) {
-    if (!Number.isInteger(value) || value < 1) {
+    if (!Number.isInteger(value) || value < 1 || value > MOST_CHANNELS) {
       throw new UsageError(`resnetCifar: ${name} is ${show(value)}; expected a positive integer`);
     }
   }

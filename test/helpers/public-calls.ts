@@ -1,0 +1,1172 @@
+// Right arguments for every public function, constructor and method.
+
+import type { Gpu } from "../../src/gpu/device.ts";
+import * as core from "../../src/index.ts";
+import * as node from "../../src/node/index.ts";
+import {
+  type Argument,
+  choice,
+  type Entry,
+  either,
+  flag,
+  func,
+  instance,
+  integer,
+  list,
+  number,
+  optional,
+  options,
+  orNull,
+  shape,
+  tensor,
+  text,
+} from "./wrong-things.ts";
+
+const HALVES = ["float32", "float16"];
+const ALL = ["float32", "float16", "uint32", "uint8"];
+
+/** Not called by users: what TypeScript hides, and what the comments call internal. */
+const INTERNAL: Record<string, string> = {
+  Gpu:
+    "checkSize track allocate adopt willWrite dispatch checkBindings fillWords copyRange checkFinite readRange outcome typed " +
+    "report settlePending retire replay uniform dropUniforms fail check",
+  Tensor:
+    "watch overwrite sharesElements part moveTo takeGradSlot saved withPartials checkData checkUpstream checkLive static empty " +
+    "static from static full static over static deferred",
+  Trainer: "begin trainStep countStep loadBatch computeStep readLog",
+  Module: "checkStateDict under namePaths children modules tensors",
+  SGD: "runs checkStateDict",
+  DataLoader: "batches",
+  BasicBlock: "shortcut",
+};
+
+/** Take no arguments. */
+const PLAIN = new Set([
+  ...["isRecording", "node.embeddedDirectory", "node.installHybridPoll"],
+  ...[
+    "Gpu.resetPeak",
+    "Gpu.flush",
+    "Gpu.sync",
+    "Gpu.trim",
+    "Gpu.destroy",
+    "Random.uint32",
+    "DeviceDataset.dispose",
+  ],
+  ...[
+    "GradientLine.weights",
+    "GradientLine.close",
+    "SGD.step",
+    "SGD.zeroGrad",
+    "SGD.stateDict",
+    "SGD.dispose",
+  ],
+  ...[
+    "Module.namedParameters",
+    "Module.parameters",
+    "Module.eval",
+    "Module.zeroGrad",
+    "Module.stateDict",
+    "Module.dispose",
+  ],
+  ...["Tensor.detach", "Tensor.read", "Tensor.item", "Tensor.zeroGrad", "Tensor.dispose"],
+  ...["Trainer.profileStep", "Trainer.state", "Trainer.dispose"],
+]);
+
+const isEmpty = (value: unknown) =>
+  value instanceof Object && value.constructor === Object && Object.keys(value).length === 0;
+
+const isClass = (value: unknown): value is { prototype: object } & Record<string, unknown> =>
+  typeof value === "function" && /^class\b/.test(Function.prototype.toString.call(value));
+
+/** Functions, classes and methods that are exported, but for errors, constants and what is internal. */
+export function publicNames(): string[] {
+  const names: string[] = [];
+  for (const [prefix, module] of Object.entries({ "": core, "node.": node })) {
+    for (const [name, value] of Object.entries(module)) {
+      if (typeof value !== "function") continue;
+      if (!isClass(value)) {
+        names.push(prefix + name);
+        continue;
+      }
+      if ((value as unknown) === core.FusenormError || value.prototype instanceof core.FusenormError)
+        continue;
+      const methods = Object.entries(Object.getOwnPropertyDescriptors(value.prototype))
+        .filter(([method, { value: own }]) => method !== "constructor" && typeof own === "function")
+        .map(([method]) => method);
+      const statics = Object.getOwnPropertyNames(value).filter((own) => typeof value[own] === "function");
+      names.push(
+        prefix + name,
+        ...[...methods, ...statics.map((own) => `static ${own}`)].map((own) => `${name}.${own}`),
+      );
+    }
+  }
+  const internal = new Set(
+    Object.entries(INTERNAL).flatMap(([name, list]) =>
+      [...list.matchAll(/(static )?(\w+)/g)].map(([method]) => `${name}.${method}`),
+    ),
+  );
+  return names.filter((name) => !internal.has(name) && !PLAIN.has(name));
+}
+
+/** Right arguments for all of them. */
+export function publicCalls(gpu: Gpu): Record<string, Entry> {
+  const random = new core.Random("arguments");
+  const made = (...sizes: number[]) => {
+    const data = random.fillUniform(new Float32Array(sizes.reduce((a, b) => a * b, 1)), 0.5, 1.5);
+    return gpu.keep(gpu.tensor(data, sizes));
+  };
+  const x = made(2, 4, 4, 8);
+  const x4 = tensor(x);
+  const vector = made(8);
+  const channels = orNull(tensor(vector));
+  const matrix = made(6, 8);
+  const labels = gpu.keep(gpu.tensor([0, 1, 2, 3, 4, 5], [6], { dtype: "uint32" }));
+  const label = tensor(labels, ["uint32"]);
+  const filter = made(8, 3, 3, 8);
+  const aGpu = instance(gpu);
+  const positive = (value: number) => integer(value, 1);
+  const pair = (value: number, low: number) =>
+    either(
+      integer(value, low),
+      list([value, value], (v) => Number.isInteger(v) && (v as number) >= low),
+    );
+  const sides = (value: number) => pair(value, 0);
+  const axes = (value: number[]) =>
+    list(value, (axis) => Number.isInteger(axis) && (axis as number) >= -4 && (axis as number) < 4);
+  const eps = number(1e-5, 0);
+  const init = choice("he", "xavier", "xavier_normal", "he_uniform");
+  const unary = (op: (t: never) => unknown, argument: Argument = x4): Entry => ({
+    args: [argument],
+    call: op as never,
+  });
+  const pool = { stride: pair(1, 1), padding: sides(0), ceilMode: flag(false) };
+  const running = {
+    runningMean: orNull(tensor(gpu.keep(gpu.zeros([8])))),
+    runningVar: orNull(tensor(gpu.keep(gpu.full([8], 1)))),
+    numBatchesTracked: orNull(tensor(gpu.keep(gpu.zeros([1])))),
+  };
+  const normOptions = {
+    ...running,
+    ...{ momentum: orNull(number(0.1, 0, 1)), eps, activation: choice("relu", "none"), folds: flag(true) },
+  };
+  const batchNormOptions = options(
+    {
+      ...normOptions,
+      training: flag(true),
+      residual: orNull(tensor(made(2, 4, 4, 8))),
+      statistics: orNull({ value: null, accepts: tensor(x).accepts }),
+    },
+    ["training"],
+  );
+  const statistics = gpu.keep(core.batchNormStatistics(x));
+  const ragged = (v: unknown) => v instanceof core.Tensor && !v.isDisposed && v.dtype === "float32";
+
+  // layers
+  const conv = new core.Conv2d(gpu, 8, 8, 3, { padding: 1, random });
+  const norm = new core.BatchNorm2d(gpu, 8);
+  const dense = new core.Linear(gpu, 8, 4, { random });
+  const model = core.resnetCifar(gpu, { depth: 8, width: 4, inChannels: 8, classes: 6 });
+  const images = made(6, 8, 8, 8);
+  const layer = instance(random);
+  const initOptions = { init, random: layer, bias: flag(true) };
+  const module: Argument = { value: model, accepts: (v) => v instanceof core.Module };
+  const norm2d = {
+    eps,
+    momentum: orNull(number(0.1, 0, 1)),
+    affine: flag(true),
+    trackRunningStats: flag(true),
+    fused: either(flag(true), choice("elementwise")),
+  };
+
+  // data
+  const dataset = core.imageDataset({
+    ...{ name: "squares", height: 4, width: 4, channels: 1, classNames: ["a", "b"] },
+    ...{
+      images: Uint8Array.from({ length: 160 }, (_, i) => (i * 37) % 256),
+      labels: Uint8Array.from({ length: 10 }, (_, i) => i % 2),
+    },
+  });
+  const set: Argument = { value: dataset, accepts: () => false };
+  const moments = core.channelMoments(dataset);
+  const perChannel = (value: number[], low: number) =>
+    list(value, (v) => Number.isFinite(v) && (v as number) > low);
+  const mean = perChannel(moments.mean, Number.NEGATIVE_INFINITY);
+  const std = perChannel(moments.std, 0);
+  const seed = integer(3, 0, 2 ** 32 - 1);
+  const anySeed = either(integer(3, 0), text("seed"));
+  const words = either(
+    anySeed,
+    list([1, 2], (v) => Number.isInteger(v)),
+  );
+  const augment = options({ pad: integer(1, 0, 32767), flip: flag(true) }, ["pad", "flip"]);
+  const sampling = {
+    batchSize: integer(4, 1, 2 ** 32 - 1),
+    seed,
+    shuffle: flag(true),
+    dropLast: flag(false),
+  };
+  const sampler = new core.BatchSampler({ count: 10, batchSize: 4, seed: 1 });
+  const loader = new core.DataLoader(dataset, { ...moments, batchSize: 4, seed: 1 });
+  const onDevice = new core.DeviceDataset(gpu, dataset, { ...moments, seed: 1 });
+  const batch = {
+    indices: gpu.keep(gpu.tensor([1, 2, 3], [3], { dtype: "uint32" })),
+    epoch: gpu.keep(gpu.tensor([0], [1], { dtype: "uint32" })),
+    images: gpu.keep(gpu.zeros([3, 4, 4, 1])),
+    labels: gpu.keep(gpu.zeros([3], { dtype: "uint32" })),
+  };
+  const file = (bytes: Uint8Array) =>
+    options({ name: text("file"), bytes: instance(bytes) }, ["name", "bytes"]);
+  const idx = core.encodeIdx([2, 3], new Uint8Array(6));
+  const nameless = ({ value, accepts }: Argument): Argument => ({ value, accepts });
+  const cifar = new Uint8Array(3073);
+  const typed = (value: Float32Array | Float64Array): Argument => ({
+    value,
+    accepts: (v) => v instanceof Float32Array || v instanceof Float64Array,
+  });
+  const items: Argument = {
+    value: [1, 2, 3],
+    accepts: (v) => Array.isArray(v) || (ArrayBuffer.isView(v) && !(v instanceof DataView)),
+  };
+  const numbers = (length: number): Argument => ({
+    value: new Float32Array(length),
+    accepts: (v) =>
+      (Array.isArray(v) || v instanceof Float32Array) &&
+      v.length === length &&
+      v.every((n) => typeof n === "number"),
+  });
+
+  // training
+  const loss = core.crossEntropy(model, images, labels);
+  const lossOf: Argument = { value: loss, accepts: (v) => v === loss };
+  const alphas = list([0, 0.1], Number.isFinite);
+  const filterOf = (accepts: (name: string) => boolean) => optional(func(accepts as never));
+  const first = made(3).detach();
+  const weight = gpu.keep(gpu.full([3], 1, { requiresGrad: true }));
+  let line: core.GradientLine;
+  const sgd = options(
+    {
+      lr: number(0.1, 0),
+      momentum: number(0, 0),
+      dampening: number(0),
+      weightDecay: number(0, 0),
+      nesterov: flag(false),
+    },
+    ["lr"],
+  );
+  const optimizer = () => new core.SGD([weight], { lr: 1 });
+  const shader = {
+    name: "copy_three",
+    source: `@group(0) @binding(0) var<storage, read_write> out: array<f32>;
+@group(0) @binding(1) var<storage, read> a: array<f32>;
+@compute @workgroup_size(64) fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+  if (id.x < 3) { out[id.x] = a[id.x]; }
+}`,
+  };
+  const kernel: Argument = { value: { shader, entry: "main" }, accepts: () => false };
+  const dtype = choice("float32", "float16", "uint32", "uint8");
+  const tensorOptions = options({ dtype, requiresGrad: flag(false) });
+  const gpuOptions = {
+    flushEvery: positive(64),
+    debug: options({ poison: flag(false), checkFinite: flag(false) }),
+  };
+  const wish = {
+    adapter: text("lavapipe"),
+    powerPreference: choice("low-power", "high-performance"),
+    toggles: options({}),
+  };
+  const buffer = gpu.device.createBuffer({
+    size: 256,
+    usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST,
+  });
+  const callbacks = {
+    onLog: func(() => 1),
+    onEval: func(() => 1),
+    onCheckpoint: func(() => 1),
+    checkpointEvery: { value: 5, accepts: (v: unknown) => typeof v === "number" && v >= 1 },
+    signal: { value: undefined, accepts: (v: unknown) => v === undefined },
+    evaluate: flag(true),
+  };
+  const trainer = new core.Trainer(
+    gpu,
+    { train: dataset, test: dataset },
+    { depth: 8, width: 4, batchSize: 4, epochs: 1 },
+  );
+  const only: Argument = { value: gpu.device, accepts: () => false };
+  const block = model.blocks[0]!;
+
+  return {
+    // ops
+    accuracy: { args: [tensor(matrix), label], call: core.accuracy },
+    add: { args: [x4, tensor(vector)], call: core.add },
+    sub: { args: [x4, tensor(vector)], call: core.sub },
+    mul: { args: [x4, tensor(vector)], call: core.mul },
+    scale: { args: [x4, either(number(2), tensor(vector))], call: core.scale },
+    relu: unary(core.relu),
+    softmax: unary(core.softmax),
+    expand: { args: [tensor(vector), shape([2, 8])], call: core.expand },
+    normalize: { args: [x4, tensor(vector), tensor(made(8)), optional(eps)], call: core.normalize },
+    sum: { args: [x4, optional(axes([1, 2])), optional(options({ keepDims: flag(true) }))], call: core.sum },
+    mean: {
+      args: [x4, optional(axes([1, 2])), optional(options({ keepDims: flag(true) }))],
+      call: core.mean,
+    },
+    variance: {
+      args: [
+        x4,
+        optional(axes([1, 2])),
+        optional(
+          options({ keepDims: flag(true), correction: integer(1, 0, 1), mean: orNull(tensor(made(2, 8))) }),
+        ),
+      ],
+      call: core.variance,
+    },
+    cast: { args: [tensor(x, HALVES), choice("float16", "float32")], call: core.cast },
+    concat: { args: [list([x, x], ragged), optional(integer(-1, -4, 3))], call: core.concat },
+    concatChannels: { args: [list([x, x], ragged)], call: core.concatChannels },
+    slice: {
+      args: [
+        x4,
+        axes([0, 0, 0, 0]),
+        list([1, 1, 1, 1], Number.isInteger),
+        optional(list([1, 1, 1, 1], Number.isInteger)),
+      ],
+      call: core.slice,
+    },
+    pad: {
+      args: [
+        tensor(matrix),
+        list(
+          [
+            [0, 1],
+            [1, 0],
+          ],
+          (v) => Array.isArray(v) && v.length === 2 && v.every(Number.isInteger),
+        ),
+        optional({ value: 0, accepts: (v) => typeof v === "number" && !Number.isNaN(v) }),
+      ],
+      call: core.pad,
+    },
+    pad2d: {
+      args: [
+        x4,
+        { value: [1, 0, 1, 0], accepts: () => false },
+        optional({ value: 0, accepts: (v) => typeof v === "number" && !Number.isNaN(v) }),
+      ],
+      call: core.pad2d,
+    },
+    permute: { args: [x4, axes([0, 3, 1, 2])], call: core.permute },
+    transpose: {
+      args: [tensor(matrix), optional(integer(0, -2, 1)), optional(integer(1, -2, 1))],
+      call: core.transpose,
+    },
+    reshape: { args: [tensor(x, ALL), shape([2, 128])], call: core.reshape },
+    flatten: unary(core.flatten, tensor(x, ALL)),
+    fromNCHW: unary(core.fromNCHW),
+    toNCHW: unary(core.toNCHW),
+    weightFromOIHW: unary(core.weightFromOIHW),
+    weightToOIHW: unary(core.weightToOIHW),
+    weightFromHWIO: unary(core.weightFromHWIO),
+    weightToHWIO: unary(core.weightToHWIO),
+    subsample: {
+      args: [x4, optional(options({ stride: positive(2), channels: integer(16, 8) }))],
+      call: core.subsample,
+    },
+    maxPool2d: { args: [x4, pair(2, 1), optional(options(pool))], call: core.maxPool2d },
+    avgPool2d: {
+      args: [x4, pair(2, 1), optional(options({ ...pool, countIncludePad: flag(true) }))],
+      call: core.avgPool2d,
+    },
+    globalAvgPool2d: unary(core.globalAvgPool2d),
+    matmul: {
+      args: [
+        tensor(matrix),
+        tensor(made(8, 3)),
+        optional(options({ transposeA: flag(false), transposeB: flag(false) })),
+      ],
+      call: core.matmul,
+    },
+    linear: {
+      args: [tensor(matrix), tensor(made(3, 8)), optional(orNull(tensor(made(3))))],
+      call: core.linear,
+    },
+    conv2d: {
+      args: [
+        x4,
+        tensor(filter),
+        optional(
+          options({
+            bias: orNull(tensor(vector)),
+            stride: pair(1, 1),
+            padding: either(sides(1), choice("same", "valid")),
+            dilation: pair(1, 1),
+            groups: positive(1),
+          }),
+        ),
+      ],
+      call: core.conv2d,
+    },
+    batchNorm: {
+      accepted: "right",
+      args: [tensor(x, HALVES), channels, channels, batchNormOptions],
+      call: core.batchNorm,
+    },
+    batchNormComposed: {
+      accepted: "right",
+      args: [tensor(x, HALVES), channels, channels, batchNormOptions],
+      call: core.batchNormComposed,
+    },
+    batchNormStatistics: unary(core.batchNormStatistics, tensor(x, HALVES)),
+    mergeStatistics: { args: [list([statistics, statistics], ragged)], call: core.mergeStatistics },
+    syncBatchNorm: {
+      accepted: "right",
+      args: [
+        list([x, x], (v) => v instanceof core.Tensor && HALVES.includes(v.dtype)),
+        channels,
+        channels,
+        optional(options({ ...normOptions, residuals: orNull(list([x, x], () => false)) })),
+      ],
+      call: core.syncBatchNorm,
+    },
+    groupNorm: {
+      args: [x4, positive(2), optional(channels), optional(channels), optional(eps)],
+      call: core.groupNorm,
+    },
+    layerNorm: {
+      args: [x4, either(positive(8), shape([8])), optional(channels), optional(channels), optional(eps)],
+      call: core.layerNorm,
+    },
+    softmaxCrossEntropy: {
+      args: [
+        tensor(matrix),
+        label,
+        optional(options({ reduction: choice("mean", "sum", "none"), labelSmoothing: number(0.1, 0, 1) })),
+      ],
+      call: core.softmaxCrossEntropy,
+    },
+
+    // the graph
+    checkpoint: {
+      names: ["checkpoint", "relu"],
+      args: [func((t: core.Tensor) => core.relu(t)), tensor(x, HALVES)],
+      call: core.checkpoint,
+    },
+    noGrad: unary(
+      core.noGrad,
+      func(() => 1),
+    ),
+    enableGrad: unary(
+      core.enableGrad,
+      func(() => 1),
+    ),
+    tap: { args: [x4, func(() => undefined)], call: core.tap },
+
+    // layers
+    Conv2d: {
+      args: [
+        aGpu,
+        positive(8),
+        positive(4),
+        pair(3, 1),
+        optional(
+          options({
+            ...initOptions,
+            ...{
+              stride: pair(1, 1),
+              padding: either(sides(1), choice("same", "valid")),
+              dilation: pair(1, 1),
+              groups: positive(1),
+            },
+          }),
+        ),
+      ],
+      call: (...args: ConstructorParameters<typeof core.Conv2d>) => new core.Conv2d(...args),
+    },
+    "Conv2d.forward": { names: ["Conv2d", "conv2d"], ...unary((t: core.Tensor) => conv.forward(t)) },
+    Linear: {
+      args: [aGpu, positive(8), positive(4), optional(options(initOptions))],
+      call: (...args: ConstructorParameters<typeof core.Linear>) => new core.Linear(...args),
+    },
+    "Linear.forward": {
+      names: ["Linear", "linear"],
+      ...unary((t: core.Tensor) => dense.forward(t), tensor(matrix)),
+    },
+    BatchNorm2d: {
+      args: [aGpu, positive(8), optional(options(norm2d))],
+      call: (...args: ConstructorParameters<typeof core.BatchNorm2d>) => new core.BatchNorm2d(...args),
+    },
+    "BatchNorm2d.forward": {
+      names: ["BatchNorm2d", "batchNorm"],
+      args: [
+        tensor(x, HALVES),
+        optional(
+          options({ activation: choice("relu", "none"), residual: orNull(tensor(made(2, 4, 4, 8), HALVES)) }),
+        ),
+      ],
+      call: (t: core.Tensor, tail: object) => norm.forward(t, tail),
+    },
+    ReLU: { args: [], call: () => new core.ReLU() },
+    "ReLU.forward": { names: ["relu"], ...unary((t: core.Tensor) => new core.ReLU().forward(t)) },
+    MaxPool2d: {
+      args: [pair(2, 1), optional(options(pool))],
+      call: (...args: ConstructorParameters<typeof core.MaxPool2d>) => new core.MaxPool2d(...args),
+    },
+    "MaxPool2d.forward": {
+      names: ["maxPool2d"],
+      ...unary((t: core.Tensor) => new core.MaxPool2d(2).forward(t)),
+    },
+    AvgPool2d: {
+      args: [pair(2, 1), optional(options({ ...pool, countIncludePad: flag(true) }))],
+      call: (...args: ConstructorParameters<typeof core.AvgPool2d>) => new core.AvgPool2d(...args),
+    },
+    "AvgPool2d.forward": {
+      names: ["avgPool2d"],
+      ...unary((t: core.Tensor) => new core.AvgPool2d(2).forward(t)),
+    },
+    GlobalAvgPool2d: { args: [], call: () => new core.GlobalAvgPool2d() },
+    "GlobalAvgPool2d.forward": {
+      names: ["globalAvgPool2d"],
+      ...unary((t: core.Tensor) => new core.GlobalAvgPool2d().forward(t)),
+    },
+    Flatten: { args: [], call: () => new core.Flatten() },
+    "Flatten.forward": {
+      names: ["flatten"],
+      ...unary((t: core.Tensor) => new core.Flatten().forward(t), tensor(x, ALL)),
+    },
+    Sequential: {
+      args: [module, module],
+      call: (...layers: core.Module[]) => void new core.Sequential(...layers),
+    },
+    "Sequential.forward": {
+      names: ["Sequential", "relu", "flatten"],
+      ...unary(
+        (t: core.Tensor) => new core.Sequential(new core.ReLU(), new core.Flatten()).forward(t),
+        tensor(x, ALL),
+      ),
+    },
+    BasicBlock: {
+      args: [instance(block.first), instance(block.second), positive(1), integer(0, 0)],
+      call: (...args: ConstructorParameters<typeof core.BasicBlock>) => void new core.BasicBlock(...args),
+    },
+    "BasicBlock.forward": {
+      names: ["BasicBlock", "conv2d"],
+      ...unary((t: core.Tensor) => block.forward(t), tensor(made(1, 4, 4, 4))),
+    },
+    ResNetCifar: {
+      args: [
+        instance(model.stem),
+        list(model.blocks, (v) => v instanceof core.BasicBlock),
+        orNull(instance(norm)),
+        instance(model.classifier),
+        {
+          value: model.options,
+          accepts: isEmpty,
+        },
+      ],
+      call: (...args: ConstructorParameters<typeof core.ResNetCifar>) => void new core.ResNetCifar(...args),
+    },
+    "ResNetCifar.forward": {
+      names: ["ResNetCifar", "conv2d"],
+      ...unary((t: core.Tensor) => model.forward(t), tensor(images)),
+    },
+    resnetCifar: {
+      args: [
+        aGpu,
+        optional(
+          options({
+            ...{
+              depth: { value: 8, accepts: () => false },
+              width: positive(4),
+              norm: choice("batch", "none", "last"),
+              init,
+              seed: anySeed,
+            },
+            ...{ inChannels: positive(3), classes: positive(10), batchNorm: options(norm2d) },
+          }),
+        ),
+      ],
+      call: core.resnetCifar,
+    },
+    Module: { args: [], call: () => undefined },
+    "Module.train": {
+      names: ["train"],
+      args: [optional(flag(true))],
+      call: (mode: boolean) => void model.train(mode),
+      after: () => void model.train(),
+    },
+    "Module.loadStateDict": {
+      names: ["loadStateDict"],
+      args: [{ value: {}, accepts: isEmpty }],
+      call: (state: core.StateDict) => new core.ReLU().loadStateDict(state),
+    },
+    initWeights: { args: [shape([8, 3, 3, 8]), init, layer], call: core.initWeights },
+    manualSeed: { args: [anySeed], call: core.manualSeed, after: () => core.manualSeed(0) },
+
+    // numbers
+    Random: {
+      args: [words, optional(words)],
+      call: (...args: ConstructorParameters<typeof core.Random>) => new core.Random(...args),
+    },
+    "Random.uniform": {
+      args: [optional(number(0)), optional(number(1))],
+      call: (low: number, high: number) => random.uniform(low, high),
+    },
+    "Random.normal": {
+      args: [optional(number(0)), optional(number(1))],
+      call: (low: number, high: number) => random.normal(low, high),
+    },
+    "Random.int": { args: [integer(5, 1, 2 ** 32)], call: (n: number) => random.int(n) },
+    "Random.shuffle": { args: [items], call: (values: number[]) => random.shuffle(values) },
+    "Random.fillUniform": {
+      args: [typed(new Float32Array(2)), optional(number(0)), optional(number(1))],
+      call: (out: Float32Array, low: number, high: number) => random.fillUniform(out, low, high),
+    },
+    "Random.fillNormal": {
+      args: [typed(new Float64Array(2)), optional(number(0)), optional(number(1))],
+      call: (out: Float64Array, low: number, high: number) => random.fillNormal(out, low, high),
+    },
+    "Random.fork": { args: [anySeed], call: (name: string) => random.fork(name) },
+    multiStep: {
+      args: [
+        number(0.1, 0),
+        list([3, 5], (v) => Number.isFinite(v) && (v as number) >= 0),
+        optional(number(0.1, 0)),
+      ],
+      call: core.multiStep,
+    },
+    stepDecay: { args: [number(0.1, 0), number(3, 1), optional(number(0.1, 0))], call: core.stepDecay },
+    cosine: { args: [number(0.1, 0), number(10, 1), optional(number(0, 0))], call: core.cosine },
+    warmup: { args: [func(() => 0.1), number(5, 0)], call: core.warmup },
+    SGD: {
+      args: [{ value: [weight], accepts: () => false }, sgd],
+      call: (...args: ConstructorParameters<typeof core.SGD>) => new core.SGD(...args),
+    },
+    "SGD.loadStateDict": {
+      args: [{ value: {}, accepts: isEmpty }],
+      call: (state: core.StateDict) => {
+        const sgd = optimizer();
+        try {
+          sgd.loadStateDict(state);
+        } finally {
+          sgd.dispose();
+        }
+      },
+    },
+
+    // the device
+    Gpu: { args: [], call: () => undefined },
+    "Gpu.static request": {
+      names: ["Gpu.request"],
+      args: [
+        optional(
+          options({
+            ...gpuOptions,
+            powerPreference: wish.powerPreference,
+            gpu: { value: undefined, accepts: (v) => v === undefined },
+          }),
+        ),
+      ],
+      call: core.Gpu.request,
+      accepted: "none",
+    },
+    "Gpu.static fromAdapter": {
+      names: ["Gpu.fromAdapter"],
+      args: [only, optional(options(gpuOptions))],
+      call: core.Gpu.fromAdapter,
+      accepted: "none",
+    },
+    "Gpu.static fromDevice": {
+      names: ["Gpu.fromDevice"],
+      args: [only, optional(options(gpuOptions))],
+      call: core.Gpu.fromDevice,
+      accepted: "none",
+    },
+    "Gpu.tensor": {
+      names: ["gpu.tensor"],
+      args: [numbers(3), shape([3]), optional(tensorOptions)],
+      call: (...args: Parameters<Gpu["tensor"]>) => gpu.tensor(...args),
+    },
+    "Gpu.empty": {
+      names: ["gpu.empty"],
+      args: [shape([3]), optional(dtype)],
+      call: (...args: Parameters<Gpu["empty"]>) => gpu.empty(...args),
+    },
+    "Gpu.zeros": {
+      names: ["gpu.zeros"],
+      args: [shape([3]), optional(tensorOptions)],
+      call: (...args: Parameters<Gpu["zeros"]>) => gpu.zeros(...args),
+    },
+    "Gpu.full": {
+      names: ["gpu.full"],
+      args: [shape([3]), { value: 1, accepts: (v) => typeof v === "number" }, optional(tensorOptions)],
+      call: (...args: Parameters<Gpu["full"]>) => gpu.full(...args),
+    },
+    "Gpu.scope": { names: ["gpu.scope"], args: [func(() => 1)], call: (fn: () => number) => gpu.scope(fn) },
+    "Gpu.keep": {
+      names: ["gpu.keep"],
+      args: [{ value: x, accepts: (v) => v instanceof core.Tensor }],
+      call: (t: core.Tensor) => gpu.keep(t),
+    },
+    "Gpu.run": {
+      names: ["gpu.run", "label", "wrong", "copy_three"],
+      args: [
+        kernel,
+        list([made(3), first], () => false),
+        list([1], (v) => Number.isInteger(v) && (v as number) > 0),
+        optional(text("label")),
+      ],
+      call: (...args: Parameters<Gpu["run"]>) => {
+        gpu.run(...args);
+        return gpu.sync();
+      },
+    },
+    "Gpu.warmup": {
+      names: ["gpu.warmup"],
+      args: [list([kernel.value], () => false)],
+      call: (specs: never[]) => gpu.warmup(specs),
+    },
+    "Gpu.fold": {
+      names: ["gpu.fold"],
+      args: [integer(5, 1, 2 ** 32)],
+      call: (count: number) => gpu.fold(count),
+    },
+    "Gpu.accumulate": {
+      names: ["gpu.accumulate"],
+      args: [tensor(made(3), HALVES), tensor(first, HALVES)],
+      call: (...args: Parameters<Gpu["accumulate"]>) => gpu.accumulate(...args),
+    },
+    "Gpu.profile": {
+      names: ["gpu.profile"],
+      args: [func(() => 1)],
+      call: (fn: () => void) => gpu.profile(fn),
+    },
+    "Gpu.capture": {
+      names: ["gpu.capture"],
+      args: [func(() => 1)],
+      call: (fn: () => void) => gpu.capture(fn),
+    },
+    "Gpu.explain": {
+      names: ["gpu.explain"],
+      args: [func(() => 1)],
+      call: (fn: () => void) => gpu.explain(fn),
+    },
+    "variants.force": {
+      args: [text("kernel"), orNull(text("lanes"))],
+      call: (kernel: string, variant: string) => gpu.variants.force(kernel, variant),
+    },
+    "variants.remember": {
+      args: [text("kernel"), text("1x2"), text("lanes")],
+      call: (kernel: string, size: string, variant: string) => gpu.variants.remember(kernel, size, variant),
+    },
+    "variants.load": {
+      args: [
+        {
+          value: { "kernel|1x2": "lanes" },
+          accepts: isEmpty,
+        },
+      ],
+      call: (choices: Record<string, string>) => gpu.variants.load(choices),
+    },
+    autotune: {
+      args: [
+        aGpu,
+        func(() => gpu.scope(() => core.relu(x).isDisposed)),
+        optional(
+          options({
+            rounds: integer(1, 1, 7),
+            margin: number(0.97, 0),
+            budgetMs: { value: 1, accepts: (v) => typeof v === "number" && v >= 0 },
+          }),
+        ),
+      ],
+      call: core.autotune,
+      accepted: "none",
+    },
+    Tensor: { args: [], call: () => undefined },
+    "Tensor.static fromBuffer": {
+      names: ["Tensor.fromBuffer"],
+      args: [
+        { value: buffer, accepts: () => false },
+        shape([3]),
+        optional(options({ gpu: aGpu, dtype, byteOffset: integer(0, 0) })),
+      ],
+      call: core.Tensor.fromBuffer,
+    },
+    "Tensor.alias": {
+      names: ["tensor.alias"],
+      args: [optional(shape([3]))],
+      call: (size: number[]) => first.alias(size),
+    },
+    "Tensor.write": {
+      names: ["tensor.write"],
+      args: [numbers(3)],
+      call: (data: number[]) => first.write(data),
+    },
+    "Tensor.fill": {
+      names: ["tensor.fill"],
+      args: [{ value: 1, accepts: (v) => typeof v === "number" }],
+      call: (value: number) => first.fill(value),
+    },
+    "Tensor.backward": {
+      names: ["backward"],
+      args: [orNull(optional(tensor(made(3))))],
+      call: (grad: core.Tensor) => gpu.scope(() => core.scale(weight, 2).backward(grad)),
+      after: () => weight.zeroGrad(),
+    },
+
+    // data
+    pcg: unary(core.pcg, integer(5, Number.MIN_SAFE_INTEGER)),
+    augmentation: {
+      args: [integer(1, -(2 ** 53) + 1), integer(1, -(2 ** 53) + 1), integer(1, -(2 ** 53) + 1), augment],
+      call: core.augmentation,
+    },
+    augmentImage: {
+      args: [
+        instance(new Uint8Array(16)),
+        shape([4, 4, 1]),
+        integer(1, 0, 32767),
+        options({ dy: integer(1, 0), dx: integer(0, 0), flip: flag(true) }, ["dy", "dx", "flip"]),
+      ],
+      call: core.augmentImage,
+    },
+    epochOrder: { args: [seed, seed, integer(5, 0, 2 ** 30)], call: core.epochOrder },
+    BatchSampler: {
+      args: [options({ ...sampling, count: integer(10, 1, 2 ** 30) }, ["batchSize", "seed", "count"])],
+      call: (given: core.BatchSamplerOptions) => new core.BatchSampler(given),
+    },
+    "BatchSampler.indices": {
+      names: ["BatchSampler"],
+      args: [seed, integer(0, 0, 2)],
+      call: (epoch: number, index: number) => sampler.indices(epoch, index),
+    },
+    DataLoader: {
+      args: [
+        set,
+        options(
+          {
+            ...{ ...sampling, mean, std, augment: orNull(augment) },
+            padTo: list([4, 4], (v) => Number.isInteger(v) && (v as number) >= 4 && (v as number) <= 2 ** 16),
+          },
+          ["batchSize", "seed", "mean", "std"],
+        ),
+      ],
+      call: (...args: ConstructorParameters<typeof core.DataLoader>) => new core.DataLoader(...args),
+    },
+    "DataLoader.batch": {
+      names: ["DataLoader"],
+      args: [seed, integer(0, 0, 2)],
+      call: (epoch: number, index: number) => loader.batch(epoch, index),
+    },
+    "DataLoader.epoch": {
+      names: ["DataLoader"],
+      args: [seed, optional(integer(0, 0, 3))],
+      call: (epoch: number, start: number) => void loader.epoch(epoch, start),
+    },
+    DeviceDataset: {
+      args: [
+        aGpu,
+        set,
+        options({ mean, std, seed, augment: orNull(augment), chunkBytes: integer(64, 16) }, [
+          "mean",
+          "std",
+          "seed",
+        ]),
+      ],
+      call: (...args: ConstructorParameters<typeof core.DeviceDataset>) => new core.DeviceDataset(...args),
+    },
+    "DeviceDataset.gather": {
+      names: ["gather"],
+      args: [
+        tensor(batch.indices, ["uint32"]),
+        tensor(batch.epoch, ["uint32"]),
+        tensor(batch.images),
+        tensor(batch.labels, ["uint32"]),
+      ],
+      call: (...args: Parameters<core.DeviceDataset["gather"]>) => onDevice.gather(...args),
+    },
+    imageDataset: { args: [set], call: core.imageDataset },
+    subset: {
+      names: ["subset", "part"],
+      args: [
+        set,
+        { value: [1, 2], accepts: (v) => Array.isArray(v) || v instanceof Float32Array },
+        optional(text("part")),
+      ],
+      call: core.subset,
+    },
+    balancedIndices: { args: [set, integer(2, 1)], call: core.balancedIndices },
+    channelMoments: unary(core.channelMoments, set),
+    classCounts: unary(core.classCounts, set),
+    encodeIdx: { args: [shape([2, 3]), instance(new Uint8Array(6))], call: core.encodeIdx },
+    parseIdx: unary(core.parseIdx, nameless(file(idx))),
+    gunzip: { args: [nameless(file(idx))], call: core.gunzip },
+    readIdxDataset: {
+      names: ["readIdxDataset", "file"],
+      args: [
+        text("small"),
+        nameless(file(core.encodeIdx([2, 3, 3], new Uint8Array(18)))),
+        nameless(file(core.encodeIdx([2], new Uint8Array(2)))),
+        optional(list(["a", "b"], (v) => typeof v === "string")),
+      ],
+      call: core.readIdxDataset,
+    },
+    readCifarDataset: {
+      args: [
+        text("small"),
+        choice("cifar10", "cifar100"),
+        list([{ name: "file", bytes: cifar }], () => false),
+      ],
+      call: core.readCifarDataset,
+    },
+
+    // training
+    encodeCheckpoint: {
+      args: [nameless(options({ tensors: options({}), metadata: options({}) }, ["tensors", "metadata"]))],
+      call: core.encodeCheckpoint,
+    },
+    decodeCheckpoint: {
+      names: ["decodeCheckpoint", "checkpoint"],
+      args: [
+        { value: core.encodeCheckpoint({ tensors: {}, metadata: {} }), accepts: () => false },
+        text("file"),
+      ],
+      call: core.decodeCheckpoint,
+    },
+    evaluate: {
+      args: [aGpu, module, instance(loader)],
+      call: (...args: Parameters<typeof core.evaluate>) => core.evaluate(...args),
+      accepted: "none",
+    },
+    Trainer: {
+      names: ["Trainer", "train", "resnetCifar"],
+      args: [
+        aGpu,
+        { value: { train: dataset, test: dataset }, accepts: () => false },
+        optional(
+          options({
+            ...{
+              depth: { value: 8, accepts: () => false },
+              width: positive(4),
+              norm: choice("batch", "none", "last"),
+              init,
+            },
+            ...{
+              lr: number(0.1, Number.MIN_VALUE),
+              schedule: choice("step", "cosine", "constant"),
+              warmupSteps: integer(0, 0),
+            },
+            ...{ momentum: number(0.9, 0, 0.999), nesterov: flag(false), weightDecay: number(0, 0), seed },
+            ...{
+              batchSize: positive(4),
+              epochs: positive(1),
+              maxSteps: orNull(positive(3)),
+              augment: flag(true),
+            },
+            ...{ logEvery: positive(10), capture: flag(true) },
+          }),
+        ),
+      ],
+      call: (...args: ConstructorParameters<typeof core.Trainer>) => new core.Trainer(...args),
+      accepted: "right",
+    },
+    "Trainer.run": {
+      args: [optional(options(callbacks))],
+      call: (given: core.RunCallbacks) => trainer.run(given),
+      accepted: "none",
+    },
+    "Trainer.resume": {
+      names: ["resume"],
+      args: [{ value: null, accepts: () => false }],
+      call: (state: core.Checkpoint) => trainer.resume(state),
+      accepted: "none",
+    },
+    trainThroughLosses: {
+      names: ["trainThroughLosses", "Trainer", "train", "resnetCifar"],
+      args: [
+        func(() => Promise.reject(new core.UsageError("trainThroughLosses: none"))),
+        { value: { train: dataset, test: dataset }, accepts: () => false },
+        optional(options({ depth: { value: 8, accepts: () => false } })),
+        optional(
+          options({
+            ...callbacks,
+            from: { value: undefined, accepts: (v) => v === undefined },
+            attempts: { value: 4, accepts: (v) => typeof v === "number" && v >= 1 },
+            pauseMs: number(0, 0),
+            onStart: func(() => 1),
+            onLoss: func(() => 1),
+          }),
+        ),
+      ],
+      call: core.trainThroughLosses,
+      accepted: "none",
+    },
+    crossEntropy: { args: [module, tensor(images, ALL), label], call: core.crossEntropy },
+    activations: {
+      accepted: "right",
+      names: ["activations", "ResNetCifar", "conv2d"],
+      args: [module, tensor(images), optional(options({ layers: filterOf((name) => name === "stem.conv") }))],
+      call: core.activations,
+    },
+    gradients: {
+      accepted: "right",
+      args: [
+        module,
+        lossOf,
+        optional(
+          options({
+            parameters: filterOf((name) => name === "classifier.bias"),
+            bins: integer(5, 1, 2 ** 24),
+          }),
+        ),
+      ],
+      call: core.gradients,
+    },
+    logitGradients: {
+      names: ["logitGradients", "ResNetCifar", "conv2d", "softmaxCrossEntropy"],
+      args: [module, tensor(images), label],
+      call: core.logitGradients,
+    },
+    landscape: {
+      accepted: "right",
+      names: ["landscape", "GradientLine.open"],
+      args: [module, lossOf, alphas],
+      call: core.landscape,
+    },
+    lossAt: { args: [module, lossOf], call: core.lossAt },
+    gradientNoise: {
+      accepted: "right",
+      args: [module, list([[loss, loss]], () => false), optional(alphas)],
+      call: core.gradientNoise,
+    },
+    alignment: {
+      accepted: "right",
+      args: [module, lossOf, optional(options({ layers: filterOf((name) => name === "stem.conv") }))],
+      call: core.alignment,
+    },
+    alignmentSums: {
+      args: [{ value: conv, accepts: () => false }, x4, tensor(made(2, 4, 4, 8))],
+      call: core.alignmentSums,
+    },
+    GradientLine: { args: [], call: () => undefined },
+    "GradientLine.static open": {
+      names: ["GradientLine.open"],
+      args: [module, lossOf],
+      call: async (...args: Parameters<typeof core.GradientLine.open>) => {
+        const opened = await core.GradientLine.open(...args);
+        opened.close();
+        line = opened;
+      },
+    },
+    "GradientLine.moveTo": {
+      args: [number(0)],
+      call: (alpha: number) => (Number.isFinite(alpha) ? 0 : line.moveTo(alpha)),
+    },
+    describe: unary(core.describe),
+    histogram: {
+      args: [
+        x4,
+        options({ low: number(0), high: number(1), bins: integer(4, 1, 2 ** 24) }, ["low", "high", "bins"]),
+      ],
+      call: core.histogram,
+    },
+    median: unary(core.median),
+    orderStatistic: { args: [x4, integer(3, 0, 255)], call: core.orderStatistic },
+    rowCosines: unary(core.rowCosines, tensor(matrix)),
+    argmaxCounts: unary(core.argmaxCounts, tensor(matrix)),
+    squaredDistance: { args: [x4, tensor(made(2, 4, 4, 8))], call: core.squaredDistance },
+
+    // Node
+    "node.classify": {
+      names: ["classify"],
+      args: [
+        {
+          value: { device: "llvmpipe" },
+          accepts: (v) => v !== null && typeof v === "object" && !Array.isArray(v),
+        },
+      ],
+      call: node.classify,
+    },
+    "node.parseWish": { names: ["parseWish"], args: [optional(text("hardware"))], call: node.parseWish },
+    "node.survey": {
+      names: ["survey"],
+      args: [optional({ value: undefined, accepts: () => false })],
+      call: node.survey,
+      accepted: "none",
+    },
+    "node.cacheDirectory": {
+      names: ["cacheDirectory"],
+      args: [optional(text("/tmp/cache"))],
+      call: node.cacheDirectory,
+    },
+    "node.findDataset": {
+      names: ["findDataset"],
+      args: [text("/nowhere")],
+      call: node.findDataset,
+      accepted: "none",
+    },
+    "node.loadDataset": {
+      names: ["loadDataset"],
+      args: [text("embedded"), optional(options({ cache: text("/tmp/cache"), name: text("name") }))],
+      call: node.loadDataset,
+      accepted: "none",
+    },
+    "node.downloadFile": {
+      names: ["downloadFile"],
+      args: [
+        { value: { url: "http://127.0.0.1/file", md5: "0".repeat(32) }, accepts: () => false },
+        text("/tmp/file"),
+        optional(func(() => 1)),
+      ],
+      call: node.downloadFile,
+      accepted: "none",
+    },
+    "node.fetchDataset": {
+      names: ["fetchDataset"],
+      args: [
+        text("name"),
+        {
+          value: { files: [{ url: "http://127.0.0.1/file", md5: "0".repeat(32) }], archive: false },
+          accepts: () => false,
+        },
+        optional(
+          options({
+            cache: text("/tmp/cache"),
+            mirror: text("http://127.0.0.1/"),
+            onProgress: func(() => 1),
+          }),
+        ),
+      ],
+      call: node.fetchDataset,
+      accepted: "none",
+    },
+    "node.embeddedVulkan": {
+      names: ["embeddedVulkan"],
+      args: [optional(text("/tmp"))],
+      call: node.embeddedVulkan,
+      accepted: "none",
+    },
+    "node.embeddedChromium": {
+      names: ["embeddedChromium"],
+      args: [optional(text("/tmp"))],
+      call: node.embeddedChromium,
+      accepted: "none",
+    },
+    "node.requestAdapter": {
+      names: ["requestAdapter"],
+      args: [optional(options(wish))],
+      call: node.requestAdapter,
+      accepted: "none",
+    },
+    "node.requestGpu": {
+      names: ["requestGpu"],
+      args: [optional(options({ ...wish, ...gpuOptions }))],
+      call: node.requestGpu,
+      accepted: "none",
+    },
+    "node.installNavigatorGpu": {
+      names: ["installNavigatorGpu"],
+      args: [optional(options(wish))],
+      call: node.installNavigatorGpu,
+      accepted: "none",
+    },
+  };
+}
