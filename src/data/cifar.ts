@@ -6,7 +6,7 @@
  */
 import { DataError } from "../errors.ts";
 import { printable } from "../foreign.ts";
-import { checkText, show } from "../options.ts";
+import { show } from "../options.ts";
 import { checkNamedBytes, type ImageDataset, imageDataset, type NamedBytes } from "./dataset.ts";
 
 export type CifarKind = "cifar10" | "cifar100";
@@ -43,7 +43,9 @@ const KINDS = {
  * @throws DataError on another kind, no files, an empty file, a file that ends inside a record, or a label out of range.
  */
 export function readCifarDataset(name: string, kind: CifarKind, files: readonly NamedBytes[]): ImageDataset {
-  checkText("readCifarDataset", "name", name);
+  if (typeof name !== "string") {
+    throw new DataError(`readCifarDataset: name is ${show(name)}; expected a text, for tables and messages`);
+  }
   if (typeof kind !== "string" || !Object.hasOwn(KINDS, kind)) {
     throw new DataError(
       `readCifarDataset: kind is ${show(kind)}; expected ${Object.keys(KINDS).join(" or ")}`,

@@ -1,6 +1,6 @@
 import { DataError, ShapeError } from "../errors.ts";
 import { isBytes, printable } from "../foreign.ts";
-import { checkArray, checkText, show } from "../options.ts";
+import { checkArray, show } from "../options.ts";
 
 /** Labelled images of one size, as bytes. */
 export interface ImageDataset {
@@ -161,7 +161,9 @@ export function subset(
   name = dataset?.name,
 ): ImageDataset {
   checkDataset("subset", dataset);
-  checkText("subset", "name", name);
+  if (typeof name !== "string") {
+    throw new DataError(`subset: name is ${show(name)}; expected a text, for tables and messages`);
+  }
   const isList = Array.isArray(indices) || (ArrayBuffer.isView(indices) && !(indices instanceof DataView));
   if (!isList) {
     throw new DataError(`subset: indices are ${show(indices)}; expected a list of image numbers`);

@@ -156,7 +156,9 @@ export async function readIdxDataset(
   labels: NamedBytes,
   classNames?: readonly string[],
 ): Promise<ImageDataset> {
-  checkText("readIdxDataset", "name", name);
+  if (typeof name !== "string") {
+    throw new DataError(`readIdxDataset: name is ${show(name)}; expected a text, for tables and messages`);
+  }
   if (classNames !== undefined) {
     checkArray("readIdxDataset", "classNames", classNames, "texts, one per class");
     for (const className of classNames) checkText("readIdxDataset", "a class name", className);

@@ -369,7 +369,7 @@ describe("downloadFile where it can't write, or is called wrongly", () => {
   });
 
   it.each<[string, unknown, string]>([
-    ["nothing", undefined, "url is undefined"],
+    ["nothing", undefined, "the file is undefined; expected"],
     [
       "a file's address",
       { url: "file:///etc/passwd", md5: REMOTE_MD5 },
