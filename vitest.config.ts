@@ -10,5 +10,11 @@ export default defineConfig({
     isolate: false,
     testTimeout: 120_000,
     hookTimeout: 120_000,
+    coverage: {
+      provider: "v8",
+      include: ["src/**"],
+      exclude: ["src/generated/**"],
+      reporter: ["text-summary"],
+    },
   },
 });
