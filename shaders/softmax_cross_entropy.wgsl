@@ -60,7 +60,8 @@ fn row_sums(base: u32, first: u32, step: u32, m: f32) -> vec2<f32> {
 fn store(row: u32, m: f32, sums: vec2<f32>) {
   let label = labels[row];
   var value = bitcast<f32>(sizes.nan_bits);
-  if (label < sizes.classes && !is_nan(sums.x)) {
+  // A sum of 0 is that of a row with nothing above -inf.
+  if (label < sizes.classes && !is_nan(sums.x) && sums.x > 0.0) {
     value = log(sums.x) - (1.0 - SMOOTHING) * (logits[row * sizes.classes + label] - m);
     if (SMOOTHING > 0.0) {
       value -= SMOOTHING / f32(sizes.classes) * sums.y;
