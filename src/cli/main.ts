@@ -16,8 +16,9 @@ const { version } = JSON.parse(readFileSync(packagePath("package.json"), "utf8")
 for (const stream of [process.stdout, process.stderr]) {
   stream.on("error", (error: NodeJS.ErrnoException) => {
     if (error.code === "EPIPE" || error.code === "ERR_STREAM_DESTROYED") return;
+    if (stream === process.stdout && process.exitCode !== 1)
+      console.error(`fusenorm: the output can't be written: ${error.message}`);
     process.exitCode = 1;
-    if (stream === process.stdout) console.error(`fusenorm: the output can't be written: ${error.message}`);
   });
 }
 

@@ -92,7 +92,7 @@ export async function inOutDirectory<T>(
   }
   try {
     const onWait = (told: string) => console.error(told);
-    const lock = await FolderLock.acquire(`fusenorm ${command}`, out, { part, onWait }).catch((error) => {
+    const lock = await FolderLock.acquire(command, out, { part, onWait }).catch((error) => {
       throw error instanceof UsageError ? error : refused("written", error);
     });
     try {

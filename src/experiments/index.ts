@@ -1,4 +1,5 @@
 import { UsageError } from "../errors.ts";
+import { nearest, show } from "../options.ts";
 import { bnLastLayer } from "./bn-last-layer.ts";
 import { divergence } from "./divergence.ts";
 import type { Experiment } from "./experiment.ts";
@@ -30,8 +31,9 @@ export function selectExperiments(ids: readonly string[]): Experiment[] {
   const known = EXPERIMENTS.map(({ id }) => id);
   const unknown = ids.find((id) => !known.includes(id));
   if (unknown !== undefined) {
+    const near = nearest(unknown, known);
     throw new UsageError(
-      `reproduce: there is no experiment "${unknown}"; expected some of ${known.join(", ")}`,
+      `reproduce: there is no experiment ${show(unknown)}; expected some of ${known.join(", ")}${near ? ` (did you mean ${near}?)` : ""}`,
     );
   }
   return EXPERIMENTS.filter(({ id }) => ids.length === 0 || ids.includes(id));

@@ -202,13 +202,13 @@ function refused(
   holder: Holder | null,
 ) {
   return new UsageError(
-    `${command}: ${folder} is in use by ${nameHolder(holder)} (${file}); wait until it ends, or name another --out`,
+    `${command}: ${folder} is in use by ${nameHolder(holder)}, says ${file}; wait until it ends, or name another --out`,
   );
 }
 
 function nameHolder(holder: Holder | null): string {
-  if (!holder) return "a run that did not say which";
-  return `${holder.command}, process ${holder.pid} on ${holder.host}`;
+  if (!holder) return "another run";
+  return `another run (${holder.command}, process ${holder.pid} on ${holder.host})`;
 }
 
 /** True or false where it is certain, null where the process can't be looked up from here. */

@@ -49,7 +49,7 @@ describe("a folder's lock", () => {
     const refused = take(directory);
     await expect(refused).rejects.toThrow(UsageError);
     await expect(refused).rejects.toThrow(
-      `test: ${directory} is in use by test, process ${process.pid} on ${hostname()}`,
+      `test: ${directory} is in use by another run (test, process ${process.pid} on ${hostname()})`,
     );
     first.check();
     first.release();
@@ -98,7 +98,7 @@ describe("a folder's lock", () => {
       const mine = await take(directory, { ...quick, onWait: (message) => void told.push(message) });
       expect(told.join()).toMatch(/watching for 1 s whether that run lives/);
       mine.check();
-      expect(() => theirs.check()).toThrow(/now held by test, process/);
+      expect(() => theirs.check()).toThrow(/now held by another run \(test, process/);
       theirs.release();
       mine.check();
       mine.release();
@@ -110,7 +110,7 @@ describe("a folder's lock", () => {
     await take(directory, { beatMs: 1e6 });
     edit(directory, { host: "elsewhere", pid: 77 });
     const beats = setInterval(() => utimesSync(fileOf(directory), new Date(), new Date()), 50);
-    await expect(take(directory)).rejects.toThrow("in use by test, process 77 on elsewhere");
+    await expect(take(directory)).rejects.toThrow("in use by another run (test, process 77 on elsewhere)");
     clearInterval(beats);
   });
 
