@@ -3,7 +3,7 @@
 
 import { type ChildProcess, spawn } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
-import { createServer } from "node:net";
+import { connect, createServer } from "node:net";
 import { hostname } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
@@ -245,6 +245,79 @@ describe("a run", () => {
     expect(oneLine(back.stderr)).toEqual([
       expect.stringMatching(`the checkpoint is of step ${step + 2}, this run ends after ${step}`),
     ]);
+  });
+
+  it("asks for a fresh device when its own is lost, and goes on to the same losses", async () => {
+    const [whole, disturbed] = [join(folder(), "out"), join(folder(), "out")];
+    const args = ["--max-steps", "8", "--checkpoint-every", "3"];
+    expect((await train(whole, ...args)).code).toBe(0);
+    // The first device ends a moment before the checkpoint of step 6 is written, the second at once, the third lives.
+    const preload = join(folder(), "lose.mjs");
+    writeFileSync(
+      preload,
+      `import fs from "node:fs/promises";
+       import { globals } from "${import.meta.resolve("webgpu")}";
+       import { syncBuiltinESMExports } from "node:module";
+       const { requestDevice } = globals.GPUAdapter.prototype;
+       const devices = [];
+       globals.GPUAdapter.prototype.requestDevice = async function (...args) {
+         const device = await requestDevice.apply(this, args);
+         devices.push(device);
+         if (devices.length === 2) setTimeout(() => device.destroy(), 1);
+         return device;
+       };
+       const { open } = fs;
+       let opened = 0;
+       fs.open = (path, ...rest) => {
+         if (String(path).endsWith(".partial") && ++opened === 1) setTimeout(() => devices[0].destroy(), 1);
+         return open(path, ...rest);
+       };
+       syncBuiltinESMExports();`,
+    );
+    const { code, stderr, stdout } = await run(process.execPath, [
+      "--import",
+      preload,
+      ...trainArgs(disturbed, ...args),
+    ]);
+    expect(stderr).toMatch(
+      /the device was lost .*; asking for a fresh one \(try 1 of 3\) to go on from step 3\n/,
+    );
+    expect(stderr).toMatch(
+      /the device was lost .*; asking for a fresh one \(try 2 of 3\) to go on from step 3\n/,
+    );
+    expect(stdout).toMatch(/^step 8: loss/);
+    expect(code).toBe(0);
+    const history = (out: string) => JSON.parse(readFileSync(join(out, "history.json"), "utf8"));
+    expect(history(disturbed).log).toEqual(history(whole).log);
+    expect(history(disturbed).evals).toEqual(history(whole).evals);
+  });
+
+  it("is watched by any number of pages, however they behave, and ends with them", async () => {
+    const out = join(folder(), "out");
+    const { child, ended, heard } = await start(
+      [...PROGRAM, "reproduce", "random-matrices", "--out", out, "--serve", "0"],
+      /live view: http:.*\/\n/,
+    );
+    const port = Number(/live view: http:\/\/127.0.0.1:(\d+)\//.exec(heard.err)![1]);
+    const sockets = [
+      "GET // HTTP/1.1\r\nHost: localhost\r\n\r\n",
+      "GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n",
+      "GET /view HTTP/1.1\r\nHost: localhost\r\n\r\n",
+      "GET /vi",
+    ].map((request) => {
+      const socket = connect(port, "127.0.0.1", () => socket.write(request));
+      return socket.on("error", () => {}).pause();
+    });
+    while (!/stays until Ctrl-C/.test(heard.err) && child.exitCode === null) {
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+    const reply = await fetch(`http://127.0.0.1:${port}/report`);
+    expect([reply.status, await reply.text()]).toEqual([200, expect.stringContaining("random-matrices")]);
+    child.kill("SIGINT");
+    const { code, err } = await ended;
+    expect([code, oneLine(err)]).toEqual([0, []]);
+    expect(readdirSync(out).sort()).toEqual(["cells", "report.html", "report.json", "run.json"]);
+    for (const socket of sockets) socket.destroy();
   });
 
   it("keeps others out of its folder, whatever they are", async () => {
