@@ -13,7 +13,7 @@ import {
   ReLU,
   Sequential,
 } from "../../src/nn/layers.ts";
-import type { Module } from "../../src/nn/module.ts";
+import { Module } from "../../src/nn/module.ts";
 import { batchNorm } from "../../src/ops/batch_norm.ts";
 import { concat } from "../../src/ops/concat.ts";
 import { conv2d } from "../../src/ops/conv2d.ts";
@@ -64,6 +64,16 @@ export async function execute(
     return await run.execute();
   } finally {
     run.dispose();
+  }
+}
+
+/** A user's own layer. */
+class View extends Module {
+  constructor(private readonly shape: readonly number[]) {
+    super();
+  }
+  forward(x: Tensor): Tensor {
+    return reshape(x, this.shape);
   }
 }
 
@@ -391,6 +401,8 @@ class Run {
         return new ReLU();
       case "flatten":
         return new Flatten();
+      case "reshape":
+        return new View(step.shape);
       case "maxPool2d":
         return new MaxPool2d(step.kernel, { stride: step.stride, padding: step.padding });
       case "avgPool2d":

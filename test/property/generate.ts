@@ -64,6 +64,7 @@ type UnaryWish =
   | { wish: "relu" }
   | { wish: "pool"; max: boolean; overlap: boolean }
   | { wish: "flatten" }
+  | { wish: "reshape"; to: number }
   | { wish: "linear"; bias: boolean; frozen: boolean };
 
 export type Wish =
@@ -71,7 +72,6 @@ export type Wish =
       | UnaryWish
       | { wish: "binary"; op: "add" | "sub" | "mul"; b: Which; channel: boolean }
       | { wish: "scale"; factor: number }
-      | { wish: "reshape"; to: number }
       | { wish: "permute"; to: number }
       | { wish: "slice"; axis: number; from: number; cut: number }
       | { wish: "pad"; axis: number; before: number; after: number }
@@ -131,6 +131,7 @@ const unary: fc.Arbitrary<UnaryWish> = fc.oneof(
     arbitrary: fc.record({ wish: fc.constant("pool" as const), max: fc.boolean(), overlap: fc.boolean() }),
   },
   { weight: 1, arbitrary: fc.constant({ wish: "flatten" as const }) },
+  { weight: 2, arbitrary: fc.record({ wish: fc.constant("reshape" as const), to: fc.nat(9) }) },
   {
     weight: 1,
     arbitrary: fc.record({ wish: fc.constant("linear" as const), bias: fc.boolean(), frozen: seldom }),
@@ -143,7 +144,7 @@ const axis = fc.nat(3);
 
 const making = fc.oneof(
   { weight: 18, arbitrary: unary },
-  { weight: 6, arbitrary: record("reshape", { to: fc.nat(9) }) },
+  { weight: 4, arbitrary: record("reshape", { to: fc.nat(9) }) },
   {
     weight: 4,
     arbitrary: record("binary", { op: fc.constantFrom("add", "sub", "mul"), b: fc.nat(4), channel: seldom }),
@@ -372,7 +373,10 @@ class Builder {
         return;
       }
       case "dispose": {
-        const x = this.pick(each.x, ({ ref }) => ref > 1e6);
+        // Inputs too, unless they are written or their gradient is read later.
+        const { iterations, batches, capture } = this.frame;
+        const once = iterations * batches === 1 && !capture;
+        const x = this.pick(each.x, ({ ref, requiresGrad }) => ref > 1e6 || (once && !requiresGrad));
         if (x) this.dispositions.push({ x: x.ref, later: each.later });
         return;
       }
@@ -444,12 +448,14 @@ class Builder {
       case "relu":
       case "pool":
       case "flatten":
+      case "reshape":
       case "linear": {
         const fits: Partial<Record<Wish["wish"], (made: Made) => boolean>> = {
           conv: map,
           norm: ({ shape }) => shape.length >= 2 && sizeOf(shape) > shape.at(-1)!,
           pool: map,
           flatten: ({ shape }) => shape.length > 1,
+          reshape: ({ shape }) => sizeOf(shape) > 1,
           linear: ({ shape }) => shape.length === 2,
         };
         const x = this.pick(each.x, fits[each.wish]);
@@ -468,10 +474,6 @@ class Builder {
       case "scale": {
         const x = this.pick(each.x);
         return x && { step: { op: "scale", x: x.ref, factor: each.factor }, shape: x.shape };
-      }
-      case "reshape": {
-        const x = this.pick(each.x, ({ shape }) => sizeOf(shape) > 1);
-        return x && reshaped(x, each.to);
       }
       case "permute": {
         const x = this.pick(each.x, ({ shape }) => shape.length === 4 || shape.length === 2);
@@ -580,6 +582,8 @@ class Builder {
         return shape.length < 2
           ? null
           : { step: { op: "flatten", x: ref }, shape: [shape[0]!, sizeOf(shape) / shape[0]!] };
+      case "reshape":
+        return reshaped(x, each.to);
       case "linear": {
         if (shape.length !== 2) return null;
         const weight = this.parameter([4, shape[1]!], each.frozen, 1 / Math.sqrt(shape[1]!));

@@ -68,6 +68,7 @@ export type UnaryStep =
   | PoolStep
   | { op: "relu"; x: Ref }
   | { op: "flatten"; x: Ref }
+  | { op: "reshape"; x: Ref; shape: Shape }
   | { op: "linear"; x: Ref; weight: Ref; bias: Ref | null };
 
 export type MakingStep =
@@ -75,7 +76,6 @@ export type MakingStep =
   | { op: "detach" | "globalAvgPool2d" | "softmax"; x: Ref }
   | { op: "add" | "sub" | "mul"; a: Ref; b: Ref }
   | { op: "scale"; x: Ref; factor: number }
-  | { op: "reshape"; x: Ref; shape: Shape }
   | { op: "permute"; x: Ref; axes: readonly number[] }
   | { op: "slice"; x: Ref; starts: readonly number[]; ends: readonly number[] }
   | { op: "pad"; x: Ref; padding: readonly (readonly [number, number])[] }

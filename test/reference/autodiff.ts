@@ -113,6 +113,12 @@ export class Tape {
     return out;
   }
 
+  /** A difference has the rounding errors of what it is a difference of. */
+  private spread(difference: Float64Array, of: Float64Array): void {
+    const noisy = this.noise(of);
+    for (const [i, value] of of.entries()) difference[i]! += noisy[i]! - value;
+  }
+
   // --- moves -------------------------------------------------------------------------------------------
 
   /** out[i] = x[from[i]], or `otherwise` where that is negative. */
@@ -453,6 +459,10 @@ export class Tape {
     if (relu) this.decisions.push(batchNormReference({ ...b, relu: false }, arrays));
     return this.record(x.shape, batchNormReference(b, arrays), [x, gamma, beta, residual], (dy) => {
       const grads = batchNormReferenceGrad(b, arrays, dy);
+      if (!running) {
+        const statistics = { running: channelStatistics(b, arrays.x) };
+        this.spread(grads.x, batchNormReferenceGrad({ ...b, ...statistics }, arrays, dy).x);
+      }
       return [grads.x, grads.gamma, grads.beta, grads.residual];
     });
   }
@@ -497,6 +507,7 @@ export class Tape {
     const g = { ...units, eps };
     return this.record(x.shape, groupNormReference(g, arrays), [x, gamma, beta], (dy) => {
       const grads = groupNormReferenceGrad(g, arrays, dy);
+      this.spread(grads.x, grads.direct);
       return [grads.x, grads.gamma, grads.beta];
     });
   }

@@ -53,5 +53,7 @@ export function groupNormReferenceGrad(g: ReferenceGroupNorm, { x, gamma }: Arra
     const unit = unitOf(g, i);
     return rstd[unit]! * (value - sum[unit]! - xhat[i]! * sumX[unit]!);
   });
-  return { x: dx, gamma: dgamma, beta: dbeta };
+  /** What dx would be if mean and variance were constants: dx is what is left of it. */
+  const direct = scaled.map((value, i) => rstd[unitOf(g, i)]! * value);
+  return { x: dx, gamma: dgamma, beta: dbeta, direct };
 }
