@@ -339,6 +339,14 @@ export class Trainer {
         if (!(cause instanceof FusenormError)) throw cause;
         throw new DataError(`resume: the checkpoint's tensors do not fit: ${cause.message}`, { cause });
       }
+      // Every parameter gets a gradient in every step, and with it a velocity.
+      const velocities = options.momentum > 0 && state.step > 0 ? this.model.parameters().length : 0;
+      const found = Object.keys(parts.optimizer!).length;
+      if (found !== velocities) {
+        throw new DataError(
+          `resume: the checkpoint holds ${found} of ${velocities} velocities; expected all of them`,
+        );
+      }
       for (const name of Object.keys(this.sums)) {
         const { data: values, shape } = parts.trainer![name] ?? {};
         if (!(values instanceof Float32Array) || values.length !== 1 || shape?.length !== 1) {

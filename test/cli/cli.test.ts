@@ -49,11 +49,7 @@ describe("fusenorm train", () => {
     ["NaN", ["--lr", "NaN"], /"NaN" is not a finite number/],
     ["a negative learning rate", ["--lr", "-1"], /lr is -1; expected a number above 0/],
     ["a depth that is not 6n + 2", ["--depth", "21"], /depth is 21; expected 6n \+ 2/],
-    [
-      "an unknown normalisation",
-      ["--norm", "layer"],
-      /norm is "layer"; .*expected one of "batch", "none", "last"/,
-    ],
+    ["an unknown normalisation", ["--norm", "layer"], /norm is "layer"; expected "batch", "none" or "last"/],
     ["a momentum of one", ["--momentum", "1"], /momentum is 1; expected/],
     ["an unknown schedule", ["--schedule", "linear"], /schedule is "linear"; expected/],
     ["an unknown initialisation", ["--init", "zeros"], /init is "zeros"; expected/],
@@ -80,7 +76,7 @@ describe("fusenorm train", () => {
     const source = flags.includes("--data") ? [] : ["--data", data];
     const { code, stderr } = await fusenorm("train", ...source, "--out", out, ...flags);
     expect(stderr).toMatch(message);
-    expect(stderr).toMatch(/^fusenorm: /);
+    expect(stderr).toMatch(/^fusenorm: /m);
     expect(stderr).not.toMatch(/\n\s+at /); // no stack trace
     expect(code).not.toBe(0);
     expect(existsSync(out)).toBe(false);
@@ -120,7 +116,7 @@ describe("fusenorm compare", () => {
     const lr = await fusenorm("compare", "--out", out, "--lr", "0.1,-2");
     expect(lr.stderr).toMatch(/-2 is not above 0/);
     const norm = await fusenorm("compare", "--out", out, "--norm", "batch,instance");
-    expect(norm.stderr).toMatch(/norm is "instance"; expected one of "batch", "none", "last"/);
+    expect(norm.stderr).toMatch(/norm is "instance"; expected "batch", "none" or "last"/);
     expect([lr.code, norm.code]).toEqual([1, 1]);
     expect(existsSync(out)).toBe(false);
   });

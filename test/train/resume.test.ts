@@ -185,8 +185,7 @@ describe("resume", () => {
     const state = (await run).states[3]!;
     const cases: [(tensors: Checkpoint["tensors"]) => void, RegExp][] = [
       [(tensors) => delete tensors["model.classifier.bias"], /missing classifier.bias/],
-      [(tensors) => delete tensors["optimizer.velocity.0"], /velocity/],
-      [(tensors) => delete tensors["optimizer.steps"], /steps/],
+      [(tensors) => delete tensors["optimizer.velocity.0"], /22 of 23 velocities/],
       [(tensors) => delete tensors["trainer.loss_sum"], /trainer.loss_sum is undefined/],
       [
         (tensors) => {
