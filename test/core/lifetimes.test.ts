@@ -228,7 +228,7 @@ describe("checkpoint", () => {
     expect(checkpoint((t) => t, frozen)).not.toBe(frozen);
     expect(w.node).toBeNull();
     for (const wrong of [5, null, [w], "t"]) {
-      expect(() => checkpoint((() => wrong) as never, w)).toThrow(/^checkpoint: the function returned/);
+      expect(() => checkpoint((() => wrong) as never, w)).toThrow(/^checkpoint: what the function returned/);
       expect(() => checkpoint((t) => t, wrong as never)).toThrow(/^checkpoint: x is/);
     }
   });
