@@ -47,7 +47,7 @@ function choose(
   candidates: readonly string[],
   fallback: string,
 ): string {
-  const oneOf = (some: readonly string[]) => some[hash(seed, family, kernel, shape) % some.length]!;
+  const oneOf = (some: readonly string[]) => some[hash(seed, kernel, shape) % some.length]!;
   if (candidates.includes("fused")) {
     return folding === "all" ? "fused" : folding === "none" ? "separate" : fallback;
   }

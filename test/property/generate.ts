@@ -3,6 +3,7 @@
 
 import fc from "fast-check";
 import { type Shape, sameShape, sizeOf } from "../../src/tensor/shape.ts";
+import { RUNS } from "./check.ts";
 import {
   CHAIN,
   type Leaf,
@@ -17,7 +18,7 @@ import {
 
 /**
  * A convolution is one of few, at one of few shapes: each takes kernels of its own, and compiling takes longer than anything
- * else here. `K: 0` stands for depthwise.
+ * else here.
  */
 interface ConvKind {
   x: readonly [number, number, number, number];
@@ -28,22 +29,36 @@ interface ConvKind {
   groups?: number;
 }
 
-/** The likeliest first; the first two are tiled on every run. */
-export const CONVS: readonly ConvKind[] = [
-  { x: [2, 4, 4, 8], K: 8, size: 3, padding: 1 },
+/** The likeliest first. */
+const SHORT: readonly ConvKind[] = [
   { x: [2, 4, 4, 8], K: 8, size: 1 },
+  { x: [2, 4, 4, 8], K: 8, size: 3, padding: 1 },
+  { x: [2, 4, 8, 4], K: 4, size: 1 },
   { x: [2, 4, 4, 4], K: 8, size: 1 },
-  { x: [2, 4, 8, 4], K: 4, size: 3, padding: 1 },
-  { x: [2, 4, 2, 16], K: 8, size: 1 },
-  { x: [2, 4, 4, 8], K: 4, size: 1 },
   { x: [2, 4, 4, 8], K: 8, size: 3, stride: 2, padding: 1 },
   { x: [2, 2, 2, 8], K: 8, size: 1 },
-  { x: [2, 4, 4, 8], K: 12, size: 1, stride: 2 },
-  { x: [2, 4, 4, 8], K: 8, size: 3, padding: 1, groups: 2 },
   { x: [2, 4, 4, 8], K: 3, size: 1 },
   { x: [2, 4, 4, 3], K: 8, size: 3, padding: 1 },
-  { x: [2, 4, 4, 8], K: 8, size: 3, padding: 1, groups: 8 },
 ];
+
+/** Those of a long run. */
+const LONG: readonly ConvKind[] = [
+  ...SHORT,
+  { x: [2, 4, 4, 8], K: 4, size: 1 },
+  { x: [2, 4, 4, 8], K: 12, size: 1, stride: 2 },
+  { x: [2, 4, 4, 8], K: 8, size: 3, padding: 1, groups: 2 },
+  { x: [2, 4, 4, 8], K: 8, size: 3, padding: 1, groups: 8 },
+  { x: [2, 4, 8, 4], K: 4, size: 3, padding: 1 },
+  { x: [2, 4, 2, 16], K: 8, size: 1 },
+  { x: [1, 5, 7, 8], K: 4, size: 3 },
+  { x: [3, 3, 5, 4], K: 16, size: 3, padding: 1 },
+  { x: [4, 2, 6, 12], K: 4, size: 1 },
+];
+
+export const CONVS = RUNS > 1000 ? LONG : SHORT;
+
+/** Of all of them, the sizes of the ones that are tiled on every run as the chooser has them: N, H, W, C, K, R. */
+export const TILED = SHORT.slice(0, 1).map(({ x, K, size }) => `${x.join("x")}x${K}x${size}x`);
 
 type Which = number; // counted back from the latest
 
@@ -228,6 +243,13 @@ const INPUTS: readonly Shape[] = [
   [2, 4, 8, 4],
   [2, 4, 4, 3],
   [8, 16],
+  ...(RUNS > 1000
+    ? [
+        [1, 5, 7, 8],
+        [3, 3, 5, 4],
+        [4, 2, 6, 12],
+      ]
+    : []),
 ];
 
 const frame: fc.Arbitrary<Frame> = fc.record({
