@@ -8,26 +8,15 @@ import { Command } from "commander";
 import { integer, positiveInteger } from "../src/cli/options.ts";
 import { Random } from "../src/tensor/random.ts";
 import { testsOf } from "../test/mutation/tests-of.ts";
+import { type Explained, explanation, sameChange } from "./mutation/explain.ts";
 import { type Mutant, mutantsOf, mutated } from "./mutation/mutants.ts";
 import { Session, type Verdict } from "./mutation/session.ts";
 
-/** A survivor that cannot be noticed; the texts are those that the report prints. */
-interface Explanation {
-  module: string;
-  fn: string | null;
-  before: string;
-  after: string;
-  why: string;
-}
-
-interface Judged extends Omit<Mutant, "edit">, Verdict {
-  why: string | null;
-}
+type Judged = Omit<Mutant, "edit"> & Verdict;
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 
 process.env.FUSENORM_ADAPTER ??= "lavapipe";
-process.env.XDG_RUNTIME_DIR ??= "/tmp";
 
 const program = new Command("mutate")
   .description("changes one operator, bound or constant at a time in shaders/*.wgsl and runs the tests")
@@ -48,22 +37,19 @@ const options = program.opts<{
   json?: string;
 }>();
 const modules = program.processedArgs[0] as string[];
-const explained: Explanation[] = JSON.parse(readFileSync(`${root}test/mutation/explained.json`, "utf8"));
+const explained: Explained = JSON.parse(readFileSync(`${root}test/mutation/explained.json`, "utf8"));
 const wanted: Judged[] | null = options.survivors
   ? JSON.parse(readFileSync(options.survivors, "utf8")).filter(
-      ({ outcome }: Judged) => outcome === "survived",
+      ({ outcome, why }: Judged) => outcome === "survived" && !why,
     )
   : null;
-
-const same = (a: Explanation | Judged | Mutant, b: Explanation | Judged | Mutant) =>
-  a.module === b.module && a.fn === b.fn && a.before === b.before && a.after === b.after;
 
 const textOf = (module: string) => readFileSync(`${root}shaders/${module}.wgsl`, "utf8");
 
 /** The mutants of a module in the order in which they are tried. */
 function drawn(module: string): Mutant[] {
   const all = mutantsOf(module, textOf(module));
-  if (wanted) return all.filter((mutant) => wanted.some((one) => same(one, mutant)));
+  if (wanted) return all.filter((mutant) => wanted.some((one) => sameChange(one, mutant)));
   if (options.all) return all;
   return new Random(`${module} ${options.seed}`).shuffle(all);
 }
@@ -93,10 +79,10 @@ try {
       }
       const { edit: _, ...what } = mutant;
       const verdict = await session.judge(mutant, mutated(textOf(module), mutant), testsOf[module]!);
-      const why = explained.find((one) => same(one, mutant))?.why ?? null;
-      verdicts.push({ ...what, ...verdict, why: verdict.outcome === "survived" ? why : null });
-      if (verdict.outcome !== "invalid") valid += 1;
-      const note = verdict.outcome === "survived" && why ? `survived, explained: ${why}` : verdict.outcome;
+      const why = verdict.outcome === "survived" ? (verdict.why ?? explanation(explained, mutant)) : null;
+      verdicts.push({ ...what, ...verdict, why });
+      if (verdict.outcome !== "invalid" && !verdict.why) valid += 1;
+      const note = why ? `survived, explained: ${why}` : verdict.outcome;
       console.log(`${describe(mutant)}\n    ${note} ${verdict.by} (${(verdict.ms / 1000).toFixed(1)} s)`);
       // After each, so that an interrupted run leaves what it found.
       if (options.json) writeFileSync(options.json, `${JSON.stringify(verdicts, null, 1)}\n`);

@@ -12,7 +12,7 @@ export const pidFile = (jobFile: string) => `${jobFile}.pid`;
 
 declare module "vitest" {
   interface TaskMeta {
-    /** The modules and entry points that a test asked for: `module|entry`. */
+    /** The modules and entry points that a test asked for, `module|entry`, and the overrides that it did not set, `module?NAME`. */
     uses?: readonly string[];
   }
 }

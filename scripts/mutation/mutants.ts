@@ -13,6 +13,8 @@ export interface Mutant {
   fn: string | null;
   /** That function, if it is an entry point: only tests that dispatch it can see the change. */
   entry: string | null;
+  /** The override whose default it changes: only dispatches that do not set it can. */
+  override: string | null;
   /** The lines it touches, white space normalised. */
   before: string;
   after: string;
@@ -78,6 +80,7 @@ export function mutantsOf(module: string, text: string): Mutant[] {
       line: text.slice(0, start).split("\n").length,
       fn: fn?.name ?? null,
       entry: fn?.isEntry ? fn.name : null,
+      override: fn ? null : (/^override (\w+)/.exec(text.slice(from, to))?.[1] ?? null),
       before: squeeze(text.slice(from, to)),
       after: squeeze(text.slice(from, start) + replacement + text.slice(end, to)),
       edit: { start, end, replacement },

@@ -13,7 +13,7 @@ const job: Job = JSON.parse(readFileSync(jobFile, "utf8"));
 writeFileSync(pidFile(jobFile), String(process.pid));
 if (job.mutant) Object.assign(shaders, { [job.mutant.module]: job.mutant.source });
 
-/** `module|entry` of the kernels asked for since the test began, or since the file was imported. */
+/** What the kernels that were asked for since the test began use: see `TaskMeta.uses`. */
 let uses = new Set<string>();
 if (!job.mutant) note();
 
@@ -21,13 +21,19 @@ function note(): void {
   const { get, warmup } = KernelCache.prototype;
   const parts = new Map<string, string[]>();
   const modules = Object.entries(shaders);
-  const add = ({ shader, entry }: KernelSpec) => {
+  const overrides = new Map(
+    modules.map(([name, source]) => [name, [...source.matchAll(/^override (\w+)/gm)].map(([, one]) => one!)]),
+  );
+  const add = ({ shader, entry, constants = {} }: KernelSpec) => {
     const key = typeof shader === "string" ? shader : shader.source;
     if (!parts.has(key)) {
       const linked = modules.filter(([, source]) => key.includes(source)).map(([name]) => name);
       parts.set(key, typeof shader === "string" ? [shader] : linked);
     }
-    for (const module of parts.get(key)!) uses.add(`${module}|${entry}`);
+    for (const module of parts.get(key)!) {
+      uses.add(`${module}|${entry}`);
+      for (const name of overrides.get(module)!) if (!(name in constants)) uses.add(`${module}?${name}`);
+    }
   };
   KernelCache.prototype.get = function (spec) {
     add(spec);

@@ -25,6 +25,8 @@ export interface Verdict {
   outcome: "killed" | "survived" | "invalid" | "timeout";
   /** The test that failed, or the compiler's message. */
   by: string;
+  /** Why nobody can notice a survivor, if that follows from how it is used. */
+  why: string | null;
   ms: number;
 }
 
@@ -68,20 +70,19 @@ export class Session {
     const times = new Map<string, number>();
     for (const file of files) {
       const relevant = (await this.dryRun(file))
-        .filter(({ uses }) =>
-          mutant.entry
-            ? uses.has(`${mutant.module}|${mutant.entry}`)
-            : [...uses].some((use) => use.startsWith(`${mutant.module}|`)),
-        )
+        .filter(({ uses }) => [...uses].some((use) => canSee(mutant, use)))
         .sort((a, b) => a.ms - b.ms);
       if (relevant.length > 0) tests[root + file] = relevant.map(({ name }) => name);
       for (const { label, ms } of relevant) times.set(label, ms);
     }
-    if (times.size === 0) return { outcome: "survived", by: "no test uses it", ms: 0 };
+    if (times.size === 0) {
+      const why = mutant.override ? "every dispatch sets this constant" : null;
+      return { outcome: "survived", by: why ? "" : "no test uses it", why, ms: 0 };
+    }
     const start = Date.now();
     const { failure } = await this.run({ mutant: { module: mutant.module, source }, tests }, times);
     const ms = Date.now() - start;
-    return failure ? { ...failure, ms } : { outcome: "survived", by: "", ms };
+    return { outcome: "survived", by: "", ...failure, why: null, ms };
   }
 
   async close(): Promise<void> {
@@ -134,6 +135,12 @@ export class Session {
       { stdout: nowhere, stderr: nowhere },
     );
   }
+}
+
+/** Whether a test with one of its `uses` can notice the mutant. */
+function canSee({ module, entry, override }: Mutant, use: string): boolean {
+  if (override) return use === `${module}?${override}`;
+  return entry ? use === `${module}|${entry}` : use.startsWith(`${module}|`);
 }
 
 interface Run {

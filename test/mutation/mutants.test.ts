@@ -1,5 +1,6 @@
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
+import { applies, type Explained, sameChange } from "../../scripts/mutation/explain.ts";
 import { mutantsOf, mutated } from "../../scripts/mutation/mutants.ts";
 import explained from "./explained.json" with { type: "json" };
 import { testsOf } from "./tests-of.ts";
@@ -104,14 +105,9 @@ describe("the table of shaders and their tests", () => {
   });
 
   it("explains only mutants that exist", () => {
-    const stale = (
-      explained as { module: string; fn: string | null; before: string; after: string }[]
-    ).filter(
-      (one) =>
-        !mutantsOf(one.module, textOf(one.module)).some(
-          ({ fn, before, after }) => fn === one.fn && before === one.before && after === one.after,
-        ),
-    );
-    expect(stale).toEqual([]);
+    const all = modules.flatMap((module) => mutantsOf(module, textOf(module)));
+    const { rules, mutants }: Explained = explained;
+    expect(mutants.filter((one) => !all.some((mutant) => sameChange(one, mutant)))).toEqual([]);
+    expect(rules.filter((rule) => !all.some((mutant) => applies(rule, mutant)))).toEqual([]);
   });
 });
