@@ -711,8 +711,8 @@ fn track_column(column: u32, tally: Tally) {
 
 // One invocation: one column, all rows.
 @compute @workgroup_size(WORKGROUP_SIZE)
-fn forward(@builtin(global_invocation_id) id: vec3<u32>) {
-  let column = id.x;
+fn forward(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  let column = flat(id, groups);
   if (column >= params.width4) { return; }
   let run = run_of_slice(column, 0, 0, 1);
   let tally = measure(run, false);
@@ -722,8 +722,8 @@ fn forward(@builtin(global_invocation_id) id: vec3<u32>) {
 
 // The same with running statistics; momentum is a number here.
 @compute @workgroup_size(WORKGROUP_SIZE)
-fn forward_running(@builtin(global_invocation_id) id: vec3<u32>) {
-  let column = id.x;
+fn forward_running(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  let column = flat(id, groups);
   if (column >= params.width4) { return; }
   if (column == 0) { batches[0] += 1; }
   let run = run_of_slice(column, 0, 0, 1);
@@ -1053,8 +1053,8 @@ fn slopes_of(c: Numbers, sums: Sums) -> Slopes {
 
 // One invocation: one column, all rows.
 @compute @workgroup_size(WORKGROUP_SIZE)
-fn backward(@builtin(global_invocation_id) id: vec3<u32>) {
-  let column = id.x;
+fn backward(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  let column = flat(id, groups);
   if (column >= params.width4) { return; }
   let run = run_of_slice(column, 0, 0, 1);
   let c = numbers_of(column);
@@ -1075,8 +1075,8 @@ fn apply_residual_blocks(blocks: Blocks, c: Numbers, s: Slopes) {
 }
 
 @compute @workgroup_size(WORKGROUP_SIZE)
-fn backward_residual(@builtin(global_invocation_id) id: vec3<u32>) {
-  let column = id.x;
+fn backward_residual(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  let column = flat(id, groups);
   if (column >= params.width4) { return; }
   let blocks = blocks_of_slice(column, 0, 0, 1);
   let c = numbers_of(column);

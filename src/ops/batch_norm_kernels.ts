@@ -376,7 +376,14 @@ export class BatchNormKernels {
   private pick(kernel: string, buffers: number, oneFits: boolean): Variant {
     const { gpu } = this;
     const { count, channels, width4 } = this.layout;
-    const one = oneFits && channels === 4 * width4 && gpu.limits.maxStorageBuffersPerShaderStage >= buffers;
+    const { maxStorageBuffersPerShaderStage, maxComputeWorkgroupsPerDimension } = gpu.limits;
+    const whole = channels === 4 * width4;
+    // `workgroup_one` takes 4 columns in a workgroup, and its grid is not folded.
+    const one =
+      oneFits &&
+      whole &&
+      maxStorageBuffersPerShaderStage >= buffers &&
+      width4 <= 4 * maxComputeWorkgroupsPerDimension;
     const family = this.family();
     const few = gpu.isSoftware
       ? count * Math.max(1, 16 / width4) <= SOFTWARE_ONE_ROWS

@@ -7,6 +7,7 @@ import type { Shape } from "../../src/tensor/shape.ts";
 import { sizeOf } from "../../src/tensor/shape.ts";
 import { halfToNumber, numberToHalf, type Tensor } from "../../src/tensor/tensor.ts";
 import { checkOp, type OpCase } from "../helpers/check-op.ts";
+import { withFoldAt } from "../helpers/fold.ts";
 import { testGpu } from "../helpers/gpu.ts";
 import { normals, relativeError } from "../helpers/numbers.ts";
 import {
@@ -504,6 +505,42 @@ describe("batch_norm", () => {
       await compareValues(normals(2 * 65_539, 3), [2, 65_539], 1);
       await compareValues(normals(1_100_003, 3, 5), [1_100_003, 1], 1e-5);
     });
+  });
+
+  it("takes folded grids in every variant", async () => {
+    // As past 65,535 workgroups, but at two.
+    const gpu = await testGpu();
+    await withFoldAt(gpu, 2, async () => {
+      await checkOp([
+        ...tails("folded", [9, 520], { variants: true }),
+        ...tails("folded", [5, 7, 3, 33], { variants: true }),
+        bnCase("folded", [9, 520], { inference: true, relu: true }),
+      ]);
+    });
+    const [count, channels] = [9, 520];
+    const moved = async (momenta: (number | null)[]) => {
+      const x = gpu.tensor(normals(count * channels, 3, 1, 2), [count, channels]);
+      const state = [gpu.tensor(normals(channels, 4), [channels]), gpu.full([channels], 2), gpu.full([1], 5)];
+      const [runningMean, runningVar, numBatchesTracked] = state;
+      for (const momentum of momenta) {
+        const options = { training: true, runningMean, runningVar, numBatchesTracked, momentum };
+        batchNorm(x, null, null, options).dispose();
+      }
+      const values = await Promise.all(state.map((tensor) => tensor.read()));
+      for (const tensor of [x, ...state]) tensor.dispose();
+      return values;
+    };
+    for (const variant of variantsFor(channels)) {
+      // The average over all batches takes more than one dispatch.
+      const momenta = variant.endsWith("_one") ? [0.2] : [0.2, null];
+      gpu.variants.force("batch_norm.forward", variant);
+      try {
+        const expected = await moved(momenta);
+        await withFoldAt(gpu, 2, async () => expect(await moved(momenta), variant).toEqual(expected));
+      } finally {
+        gpu.variants.force("batch_norm.forward", null);
+      }
+    }
   });
 
   it("names what is wrong", async () => {

@@ -6,6 +6,7 @@ import { batchNormStatistics, mergeStatistics, syncBatchNorm } from "../../src/o
 import { concat } from "../../src/ops/concat.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";
 import { checkOp, type OpCase } from "../helpers/check-op.ts";
+import { withFoldAt } from "../helpers/fold.ts";
 import { testGpu } from "../helpers/gpu.ts";
 import { normals, relativeError } from "../helpers/numbers.ts";
 import { batchNormReference, channelStatistics } from "../reference/batch_norm.ts";
@@ -95,6 +96,74 @@ describe("synchronised batch_norm", () => {
     expect(relativeError(row(3), variance)).toBeLessThan(1e-6);
     merged.dispose();
     expect(gpu.stats.liveBuffers).toBe(before);
+  });
+
+  it("gives gradients of mean and variance, none of count and origin, of given and of merged statistics", async () => {
+    const gpu = await testGpu();
+    const [channels, counts] = [5, [7, 12]] as const;
+    const [a, b] = counts.map((count, i) => {
+      // Rows: count, origin, offset, variance.
+      const near = normals(3 * channels, 60 + i);
+      const rows = [
+        Array(channels).fill(count),
+        [...near.slice(0, 5)],
+        [...near.slice(5, 10)],
+        near.slice(10),
+      ];
+      rows[3] = [...rows[3]!].map((v) => v * v + 0.5);
+      return gpu.tensor(rows.flat(), [4, channels], { requiresGrad: true });
+    }) as [Tensor, Tensor];
+    const dy = normals(6 * channels, 70);
+    const xs = normals(6 * channels, 71);
+    /** y = (x − mean) / √(variance + eps) of the merged statistics in float64, times dy, added up. */
+    const value = (arrays: Float64Array[]) => {
+      let sum = 0;
+      for (let c = 0; c < channels; c += 1) {
+        const [p, q] = arrays.map((rows) => ({
+          n: rows[c]!,
+          mean: rows[channels + c]! + rows[2 * channels + c]!,
+          variance: rows[3 * channels + c]!,
+        })) as [{ n: number; mean: number; variance: number }, { n: number; mean: number; variance: number }];
+        const w = q.n / (p.n + q.n);
+        const mean = (1 - w) * p.mean + w * q.mean;
+        const variance = (1 - w) * p.variance + w * q.variance + w * (1 - w) * (p.mean - q.mean) ** 2;
+        for (let i = 0; i < 6; i += 1) {
+          const at = i * channels + c;
+          sum += (dy[at]! * (xs[at]! - mean)) / Math.sqrt(variance + 1e-3);
+        }
+      }
+      return sum;
+    };
+    gpu.scope(() => {
+      const y = batchNorm(gpu.tensor(xs, [6, channels]), null, null, {
+        training: true,
+        statistics: mergeStatistics([a, b]),
+        eps: 1e-3,
+      });
+      y.backward(gpu.tensor(dy, [6, channels]));
+    });
+    const arrays = await Promise.all([a, b].map(async (tensor) => Float64Array.from(await tensor.read())));
+    for (const [k, tensor] of [a, b].entries()) {
+      const grad = await tensor.grad!.read();
+      expect([...grad.subarray(0, 2 * channels)]).toEqual(Array(2 * channels).fill(0));
+      const expected = Float64Array.from({ length: 2 * channels }, (_, i) => {
+        const at = (delta: number) => {
+          const moved = arrays.map((rows) => rows.slice());
+          moved[k]![2 * channels + i]! += delta;
+          return value(moved);
+        };
+        return (at(1e-5) - at(-1e-5)) / 2e-5;
+      });
+      expect(relativeError(grad.subarray(2 * channels), expected)).toBeLessThan(1e-5);
+      tensor.dispose();
+    }
+  });
+
+  it("takes folded grids", async () => {
+    // As past 65,535 workgroups, but at two.
+    await withFoldAt(await testGpu(), 2, async () => {
+      await checkOp(syncCase("many channels", [3, 4], 700));
+    });
   });
 
   it("moves the running statistics once", async () => {

@@ -32,6 +32,7 @@ describe("cast", () => {
       65_504,
       -65_504,
       65_519,
+      65_520, // halfway to what would be next: to even, which is infinity
       65_536,
       -1e10,
       3e38,
@@ -51,6 +52,19 @@ describe("cast", () => {
       else expect(out[i], `${value}`).toBe(nearest);
     });
     expect(cast(half, "float16")).toBe(half);
+    x.dispose();
+    half.dispose();
+  });
+
+  it("keeps NaN and infinity apart by their bits", async () => {
+    const gpu = await testGpu();
+    const patterns = [0x7f800000, 0x7f800001, 0xff800000, 0xff800001, 0x7fc00000, 0x477fefff, 0x477ff000];
+    const x = gpu.tensor(new Float32Array(Uint32Array.from(patterns).buffer), [patterns.length]);
+    const half = cast(x, "float16");
+    const out = [...(await half.read())];
+    expect(out.slice(0, 5)).toEqual([Infinity, NaN, -Infinity, NaN, NaN]);
+    expect(Math.abs(out[5]! - 65_504), "just below the halfway point").toBe(0);
+    expect(out[6]).toBe(Infinity);
     x.dispose();
     half.dispose();
   });

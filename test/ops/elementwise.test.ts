@@ -23,7 +23,8 @@ const pairs: [string, Shape, Shape][] = [
   ["per sample", [3, 2, 2, 3], [3, 1, 1, 1]],
   ["per sample, ragged", [3, 5], [3, 1]],
   ["NCHW channels", [2, 3, 4, 5], [1, 3, 1, 1]],
-  ["alternating axes", [2, 3, 2, 3, 2], [2, 1, 2, 1, 2]],
+  ["alternating axes", [3, 2, 4, 3, 5], [3, 1, 4, 1, 5]],
+  ["more alternating axes", [2, 3, 4, 2, 3, 2, 5], [1, 3, 1, 2, 1, 2, 1]],
 ];
 
 function binaryCase(

@@ -55,6 +55,10 @@ describe("matmul", () => {
     );
   });
 
+  it("fills rows to the last, in several workgroups", async () => {
+    await checkOp(matmulCase(512, 3, 2));
+  });
+
   it("runs past 65,535 workgroups", async () => {
     const columns = 16 * 65_537;
     const data = Float32Array.from({ length: columns }, (_, i) => (i * 31) % 257);
