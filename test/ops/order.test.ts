@@ -345,8 +345,15 @@ describe("batch-norm", () => {
     }
   });
 
-  it("folded: takes an outlier anywhere, and values of any size", async () => {
-    const folding = {
+  // A test each, since tiled kernels take long to compile on a processor.
+  const gathering = ["subgroup_4x8", "subgroup_row_4x8", "tile_64x64_8x4", "tile_64x64"];
+  it.each(gathering)("folded into %s: takes an outlier anywhere, and values of any size", async (variant) => {
+    const family = variant.startsWith("tile") ? "workgroup" : "software";
+    const choices = {
+      "batch_norm.forward": family,
+      "batch_norm.backward": family,
+      "conv2d.forward": variant,
+      "conv2d.grad_input": variant,
       "conv2d.forward.output": "fused",
       "conv2d.forward.input": "fused",
       "conv2d.grad_input.output": "fused",
@@ -365,43 +372,32 @@ describe("batch-norm", () => {
       // The next convolution normalises as it loads, and adds up the sums of backward.
       return conv2d(z, w, { padding: 1 });
     };
-    const kernels = ["subgroup_4x8", "subgroup_row_4x8", "tile_64x64_8x4", "tile_64x64"];
-    const gather = (variant: string, family: string) => ({
-      ...folding,
-      "batch_norm.forward": family,
-      "batch_norm.backward": family,
-      "conv2d.forward": variant,
-      "conv2d.grad_input": variant,
-    });
     const data = normals(sizeOf(shape), 3, 0.5, 0.01);
     const centred = normals(sizeOf(shape), 4, 0.5, 1);
-    for (const variant of kernels) {
-      const family = variant.startsWith("tile") ? "workgroup" : "software";
-      await forced(gather(variant, family), async () => {
-        for (const row of [0, 3, 64, 256, 500, rows - 1]) {
-          const x = withOutlier(data, channels, row, 1e4);
-          const actual = await run(x, shape, {}, "float32", folded);
-          compare(actual, reference(x, shape, 1e-5), `${variant}: 1e4 in row ${row}`);
-        }
-        for (const [size, eps] of [
-          [1e-30, 0],
-          [1e-18, 0],
-          [1e-12, 1e-24],
-          [1e18, 1e-5],
-          [1e25, 1e-5],
-          [1e25, 0],
-        ] as const) {
-          const x = centred.map((v) => Math.fround(v * size));
-          const actual = await run(x, shape, { eps }, "float32", folded);
-          const expected = reference(x, shape, eps);
-          // The variance itself is no float32 number.
-          for (const result of [actual, expected]) result.variance.fill(1);
-          for (const result of [actual, expected]) result.mean = result.mean.map((v) => v / size);
-          for (const result of [actual, expected]) result.dx = result.dx.map((v) => v * size);
-          compare(actual, expected, `${variant}: size ${size}, eps ${eps}`);
-        }
-      });
-    }
+    await forced(choices, async () => {
+      for (const row of [0, 3, 64, 256, 500, rows - 1]) {
+        const x = withOutlier(data, channels, row, 1e4);
+        const actual = await run(x, shape, {}, "float32", folded);
+        compare(actual, reference(x, shape, 1e-5), `${variant}: 1e4 in row ${row}`);
+      }
+      for (const [size, eps] of [
+        [1e-30, 0],
+        [1e-18, 0],
+        [1e-12, 1e-24],
+        [1e18, 1e-5],
+        [1e25, 1e-5],
+        [1e25, 0],
+      ] as const) {
+        const x = centred.map((v) => Math.fround(v * size));
+        const actual = await run(x, shape, { eps }, "float32", folded);
+        const expected = reference(x, shape, eps);
+        // The variance itself is no float32 number.
+        for (const result of [actual, expected]) result.variance.fill(1);
+        for (const result of [actual, expected]) result.mean = result.mean.map((v) => v / size);
+        for (const result of [actual, expected]) result.dx = result.dx.map((v) => v * size);
+        compare(actual, expected, `${variant}: size ${size}, eps ${eps}`);
+      }
+    });
   });
 
   it("folded: an infinite value makes its channel's mean infinite, and reaches no other group's", async () => {
