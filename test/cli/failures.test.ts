@@ -400,7 +400,7 @@ describe("a run", () => {
     const { log, evals } = JSON.parse(readFileSync(join(out, "history.json"), "utf8"));
     expect({ seed, log, evals }).toEqual({ seed, log: expected.log, evals: expected.evals });
     expect(readdirSync(out).sort()).toEqual(["checkpoint.safetensors", "history.json", "report.html"]);
-  }, 600_000);
+  }, 120_000 + 60_000 * KILLS);
 
   it("removes what an earlier one was killed in the middle of writing, and nothing else", () => {
     const out = folder();
