@@ -33,7 +33,7 @@ export const testsOf: Record<string, readonly string[]> = {
   matmul: ["test/ops/matmul.test.ts", "test/ops/linear.test.ts"],
   matmul_subgroup: ["test/ops/matmul.test.ts"],
   matmul_tile: ["test/ops/matmul.test.ts"],
-  memory: ["test/core/gpu.test.ts", "test/core/autograd.test.ts"],
+  memory: ["test/core/memory.test.ts", "test/core/gpu.test.ts"],
   moments: ["test/ops/group_norm.test.ts", ...batchNorm],
   pool2d: ["test/ops/pool2d.test.ts"],
   probe: ["test/train/probes.test.ts"],

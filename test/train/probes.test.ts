@@ -31,6 +31,7 @@ import {
   median,
   orderStatistic,
   rowCosines,
+  runProbe,
   squaredDistance,
 } from "../../src/train/statistics.ts";
 import { testGpu } from "../helpers/gpu.ts";
@@ -161,6 +162,15 @@ suite("statistics of a tensor", () => {
   it("counts predictions and adds up squares", async () => {
     const x = gpu.tensor([0, 2, 1, 5, 5, 1, -3, -1, -2, 0, 0, 9], [4, 3]);
     expect(await argmaxCounts(x)).toEqual([1, 2, 1]);
+    const many = normals(3 * 20_001, 9);
+    const counts = [0, 0, 0];
+    for (let i = 0; i < many.length; i += 3) {
+      const row = [...many.subarray(i, i + 3)];
+      counts[row.indexOf(Math.max(...row))]! += 1;
+    }
+    const rows = gpu.tensor(many, [20_001, 3]);
+    expect(await argmaxCounts(rows)).toEqual(counts);
+    rows.dispose();
     const y = gpu.tensor(normals(12, 8), [4, 3]);
     const [a, b] = [await x.read(), await y.read()];
     const expected = Array.from(a).reduce((total, value, i) => total + (value - b[i]!) ** 2, 0);
@@ -295,6 +305,26 @@ suite("probes of a network", () => {
     for (const [name, { data }] of Object.entries(before)) expect(after[name]!.data).toEqual(data);
     dispose();
     model.dispose();
+  });
+
+  it("steps from a place in a vector, and stays there at 0 even where the direction is not finite", async () => {
+    const [offset, count] = [7, 10_001];
+    const [origin, direction] = [normals(offset + count, 1), normals(offset + count, 2)];
+    direction[offset + 3] = Infinity;
+    direction[offset + count - 1] = Number.NaN;
+    const out = gpu.zeros([count]);
+    const [from, along] = [origin, direction].map((data) => gpu.tensor(data, [offset + count]));
+    for (const alpha of [0, 1, -0.25]) {
+      runProbe(gpu, "step", out, from!, { count, offset, low: alpha }, along!);
+      const values = await out.read();
+      const wrong = values.findIndex((value, i) => {
+        const start = origin[offset + i]!;
+        const end = alpha === 0 ? start : start - alpha * direction[offset + i]!;
+        return !(Math.abs(value - end) <= 1e-6 * Math.max(1, Math.abs(end)) || Object.is(value, end));
+      });
+      expect(wrong, `alpha ${alpha}`).toBe(-1);
+    }
+    for (const tensor of [out, from!, along!]) tensor.dispose();
   });
 
   it("estimates the noise of steps from pairs of batches", async () => {
