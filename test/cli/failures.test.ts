@@ -346,61 +346,65 @@ describe("a run", () => {
     expect(after.stderr).toMatch(/no experiment/);
   });
 
-  it(`is resumed after ${KILLS} kills at random moments: nothing is unreadable, and the losses are the same`, async () => {
-    const seed = Number(process.env.FUSENORM_SEED ?? 5);
-    const next = generator(seed);
-    const args = ["--epochs", "8", "--checkpoint-every", "1"];
-    const undisturbed = join(folder(), "out");
-    const started = performance.now();
-    expect((await train(undisturbed, ...args)).code).toBe(0);
-    const duration = performance.now() - started;
-    const expected = JSON.parse(readFileSync(join(undisturbed, "history.json"), "utf8"));
+  it(
+    `is resumed after ${KILLS} kills at random moments: nothing is unreadable, and the losses are the same`,
+    async () => {
+      const seed = Number(process.env.FUSENORM_SEED ?? 5);
+      const next = generator(seed);
+      const args = ["--epochs", "8", "--checkpoint-every", "1"];
+      const undisturbed = join(folder(), "out");
+      const started = performance.now();
+      expect((await train(undisturbed, ...args)).code).toBe(0);
+      const duration = performance.now() - started;
+      const expected = JSON.parse(readFileSync(join(undisturbed, "history.json"), "utf8"));
 
-    let out = join(folder(), "out");
-    let kills = 0;
-    let steps: number[] = [];
-    while (kills < KILLS) {
-      const file = join(out, "checkpoint.safetensors");
-      const child: ChildProcess = spawn(
-        process.execPath,
-        trainArgs(out, ...args, ...(existsSync(file) ? ["--resume"] : [])),
-        { cwd: repository, stdio: "ignore" },
-      );
-      const ended = new Promise<number | null>((resolve) => child.once("exit", resolve));
-      // From the first moment to a little after the last.
-      const timer = setTimeout(() => child.kill("SIGKILL"), 1.2 * next() * duration);
-      const code = await ended;
-      clearTimeout(timer);
-      if (code === null) kills += 1;
-      else expect({ seed, kills, code }).toEqual({ seed, kills, code: 0 });
-      if (existsSync(file)) {
-        const step = Number(decodeCheckpoint(readFileSync(file), file).metadata.step);
-        expect({ seed, kills, step }).toEqual({
-          seed,
-          kills,
-          step: expect.toSatisfy((s) => s >= (steps.at(-1) ?? 0)),
-        });
-        steps.push(step);
+      let out = join(folder(), "out");
+      let kills = 0;
+      let steps: number[] = [];
+      while (kills < KILLS) {
+        const file = join(out, "checkpoint.safetensors");
+        const child: ChildProcess = spawn(
+          process.execPath,
+          trainArgs(out, ...args, ...(existsSync(file) ? ["--resume"] : [])),
+          { cwd: repository, stdio: "ignore" },
+        );
+        const ended = new Promise<number | null>((resolve) => child.once("exit", resolve));
+        // From the first moment to a little after the last.
+        const timer = setTimeout(() => child.kill("SIGKILL"), 1.2 * next() * duration);
+        const code = await ended;
+        clearTimeout(timer);
+        if (code === null) kills += 1;
+        else expect({ seed, kills, code }).toEqual({ seed, kills, code: 0 });
+        if (existsSync(file)) {
+          const step = Number(decodeCheckpoint(readFileSync(file), file).metadata.step);
+          expect({ seed, kills, step }).toEqual({
+            seed,
+            kills,
+            step: expect.toSatisfy((s) => s >= (steps.at(-1) ?? 0)),
+          });
+          steps.push(step);
+        }
+        if (code !== null) {
+          const { log, evals } = JSON.parse(readFileSync(join(out, "history.json"), "utf8"));
+          expect({ seed, kills, log, evals }).toEqual({
+            seed,
+            kills,
+            log: expected.log,
+            evals: expected.evals,
+          });
+          out = join(folder(), "out"); // done: the next kills hit another run
+          steps = [];
+        }
       }
-      if (code !== null) {
-        const { log, evals } = JSON.parse(readFileSync(join(out, "history.json"), "utf8"));
-        expect({ seed, kills, log, evals }).toEqual({
-          seed,
-          kills,
-          log: expected.log,
-          evals: expected.evals,
-        });
-        out = join(folder(), "out"); // done: the next kills hit another run
-        steps = [];
-      }
-    }
-    const resume = existsSync(join(out, "checkpoint.safetensors")) ? ["--resume"] : [];
-    const { code, stderr } = await train(out, ...args, ...resume);
-    expect([code, oneLine(stderr)]).toEqual([0, []]);
-    const { log, evals } = JSON.parse(readFileSync(join(out, "history.json"), "utf8"));
-    expect({ seed, log, evals }).toEqual({ seed, log: expected.log, evals: expected.evals });
-    expect(readdirSync(out).sort()).toEqual(["checkpoint.safetensors", "history.json", "report.html"]);
-  }, 120_000 + 60_000 * KILLS);
+      const resume = existsSync(join(out, "checkpoint.safetensors")) ? ["--resume"] : [];
+      const { code, stderr } = await train(out, ...args, ...resume);
+      expect([code, oneLine(stderr)]).toEqual([0, []]);
+      const { log, evals } = JSON.parse(readFileSync(join(out, "history.json"), "utf8"));
+      expect({ seed, log, evals }).toEqual({ seed, log: expected.log, evals: expected.evals });
+      expect(readdirSync(out).sort()).toEqual(["checkpoint.safetensors", "history.json", "report.html"]);
+    },
+    120_000 + 60_000 * KILLS,
+  );
 
   it("removes what an earlier one was killed in the middle of writing, and nothing else", () => {
     const out = folder();

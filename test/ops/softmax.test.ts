@@ -43,6 +43,25 @@ describe("softmax", () => {
     });
   });
 
+  it("finds the largest logit of a row wherever it is", async () => {
+    const gpu = await testGpu();
+    const classes = 201;
+    // One row for each place. Any other reference than the largest overflows.
+    const data = normals(classes * classes, 6);
+    for (let row = 0; row < classes; row += 1) data[row * classes + row] = 1000 + row;
+    const x = gpu.tensor(data, [classes, classes]);
+    for (const variant of variants.softmax) {
+      gpu.variants.force("softmax", variant);
+      const y = softmax(x);
+      gpu.variants.force("softmax", null);
+      const values = await y.read();
+      const wrong = values.findIndex((value, i) => value !== (i % (classes + 1) === 0 ? 1 : 0));
+      expect(wrong, variant).toBe(-1);
+      y.dispose();
+    }
+    x.dispose();
+  });
+
   it("a NaN makes its own row NaN, and no other", async () => {
     const gpu = await testGpu();
     for (const variant of variants.softmax) {
