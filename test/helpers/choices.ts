@@ -10,10 +10,10 @@ export interface Choices {
   /** Among several variants the same seed takes the same one for a kernel and its sizes. */
   seed: number;
   /**
-   * Kernels of convolutions that may be tiled, by kernel and sizes as the chooser names them; others take those with
-   * subgroups. Tiled kernels take seconds to compile on a processor.
+   * For which convolutions, by kernel and sizes as the chooser names them, the kernel that compiles fastest will do: on a
+   * processor a tiled one takes seconds.
    */
-  tiled?: (kernel: string, shape: string) => boolean;
+  quick?: (kernel: string, shape: string) => boolean;
 }
 
 /** A number from text (FNV-1a), well mixed. */
@@ -41,7 +41,7 @@ export async function withChoices<T>(gpu: Gpu, choices: Choices, body: () => T |
 }
 
 function choose(
-  { family, folding, seed, tiled }: Choices,
+  { family, folding, seed, quick }: Choices,
   kernel: string,
   shape: string,
   candidates: readonly string[],
@@ -58,9 +58,14 @@ function choose(
   }
   if (kernel.startsWith("conv2d.")) {
     const tiles = candidates.filter((name) => name.startsWith("tile"));
-    const others = candidates.filter((name) => !name.startsWith("tile") && !name.startsWith("scalar"));
-    const wanted = family === "hardware" && (tiled?.(kernel, shape) ?? true) ? tiles : others;
-    return wanted.length > 0 ? oneOf(wanted) : fallback.startsWith("tile") ? candidates.at(-1)! : fallback;
+    const subgroups = candidates.filter((name) => name.startsWith("subgroup"));
+    const plain = candidates.filter((name) => !tiles.includes(name) && !subgroups.includes(name));
+    if (quick?.(kernel, shape))
+      return subgroups.find((name) => name === "subgroup_4x8") ?? subgroups[0] ?? plain[0]!;
+    const wanted = [family === "hardware" ? tiles : subgroups, subgroups, plain].find(
+      (some) => some.length > 0,
+    )!;
+    return oneOf(wanted);
   }
   return oneOf(candidates);
 }
