@@ -92,6 +92,40 @@ describe("softmaxCrossEntropy", () => {
     await checkOp(c);
   });
 
+  it("finds the largest logit of a row wherever it is, beside classes that are masked out", async () => {
+    const gpu = await testGpu();
+    const classes = 201;
+    const data = normals(classes * classes, 6);
+    for (let row = 0; row < classes; row += 1) {
+      data[row * classes + row] = 1000 + row; // any other reference than the largest overflows
+      data[row * classes + ((row + 1) % classes)] = -Infinity;
+    }
+    const labels = gpu.tensor(
+      Uint32Array.from({ length: classes }, (_, i) => i),
+      [classes],
+      { dtype: "uint32" },
+    );
+    for (const variant of ["lanes", "tree"]) {
+      gpu.variants.force("softmax_cross_entropy", variant);
+      const logits = gpu.tensor(data, [classes, classes], { requiresGrad: true });
+      const loss = softmaxCrossEntropy(logits, labels, { reduction: "none" });
+      gpu.variants.force("softmax_cross_entropy", null);
+      expect(
+        (await loss.read()).findIndex((value) => value !== 0),
+        variant,
+      ).toBe(-1);
+      const ones = gpu.full([classes], 1);
+      loss.backward(ones);
+      const grad = await logits.grad!.read();
+      expect(
+        grad.findIndex((value) => !(Math.abs(value) < 1e-6)),
+        variant,
+      ).toBe(-1);
+      for (const tensor of [logits, loss, ones]) tensor.dispose();
+    }
+    labels.dispose();
+  });
+
   it("a label out of range makes its own row NaN, and no other", async () => {
     const gpu = await testGpu();
     for (const variant of ["lanes", "tree"]) {
