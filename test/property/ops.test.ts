@@ -92,6 +92,7 @@ async function checkCase(c: OpCase, { seed, family, frozen, foldAt }: Circumstan
       ),
   );
 
+  gpu.flush(); // what a case that failed left waiting
   const live = gpu.stats.liveBuffers;
   const quick = (_kernel: string, shape: string) => RUNS <= 1000 && hash(SEED, shape) % 8 > 0;
   const choices = { family, folding: "none" as const, seed: hash(SEED, seed % 4), quick };

@@ -17,6 +17,7 @@ interface Running {
   mean: Float64Array;
   variance: Float64Array;
   count: number;
+  noise: (values: Float64Array) => Float64Array;
 }
 
 /**
@@ -37,10 +38,7 @@ export function interpret(
       grad: null,
     }),
   );
-  const running = program.running.map((_, i): Running => {
-    const { mean, variance } = runningData(program, i);
-    return { mean: noise(mean), variance: noise(variance), count: 0 };
-  });
+  const running = program.running.map((_, i): Running => ({ ...runningData(program, i), count: 0, noise }));
   const velocities = new Map<Value, Float64Array>();
   batchNames(program).forEach((names, iteration) => {
     for (const leaf of leaves) leaf.grad = null;
@@ -205,8 +203,12 @@ function move(
 ): void {
   stats.count += 1;
   const share = momentum ?? 1 / stats.count;
-  stats.mean = stats.mean.map((old, c) => old + share * (mean[c]! - old));
-  stats.variance = stats.variance.map((old, c) => old + share * ((variance[c]! * count) / (count - 1) - old));
+  const moved = (old: Float64Array, now: (c: number) => number) => {
+    const noisy = stats.noise(old); // what is rounded is of its size, also where nothing is left of it
+    return old.map((value, c) => value + share * (now(c) - value) + (noisy[c]! - value));
+  };
+  stats.mean = moved(stats.mean, (c) => mean[c]!);
+  stats.variance = moved(stats.variance, (c) => (variance[c]! * count) / (count - 1));
 }
 
 /** PyTorch's rule. */
