@@ -49,7 +49,7 @@ export class Session {
     let tests = this.known.get(file);
     if (!tests) {
       const job: Job = { mutant: null, tests: { [root + file]: null } };
-      const run = await this.run(job, new Map());
+      const run = await this.run(job, new Map(), 1);
       if (run.failure) console.error(`mutate: fails without a mutant, and is left out: ${run.failure.by}`);
       tests = run.tests
         .filter((test) => test.result().state === "passed")
@@ -80,7 +80,10 @@ export class Session {
       return { outcome: "survived", by: why ? "" : "no test uses it", why, ms: 0 };
     }
     const start = Date.now();
-    const { failure } = await this.run({ mutant: { module: mutant.module, source }, tests }, times);
+    const job: Job = { mutant: { module: mutant.module, source }, tests };
+    // Where it may well be a loop without an end, sooner.
+    const patience = /\b(for|while|loop|break|stride)\b/.test(mutant.before) ? 1 : 4;
+    const { failure } = await this.run(job, times, patience);
     const ms = Date.now() - start;
     return { outcome: "survived", by: "", ...failure, why: null, ms };
   }
@@ -90,11 +93,14 @@ export class Session {
     rmSync(this.folder, { recursive: true, force: true });
   }
 
-  /** @param ms of the tests without a mutant, by file and name: how long each may take follows */
-  private async run({ mutant, tests }: Job, ms: ReadonlyMap<string, number>): Promise<Run> {
+  /**
+   * @param ms of the tests without a mutant, by file and name: how long each may take follows
+   * @param patience with the compiler: a mutant is compiled anew, where known shaders come from the driver's cache
+   */
+  private async run({ mutant, tests }: Job, ms: ReadonlyMap<string, number>, patience: number): Promise<Run> {
     writeFileSync(this.jobFile, JSON.stringify({ mutant, tests }));
     rmSync(pidFile(this.jobFile), { force: true });
-    const seen = new Observer(this.jobFile, ms);
+    const seen = new Observer(this.jobFile, ms, patience);
     this.observer.current = seen;
     this.vitest ??= await this.create();
     const project = this.vitest.getRootProject();
@@ -158,14 +164,14 @@ class Observer {
   constructor(
     private readonly jobFile: string,
     private readonly ms: ReadonlyMap<string, number>,
+    private readonly patience: number,
   ) {
     this.limit("the start", 60_000);
   }
 
   begin(test: TestCase): void {
-    // A mutant is compiled anew, where the known shaders come from the driver's cache.
     const known = this.ms.get(labelOf(test));
-    this.limit(labelOf(test), known === undefined ? 600_000 : 15_000 + 20 * known);
+    this.limit(labelOf(test), known === undefined ? 600_000 : this.patience * (15_000 + 20 * known));
   }
 
   end(test: TestCase): void {
