@@ -8,8 +8,8 @@ export default defineConfig({
     pool: "forks",
     maxWorkers: 1,
     isolate: false,
-    testTimeout: 120_000,
-    hookTimeout: 120_000,
+    testTimeout: 400_000,
+    hookTimeout: 400_000,
     coverage: {
       provider: "v8",
       include: ["src/**"],
