@@ -99,7 +99,8 @@ export type Wish =
   | {
       wish: "block";
       x: Which;
-      kind: number;
+      /** None: the batch-norm comes first. */
+      kind: number | null;
       norm: Norm;
       before: number | null;
       after: number | null;
@@ -185,6 +186,12 @@ const making = fc.oneof(
   },
 );
 
+const view = fc.oneof({ weight: 3, arbitrary: fc.constant(null) }, { weight: 1, arbitrary: fc.nat(9) });
+const block = record("block", {
+  ...{ x: which, norm, before: view, after: view, next: fc.constantFrom("relu", "conv", "both") },
+  kind: fc.oneof({ weight: 3, arbitrary: kind }, { weight: 1, arbitrary: fc.constant(null) }),
+}) as fc.Arbitrary<Wish>;
+
 const wish = fc.oneof(
   {
     weight: 20,
@@ -192,19 +199,7 @@ const wish = fc.oneof(
       .tuple(making, which, fc.nat(9))
       .map(([made, x, n]) => ({ ...made, x, noGrad: n === 9 }) as Wish),
   },
-  {
-    weight: 5,
-    arbitrary: record("block", {
-      ...{
-        x: which,
-        kind,
-        norm,
-        before: fc.option(fc.nat(9), { freq: 2 }),
-        after: fc.option(fc.nat(9), { freq: 2 }),
-      },
-      next: fc.constantFrom("relu", "conv", "both"),
-    }),
-  },
+  { weight: 5, arbitrary: block },
   {
     weight: 1,
     arbitrary: record("twins", {
@@ -285,8 +280,15 @@ const frame: fc.Arbitrary<Frame> = fc.record({
 /** Programs of up to `longest` wishes. */
 export function programs(longest = 10): fc.Arbitrary<Program> {
   return fc
-    .noBias(fc.tuple(frame, fc.array(wish, { minLength: 2, maxLength: longest, size: "max" })))
-    .map(([around, wishes]) => new Builder(around).build(wishes));
+    .noBias(
+      fc.tuple(
+        frame,
+        // Most begin with what folding is about.
+        fc.oneof({ weight: 1, arbitrary: wish }, { weight: 2, arbitrary: block }),
+        fc.array(wish, { minLength: 1, maxLength: longest - 1, size: "max" }),
+      ),
+    )
+    .map(([around, first, wishes]) => new Builder(around).build([first, ...wishes]));
 }
 
 interface Made {
@@ -412,12 +414,12 @@ class Builder {
       case "block": {
         const plain = { x: 0, noGrad: false, frozen: false };
         const conv = { ...plain, wish: "conv" as const, bias: false, shared: false };
-        this.grant({ ...conv, x: each.x, kind: each.kind });
+        if (each.kind !== null) this.grant({ ...conv, x: each.x, kind: each.kind });
         if (each.before !== null) this.grant({ ...plain, wish: "reshape", to: each.before });
-        this.grant({ ...plain, wish: "norm", ...each.norm });
+        this.grant({ ...plain, wish: "norm", ...each.norm, x: each.kind === null ? each.x : 0 });
         if (each.after !== null) this.grant({ ...plain, wish: "reshape", to: each.after });
         if (each.next !== "conv") this.grant({ ...plain, wish: "relu" });
-        if (each.next !== "relu") this.grant({ ...conv, kind: each.kind + 1 });
+        if (each.next !== "relu") this.grant({ ...conv, kind: (each.kind ?? 0) + 1 });
         return;
       }
       default: {

@@ -187,7 +187,7 @@ describe("random programs", () => {
     );
     if (cases < 60) return; // too few to judge the generator by
     expect(seen.refused / seen.programs).toBeLessThan(0.6);
-    expect(share(seen.folded)).toBeGreaterThan(0.3);
+    expect(share(seen.folded)).toBeGreaterThan(0.4);
     for (const part of ["+statistics", "+x_normalised", "+norm_sums"]) {
       expect(share(seen.kernels.get(part) ?? 0), part).toBeGreaterThan(0.08);
     }
