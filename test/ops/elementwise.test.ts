@@ -133,6 +133,16 @@ describe("elementwise", () => {
     for (const tensor of [x, y, ones]) tensor.dispose();
   });
 
+  it("relu: every NaN passes, of either sign and with any bits, and no infinity is taken for one", async () => {
+    const gpu = await testGpu();
+    const patterns = [0x7f800001, 0xff800001, 0x7fc00000, 0xffc00000, 0xffffffff, 0xff800000, 0xff7fffff, 1];
+    const x = gpu.tensor(new Float32Array(Uint32Array.from(patterns).buffer), [patterns.length]);
+    const y = relu(x);
+    expect([...(await y.read())].map((v) => v + 0)).toEqual([NaN, NaN, NaN, NaN, NaN, 0, 0, 2 ** -149]);
+    x.dispose();
+    y.dispose();
+  });
+
   it("scale by a number, by channels", async () => {
     await checkOp([
       {

@@ -8,8 +8,9 @@ import { reshape } from "../../src/ops/reshape.ts";
 import { type Shape, sizeOf } from "../../src/tensor/shape.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";
 import { checkOp, type OpCase } from "../helpers/check-op.ts";
+import { withFoldAt } from "../helpers/fold.ts";
 import { testGpu } from "../helpers/gpu.ts";
-import { normals } from "../helpers/numbers.ts";
+import { normals, relativeError } from "../helpers/numbers.ts";
 import { groupNormReference, groupNormReferenceGrad } from "../reference/group_norm.ts";
 
 const VARIANTS = {
@@ -94,6 +95,32 @@ describe("group_norm", () => {
       groupCase("neither", [2, 4, 4, 6], 2, { gamma: false, beta: false }),
       groupCase("far from zero", [2, 11, 13, 8], 2, { data: normals(2 * 143 * 8, 3, 1000, 1) }),
     ]);
+  });
+
+  it("takes folded grids", async () => {
+    // As past 65,535 workgroups, but at two; the last round is not full.
+    await withFoldAt(await testGpu(), 2, async () => {
+      await checkOp([groupCase("folded", [67, 3, 1, 20], 5), groupCase("folded", [7, 2, 2, 6], 1)]);
+    });
+  });
+
+  it("keeps gradients apart from what they have in common, over many pixels", async () => {
+    const gpu = await testGpu();
+    const shape = [1, 300, 300, 4];
+    const count = sizeOf(shape);
+    const [data, grad] = [normals(count, 3), normals(count, 4, 1000, 1)];
+    const g = { images: 1, pixels: count / 4, channels: 4, groups: 1, eps: 1e-5 };
+    const expected = groupNormReferenceGrad(g, { x: data }, grad).x;
+    for (const variant of ["lanes", "workgroup"]) {
+      gpu.variants.force("group_norm.grad_input", variant);
+      const x = gpu.tensor(data, shape, { requiresGrad: true });
+      const [y, dy] = [groupNorm(x, 1, null, null), gpu.tensor(grad, shape)];
+      y.backward(dy);
+      gpu.variants.force("group_norm.grad_input", null);
+      // Sums without blocks are off by 6e-4.
+      expect(relativeError(await x.grad!.read(), expected), variant).toBeLessThan(4e-4);
+      for (const tensor of [x, y, dy]) tensor.dispose();
+    }
   });
 
   it("gives the same bits in every run", async () => {
