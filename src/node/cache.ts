@@ -1,9 +1,9 @@
 import { randomBytes } from "node:crypto";
-import { mkdir, rename, rm, stat } from "node:fs/promises";
+import { rename, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { DataError, FusenormError } from "../errors.ts";
 import { printable } from "../foreign.ts";
-import { cacheDirectory } from "./files.ts";
+import { cacheDirectory, makeDirectory } from "./files.ts";
 
 async function exists(path: string): Promise<boolean> {
   return stat(path).then(
@@ -31,7 +31,7 @@ export async function cachedFolder(
 
   const fresh = join(root, `.${name}-${process.pid}-${randomBytes(4).toString("hex")}`);
   try {
-    await mkdir(fresh, { recursive: true });
+    makeDirectory(fresh);
   } catch (error) {
     throw new DataError(
       `cache: ${printable(root)} cannot be written (${(error as Error).message}); set FUSENORM_CACHE to a folder that can`,

@@ -1,13 +1,13 @@
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
-import { chmod, mkdir, mkdtemp, open, rename, rm, stat } from "node:fs/promises";
+import { chmod, mkdtemp, open, rename, rm, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { pipeline } from "node:stream/promises";
 import { DataError } from "../errors.ts";
 import { printable } from "../foreign.ts";
 import { checkFunction, checkOptions, checkText, optionNames, show } from "../options.ts";
 import { findDataset } from "./datasets.ts";
-import { cacheDirectory, fileError } from "./files.ts";
+import { cacheDirectory, fileError, makeDirectory } from "./files.ts";
 import { unpackTar } from "./unpack.ts";
 
 export interface RemoteFile {
@@ -151,16 +151,17 @@ export async function downloadFile(
   if (typeof path !== "string" || path === "") {
     throw new DataError(`downloadFile: path is ${show(path)}; expected the file to write`);
   }
-  checkFunction("download", "onProgress", onProgress);
   const { url, md5, bytes } = remote;
   const most = bytes ?? MOST_BYTES;
   const part = `${path}.part`;
   const bad = (what: string, cause?: unknown) => new DataError(`${printable(url)}: ${what}`, { cause });
   if ((await sizeOf(path)) !== undefined && (await md5Of(path)) === md5) return "present";
 
-  await mkdir(dirname(path), { recursive: true }).catch((cause: unknown) => {
+  try {
+    makeDirectory(dirname(path));
+  } catch (cause) {
     throw fileError(dirname(path), "written", cause);
-  });
+  }
   let kept = (await sizeOf(part)) ?? 0;
   // More than the file has, or as much of something else, is no beginning of it.
   if (kept > most || (kept === bytes && (await md5Of(part)) !== md5)) {

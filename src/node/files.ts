@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync } from "node:fs";
+import { mkdirSync, statSync } from "node:fs";
 import { open, readFile, rename, rm, stat } from "node:fs/promises";
 import { homedir } from "node:os";
 import { dirname, join, resolve } from "node:path";
@@ -69,12 +69,13 @@ export async function writeFileAtomic(path: string, contents: Uint8Array | strin
  * @returns the uppermost directory that was made, if any
  */
 export function makeDirectory(path: string): string | undefined {
-  if (existsSync(path)) return undefined;
+  const isDirectory = () => statSync(path, { throwIfNoEntry: false })?.isDirectory() === true;
+  if (isDirectory()) return undefined;
   const made = makeDirectory(dirname(resolve(path)));
   try {
     mkdirSync(path);
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error; // somebody else was first
+    if (!isDirectory()) throw error; // else somebody was first
   }
   return made ?? path;
 }
