@@ -19,7 +19,7 @@ export const testsOf: Record<string, readonly string[]> = {
   conv2d_dy_gradient: fused,
   conv2d_dy_plain: [...fused, ...conv2d],
   conv2d_input_gradient: fused,
-  conv2d_input_normalise: [...fused, order],
+  conv2d_input_normalise: fused,
   conv2d_input_plain: [...fused, ...conv2d],
   conv2d_output_bias: [...fused, ...conv2d],
   conv2d_output_gradient: fused,
