@@ -7,3 +7,8 @@ export function testGpu(): Promise<Gpu> {
   shared ??= Gpu.request({ debug: { poison: true } });
   return shared;
 }
+
+/** As in helpers/gpu.ts. */
+export function sampled<T>(list: readonly T[]): readonly T[] {
+  return list;
+}

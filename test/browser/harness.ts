@@ -54,15 +54,15 @@ const refuseNodeModules: Plugin = {
   },
 };
 
-/** In the page, `vitest` is its runner and matchers alone, and the tests' GPU is `navigator.gpu`'s. */
-const forThePage: Plugin = {
-  name: "for-the-page",
+/** Without Node, `vitest` is its runner and matchers alone, and the tests' GPU is that of the module `gpu`. */
+const withoutNode = (gpu: string): Plugin => ({
+  name: "without-node",
   enforce: "pre",
   resolveId(source) {
     if (source === "vitest") return here("vitest-in-page.ts");
-    if (/(^|\/)helpers\/gpu\.ts$/.test(source) || source === "./gpu.ts") return here("gpu-in-page.ts");
+    if (/(^|\/)helpers\/gpu\.ts$/.test(source) || source === "./gpu.ts") return gpu;
   },
-};
+});
 
 function virtualEntry(code: string): Plugin {
   return {
@@ -74,12 +74,13 @@ function virtualEntry(code: string): Plugin {
   };
 }
 
-async function bundle(code: string): Promise<string> {
+/** One module of `code` and all that it imports, which runs without Node; `gpu` has the `testGpu` of test files. */
+export async function bundle(code: string, gpu = here("gpu-in-page.ts")): Promise<string> {
   const result = await build({
     configFile: false,
     root,
     logLevel: "silent",
-    plugins: [forThePage, refuseNodeModules, virtualEntry(code)],
+    plugins: [withoutNode(gpu), refuseNodeModules, virtualEntry(code)],
     build: {
       write: false,
       minify: false,
@@ -127,13 +128,16 @@ export async function runInBrowser<T>(entryFile: string): Promise<T> {
   return evaluateInPage<T>(`export { default } from ${JSON.stringify(entryFile)};`);
 }
 
-/** Runs vitest test files, unchanged, in one page. Paths are relative to the repository. */
-export async function runTestsInBrowser(files: readonly string[]): Promise<PageTest[]> {
+/** A module whose default export runs vitest test files, unchanged, with what else `runFiles` takes. */
+export function testsAsModule(files: readonly string[]): string {
   const entries = files.map(
     (file) => `${JSON.stringify(file)}: () => import(${JSON.stringify(root + file)}),`,
   );
-  return evaluateInPage<PageTest[]>(
-    `import { runFiles } from ${JSON.stringify(here("vitest-in-page.ts"))};
-     export default () => runFiles({ ${entries.join("\n")} });`,
-  );
+  return `import { runFiles } from ${JSON.stringify(here("vitest-in-page.ts"))};
+     export default (...rest) => runFiles({ ${entries.join("\n")} }, ...rest);`;
+}
+
+/** Runs vitest test files, unchanged, in one page. Paths are relative to the repository. */
+export async function runTestsInBrowser(files: readonly string[]): Promise<PageTest[]> {
+  return evaluateInPage<PageTest[]>(testsAsModule(files));
 }

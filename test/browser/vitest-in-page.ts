@@ -14,15 +14,19 @@ export const expect = chai.expect;
 /** The largest cases: minutes on the page's software adapter, and the same kernels as in the others. Node runs them. */
 const TOO_LARGE = /grid dimension|65,535|layers of a residual network|every variant|everything, more than/;
 
-/** Collects and runs test files, given as functions that import them. */
-export async function runFiles(files: Record<string, () => Promise<unknown>>): Promise<PageTest[]> {
+/** Collects and runs test files, given as functions that import them, but for the tests whose names fit `leftOut`. */
+export async function runFiles(
+  files: Record<string, () => Promise<unknown>>,
+  leftOut: RegExp = TOO_LARGE,
+  onOutcome: (outcome: PageTest) => void = () => {},
+): Promise<PageTest[]> {
   const runner: VitestRunner = {
     config: {
       root: "/",
       name: undefined,
       setupFiles: [],
       passWithNoTests: false,
-      testNamePattern: new RegExp(`^(?!.*(?:${TOO_LARGE.source}))`),
+      testNamePattern: new RegExp(`^(?!.*(?:${leftOut.source}))`),
       allowOnly: false,
       sequence: { seed: 0, hooks: "stack", setupFiles: "list" },
       chaiConfig: undefined,
@@ -36,6 +40,9 @@ export async function runFiles(files: Record<string, () => Promise<unknown>>): P
       strictTags: false,
     },
     importFile: (path) => files[path.replace(/^\//, "")]!(),
+    onAfterRunTask: (test) => {
+      for (const outcome of outcomes(test, test.file)) onOutcome(outcome);
+    },
   };
   const collected = await startTests(
     Object.keys(files).map((path) => `/${path}`),

@@ -6,7 +6,7 @@ import type { Gpu } from "../../src/gpu/device.ts";
 import type { Shape } from "../../src/tensor/shape.ts";
 import { sizeOf } from "../../src/tensor/shape.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";
-import { testGpu } from "./gpu.ts";
+import { sampled, testGpu } from "./gpu.ts";
 import { generator, normals, relativeError } from "./numbers.ts";
 
 type Arrays = Record<string, Float64Array>;
@@ -36,7 +36,8 @@ const SAMPLED_DIFFERENCES = 60;
 
 export async function checkOp(cases: OpCase | readonly OpCase[]): Promise<void> {
   const gpu = await testGpu();
-  for (const [index, oneCase] of [cases].flat().entries()) await checkCase(gpu, oneCase as OpCase, index);
+  const numbered = [...([cases].flat() as OpCase[]).entries()];
+  for (const [index, oneCase] of sampled(numbered)) await checkCase(gpu, oneCase, index);
 }
 
 async function checkCase(gpu: Gpu, c: OpCase, index: number): Promise<void> {
@@ -87,7 +88,7 @@ async function checkCase(gpu: Gpu, c: OpCase, index: number): Promise<void> {
   const backward = c.tolerance?.backward ?? 1e-4;
   await compare(c.run, c.label, forward, backward);
   for (const [kernel, variants] of Object.entries(c.variants ?? {})) {
-    for (const variant of variants) {
+    for (const variant of sampled(variants)) {
       gpu.variants.force(kernel, variant);
       try {
         await compare(c.run, `${c.label} [${kernel} ${variant}]`, forward, backward);

@@ -3,7 +3,7 @@
 import { describe, expect, it } from "vitest";
 import { checkForward, checkGradInput, checkGradWeight } from "../helpers/conv2d-fused.ts";
 import { withFoldAt } from "../helpers/fold.ts";
-import { testGpu } from "../helpers/gpu.ts";
+import { sampled, testGpu } from "../helpers/gpu.ts";
 import { normals, relativeError } from "../helpers/numbers.ts";
 
 const gpu = await testGpu();
@@ -11,45 +11,48 @@ const padding: [number, number, number, number] = [1, 1, 1, 1];
 
 describe("conv2d, tile kernels with parts of batch-norm", () => {
   it("normalises x and measures y on the way", async () => {
-    await checkForward({
-      variant: "tile_256x16",
-      x: [3, 9, 11, 16],
-      weight: [16, 3, 3, 16],
-      extra: { padding },
-      input: "rectify",
-      statistics: true,
-    });
-    await checkForward({
-      variant: "tile_128x32",
-      x: [2, 17, 19, 24],
-      weight: [40, 3, 3, 12],
-      extra: { padding: [0, 1, 1, 2], groups: 2, stride: [2, 2] },
-      input: "normalise",
-      statistics: true,
-    });
-    // Two blocks of channels, the second of which has one quad.
-    await checkForward({
-      variant: "tile_128x64",
-      x: [5, 5, 7, 8],
-      weight: [68, 1, 1, 8],
-      input: "rectify",
-      statistics: true,
-    });
-    await checkForward({
-      variant: "tile_128x128",
-      x: [2, 9, 9, 8],
-      weight: [132, 1, 1, 8],
-      input: "normalise",
-      statistics: true,
-    });
-    await checkForward({
-      variant: "tile_64x64",
-      x: [2, 6, 7, 3],
-      weight: [36, 3, 3, 3],
-      extra: { padding },
-      input: "plain",
-      statistics: true,
-    });
+    const cases: Parameters<typeof checkForward>[0][] = [
+      {
+        variant: "tile_256x16",
+        x: [3, 9, 11, 16],
+        weight: [16, 3, 3, 16],
+        extra: { padding },
+        input: "rectify",
+        statistics: true,
+      },
+      {
+        variant: "tile_128x32",
+        x: [2, 17, 19, 24],
+        weight: [40, 3, 3, 12],
+        extra: { padding: [0, 1, 1, 2], groups: 2, stride: [2, 2] },
+        input: "normalise",
+        statistics: true,
+      },
+      // Two blocks of channels, the second of which has one quad.
+      {
+        variant: "tile_128x64",
+        x: [5, 5, 7, 8],
+        weight: [68, 1, 1, 8],
+        input: "rectify",
+        statistics: true,
+      },
+      {
+        variant: "tile_128x128",
+        x: [2, 9, 9, 8],
+        weight: [132, 1, 1, 8],
+        input: "normalise",
+        statistics: true,
+      },
+      {
+        variant: "tile_64x64",
+        x: [2, 6, 7, 3],
+        weight: [36, 3, 3, 3],
+        extra: { padding },
+        input: "plain",
+        statistics: true,
+      },
+    ];
+    for (const one of sampled(cases)) await checkForward(one);
   });
 
   it("measures far from zero, and over many pixels", async () => {
@@ -60,50 +63,53 @@ describe("conv2d, tile kernels with parts of batch-norm", () => {
   });
 
   it("works dy out on the way, masks dx and adds it up", async () => {
-    await checkGradInput({
-      variant: "tile_256x16",
-      x: [3, 9, 11, 16],
-      weight: [16, 3, 3, 16],
-      extra: { padding },
-      dy: "gradient",
-      joins: false,
-      mask: "input",
-    });
-    await checkGradInput({
-      variant: "tile_128x32",
-      x: [3, 7, 9, 20],
-      weight: [8, 3, 3, 20],
-      extra: { padding: [0, 1, 1, 2] },
-      dy: "plain",
-      joins: true,
-      mask: "given",
-    });
-    await checkGradInput({
-      variant: "tile_64x64",
-      x: [2, 9, 17, 40],
-      weight: [16, 3, 3, 20],
-      extra: { padding, groups: 2, stride: [2, 2] },
-      dy: "gradient",
-      joins: true,
-      mask: "none",
-    });
-    await checkGradInput({
-      variant: "tile_128x64",
-      x: [2, 6, 7, 68],
-      weight: [6, 3, 3, 68],
-      extra: { padding, stride: [2, 1] },
-      dy: "plain",
-      joins: false,
-      mask: "given",
-    });
-    await checkGradInput({
-      variant: "tile_128x128",
-      x: [2, 9, 9, 68],
-      weight: [8, 1, 1, 68],
-      dy: "gradient",
-      joins: true,
-      mask: null,
-    });
+    const cases: Parameters<typeof checkGradInput>[0][] = [
+      {
+        variant: "tile_256x16",
+        x: [3, 9, 11, 16],
+        weight: [16, 3, 3, 16],
+        extra: { padding },
+        dy: "gradient",
+        joins: false,
+        mask: "input",
+      },
+      {
+        variant: "tile_128x32",
+        x: [3, 7, 9, 20],
+        weight: [8, 3, 3, 20],
+        extra: { padding: [0, 1, 1, 2] },
+        dy: "plain",
+        joins: true,
+        mask: "given",
+      },
+      {
+        variant: "tile_64x64",
+        x: [2, 9, 17, 40],
+        weight: [16, 3, 3, 20],
+        extra: { padding, groups: 2, stride: [2, 2] },
+        dy: "gradient",
+        joins: true,
+        mask: "none",
+      },
+      {
+        variant: "tile_128x64",
+        x: [2, 6, 7, 68],
+        weight: [6, 3, 3, 68],
+        extra: { padding, stride: [2, 1] },
+        dy: "plain",
+        joins: false,
+        mask: "given",
+      },
+      {
+        variant: "tile_128x128",
+        x: [2, 9, 9, 68],
+        weight: [8, 1, 1, 68],
+        dy: "gradient",
+        joins: true,
+        mask: null,
+      },
+    ];
+    for (const one of sampled(cases)) await checkGradInput(one);
   });
 
   it("adds up many pixels, in phases without taps too", async () => {
@@ -119,23 +125,26 @@ describe("conv2d, tile kernels with parts of batch-norm", () => {
 
   it("works out both sides of dw on the way", async () => {
     const one = { x: [2, 7, 9, 16], weight: [24, 3, 3, 16], extra: { padding } } as const;
-    await checkGradWeight({ ...one, variant: "tile_16x144", input: "rectify", dy: "plain" });
-    await checkGradWeight({ ...one, variant: "tile_32x96", input: "plain", dy: "gradient" });
-    await checkGradWeight({
-      variant: "tile_64x64",
-      x: [2, 9, 7, 8],
-      weight: [24, 3, 3, 4],
-      extra: { padding, stride: [2, 2], groups: 2 },
-      input: "normalise",
-      dy: "gradient",
-    });
-    await checkGradWeight({
-      variant: "tile_128x64",
-      x: [2, 5, 6, 3],
-      weight: [8, 3, 3, 3],
-      input: "plain",
-      dy: "gradient",
-    });
+    const cases: Parameters<typeof checkGradWeight>[0][] = [
+      { ...one, variant: "tile_16x144", input: "rectify", dy: "plain" },
+      { ...one, variant: "tile_32x96", input: "plain", dy: "gradient" },
+      {
+        variant: "tile_64x64",
+        x: [2, 9, 7, 8],
+        weight: [24, 3, 3, 4],
+        extra: { padding, stride: [2, 2], groups: 2 },
+        input: "normalise",
+        dy: "gradient",
+      },
+      {
+        variant: "tile_128x64",
+        x: [2, 5, 6, 3],
+        weight: [8, 3, 3, 3],
+        input: "plain",
+        dy: "gradient",
+      },
+    ];
+    for (const one of sampled(cases)) await checkGradWeight(one);
   });
 
   it("adds up slices by many lanes", async () => {
