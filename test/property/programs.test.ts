@@ -44,7 +44,7 @@ interface Mode extends Choices {
   folds: boolean;
 }
 
-/** In a short run the forward of one convolution is tiled. */
+/** Folded on both families, and one of the other ways; in a short run that for every other one, and one convolution tiled. */
 function modesOf(program: Program): Mode[] {
   const quick = (kernel: string, shape: string) =>
     RUNS <= 1000 && (kernel !== "conv2d.forward" || !LIKELIEST.some((sizes) => shape.startsWith(sizes)));
@@ -58,7 +58,8 @@ function modesOf(program: Program): Mode[] {
     mode("software", "default"),
     mode("hardware", "default"),
   ];
-  return [mode("software", "all"), mode("hardware", "all"), others[hash(program.seed, "mode") % 4]!];
+  const other = others[hash(program.seed, "mode") % (RUNS > 1000 ? 4 : 8)];
+  return [mode("software", "all"), mode("hardware", "all"), ...(other ? [other] : [])];
 }
 
 /** How often what folding could get wrong occurs. */
@@ -156,7 +157,7 @@ async function checkSpoilt({ program, spoilt }: Spoilt): Promise<void> {
   fc.pre(expected !== null && program.sinks.some(({ requiresGrad }) => requiresGrad));
   gpu.flush(); // what a case that failed left waiting
   const live = gpu.stats.liveBuffers;
-  const { name, folds, ...choices } = modesOf(program)[program.seed % 3]!;
+  const { name, folds, ...choices } = modesOf(program)[program.seed % 2]!;
   try {
     const { observed } = await withChoices(gpu, choices, () => execute(gpu, program, folds, spoilt));
     compare(name, observed, expected!, (what) => what.includes("gradient of"));
@@ -173,7 +174,7 @@ describe("random programs", () => {
     const started = Date.now();
     const { cases } = await checkProperty(
       "programs",
-      casesOf(RUNS > 1000 ? 0.4 : 0.13),
+      casesOf(RUNS > 1000 ? 0.4 : 0.11),
       programs(),
       checkProgram,
       show,
@@ -185,9 +186,9 @@ describe("random programs", () => {
         `${percent(seen.folded)} fold; ${gpu.stats.pipelines} pipelines\n` +
         [...seen.kernels, ...seen.patterns].map(([key, n]) => `${key}: ${percent(n)}`).join(", "),
     );
-    if (cases < 60) return; // too few to judge the generator by
+    if (cases < 50) return; // too few to judge the generator by
     expect(seen.refused / seen.programs).toBeLessThan(0.6);
-    expect(share(seen.folded)).toBeGreaterThan(0.4);
+    expect(share(seen.folded)).toBeGreaterThan(0.35);
     for (const part of ["+statistics", "+x_normalised", "+norm_sums"]) {
       expect(share(seen.kernels.get(part) ?? 0), part).toBeGreaterThan(0.08);
     }
