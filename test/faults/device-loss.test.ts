@@ -56,9 +56,11 @@ const work: Record<string, (gpu: Gpu) => Promise<unknown>> = {
     }
   },
   async "warming up"(gpu) {
+    const source = `override VALUE: u32 = 0;
+      @group(0) @binding(0) var<storage, read_write> out: array<u32>;
+      @compute @workgroup_size(1) fn main() { out[0] = VALUE; }`;
     for (let i = 0; ; i += 1) {
-      const constants = { VALUE_BITS: i };
-      await gpu.warmup([{ shader: "memory", entry: "fill", constants }]);
+      await gpu.warmup([{ shader: { name: "own", source }, entry: "main", constants: { VALUE: i } }]);
     }
   },
   async profiling(gpu) {
