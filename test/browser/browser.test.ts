@@ -35,7 +35,7 @@ describe("op tests in headless Chromium", () => {
   let outcomes: PageTest[] = [];
   beforeAll(async () => {
     outcomes = await runTestsInBrowser(files);
-  }, 900_000);
+  }, 2_400_000);
 
   it.each(files)("%s", (file) => {
     const own = outcomes.filter((test) => test.file === file);

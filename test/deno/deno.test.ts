@@ -104,7 +104,7 @@ describe("op tests in Deno, with the kernels for hardware without subgroups", ()
   let report: Report;
   beforeAll(async () => {
     report = await runInDeno();
-  }, 900_000);
+  }, 2_400_000);
 
   it.each(files)("%s", (file) => {
     const own = report.outcomes.filter((test) => test.file === file);
