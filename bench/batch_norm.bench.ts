@@ -74,7 +74,8 @@ function prepare(gpu: Gpu, shape: Size4, pass: Pass, tail: Tail, normalize: type
   const gamma = vector(4, 1);
   const beta = vector(5, 0);
   const activation = tail === "plain" ? "none" : "relu";
-  const forward = (input: Tensor) => normalize(input, gamma, beta, { training: true, activation, residual });
+  const forward = (input: Tensor) =>
+    normalize(input, gamma, beta, { training: true, activation, residual }).materialize();
   const leaves = [x, gamma, beta, ...(residual ? [residual] : [])];
   const backward = (y: Tensor) => {
     y.backward(dy!);

@@ -81,7 +81,7 @@ function prepare(gpu: Gpu, { x: size, outChannels, filter, stride }: ConvShape, 
       requiresGrad: both || pass === "grad_weight",
     }),
   );
-  const forward = () => conv2d(x, weight, { stride, padding: filter === 3 ? 1 : 0 });
+  const forward = () => conv2d(x, weight, { stride, padding: filter === 3 ? 1 : 0 }).materialize();
   const sample = forward();
   const dy = gpu.keep(gpu.tensor(normals(sample.size, 3), sample.shape));
   sample.dispose();

@@ -50,6 +50,8 @@ override HAS_TAIL: bool = false;
 override BATCH_STATISTICS: bool = true;
 // Partials are a convolution's, and tell how many values they are of.
 override COUNTED: bool = false;
+// dx is added to what else makes the gradient.
+override HAS_ADDEND: bool = false;
 // Apply kernels: write the mask.
 override HAS_MASK: bool = false;
 // Apply kernels: neighbouring invocations take neighbouring vec4s of the whole tensor, rather than runs of rows.
@@ -1029,11 +1031,23 @@ fn apply_grad_run(run: Run, c: Numbers, s: Slopes) {
   }
 }
 
+// The same, with the addend if there is one.
+fn apply_grad_sum(run: Run, c: Numbers, s: Slopes) {
+  if (!HAS_ADDEND) {
+    apply_grad_run(run, c, s);
+    return;
+  }
+  for (var i = run.start; i < run.end; i += run.step) {
+    let deviation = x_at(i) - c.origin;
+    put_dx(i, addend_at(i) + c.a * (mask_by_input(dy_at(i), deviation, c.a, c.b) + (deviation * s.p + s.q)));
+  }
+}
+
 // One invocation: one column in one slice of rows, or in every stride-th vec4. With residual and ReLU, dy is dz here.
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn grad_apply(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
   let run = run_of_apply(flat(id, groups));
-  apply_grad_run(run, numbers_of(run.column), Slopes(slopes[run.column], slopes[params.width4 + run.column]));
+  apply_grad_sum(run, numbers_of(run.column), Slopes(slopes[run.column], slopes[params.width4 + run.column]));
 }
 
 // --- backward: all in one dispatch, for small tensors with C % 4 = 0 -----------------------------------------

@@ -9,6 +9,7 @@
 @group(0) @binding(2) var<storage, read> residual: array<vec2<u32>>;
 @group(0) @binding(2) var<storage, read> dy: array<vec2<u32>>;
 @group(0) @binding(5) var<storage, read_write> dz: array<vec2<u32>>;
+@group(0) @binding(6) var<storage, read> addend: array<vec2<u32>>;
 
 fn widen(halves: vec2<u32>) -> vec4<f32> {
   return vec4<f32>(unpack2x16float(halves.x), unpack2x16float(halves.y));
@@ -32,6 +33,7 @@ fn x_at(i: u32) -> vec4<f32> { return widen(x[i]); }
 fn residual_at(i: u32) -> vec4<f32> { return widen(residual[i]); }
 fn dy_at(i: u32) -> vec4<f32> { return widen(dy[i]); }
 fn dz_at(i: u32) -> vec4<f32> { return widen(dz[i]); }
+fn addend_at(i: u32) -> vec4<f32> { return widen(addend[i]); }
 fn put_dx(i: u32, v: vec4<f32>) { dx[i] = narrow(v); }
 fn put_dz(i: u32, v: vec4<f32>) { dz[i] = narrow(v); }
 

@@ -2,8 +2,8 @@
 // a * (dz + (x - origin) * p + q), see batch_norm.wgsl. As conv2d_input_plain.wgsl; with VEC4 only.
 
 @group(0) @binding(2) var<storage, read> x4: array<vec4<f32>>; // dz
-@group(0) @binding(6) var<storage, read> x_slopes: array<vec4<f32>>; // [4, IC]: p, q, origin, a
-@group(0) @binding(7) var<storage, read> x_raw: array<vec4<f32>>; // the batch-norm's input
+@group(0) @binding(6) var<storage, read> x_numbers: array<vec4<f32>>; // [4, IC]: p, q, origin, a
+@group(0) @binding(7) var<storage, read> x_other: array<vec4<f32>>; // the batch-norm's input
 
 struct Channels { p: vec4<f32>, q: vec4<f32>, origin: vec4<f32>, a: vec4<f32> }
 fn channels_of(quad: u32) -> Channels {
@@ -11,7 +11,7 @@ fn channels_of(quad: u32) -> Channels {
 }
 const CHANNEL_ROWS = 4u;
 fn channel_row(row: u32, quad: u32) -> vec4<f32> {
-  return x_slopes[row * (IC / 4) + quad];
+  return x_numbers[row * (IC / 4) + quad];
 }
 fn channels_from(row_0: vec4<f32>, row_1: vec4<f32>, row_2: vec4<f32>, row_3: vec4<f32>) -> Channels {
   return Channels(row_0, row_1, row_2, row_3);
@@ -19,7 +19,7 @@ fn channels_from(row_0: vec4<f32>, row_1: vec4<f32>, row_2: vec4<f32>, row_3: ve
 
 struct Fetched { dz: vec4<f32>, x: vec4<f32> }
 fn x_fetch(at: u32) -> Fetched {
-  return Fetched(x4[at], x_raw[at]);
+  return Fetched(x4[at], x_other[at]);
 }
 fn x_made(fetched: Fetched, channels: Channels) -> vec4<f32> {
   return channels.a * (fetched.dz + ((fetched.x - channels.origin) * channels.p + channels.q));

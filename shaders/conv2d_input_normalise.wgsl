@@ -1,7 +1,7 @@
 // What a convolution reads, normalised (and rectified) on the way: the batch-norm before it, folded in. As
 // conv2d_input_plain.wgsl; with VEC4 only. The numbers per channel and the expressions are those of batch_norm.wgsl.
 
-override INPUT_RELU: bool = false;
+override LOAD_RELU: bool = false;
 
 @group(0) @binding(2) var<storage, read> x4: array<vec4<f32>>;
 @group(0) @binding(6) var<storage, read> x_numbers: array<vec4<f32>>; // [5, IC]: origin, a, b, …
@@ -24,7 +24,7 @@ fn x_fetch(at: u32) -> Fetched {
 }
 fn x_made(fetched: Fetched, channels: Channels) -> vec4<f32> {
   let z = (fetched - channels.origin) * channels.a + channels.b;
-  if (!INPUT_RELU) { return z; }
+  if (!LOAD_RELU) { return z; }
   return relu(z);
 }
 

@@ -1,9 +1,16 @@
-// What a convolution's results have in common where they may have a bias: a part of conv2d_output_plain.wgsl and
+// What a convolution's results have in common where they may have a bias, or a tensor added: a part of conv2d_output_plain.wgsl and
 // conv2d_output_statistics.wgsl.
 
 override HAS_BIAS: bool = false;
+override HAS_ADDEND: bool = false;
 
 @group(0) @binding(5) var<storage, read> bias: array<vec4<f32>>;
+@group(0) @binding(11) var<storage, read> addend: array<vec4<f32>>; // of the output's shape
+
+fn with_addend(value: vec4<f32>, at: u32) -> vec4<f32> {
+  if (!HAS_ADDEND) { return value; }
+  return value + addend[at];
+}
 
 // What `finish` needs to know of four output channels.
 struct OutChannels { bias: vec4<f32> }

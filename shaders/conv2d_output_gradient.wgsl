@@ -6,9 +6,9 @@ override JOIN: bool = false; // `out` holds the other contributions
 override MASK: u32 = 0; // 0: no ReLU, 1: by the batch-norm's input, 2: by the forward's mask
 
 @group(0) @binding(10) var<storage, read_write> partials: array<vec4<f32>>;
-@group(0) @binding(11) var<storage, read> norm_input: array<vec4<f32>>;
-@group(0) @binding(12) var<storage, read> norm_numbers: array<vec4<f32>>; // [5, OC]: origin, a, b, rstd, shift
-@group(0) @binding(13) var<storage, read> norm_mask: array<u32>;
+@group(0) @binding(11) var<storage, read> sink_input: array<vec4<f32>>;
+@group(0) @binding(12) var<storage, read> sink_numbers: array<vec4<f32>>; // [5, OC]: origin, a, b, rstd, shift
+@group(0) @binding(13) var<storage, read> sink_mask: array<u32>;
 
 const REDUCES = true;
 const PARTIAL_ROWS = 2u; // sum(dz), sum(dz * xhat)
@@ -27,7 +27,7 @@ fn out_channels_of(quad: u32) -> OutChannels {
 }
 const OUT_CHANNEL_ROWS = 5u;
 fn out_channel_row(row: u32, quad: u32) -> vec4<f32> {
-  return norm_numbers[row * (OC / 4) + quad];
+  return sink_numbers[row * (OC / 4) + quad];
 }
 fn out_channels_from(
   row_0: vec4<f32>,
@@ -45,12 +45,12 @@ fn finish(sum: vec4<f32>, pixel: u32, quad: u32, channels: OutChannels, origin: 
   let at = pixel * (OC / 4) + quad;
   var dz = sum;
   if (JOIN) { dz += out[at]; }
-  let deviation = norm_input[at] - channels.origin;
+  let deviation = sink_input[at] - channels.origin;
   if (MASK == 1) {
     dz = select(dz, vec4<f32>(0), is_cut(deviation * channels.a + channels.b));
   }
   if (MASK == 2) {
-    let bits = norm_mask[(pixel / 8) * (OC / 4) + quad] >> (4 * (pixel % 8));
+    let bits = sink_mask[(pixel / 8) * (OC / 4) + quad] >> (4 * (pixel % 8));
     dz = select(vec4<f32>(0), dz, (vec4<u32>(bits) & vec4<u32>(1, 2, 4, 8)) != vec4<u32>(0));
   }
   return Finished(dz, dz, dz * (deviation * channels.rstd + channels.shift));

@@ -1,5 +1,5 @@
-// What becomes of a convolution's sums: bias, or what `out` holds already, is added. Part of conv2d_subgroup.wgsl and
-// conv2d_tile.wgsl; the bias is in conv2d_output_bias.wgsl.
+// What becomes of a convolution's sums: bias, what `out` holds already, or another tensor is added. Part of
+// conv2d_subgroup.wgsl and conv2d_tile.wgsl; bias and the other tensor are in conv2d_output_bias.wgsl.
 
 override JOIN: bool = false; // `out` holds other contributions to the same gradient
 
@@ -8,14 +8,14 @@ const REDUCES = false;
 const PARTIAL_ROWS = 0u;
 const NEEDS_ORIGIN = false;
 // Whether `finish` loads anything.
-override FINISH_LOADS = JOIN;
+override FINISH_LOADS = JOIN || HAS_ADDEND;
 
 // What is stored for four channels of a pixel, and the two numbers of each that are added up.
 struct Finished { value: vec4<f32>, u: vec4<f32>, v: vec4<f32> }
 
 // `sum` is of four channels, the quad, of a pixel of `out`; `origin` counts if NEEDS_ORIGIN.
 fn finish(sum: vec4<f32>, pixel: u32, quad: u32, channels: OutChannels, origin: vec4<f32>) -> Finished {
-  var value = sum + channels.bias;
+  var value = with_addend(sum + channels.bias, pixel * (OC / 4) + quad);
   if (JOIN) { value += out[pixel * (OC / 4) + quad]; }
   return Finished(value, vec4<f32>(0), vec4<f32>(0));
 }

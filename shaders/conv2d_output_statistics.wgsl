@@ -1,5 +1,5 @@
-// What becomes of a convolution's sums: bias; and the statistics of what is stored, for the batch-norm behind it. As
-// conv2d_output_plain.wgsl.
+// What becomes of a convolution's sums: bias or another tensor is added; and the statistics of what is stored, for the
+// batch-norm after it. As conv2d_output_plain.wgsl.
 //
 // Relative to the mean of the first few pixels of a group, at least a thirty-second of them: what an outlier among those costs is
 // no more than thirty times what rounding its share of the mean would. Groups whose squares leave float32's range come out
@@ -10,12 +10,12 @@
 const REDUCES = true;
 const PARTIAL_ROWS = 4u; // origin, offset, deviation, count
 const NEEDS_ORIGIN = true; // of the group: the mean of what is stored for its first pixels
-const FINISH_LOADS = false;
+override FINISH_LOADS = HAS_ADDEND;
 
 struct Finished { value: vec4<f32>, u: vec4<f32>, v: vec4<f32> }
 
 fn finish(sum: vec4<f32>, pixel: u32, quad: u32, channels: OutChannels, origin: vec4<f32>) -> Finished {
-  let value = sum + channels.bias;
+  let value = with_addend(sum + channels.bias, pixel * (OC / 4) + quad);
   let d = value - origin;
   return Finished(value, d, d * d);
 }

@@ -2,6 +2,7 @@
 // node; `backward` walks the nodes that the loss can reach in the reverse order of their making.
 
 import { FusenormError, UseAfterDisposeError } from "../errors.ts";
+import type { GradientSink, Partials } from "../fusion/ports.ts";
 import { checkFunction, synchronous } from "../options.ts";
 import { formatShape, sameShape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -18,30 +19,34 @@ export interface GraphNode {
   /** One entry per input: the node that made it, the leaf itself, or null where no gradient is wanted. */
   readonly inputs: readonly (GraphNode | Tensor | null)[];
   /** One gradient per input, or null; null itself once freed. The caller owns the gradients. */
-  backward: ((grad: Tensor, contributions: Contributions) => readonly (Tensor | null)[]) | null;
-  /** For a batch-norm: what whoever makes the last contribution to its gradient needs, to mask it and sum it up. */
-  norm: () => NormTail | null;
-  /** A ReLU hands a gradient that is masked and summed up to the batch-norm before it. */
-  passesNorm: boolean;
+  backward: ((grad: Tensor, around: Around) => readonly (Tensor | null)[]) | null;
+  /** What may be done with the gradient of the output by whoever makes the last contribution to it; see `Sinks`. */
+  sinks: Sinks;
   /** Disposes what was saved. */
   release: () => void;
 }
 
-/** What a batch-norm's backward needs of its gradient: dz, masked by its ReLU, and the sums of dz and of dz * xhat. */
-export interface NormTail {
-  x: Tensor;
-  /** [5, C] */
-  numbers: Tensor;
-  mask: Tensor | null;
-  relu: boolean;
-  /** Something is added behind the normalisation. */
-  residual: boolean;
+/**
+ * A node's gradient sink: its own; or, where the node hands the gradient of its output on to the inputs `passes`, what it
+ * makes of the sink of one of them.
+ */
+export interface Sinks {
+  passes: readonly number[];
+  sink(ofInput: GradientSink | null): GradientSink | null;
+}
+
+/** The sums of a gradient sink, and the nodes that hand the gradient on before the one whose sink it is. */
+interface Delivered {
+  partials: Partials;
+  route: readonly GraphNode[];
 }
 
 /** The last contribution to the gradient of a node's output, for the op that makes it. */
 export interface Contribution {
-  /** Set if the node would take its gradient masked and summed up, as `Tensor.partials`. */
-  norm: NormTail | null;
+  /** What the node would have done with its gradient; null if nothing. */
+  sink: GradientSink | null;
+  /** Hands over the sums of `sink`, where the gradient that the op returns went through it. */
+  deliver(partials: Partials): void;
   /**
    * The other contributions, if their sum is in a buffer that nobody else reads: the caller adds to it and returns it. Null
    * if there are none.
@@ -49,8 +54,13 @@ export interface Contribution {
   take(): Tensor | null;
 }
 
-/** What may be done at once with the gradient of input `i`; null if others contribute later, or to a leaf. */
-export type Contributions = (i: number) => Contribution | null;
+/** What a node's backward knows beside its gradient. */
+export interface Around {
+  /** The sums of the node's gradient sink, if its gradient went through that. Not the node's to dispose. */
+  sums: Partials | null;
+  /** What may be done at once with the gradient of input `i`; null if others contribute later, or to a leaf. */
+  contribution(i: number): Contribution | null;
+}
 
 /** Told of every op that would have added a node, with its inputs. */
 export type Watcher = (op: string, inputs: Readonly<Record<string, Tensor | null>>) => void;
@@ -103,8 +113,7 @@ export function record(
   inputs: readonly (Tensor | null)[],
   run: NonNullable<GraphNode["backward"]>,
   release: () => void,
-  norm: GraphNode["norm"] = () => null,
-  passesNorm = false,
+  sinks: Sinks = NO_SINKS,
 ): void {
   const targets = inputs.map((input) => (input?.requiresGrad ? (input.node ?? input) : null));
   for (const target of targets) if (isNode(target)) target.holders += 1;
@@ -116,10 +125,11 @@ export function record(
     inputs: targets,
     backward: run,
     release,
-    norm,
-    passesNorm,
+    sinks,
   };
 }
+
+const NO_SINKS: Sinks = { passes: [], sink: () => null };
 
 /** One holder fewer; frees the nodes that nobody holds. */
 export function drop(node: GraphNode): void {
@@ -154,12 +164,12 @@ export function backward(root: Tensor, upstream: Tensor | null): void {
     );
   }
   const gpu = root.gpu;
-  gpu.commands.settle();
   noGrad(() => {
     const nodes = root.node ? reachable(root.node) : [];
     const start = upstream ? upstream.alias() : gpu.keep(gpu.full(root.shape, 1, { dtype: root.dtype }));
     if (!root.node) return addToLeaf(root, start);
     const grads = new Map<GraphNode, Tensor>([[root.node, start]]);
+    const sums = new Map<GraphNode, Delivered>();
     const uses = countUses(nodes);
     const { layer } = gpu;
     // Held until their turn: freeing a node lets go of the ones before it.
@@ -169,7 +179,7 @@ export function backward(root: Tensor, upstream: Tensor | null): void {
       for (const node of nodes) {
         const grad = grads.get(node);
         grads.delete(node);
-        if (grad) propagate(node, grad, grads, uses);
+        if (grad) propagate(node, grad, { grads, sums, uses });
         for (const input of node.inputs) if (isNode(input)) uses.set(input, uses.get(input)! - 1);
         free(node);
         node.holders -= 1;
@@ -178,35 +188,55 @@ export function backward(root: Tensor, upstream: Tensor | null): void {
     } finally {
       gpu.layer = layer;
       for (const grad of grads.values()) grad.dispose();
+      for (const { partials } of sums.values()) partials.values.dispose();
       for (const node of nodes.slice(held)) drop(node);
     }
   });
 }
 
-function propagate(
-  node: GraphNode,
-  grad: Tensor,
-  grads: Map<GraphNode, Tensor>,
-  uses: ReadonlyMap<GraphNode, number>,
-): void {
+/** How far a backward pass has come. */
+interface Pass {
+  /** What has been contributed to the gradients of nodes whose turn comes yet. */
+  grads: Map<GraphNode, Tensor>;
+  /** The sums of those whose gradient went through their sink. */
+  sums: Map<GraphNode, Delivered>;
+  /** How many contributions are yet to come. */
+  uses: ReadonlyMap<GraphNode, number>;
+}
+
+function propagate(node: GraphNode, grad: Tensor, pass: Pass): void {
   const gpu = grad.gpu;
-  const contributions: Contributions = (i) => {
+  const { grads, uses } = pass;
+  const delivered = pass.sums.get(node);
+  pass.sums.delete(node);
+  const sums = delivered?.partials ?? null;
+  const contribution = (i: number): Contribution | null => {
     const target = node.inputs[i]!;
     if (target === null || !isNode(target) || uses.get(target) !== 1) return null;
     const sum = grads.get(target);
     if (sum?.isShared) return null;
-    const take = () => {
-      grads.delete(target);
-      return sum ?? null;
+    const found = sinkOf(target, uses);
+    return {
+      sink: found?.sink ?? null,
+      deliver: (partials) => void pass.sums.set(target, { partials, route: found!.route }),
+      take() {
+        grads.delete(target);
+        return sum ?? null;
+      },
     };
-    return { norm: normOf(target, uses), take };
   };
   let inputGrads: readonly (Tensor | null)[];
   try {
-    inputGrads = gpu.scope(() => node.backward!(grad, contributions));
+    inputGrads = gpu.scope(() => node.backward!(grad, { sums, contribution }));
+  } catch (error) {
+    sums?.values.dispose();
+    throw error;
   } finally {
     grad.dispose();
   }
+  const [next, ...route] = delivered?.route ?? [];
+  if (next) pass.sums.set(next, { partials: sums!, route });
+  else sums?.values.dispose();
   const own = inputGrads.map((inputGrad) => inputGrad && gpu.keep(inputGrad));
   try {
     node.inputs.forEach((target, i) => {
@@ -217,7 +247,7 @@ function propagate(
       else if (!isNode(target)) addToLeaf(target, inputGrad);
       else {
         const sum = grads.get(target);
-        grads.set(target, sum ? add(sum, inputGrad) : inputGrad);
+        grads.set(target, sum ? (together(sum, inputGrad) ?? add(sum, inputGrad)) : inputGrad);
       }
     });
   } finally {
@@ -256,18 +286,37 @@ function copied(grad: Tensor): Tensor {
 /** The sum, in a buffer that nobody else reads: gradients that share storage (views) are copied first. */
 function add(sum: Tensor, grad: Tensor): Tensor {
   const target = sum.isShared ? copied(sum) : sum;
-  sum.gpu.accumulate(target, grad);
+  target.gpu.accumulate(target, grad);
   grad.dispose();
   return target;
 }
 
-/** What the batch-norm that made this node's output wants, also with a ReLU in between if nothing else reads it. */
-function normOf(node: GraphNode, uses: ReadonlyMap<GraphNode, number>): NormTail | null {
-  if (!node.passesNorm) return node.norm();
-  const input = node.inputs[0]!;
-  if (input === null || !isNode(input) || uses.get(input) !== 1) return null;
-  const norm = input.norm();
-  return norm && !norm.residual ? { ...norm, relu: true } : null;
+/** The sum, worked out when it is needed, if one of them is not in memory and can be added to on the way. */
+function together(sum: Tensor, grad: Tensor): Tensor | null {
+  const both = grad.plus(sum, false) ?? sum.plus(grad, false);
+  if (!both) return null;
+  sum.dispose();
+  grad.dispose();
+  return sum.gpu.keep(both);
+}
+
+/** What the ops that made a node's output would have done with its gradient, if they have it alone. */
+function sinkOf(
+  { sinks, inputs }: GraphNode,
+  uses: ReadonlyMap<GraphNode, number>,
+): { sink: GradientSink; route: GraphNode[] } | null {
+  if (sinks.passes.length === 0) {
+    const sink = sinks.sink(null);
+    return sink && { sink, route: [] };
+  }
+  for (const i of sinks.passes) {
+    const input = inputs[i]!;
+    if (input === null || !isNode(input) || uses.get(input) !== 1) continue;
+    const found = sinkOf(input, uses);
+    const sink = found && sinks.sink(found.sink);
+    if (sink) return { sink, route: [input, ...found.route] };
+  }
+  return null;
 }
 
 /** How often the outputs of `nodes` are read by others of them. */

@@ -1,6 +1,4 @@
 import { DeviceError } from "../errors.ts";
-import type { Partials } from "../tensor/deferred.ts";
-import type { Tensor } from "../tensor/tensor.ts";
 import type { Kernel } from "./kernel.ts";
 import type { Profiler } from "./profiler.ts";
 
@@ -19,19 +17,6 @@ export interface Dispatch {
   /** Bytes of the buffers it binds, each once: what it moves if every byte is touched once. */
   bytes: number;
   flops: number;
-}
-
-/**
- * A kernel that may wait for the next one, to do part of its work: a convolution, for the batch-norm behind it. Nothing else
- * happens before it has run.
- */
-export interface Postponed {
-  /** What it will write. */
-  readonly out: Tensor;
-  /** `statistics`: those of `out`, if the kernel can give them. */
-  run(statistics: boolean): Partials | null;
-  /** Lets go of what it would read and write; it never runs. */
-  cancel(): void;
 }
 
 export interface CommandStats {
@@ -56,42 +41,11 @@ export class Commands {
   private pending = 0;
   private touched = new Set<GPUBuffer>();
   private readonly staging: GPUBuffer[] = [];
-  private postponed: Postponed | null = null;
 
   constructor(
     private readonly device: GPUDevice,
     private readonly flushEvery: number,
   ) {}
-
-  /** Lets a kernel wait until something else happens, or until `claim` asks for it. */
-  postpone(kernel: Postponed): void {
-    this.settle();
-    this.postponed = kernel;
-  }
-
-  /** The kernel that is to write the elements of `out`, if it waits; the caller then runs it. */
-  claim(out: Tensor): Postponed | null {
-    const kernel = this.postponed;
-    if (kernel?.out.sharesElements(out) !== true) return null;
-    // What it would give is per channel of its own output: a reshape in between may have other channels.
-    if (kernel.out.shape.at(-1) !== out.shape.at(-1)) return null;
-    this.postponed = null;
-    return kernel;
-  }
-
-  /** Runs the kernel that waits. */
-  settle(): void {
-    const kernel = this.postponed;
-    this.postponed = null;
-    kernel?.run(false);
-  }
-
-  /** Forgets the kernel that waits, where its result is of no use any more. */
-  cancel(): void {
-    const kernel = this.postponed;
-    this.postponed = null;
-    kernel?.cancel();
-  }
 
   /** `buffers` are those the bind group names: a later host write to one of them must wait its turn. */
   dispatch(dispatch: Dispatch, buffers: readonly GPUBuffer[]): void {
@@ -104,7 +58,6 @@ export class Commands {
 
   /** Encodes a recorded list; the caller flushes. */
   replay(dispatches: readonly Dispatch[]): void {
-    this.settle();
     for (const dispatch of dispatches) this.encode(dispatch);
     this.pending += dispatches.length;
   }
@@ -150,7 +103,6 @@ export class Commands {
   /** Writes from the host. `queue.writeBuffer` overtakes work that is encoded but not submitted, hence the flush. */
   write(buffer: GPUBuffer, byteOffset: number, data: ArrayBuffer | ArrayBufferView): void {
     this.refuseHostWrite();
-    this.settle();
     if (this.touched.has(buffer)) this.flush();
     const view = ArrayBuffer.isView(data)
       ? new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
@@ -168,7 +120,6 @@ export class Commands {
   }
 
   flush(): void {
-    this.settle();
     if (!this.encoder) return;
     this.endPass();
     this.profiler?.resolve(this.encoder);
@@ -186,7 +137,6 @@ export class Commands {
         "capture: a tensor was read inside a captured function; return it and read it after run()",
       );
     }
-    this.settle();
     // Copies are whole words from a word boundary; the excess is cut off below.
     const start = byteOffset & ~3;
     const size = Math.ceil((byteOffset + byteLength - start) / 4) * 4;
@@ -219,7 +169,6 @@ export class Commands {
   }
 
   destroy(): void {
-    this.cancel();
     for (const buffer of this.staging.splice(0)) buffer.destroy();
     this.profiler?.destroy();
     this.profiler = null;

@@ -12,13 +12,13 @@ import {
   synchronous,
 } from "../options.ts";
 import { checkTensor, FLOATS } from "../tensor/check.ts";
-import type { Deferred } from "../tensor/deferred.ts";
 import { bytesPerElement, type DType } from "../tensor/dtype.ts";
 import { checkShape, type Shape, sizeOf } from "../tensor/shape.ts";
 import { Tensor, type TensorOptions } from "../tensor/tensor.ts";
 import { BufferPool, bufferId, type MemoryStats, Storage } from "./buffers.ts";
 import { Commands, type Dispatch, type Grid } from "./commands.ts";
 import { checkSpec, KernelCache, type KernelSpec, sourceOf } from "./kernel.ts";
+import { Pending } from "./pending.ts";
 import { Plan } from "./plan.ts";
 import { type KernelTiming, Profiler } from "./profiler.ts";
 import { Recent } from "./recent.ts";
@@ -153,8 +153,8 @@ export class Gpu {
   private readonly kernels: KernelCache;
   private pool: BufferPool;
   private capturing: Capture | null = null;
-  /** Internal: every tensor whose elements are not in memory, or may be given back. */
-  readonly pending = new Set<Deferred>();
+  /** Internal: the tensors whose elements are not in memory, or may be given back. */
+  readonly pending = new Pending();
   /** Constants in buffers. What is dropped is not destroyed, since captured plans may still bind it. */
   private readonly uniforms = new Recent<string, GPUBuffer>(UNIFORM_CACHE);
   private readonly bindGroups = new Recent<string, GPUBindGroup>(BIND_GROUP_CACHE);
@@ -395,9 +395,8 @@ export class Gpu {
 
   /** Internal: `run` for kernels that write nothing but new tensors. */
   dispatch(spec: KernelSpec, bindings: readonly Binding[], grid: Grid, label = ""): void {
-    this.commands.settle();
     this.check();
-    // First of all, since what is deferred takes kernels of its own.
+    // First of all, since what is not in memory takes kernels of its own.
     const ranges = bindings.map((bound) => (bound instanceof Tensor ? bound.range : bound));
     const kernel = this.kernels.get(spec);
     const limit = this.limits.maxComputeWorkgroupsPerDimension;
@@ -553,16 +552,16 @@ export class Gpu {
 
   // --- completion --------------------------------------------------------------------------------------
 
-  /** Submits what is encoded. */
+  /** Works out what was asked for and is not in memory, and submits it with what is encoded. */
   flush(): void {
     this.check();
+    this.pending.settle();
     this.commands.flush();
   }
 
   /** Submits, waits until the GPU is done, and throws what went wrong on the way. */
   async sync(): Promise<void> {
-    this.check();
-    this.commands.flush();
+    this.flush();
     await this.outcome(this.device.queue.onSubmittedWorkDone().then(() => this.report()));
   }
 
@@ -668,9 +667,7 @@ export class Gpu {
     if (this.commands.recording) {
       throw new DeviceError("capture: called inside a captured function; capture the outer function alone");
     }
-    this.check();
-    this.commands.flush();
-    this.settlePending();
+    this.flush();
     const outer = this.pool;
     const pool = outer.fork();
     const before = outer.stats.liveBytes + outer.stats.pooledBytes;
@@ -683,14 +680,12 @@ export class Gpu {
     try {
       const result = this.scope(() => synchronous("gpu.capture", fn()));
       const outputs = [...tensorsIn(result)].map((tensor) => this.keep(tensor));
-      this.commands.settle();
-      this.settlePending(); // a replay works out what is deferred, returned or not
+      this.pending.settle(); // a replay works out what the function has left, returned or not
       const bytes = outer.stats.liveBytes + outer.stats.pooledBytes - before;
       const { borrowed } = capture;
       plan = new Plan(this, result, outputs, dispatches, borrowed, capture.rewritten(), pool, bytes);
       return plan;
     } catch (error) {
-      this.commands.cancel();
       for (const storage of capture.borrowed) storage.release();
       throw error;
     } finally {
@@ -700,11 +695,6 @@ export class Gpu {
       this.commands.flush();
       if (!plan) this.retire(pool);
     }
-  }
-
-  /** Works out every deferred tensor that more than a graph holds. */
-  private settlePending(): void {
-    for (const deferred of this.pending) if (deferred.isWanted) deferred.resolve();
   }
 
   /** Internal: gives the buffers of a plan that is gone back to the driver. */
@@ -717,11 +707,11 @@ export class Gpu {
     checkFunction("gpu.explain", "fn", fn);
     const watched: Dispatch[] = [];
     const outer = this.commands.watching;
-    this.commands.settle();
+    this.pending.settle();
     this.commands.watching = watched;
     try {
       synchronous("gpu.explain", fn());
-      this.commands.settle();
+      this.pending.settle();
     } finally {
       this.commands.watching = outer;
     }
@@ -755,7 +745,7 @@ export class Gpu {
       // The caller's buffers may wait for what is encoded. Earlier failures are nobody's concern any more.
       this.failure = null;
       try {
-        this.commands.flush();
+        this.flush();
       } catch {}
     }
     this.destroyed = true;

@@ -2,11 +2,12 @@
 // each. See shaders/batch_norm.wgsl. Next to convolutions they do the first and last of these, as they store and load.
 
 import { isRecomputing } from "../autograd/checkpoint.ts";
-import type { NormTail } from "../autograd/tape.ts";
 import { ShapeError } from "../errors.ts";
+import type { Activation, GradientSink } from "../fusion/ports.ts";
 import type { Gpu } from "../gpu/device.ts";
 import { checkChoice, checkFlag, checkOptions, optionNames, show } from "../options.ts";
 import { checkTensor, FLOAT32, FLOATS, type TensorRule } from "../tensor/check.ts";
+import type { Work } from "../tensor/lazy.ts";
 import { formatShape, type Shape, sameShape, sizeOf } from "../tensor/shape.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import { type BatchNormKernels, batchNormKernels } from "./batch_norm_kernels.ts";
@@ -87,10 +88,8 @@ const batchNormOp = defineOp({
     }
     const { gpu } = ctx;
     const kernels = batchNormKernels(gpu, plan.count, plan.channels, x.dtype);
-    const folds = params.folds && !statistics && kernels.folds;
-    // Before anything else: the convolution that made x may still wait.
-    const producer = folds ? gpu.commands.claim(x) : null;
-    const partials = producer?.run(params.training) ?? null;
+    const folds = params.folds && kernels.folds;
+    const sums = folds && params.training && !statistics ? x.store(STATISTICS) : null;
     const numbers = ctx.empty([5, kernels.width]);
     const graph = Object.values(ctx.needsGrad).includes(true);
     // x alone gives the ReLU's mask, but for the residual.
@@ -98,24 +97,28 @@ const batchNormOp = defineOp({
     const all = { ...params, gamma, beta, residual, relu: plan.relu, mask };
     const saved = { x, numbers, mask, given: statistics !== null };
     if (params.training) overwriteRunning(params);
-    if (partials) {
+    const counter = params.training ? kernels.counter(params) : null;
+    const lazily = folds && !counter;
+    if (sums) {
       try {
-        kernels.finalize(ctx, x, numbers, partials, all);
+        kernels.finalize(ctx, x, numbers, sums, all);
       } finally {
-        partials.values.dispose();
+        sums.values.dispose();
       }
     } else if (!params.training) kernels.infer(ctx, numbers, all);
-    const counter = params.training ? kernels.counter(params) : null;
-    if (producer && !counter) {
-      return {
-        out: deferredOutput(gpu, kernels, { x, numbers, relu: plan.relu, residual, mask, graph }),
-        saved,
-      };
+    else if (statistics) kernels.measureGiven(ctx, x, numbers, statistics, all);
+    else if (lazily) kernels.measure(ctx, x, numbers, all);
+    else {
+      const out = ctx.empty(plan.out, x.dtype);
+      kernels.train(ctx, out, x, numbers, all);
+      return { out, saved };
+    }
+    if (lazily) {
+      const activation = plan.relu ? "relu" : "none";
+      return { out: normalised({ gpu, kernels, x, numbers, activation, residual, mask, graph }), saved };
     }
     const out = ctx.empty(plan.out, x.dtype);
-    if (partials || !params.training) kernels.apply(ctx, out, x, numbers, all, counter);
-    else if (statistics) kernels.trainGiven(ctx, out, x, numbers, statistics, all);
-    else kernels.train(ctx, out, x, numbers, all);
+    kernels.apply(ctx, out, x, numbers, all, counter);
     return { out, saved };
   },
   // dz = dy where y > 0; dx = γ·rstd·(dz − Σdz/n − x̂·Σ(dz·x̂)/n); dγ = Σ dz·x̂, dβ = Σ dz, dresidual = dz
@@ -130,23 +133,28 @@ const batchNormOp = defineOp({
     const half = x.dtype === "float16";
     const dgamma = needsGrad.gamma ? ctx.grad("gamma") : ctx.temp([plan.channels]);
     const dbeta = needsGrad.beta ? ctx.grad("beta") : ctx.temp([plan.channels]);
-    const { partials } = grad;
-    if (partials) {
-      // A convolution has masked the gradient and summed it up.
+    const batchStatistics = params.training && !given;
+    const { sums } = ctx;
+    if (sums || (params.folds && kernels.folds && needsGrad.x && !given)) {
       const slopes = ctx.empty([4, kernels.width]);
-      kernels.finalizeGrad(ctx, slopes, partials, numbers, { dgamma, dbeta, batchStatistics: true });
+      const coefficients = { dgamma, dbeta, batchStatistics };
+      const masked = mask !== null && !sums;
+      const dz = !masked ? grad : needsGrad.residual ? ctx.grad("residual") : ctx.empty(plan.out);
+      const relu = plan.relu && !mask && !sums;
+      // The kernel that made the gradient has masked it and summed it up.
+      if (sums) kernels.finalizeGrad(ctx, slopes, sums, numbers, coefficients);
+      else kernels.measureGrad(ctx, x, grad, numbers, slopes, { relu, mask, dz, ...coefficients });
       return {
-        x: needsGrad.x ? deferredGradient(ctx.gpu, kernels, x, grad, numbers, slopes) : null,
+        x: needsGrad.x ? inputGradient({ gpu: ctx.gpu, kernels, x, dz, numbers, slopes, relu }) : null,
         gamma: needsGrad.gamma ? dgamma : null,
         beta: needsGrad.beta ? dbeta : null,
-        residual: needsGrad.residual ? grad.alias() : null,
+        residual: !needsGrad.residual ? null : masked ? dz : grad.alias(),
         statistics: null,
       };
     }
     const like = (name: "x" | "residual") => (half ? ctx.empty(plan.out, x.dtype) : ctx.grad(name));
     const dx = needsGrad.x ? like("x") : null;
     const dz = !mask ? grad : needsGrad.residual ? like("residual") : ctx.temp(plan.out, x.dtype);
-    const batchStatistics = params.training && !given;
     const all = { relu: plan.relu, mask, dz, dgamma, dbeta, dx, batchStatistics };
     kernels.backward(ctx, x, grad, numbers, all);
     const dstatistics = needsGrad.statistics ? ctx.grad("statistics") : null;
@@ -161,92 +169,132 @@ const batchNormOp = defineOp({
       statistics: dstatistics,
     };
   },
-  norm(gpu, { x, numbers, mask, given }, plan, params): NormTail | null {
+  sink(gpu, { x, numbers, mask, given }, plan, params) {
     const kernels = batchNormKernels(gpu, plan.count, plan.channels, x.dtype);
-    if (!params.training || !params.folds || given || !kernels.folds) return null;
-    return { x, numbers, mask, relu: plan.relu, residual: plan.residual };
+    if (!params.folds || given || !kernels.folds) return null;
+    return gradientSink(x, numbers, { activation: plan.relu ? "relu" : "none", mask, added: plan.residual });
   },
 });
+
+/** What a batch-norm asks of the kernel that makes x: count, origin, offset and deviation of each channel. */
+const STATISTICS = { part: "statistics", rows: 4, constants: {}, bindings: {} };
+
+/** The gradient masked, and summed up: Σdz and Σdz·x̂ of each channel. `added`: something is added after the normalisation. */
+function gradientSink(
+  x: Tensor,
+  numbers: Tensor,
+  { activation, mask, added }: { activation: Activation; mask: Tensor | null; added: boolean },
+): GradientSink {
+  return {
+    part: "norm_sums",
+    rows: 2,
+    constants: { MASK: mask ? 2 : activation === "relu" ? 1 : 0 },
+    bindings: { sink_input: x, sink_numbers: numbers, sink_mask: mask ?? numbers },
+    activated(next, bits) {
+      if (activation !== "none" || (added && !bits)) return null;
+      return gradientSink(x, numbers, { activation: next, mask: added ? bits : null, added });
+    },
+    // The other summand would get the masked gradient, too.
+    plus: () =>
+      activation === "none" && !added ? gradientSink(x, numbers, { activation, mask, added: true }) : null,
+  };
+}
+
+/** The output of a batch-norm that is not in memory. */
+interface Normalised {
+  gpu: Gpu;
+  kernels: BatchNormKernels;
+  x: Tensor;
+  numbers: Tensor;
+  activation: Activation;
+  residual: Tensor | null;
+  /** Where the mask goes, once. */
+  mask: Tensor | null;
+  graph: boolean;
+}
 
 /**
  * y, to be worked out when somebody wants it. With a graph its memory is given back when only that holds it, and y is worked
  * out once more in backward; of the outputs along a chain of residuals every second one, since the next needs it for that.
  */
-function deferredOutput(
-  gpu: Gpu,
-  kernels: BatchNormKernels,
-  {
-    x,
-    numbers,
-    relu,
-    residual,
-    mask,
-    graph,
-  }: {
-    x: Tensor;
-    numbers: Tensor;
-    relu: boolean;
-    residual: Tensor | null;
-    mask: Tensor | null;
-    graph: boolean;
-  },
-): Tensor {
-  const recipe = {
-    kind: "normalise" as const,
-    x: x.alias(),
-    numbers: numbers.alias(),
-    relu,
-    residual: residual?.alias() ?? null,
-  };
+function normalised(given: Normalised): Tensor {
+  const { gpu, kernels, activation, graph } = given;
+  const [x, numbers, residual] = [given.x.alias(), given.numbers.alias(), given.residual?.alias() ?? null];
   const { layer } = gpu;
-  let unwritten = mask;
-  const compute = (y: Tensor) =>
-    inLayer(gpu, "batch_norm", layer, (ctx) => {
-      kernels.apply(
-        ctx,
-        y,
-        recipe.x,
-        recipe.numbers,
-        { relu, residual: recipe.residual, mask: unwritten },
-        null,
+  const relu = activation === "relu";
+  let unwritten = given.mask;
+  const work: Work = {
+    sources: residual ? [x, numbers, residual] : [x, numbers],
+    recompute: graph && !residual?.recomputes,
+    run(y) {
+      inLayer(gpu, "batch_norm", layer, (ctx) =>
+        kernels.apply(ctx, y, x, numbers, { relu, residual, mask: unwritten }, null),
       );
       unwritten = null;
-    });
-  const y = Tensor.deferred(gpu, x.shape, recipe, compute, graph && !residual?.comesAgain);
-  if (residual) y.range; // no kernel adds one while it loads, and backward wants the mask
+      return null;
+    },
+    // Nobody adds a residual while loading.
+    load: residual
+      ? null
+      : { part: "normalised", elements: x, bindings: { numbers }, constants: { LOAD_RELU: relu ? 1 : 0 } },
+    activated(next, newMask) {
+      if (activation !== "none") return null;
+      const mask = residual && newMask ? newMask(kernels.maskWords) : null;
+      const out = normalised({
+        ...given,
+        x,
+        numbers,
+        residual,
+        activation: next,
+        mask,
+        graph: newMask !== null,
+      });
+      return { out, mask };
+    },
+    plus(other, _self, needsGrad) {
+      if (activation !== "none" || residual) return null;
+      return normalised({ ...given, x, numbers, residual: other, mask: null, graph: needsGrad });
+    },
+  };
+  const y = Tensor.lazy(gpu, x.shape, work, "batchNorm");
+  if (unwritten) y.materialize(); // backward wants the mask
   return y;
 }
 
-/** relu(x) in one pass with the batch-norm that makes x, if that has not been carried out yet; else null. */
-export function rectified(x: Tensor, graph: boolean): Tensor | null {
-  const recipe = x.deferred;
-  if (recipe?.kind !== "normalise" || recipe.residual || !sameShape(recipe.x.shape, x.shape)) return null;
-  const kernels = batchNormKernels(x.gpu, x.size / x.shape.at(-1)!, x.shape.at(-1)!, x.dtype);
-  return deferredOutput(x.gpu, kernels, { ...recipe, relu: true, residual: null, mask: null, graph });
+/** dx that is not in memory: a·(dz + (x − origin)·p + q). */
+interface InputGradient {
+  gpu: Gpu;
+  kernels: BatchNormKernels;
+  x: Tensor;
+  /** The gradient, to be masked if `relu`. */
+  dz: Tensor;
+  numbers: Tensor;
+  slopes: Tensor;
+  relu: boolean;
 }
 
-/** dx, likewise. */
-function deferredGradient(
-  gpu: Gpu,
-  kernels: BatchNormKernels,
-  x: Tensor,
-  dz: Tensor,
-  numbers: Tensor,
-  slopes: Tensor,
-): Tensor {
-  const recipe = {
-    kind: "gradient" as const,
-    x: x.alias(),
-    dz: dz.alias(),
-    numbers: numbers.alias(),
-    slopes: slopes.alias(),
-  };
+function inputGradient(given: InputGradient, others: Tensor | null = null): Tensor {
+  const { gpu, kernels, relu } = given;
+  const [x, dz] = [given.x.alias(), given.dz.alias()];
+  const [numbers, slopes] = [given.numbers.alias(), given.slopes.alias()];
+  const addend = others?.alias() ?? null;
   const { layer } = gpu;
-  return Tensor.deferred(gpu, x.shape, recipe, (dx) =>
-    inLayer(gpu, "batch_norm backward", layer, (ctx) =>
-      kernels.applyGrad(ctx, dx, recipe.x, recipe.dz, recipe.numbers, recipe.slopes, false),
-    ),
-  );
+  const work: Work = {
+    sources: [x, dz, numbers, slopes, ...(addend ? [addend] : [])],
+    recompute: false,
+    run(dx) {
+      inLayer(gpu, "batch_norm backward", layer, (ctx) =>
+        kernels.applyGrad(ctx, dx, x, dz, numbers, slopes, relu, addend),
+      );
+      return null;
+    },
+    load:
+      relu || addend
+        ? null
+        : { part: "norm_gradient", elements: dz, bindings: { numbers: slopes, other: x }, constants: {} },
+    plus: (other) => (addend ? null : inputGradient({ ...given, x, dz, numbers, slopes }, other)),
+  };
+  return Tensor.lazy(gpu, x.shape, work, "batchNorm backward");
 }
 
 /**

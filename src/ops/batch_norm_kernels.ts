@@ -1,11 +1,11 @@
 // Geometry and dispatches of shaders/batch_norm.wgsl.
 
+import type { Partials } from "../fusion/ports.ts";
 import { shaders } from "../generated/shaders.ts";
 import type { Grid } from "../gpu/commands.ts";
 import type { Binding, Gpu } from "../gpu/device.ts";
 import type { KernelSpec } from "../gpu/kernel.ts";
 import { Recent } from "../gpu/recent.ts";
-import type { Partials } from "../tensor/deferred.ts";
 import type { DType } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { OpContext } from "./define-op.ts";
@@ -207,13 +207,34 @@ export class BatchNormKernels {
       this.run(ctx, one, division, bindings, params, this.columnGrid(division));
       return;
     }
-    const partials = ctx.temp([division.slices, 3, this.width]);
-    const stats = this.spec("stats", division, { SMALL_EPS: flags.SMALL_EPS });
-    this.run(ctx, stats, division, { 0: partials, 1: x }, params, this.columnGrid(division));
-    const finalize = this.spec(`finalize${suffix}`, division, flags);
-    const bindings = { 2: partials, 3: saved, ...running, ...affine };
-    this.run(ctx, finalize, division, bindings, params, this.channelGrid(division));
+    this.measure(ctx, x, saved, params, division);
     this.apply(ctx, y, x, saved, params, this.counter(params));
+  }
+
+  /** The numbers of the channels into `saved`, in two dispatches. Moves the running statistics, if there are any. */
+  measure(
+    ctx: Context,
+    x: Tensor,
+    saved: Tensor,
+    params: MeasureParams,
+    division: Division = this.division(this.pick("batch_norm.forward", 7, false)),
+  ): void {
+    const { gamma, beta, runningMean, runningVar, numBatchesTracked } = params;
+    const partials = ctx.temp([division.slices, 3, this.width]);
+    const small = { SMALL_EPS: params.eps < SMALL_EPS };
+    const stats = this.spec("stats", division, small);
+    this.run(ctx, stats, division, { 0: partials, 1: x }, params, this.columnGrid(division));
+    const finalize = this.spec(runningMean ? "finalize_running" : "finalize", division, {
+      ...this.affineFlags(params),
+      ...small,
+    });
+    const running = runningMean && {
+      4: numBatchesTracked ?? ctx.temp([1]),
+      5: runningMean,
+      6: runningVar,
+    };
+    const bindings = { 2: partials, 3: saved, ...running, 8: gamma ?? x, 9: beta ?? x };
+    this.run(ctx, finalize, division, bindings, params, this.channelGrid(division));
   }
 
   /**
@@ -246,15 +267,8 @@ export class BatchNormKernels {
     return momentum === null && runningMean ? numBatchesTracked : null;
   }
 
-  /** The same with statistics of `statistics`, perhaps merged over several batches. */
-  trainGiven(
-    ctx: Context,
-    y: Tensor,
-    x: Tensor,
-    saved: Tensor,
-    statistics: Tensor,
-    params: MeasureParams & ApplyParams,
-  ): void {
+  /** The same from statistics of `statistics`, perhaps merged over several batches. */
+  measureGiven(ctx: Context, x: Tensor, saved: Tensor, statistics: Tensor, params: MeasureParams): void {
     const { gamma, beta, runningMean, runningVar, numBatchesTracked } = params;
     const division = this.division(this.family());
     const entry = runningMean ? "finalize_given_running" : "finalize_given";
@@ -262,7 +276,6 @@ export class BatchNormKernels {
     const running = runningMean && { 4: numBatchesTracked ?? ctx.temp([1]), 5: runningMean, 6: runningVar };
     const bindings = { 2: statistics, 3: saved, ...running, 8: gamma ?? x, 9: beta ?? x };
     this.run(ctx, finalize, division, bindings, params, this.laneGrid(division, this.layout.channels));
-    this.apply(ctx, y, x, saved, params, this.counter(params));
   }
 
   /** Inference: the channels' numbers, of the running statistics, into `saved`; `apply` then gives y. */
@@ -298,7 +311,6 @@ export class BatchNormKernels {
     const division = this.division(variant);
     const suffix = mask ? "_residual" : "";
     const masked = mask ? { 4: mask, 5: dz } : {};
-    const flags: Record<string, boolean> = mask ? {} : { RELU: relu };
     if (variant.endsWith("_one")) {
       const one = this.spec(`backward${suffix}`, division, {
         RELU: relu && !mask,
@@ -308,13 +320,31 @@ export class BatchNormKernels {
       this.run(ctx, one, division, bindings, null, this.columnGrid(division));
       return;
     }
-    const partials = ctx.temp([division.slices, 2, this.width]);
-    const stats = this.spec(`grad_stats${suffix}`, division, flags);
-    const read = { 0: partials, 1: x, 2: dy, 3: saved, ...masked };
-    this.run(ctx, stats, division, read, null, this.columnGrid(division));
     const slopes = ctx.temp([4, this.width]);
+    this.measureGrad(ctx, x, dy, saved, slopes, params, division);
+    if (dx) this.applyGrad(ctx, dx, x, mask ? dz : dy, saved, slopes, relu && !mask, null);
+  }
+
+  /** dgamma, dbeta and the coefficients of dx into `slopes`; with a mask, dz. In two dispatches. */
+  measureGrad(
+    ctx: Context,
+    x: Tensor,
+    dy: Tensor,
+    saved: Tensor,
+    slopes: Tensor,
+    params: Omit<GradParams, "dx">,
+    division: Division = this.division(this.pick("batch_norm.backward", 8, false)),
+  ): void {
+    const { relu, mask, dz } = params;
+    const partials = ctx.temp([division.slices, 2, this.width]);
+    const stats = this.spec(
+      mask ? "grad_stats_residual" : "grad_stats",
+      division,
+      mask ? {} : { RELU: relu },
+    );
+    const read = { 0: partials, 1: x, 2: dy, 3: saved, ...(mask && { 4: mask, 5: dz }) };
+    this.run(ctx, stats, division, read, null, this.columnGrid(division));
     this.finalizeGrad(ctx, slopes, { values: partials, groups: division.slices }, saved, params);
-    if (dx) this.applyGrad(ctx, dx, x, mask ? dz : dy, saved, slopes, relu && !mask);
   }
 
   /** dgamma, dbeta and the coefficients of dx, [4, width], from partial sums. */
@@ -331,7 +361,7 @@ export class BatchNormKernels {
     this.run(ctx, finalize, division, sums, null, this.channelGrid(division));
   }
 
-  /** dx from dz, or from dy with `relu`. */
+  /** dx from dz, or from dy with `relu`; and `addend`, if that is given. */
   applyGrad(
     ctx: Pick<Context, "run">,
     dx: Tensor,
@@ -340,10 +370,15 @@ export class BatchNormKernels {
     saved: Tensor,
     slopes: Tensor,
     relu: boolean,
+    addend: Tensor | null,
   ): void {
     const division = this.division(this.pick("batch_norm.backward", 8, false));
-    const apply = this.spec("grad_apply", lanesOnly(division), { RELU: relu, STRIDED: division.stride > 0 });
-    const bindings = { 0: dx, 1: x, 2: dz, 3: saved, 4: slopes };
+    const apply = this.spec("grad_apply", lanesOnly(division), {
+      RELU: relu,
+      HAS_ADDEND: addend !== null,
+      STRIDED: division.stride > 0,
+    });
+    const bindings = { 0: dx, 1: x, 2: dz, 3: saved, 4: slopes, 6: addend ?? dz };
     this.run(ctx, apply, division, bindings, null, this.applyGrid(division));
   }
 

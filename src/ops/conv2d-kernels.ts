@@ -1,11 +1,11 @@
 // Which kernel of shaders/conv2d*.wgsl does a convolution, and with what grid.
 
-import type { NormTail } from "../autograd/tape.ts";
+import { FusenormError } from "../errors.ts";
+import type { Load, Partials, Store } from "../fusion/ports.ts";
 import { shaders } from "../generated/shaders.ts";
 import type { Binding, Gpu } from "../gpu/device.ts";
 import type { KernelSpec } from "../gpu/kernel.ts";
 import type { Variant } from "../gpu/variants.ts";
-import type { Partials, Recipe } from "../tensor/deferred.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { OpContext } from "./define-op.ts";
 import { onlyLanes, subgroupLanes } from "./subgroups.ts";
@@ -53,16 +53,23 @@ export function conv2dVariants(gpu: Gpu, g: ConvGeometry): ConvVariants {
   };
 }
 
-/** y = conv(x, weight) + bias; with `statistics`, those of y for a batch-norm, if `canReduce`. */
+/** What is done with the results of a convolution beside storing them, where the variant is a `gathers` one. */
+export interface Tail {
+  /** Of the output's shape, added. */
+  addend?: Tensor | null;
+  /** They are added to what the output holds. */
+  joins?: boolean;
+  /** See `accepts`. */
+  store?: Store | null;
+}
+
+/** y = conv(x, weight) + bias; gives the sums of `tail.store`. */
 export function runForward(
   ctx: Context,
   g: ConvGeometry,
-  out: Tensor,
-  x: Tensor,
-  weight: Tensor,
-  bias: Tensor | null,
-  statistics = false,
-  variant: Variant = pick(ctx.gpu, g, "forward"),
+  variant: Variant,
+  { out, x, weight, bias }: { out: Tensor; x: Tensor; weight: Tensor; bias: Tensor | null },
+  tail: Tail = {},
 ): Partials | null {
   if (variant === "depthwise") {
     const lanes = Math.ceil(g.K / 4) * Math.ceil((g.N * g.P * g.Q) / 4);
@@ -77,8 +84,7 @@ export function runForward(
   }
   if (variant !== "scalar_4x4") {
     const input = operand(ctx.gpu, g, "forward.input", x, forwardMap(g).vec4);
-    const output: Output = statistics ? { part: "statistics", bias } : { part: "plain", bias, joins: false };
-    return gather(ctx, g, forwardMap(g), variant, out, input, weight, output);
+    return gather(ctx, g, forwardMap(g), variant, { out, input, weight, bias }, tail);
   }
   const constants = { ...sizes(g), HAS_BIAS: bias ? 1 : 0 };
   const blocks = Math.ceil(g.K / g.groups / 4) * g.groups * Math.ceil((g.N * g.P * g.Q) / (4 * WORKGROUP));
@@ -92,29 +98,32 @@ export function runForward(
   return null;
 }
 
-/** Whether the kernel that does `pass` adds up what a batch-norm behind it (or, backwards, before it) wants to know. */
-export function canReduce(
+/** Whether a kernel of `variant` has a `Tail`. */
+export function gathers(variant: Variant): boolean {
+  return /^(tile|subgroup)/.test(variant);
+}
+
+/** Whether the kernel that does `pass` has a hole for `part`, and filling it is faster here. */
+export function accepts(
   gpu: Gpu,
   g: ConvGeometry,
   pass: "forward" | "grad_input",
-  variant: Variant = pick(gpu, g, pass),
+  variant: Variant,
+  part: string,
 ): boolean {
   const fits = variant.startsWith("tile") || (variant.startsWith("subgroup") && onlyLanes(gpu) > 0);
-  return fits && gpu.limits.maxStorageBuffersPerShaderStage >= 10 && isFused(gpu, g, `${pass}.output`);
+  const known = pass === "forward" ? part === "statistics" : part === "norm_sums";
+  const room = gpu.limits.maxStorageBuffersPerShaderStage >= 10;
+  return fits && known && room && isFused(gpu, g, `${pass}.output`);
 }
 
-/**
- * dx from dy, into `dx`. `contribution`: dx holds the other contributions, which are added, or the sums for a
- * batch-norm's backward are wanted; only where the variant is neither `depthwise` nor `scalar_4x4`, see `canJoin`.
- */
+/** dx from dy, into `out`; gives the sums of `tail.store`. */
 export function gradInput(
   ctx: Context,
   g: ConvGeometry,
-  dx: Tensor,
-  dy: Tensor,
-  weight: Tensor,
-  { joins, norm }: { joins: boolean; norm: NormSource | null } = { joins: false, norm: null },
-  variant: Variant = pick(ctx.gpu, g, "grad_input"),
+  variant: Variant,
+  { out: dx, dy, weight }: { out: Tensor; dy: Tensor; weight: Tensor },
+  tail: Tail = {},
 ): Partials | null {
   if (variant === "depthwise") {
     const lanes = Math.ceil(g.C / 4) * Math.ceil((g.N * g.H * g.W) / 4);
@@ -130,8 +139,7 @@ export function gradInput(
   if (variant !== "scalar_4x4") {
     const map = backwardMap(g);
     const input = operand(ctx.gpu, g, "grad_input.input", dy, map.vec4);
-    const output: Output = norm ? { part: "gradient", norm, joins } : { part: "plain", bias: null, joins };
-    return gather(ctx, g, map, variant, dx, input, weight, output);
+    return gather(ctx, g, map, variant, { out: dx, input, weight, bias: null }, tail);
   }
   const { strideH, strideW } = g;
   const phasePixels = g.N * Math.ceil(g.H / strideH) * Math.ceil(g.W / strideW);
@@ -145,11 +153,6 @@ export function gradInput(
   };
   ctx.run(kernel, [dx, null, weight, null, dy, batchOf(g)], ctx.gpu.fold(blocks));
   return null;
-}
-
-/** Whether `gradInput` can add to what dx holds. */
-export function canJoin(variant: Variant): boolean {
-  return /^(tile|subgroup)/.test(variant);
 }
 
 /** dw from dy and x: partial sums over slices of the output rows, then their sum in order. */
@@ -195,9 +198,10 @@ export function gradWeight(ctx: Context, g: ConvGeometry, dw: Tensor, dy: Tensor
     (tile
       ? Math.ceil(columns / tile.BN) * Math.ceil(g.K / g.groups / tile.BM)
       : Math.ceil(lanes / workgroup) * Math.ceil(g.K / g.groups / channels)) * g.groups;
+  const module = moduleOf(tile ? "conv2d_tile" : "conv2d_subgroup", input.part, upstream.part, "plain");
   return sumOfSlices(ctx, dw, columns, g.N * g.P, tiles, (out, slices) => {
     const kernel: KernelSpec = {
-      shader: moduleOf(tile ? "conv2d_tile" : "conv2d_subgroup", input.part, upstream.part, "plain"),
+      shader: module,
       entry: tile ? `grad_weight_${tile.entry}` : row ? "grad_weight_row" : "grad_weight_16",
       constants: {
         ...mapSizes(g, map),
@@ -207,9 +211,14 @@ export function gradWeight(ctx: Context, g: ConvGeometry, dw: Tensor, dy: Tensor
       },
       flops: flopsOf(g),
     };
-    const [, numbers, raw] = upstream.bindings;
-    const bindings: Binding[] = [out, ...inputBindings(input, null, upstream.bindings[0]!), numbers!, raw!];
-    ctx.run(kernel, withBatch(bindings, batchOf(g, slices)), ctx.gpu.fold(tiles * slices));
+    const bindings = {
+      out,
+      ...boundAs("x", input),
+      w4: upstream.elements,
+      ...boundAs("dy", upstream),
+      batch: batchOf(g, slices),
+    };
+    ctx.run(kernel, listed(module, bindings), ctx.gpu.fold(tiles * slices));
   });
 }
 
@@ -305,46 +314,27 @@ function gradWeightVariants(gpu: Gpu, g: ConvGeometry): Variant[] {
   return inOrder(gpu, subgroup, [best, ...tiles.filter((name) => name !== best)], ["scalar_1x4"]);
 }
 
-/** Where a kernel reads one of its operands: the tensor itself, or what a batch-norm would make it from. */
-interface Operand {
-  part: "plain" | Recipe["kind"];
-  /** The tensor, the numbers per channel, and the batch-norm's input. */
-  bindings: [Tensor, Tensor | null, Tensor | null];
-  constants: Record<string, number>;
-}
-
-/** The batch-norm whose gradient `gradInput` masks and sums up. */
-type NormSource = Omit<NormTail, "residual">;
-
-/** What becomes of the sums of `gather`. `joins`: they are added to what `out` holds. */
-type Output =
-  | { part: "plain"; bias: Tensor | null; joins: boolean }
-  | { part: "statistics"; bias: Tensor | null }
-  | { part: "gradient"; norm: NormSource; joins: boolean };
+/** What a kernel reads as one of its operands: a tensor's elements, or what they are made from on the way. */
+type Operand = Omit<Load, "part"> & { part: string };
 
 /** `name`: which operand of which kernel, for the choice whether it is worked out while it is loaded. */
 function operand(gpu: Gpu, g: ConvGeometry, name: string, tensor: Tensor, vec4: boolean): Operand {
-  const recipe = tensor.deferred;
+  const { load } = tensor;
   const fits = vec4 && gpu.limits.maxStorageBuffersPerShaderStage >= 10;
-  const loads = recipe && (recipe.kind === "gradient" || !recipe.residual);
-  if (!loads || !fits || !isFused(gpu, g, name)) {
-    return { part: "plain", bindings: [tensor, null, null], constants: {} };
-  }
-  if (recipe.kind === "normalise") {
-    const constants = { INPUT_RELU: recipe.relu ? 1 : 0 };
-    return { part: recipe.kind, bindings: [recipe.x, recipe.numbers, null], constants };
-  }
-  return { part: recipe.kind, bindings: [recipe.dz, recipe.slopes, recipe.x], constants: {} };
+  const known = load !== null && load.part in PARTS[name.endsWith(".dy") ? "dy" : "x"];
+  if (known && fits && isFused(gpu, g, name)) return load;
+  return { part: "plain", elements: tensor, bindings: {}, constants: {} };
 }
 
-/** What stands at the bindings 1 to 7. */
-function inputBindings(
-  { part, bindings: [x, numbers, raw] }: Operand,
-  w: Tensor | null,
-  w4: Tensor,
-  bias: Tensor | null = null,
-): Binding[] {
-  return [part === "plain" ? x : null, x, w, w4, bias, numbers, raw];
+/** An operand's bindings as those of the port `x` or `dy`. */
+function boundAs(port: "x" | "dy", { part, elements, bindings }: Operand): Record<string, Tensor> {
+  const named: Record<string, Tensor> = {};
+  if (port === "x") {
+    named.x4 = elements;
+    if (part === "plain") named.x = elements;
+  }
+  for (const [name, tensor] of Object.entries(bindings)) named[`${port}_${name}`] = tensor;
+  return named;
 }
 
 function gather(
@@ -352,11 +342,9 @@ function gather(
   g: ConvGeometry,
   map: GatherMap,
   variant: Variant,
-  out: Tensor,
-  input: Operand,
-  /** [K, R, S, C / groups] */
-  weight: Tensor,
-  output: Output,
+  /** weight: [K, R, S, C / groups] */
+  { out, input, weight, bias }: { out: Tensor; input: Operand; weight: Tensor; bias: Tensor | null },
+  { addend = null, joins = false, store = null }: Tail,
 ): Partials | null {
   const tile = TILES[variant];
   const row = variant.startsWith("subgroup_row");
@@ -372,45 +360,49 @@ function gather(
     : Math.ceil((row ? g.N * rows * Math.ceil(columns / 4) : Math.ceil(pixels / 4)) / WORKGROUP);
   // The fewer partial results, the less there is to add up: a subgroup does several blocks if enough are left.
   const turns = Math.max(1, Math.min(16, Math.floor((blocks * perPixels) / SOFTWARE_WORKGROUPS)));
-  const inTurn = tile || output.part === "plain" ? 1 : turns;
+  const inTurn = tile || !store ? 1 : turns;
   blocks = Math.ceil(blocks / inTurn);
   const workgroups = perPixels * blocks;
+  const output = store?.part ?? "plain";
+  const module = moduleOf(tile ? "conv2d_tile" : "conv2d_subgroup", input.part, "plain", output);
   const constants: Record<string, number> = {
     ...mapSizes(g, map),
     ...(tile ? tileSizes(tile) : { NARROW: narrow(ctx.gpu) }),
     ...(row && channels === 16 ? rowConstants(ctx.gpu, g, map) : {}),
     ...input.constants,
+    ...store?.constants,
   };
-  // Without a bias any buffer of at least as many numbers may stand at its place.
-  let bias: Tensor | null = weight;
-  if (output.part === "gradient") bias = null;
-  else {
-    constants.HAS_BIAS = output.bias ? 1 : 0;
-    bias = output.bias ?? weight;
+  const bindings: Record<string, Binding> = {
+    out,
+    ...boundAs("x", input),
+    w: weight,
+    w4: weight,
+    ...store?.bindings,
+    batch: batchOf(g, 1, inTurn),
+  };
+  if ("bias" in module.slots) {
+    // Without a bias or an addend any buffer of at least as many numbers may stand at its place.
+    constants.HAS_BIAS = bias ? 1 : 0;
+    constants.HAS_ADDEND = addend ? 1 : 0;
+    bindings.bias = bias ?? weight;
+    bindings.addend = addend ?? weight;
   }
-  if (output.part !== "statistics") constants.JOIN = output.joins ? 1 : 0;
-  const bindings = [out, ...inputBindings(input, weight, weight, bias)];
+  if (output !== "statistics") constants.JOIN = joins ? 1 : 0;
   let partials: Partials | null = null;
-  if (output.part !== "plain") {
+  if (store) {
     const lanes = onlyLanes(ctx.gpu);
     const groups = phases * blocks * (tile ? 1 : WORKGROUP / lanes);
     if (!tile) constants.LANES = lanes;
-    const partialRows = output.part === "statistics" ? 4 : 2;
-    partials = { values: ctx.empty([groups, partialRows, map.OC]), groups };
-    bindings.push(null, null, partials.values);
-  }
-  if (output.part === "gradient") {
-    const { x, numbers, mask, relu } = output.norm;
-    constants.MASK = mask ? 2 : relu ? 1 : 0;
-    bindings.push(x, numbers, mask ?? numbers);
+    partials = { values: ctx.empty([groups, store.rows, map.OC]), groups };
+    bindings.partials = partials.values;
   }
   const kernel: KernelSpec = {
-    shader: moduleOf(tile ? "conv2d_tile" : "conv2d_subgroup", input.part, "plain", output.part),
+    shader: module,
     entry: tile ? `conv_${tile.entry}` : `conv_${row ? "row_" : ""}${channels}`,
     constants,
     flops: flopsOf(g),
   };
-  ctx.run(kernel, withBatch(bindings, batchOf(g, 1, inTurn)), ctx.gpu.fold(workgroups));
+  ctx.run(kernel, listed(module, bindings), ctx.gpu.fold(workgroups));
   return partials;
 }
 
@@ -429,35 +421,71 @@ function rowConstants(gpu: Gpu, g: ConvGeometry, map: GatherMap): Record<string,
   };
 }
 
-const modules = new Map<string, { name: string; source: string }>();
+/** A family's kernels with their parts: one source, and the numbers of its bindings by name. */
+interface ConvModule {
+  name: string;
+  source: string;
+  slots: Readonly<Record<string, number>>;
+}
+
+const modules = new Map<string, ConvModule>();
+
+/** The holes of a convolution, and the parts that fit there. */
+const PARTS: Readonly<Record<"x" | "dy" | "output", Readonly<Record<string, string>>>> = {
+  x: {
+    plain: shaders.conv2d_input_plain,
+    normalised: shaders.conv2d_input_normalise,
+    norm_gradient: shaders.conv2d_input_gradient,
+  },
+  dy: { plain: shaders.conv2d_dy_plain, norm_gradient: shaders.conv2d_dy_gradient },
+  output: {
+    plain: shaders.conv2d_output_bias + shaders.conv2d_output_plain,
+    statistics: shaders.conv2d_output_bias + shaders.conv2d_output_statistics,
+    norm_sums: shaders.conv2d_output_gradient,
+  },
+};
 
 /** A family's kernels, with what they read and what becomes of their sums: files joined. */
 function moduleOf(
   family: "conv2d_subgroup" | "conv2d_tile",
-  input: Operand["part"],
-  dy: Operand["part"],
-  output: Output["part"],
-): { name: string; source: string } {
-  const name = [
-    family,
-    ...(input === "plain" ? [] : [input === "normalise" ? "x_normalised" : "x_norm_gradient"]),
-    ...(dy === "plain" ? [] : ["dy_norm_gradient"]),
-    ...(output === "plain" ? [] : [output === "statistics" ? "statistics" : "norm_sums"]),
-  ].join("+");
+  x: string,
+  dy: string,
+  output: string,
+): ConvModule {
+  const parts = { x, dy, output };
+  const filled = Object.entries(parts).filter(([, part]) => part !== "plain");
+  const name = [family, ...filled.map(([hole, part]) => (hole === "output" ? part : `${hole}_${part}`))].join(
+    "+",
+  );
   let module = modules.get(name);
   if (!module) {
-    const parts = [
-      shaders[family],
-      shaders[`conv2d_input_${input}`],
-      dy === "gradient" ? shaders.conv2d_dy_gradient : shaders.conv2d_dy_plain,
-      ...(output === "gradient" ? [] : [shaders.conv2d_output_bias]),
-      shaders[`conv2d_output_${output}`],
-      shaders.relu,
-    ];
-    module = { name, source: parts.join("\n") };
+    const source = [shaders[family], PARTS.x[x], PARTS.dy[dy], PARTS.output[output], shaders.relu].join("\n");
+    const slots = Object.fromEntries(
+      [...source.matchAll(/@binding\((\d+)\) var<[^>]*> (\w+)/g)].map(([, slot, name]) => [
+        name,
+        Number(slot),
+      ]),
+    );
+    module = { name, source, slots };
     modules.set(name, module);
   }
   return module;
+}
+
+/** Bindings by name as a list. */
+function listed({ name: module, slots }: ConvModule, bindings: Readonly<Record<string, Binding>>): Binding[] {
+  const list: Binding[] = Array<null>(1 + Math.max(...Object.values(slots))).fill(null);
+  for (const name in bindings) {
+    const slot = slots[name];
+    if (slot === undefined) throw new FusenormError(`internal: ${module} has no binding ${name}`);
+    list[slot] = bindings[name]!;
+  }
+  return list;
+}
+
+/** Whether a tensor is added by the convolution rather than after it. */
+export function adds(gpu: Gpu, g: ConvGeometry): boolean {
+  return gpu.limits.maxStorageBuffersPerShaderStage >= 10 && isFused(gpu, g, "forward.addend");
 }
 
 /** Whether a part of batch-norm is folded in: by what was measured here, else by the class of adapter. */
@@ -472,7 +500,7 @@ function isFused(gpu: Gpu, g: ConvGeometry, what: string): boolean {
  * never pays. See docs/design/0005-folding.md.
  */
 function softwareFuses(gpu: Gpu, g: ConvGeometry, what: string): boolean {
-  if (what.endsWith(".output")) return true;
+  if (what.endsWith(".output") || what.endsWith(".addend")) return true;
   if (onlyLanes(gpu) < 8) return false;
   return what === "grad_weight.input" || (what === "forward.input" && g.C <= 16);
 }
@@ -489,11 +517,6 @@ function mapSizes(g: ConvGeometry, map: GatherMap): Record<string, number> {
 /** `Batch` of the shaders: what the batch size decides is a uniform, so that one pipeline serves every batch. */
 function batchOf(g: ConvGeometry, slices = 1, blocks = 1): Uint32Array {
   return new Uint32Array([g.N, slices, blocks]);
-}
-
-/** The bindings of a tile or subgroup kernel, `batch` at 14. */
-function withBatch(bindings: readonly Binding[], batch: Uint32Array): Binding[] {
-  return [...bindings, ...Array<null>(14 - bindings.length).fill(null), batch];
 }
 
 /** Whether subgroups may be too small for the kernels that count on 8 lanes. */

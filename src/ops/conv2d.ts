@@ -1,22 +1,27 @@
 // Convolution: shapes and parameters here, the choice of kernels in conv2d-kernels.ts.
 
 import { ShapeError } from "../errors.ts";
+import type { Partials } from "../fusion/ports.ts";
 import type { Gpu } from "../gpu/device.ts";
 import type { Variant } from "../gpu/variants.ts";
 import { checkInteger, checkOptions, optionNames, show } from "../options.ts";
+import type { Work } from "../tensor/lazy.ts";
 import { formatShape, type Shape } from "../tensor/shape.ts";
-import type { Tensor } from "../tensor/tensor.ts";
+import { Tensor } from "../tensor/tensor.ts";
 import {
+  accepts,
+  adds,
   type ConvGeometry,
-  canJoin,
-  canReduce,
+  gathers,
   gradBias,
   gradInput,
   gradWeight,
   pick,
   runForward,
+  type Tail,
 } from "./conv2d-kernels.ts";
 import { defineOp, inLayer, type OpContext } from "./define-op.ts";
+import { Binary, binary, sameLayout } from "./kernels.ts";
 
 export interface Conv2dOptions {
   /** [K], added to every pixel. Default none. */
@@ -47,13 +52,15 @@ const op = defineOp({
     return { out: [geometry.N, geometry.P, geometry.Q, geometry.K], geometry };
   },
   forward(ctx, { x, weight, bias }, { out: shape, geometry }) {
-    const out = ctx.empty(shape);
-    ctx.gpu.commands.settle(); // kernels run in the order in which they are chosen
+    const saved = { x: ctx.needsGrad.weight ? x : null, weight: ctx.needsGrad.x ? weight : null };
     const variant = pick(ctx.gpu, geometry, "forward");
-    if (canReduce(ctx.gpu, geometry, "forward", variant)) {
-      postponeForward(ctx.gpu, geometry, variant, out, x, weight, bias);
-    } else runForward(ctx, geometry, out, x, weight, bias, false, variant);
-    return { out, saved: { x: ctx.needsGrad.weight ? x : null, weight: ctx.needsGrad.x ? weight : null } };
+    if (gathers(variant)) {
+      const kernel = { gpu: ctx.gpu, layer: ctx.gpu.layer, geometry, variant, x, weight, bias };
+      return { out: Tensor.lazy(ctx.gpu, shape, forwardWork(kernel), "conv2d"), saved };
+    }
+    const out = ctx.empty(shape);
+    runForward(ctx, geometry, variant, { out, x, weight, bias });
+    return { out, saved };
   },
   backward(ctx, grad, { x, weight }, { geometry }) {
     return {
@@ -64,41 +71,70 @@ const op = defineOp({
   },
 });
 
-/** Waits for a batch-norm, which would have the statistics of `out`. */
-function postponeForward(
-  gpu: Gpu,
-  geometry: ConvGeometry,
-  variant: Variant,
-  out: Tensor,
-  x: Tensor,
-  weight: Tensor,
-  bias: Tensor | null,
-): void {
-  const held = [out, x, weight, ...(bias ? [bias] : [])].map((tensor) => tensor.alias());
-  const [outHeld, xHeld, weightHeld, biasHeld = null] = held as [Tensor, Tensor, Tensor, Tensor?];
-  const { layer } = gpu;
-  const cancel = () => {
-    for (const tensor of held) tensor.dispose();
-  };
-  gpu.commands.postpone({
-    out: outHeld,
-    cancel,
-    run(statistics) {
-      try {
-        return inLayer(gpu, "conv2d", layer, (ctx) =>
-          runForward(ctx, geometry, outHeld, xHeld, weightHeld, biasHeld, statistics, variant),
-        );
-      } finally {
-        cancel();
-      }
-    },
-  });
+/** A forward convolution that has not run. */
+interface Forward {
+  gpu: Gpu;
+  layer: string;
+  geometry: ConvGeometry;
+  variant: Variant;
+  x: Tensor;
+  weight: Tensor;
+  bias: Tensor | null;
 }
 
-/**
- * dx. If this is the last contribution to it, the others are added on the way; and if x is a batch-norm's output, dx is masked
- * by its ReLU and summed up for its backward.
- */
+/** It waits for what comes after it: sums of what it stores, or something that is added on the way. */
+function forwardWork(given: Forward): Work {
+  const { gpu, geometry, variant } = given;
+  const kernel = held(given);
+  return {
+    sources: sourcesOf(kernel),
+    recompute: false,
+    accepts: (part) => accepts(gpu, geometry, "forward", variant, part),
+    run: (out, store) => run(kernel, out, { store }),
+    plus: (other, self) =>
+      adds(gpu, geometry) ? Tensor.lazy(gpu, self.shape, sumWork(kernel, self, other), "add") : null,
+  };
+}
+
+/** The sum of the convolution's output `self` and `other`; by the convolution, unless its output has come into memory meanwhile. */
+function sumWork(given: Forward, self: Tensor, other: Tensor): Work {
+  const { gpu, geometry, variant, layer } = given;
+  const kernel = held(given);
+  const own = self.saved();
+  const addend = other.alias();
+  return {
+    sources: [...sourcesOf(kernel), own, addend],
+    recompute: false,
+    accepts: (part) => own.isPending && accepts(gpu, geometry, "forward", variant, part),
+    run(out, store) {
+      if (own.isPending) return run(kernel, out, { store, addend });
+      inLayer(gpu, "add", layer, (ctx) => binary(ctx, Binary.add, out, own, addend, sameLayout(out.shape)));
+      return null;
+    },
+  };
+}
+
+function run(
+  { gpu, layer, geometry, variant, ...tensors }: Forward,
+  out: Tensor,
+  tail: Tail,
+): Partials | null {
+  return inLayer(gpu, "conv2d", layer, (ctx) =>
+    runForward(ctx, geometry, variant, { out, ...tensors }, tail),
+  );
+}
+
+/** With handles of its own. */
+function held(kernel: Forward): Forward {
+  const { x, weight, bias } = kernel;
+  return { ...kernel, x: x.alias(), weight: weight.alias(), bias: bias?.alias() ?? null };
+}
+
+function sourcesOf({ x, weight, bias }: Forward): Tensor[] {
+  return bias ? [x, weight, bias] : [x, weight];
+}
+
+/** dx. If this is the last contribution to it, the others are added on the way, and the gradient goes through x's sink. */
 function contribute(
   ctx: OpContext<{ x: "N H W C" }>,
   geometry: ConvGeometry,
@@ -107,14 +143,22 @@ function contribute(
 ): Tensor {
   const { gpu } = ctx;
   const variant = pick(gpu, geometry, "grad_input");
-  const contribution = canJoin(variant) ? ctx.contribution("x") : null;
+  const contribution = gathers(variant) ? ctx.contribution("x") : null;
   const others = contribution?.take() ?? null;
-  const dx = others ?? ctx.grad("x");
-  const norm =
-    (contribution?.norm && canReduce(gpu, geometry, "grad_input", variant) && contribution.norm) || null;
-  const kept = { ...ctx, empty: (shape: Shape) => gpu.keep(gpu.empty(shape)) };
-  dx.partials = gradInput(kept, geometry, dx, grad, weight, { joins: others !== null, norm }, variant);
-  return dx;
+  const out = others ?? ctx.grad("x");
+  const sink = contribution?.sink ?? null;
+  const store = sink && accepts(gpu, geometry, "grad_input", variant, sink.part) ? sink : null;
+  // The sums are the tape's.
+  const kept = { gpu, temp: ctx.temp, run: ctx.run, empty: (shape: Shape) => gpu.keep(gpu.empty(shape)) };
+  const sums = gradInput(
+    kept,
+    geometry,
+    variant,
+    { out, dy: grad, weight },
+    { joins: others !== null, store },
+  );
+  if (sums) contribution!.deliver(sums);
+  return out;
 }
 
 /**

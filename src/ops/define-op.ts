@@ -1,14 +1,8 @@
 // The contract every op follows: shapes checked in one place, forward with backward right beneath it.
 
-import {
-  type Contribution,
-  type Contributions,
-  isRecording,
-  type NormTail,
-  record,
-  watcher,
-} from "../autograd/tape.ts";
+import { type Around, type Contribution, isRecording, record, watcher } from "../autograd/tape.ts";
 import { FusenormError, OverwrittenTensorError } from "../errors.ts";
+import type { GradientSink, Partials } from "../fusion/ports.ts";
 import type { Grid } from "../gpu/commands.ts";
 import type { Binding, Gpu } from "../gpu/device.ts";
 import type { KernelSpec } from "../gpu/kernel.ts";
@@ -45,6 +39,8 @@ export interface OpContext<I extends InputShapes = InputShapes> {
    * contribution to it; else null.
    */
   contribution(name: keyof I & string): Contribution | null;
+  /** Internal, in backward: the sums of the op's gradient sink, if its gradient went through that. */
+  readonly sums: Partials | null;
   /** An output or a saved tensor, its content undefined. */
   empty(shape: Shape, dtype?: DType): Tensor;
   /** Scratch, freed when this forward or backward returns. */
@@ -67,10 +63,13 @@ export interface OpDefinition<I extends InputShapes, P, Plan extends { out: Shap
   forward(ctx: OpContext<I>, inputs: Inputs<I>, plan: Plan, params: P): { out: Tensor; saved: S };
   /** One gradient per input, `null` where `ctx.needsGrad` is false. Absent: the op is not differentiable. */
   backward?(ctx: OpContext<I>, grad: Tensor, saved: S, plan: Plan, params: P): Gradients<I>;
-  /** Internal: see `GraphNode.norm`. */
-  norm?(gpu: Gpu, saved: S, plan: Plan, params: P): NormTail | null;
-  /** Internal: see `GraphNode.passesNorm`. */
-  passesNorm?: boolean;
+  /**
+   * Internal: what may be done with the gradient of the output by the kernel that makes the last contribution to it; of the
+   * sink of an input among `passes`, if there are any.
+   */
+  sink?(gpu: Gpu, saved: S, plan: Plan, params: P, ofInput: GradientSink | null): GradientSink | null;
+  /** Internal: the inputs that get the gradient of the output as it is, once it went through the sink: that of one of them. */
+  passes?: readonly (keyof I & string)[];
 }
 
 export interface Op<I extends InputShapes, P> {
@@ -123,7 +122,7 @@ function makeOp<const I extends InputShapes, P, Plan extends { out: Shape }, S e
     const watch = watcher();
     watch?.(publicName, inputs as Record<string, Tensor | null>);
 
-    const { result, made } = inContext(gpu, definition.name, how, needsGrad, null, null, (ctx) =>
+    const { result, made } = inContext(gpu, definition.name, how, { needsGrad }, (ctx) =>
       checks.result(definition.forward(ctx, inputs, plan, params), plan, inputs, gpu),
     );
     const { out, saved } = result;
@@ -141,7 +140,7 @@ function makeOp<const I extends InputShapes, P, Plan extends { out: Shape }, S e
         out,
         definition.name,
         names.map((name) => inputs[name]),
-        (grad, contributions) => {
+        (grad, around) => {
           if (!definition.backward) {
             throw new FusenormError(`${publicName}: this op has no backward; detach() its inputs`);
           }
@@ -149,7 +148,7 @@ function makeOp<const I extends InputShapes, P, Plan extends { out: Shape }, S e
           const label = `${definition.name} backward`;
           const overwritten = changed();
           if (overwritten !== null) throw overwrittenError(publicName, overwritten);
-          const grads = inContext(gpu, label, how, needsGrad, targets, contributions, (ctx) =>
+          const grads = inContext(gpu, label, how, { needsGrad, targets, around }, (ctx) =>
             checks.gradients(definition.backward!(ctx, grad, own, plan, params), shapes, dtypes, gpu),
           );
           const kept = new Set(Object.values(grads.result));
@@ -159,12 +158,14 @@ function makeOp<const I extends InputShapes, P, Plan extends { out: Shape }, S e
         () => {
           for (const tensor of tensorsOf(own)) tensor.dispose();
         },
-        () => definition.norm?.(gpu, own, plan, params) ?? null,
-        definition.passesNorm,
+        {
+          passes: (definition.passes ?? []).map((name) => names.indexOf(name)),
+          sink: (ofInput) => definition.sink?.(gpu, own, plan, params, ofInput) ?? null,
+        },
       );
     }
     for (const tensor of made) if (tensor !== out) tensor.dispose();
-    gpu.checkFinite(out, publicName);
+    if (!out.isPending) gpu.checkFinite(out, publicName); // else when it is worked out, if it is
     return out;
   };
   return Object.assign(op, {
@@ -185,7 +186,7 @@ export function inLayer<R>(
   const outer = gpu.layer;
   gpu.layer = layer;
   try {
-    const { result, made } = inContext(gpu, label, "dispatch", {}, null, null, body);
+    const { result, made } = inContext(gpu, label, "dispatch", { needsGrad: {} }, body);
     for (const tensor of made) gpu.keep(tensor);
     return result;
   } finally {
@@ -193,14 +194,19 @@ export function inLayer<R>(
   }
 }
 
+/** What a forward or a backward finds around it; a backward has the latter two. */
+interface Place<I extends InputShapes> {
+  needsGrad: { readonly [K in keyof I]: boolean };
+  targets?: readonly { name: string; shape: Shape; leaf: Tensor | null }[];
+  around?: Around;
+}
+
 /** Runs one forward or backward; frees its scratch. `made` are the other tensors that it created. */
 function inContext<I extends InputShapes, R>(
   gpu: Gpu,
   label: string,
   how: Dispatcher,
-  needsGrad: { readonly [K in keyof I]: boolean },
-  targets: readonly { name: string; shape: Shape; leaf: Tensor | null }[] | null,
-  contributions: Contributions | null,
+  { needsGrad, targets, around }: Place<I>,
   body: (ctx: OpContext<I>) => R,
 ): { result: R; made: Tensor[] } {
   const made: Tensor[] = [];
@@ -217,8 +223,9 @@ function inContext<I extends InputShapes, R>(
         return tensor;
       },
       contribution(name) {
-        return contributions?.(targets!.findIndex((target) => target.name === name)) ?? null;
+        return around?.contribution(targets!.findIndex((target) => target.name === name)) ?? null;
       },
+      sums: around?.sums ?? null,
       empty(shape, dtype) {
         const tensor = gpu.empty(shape, dtype);
         made.push(tensor);

@@ -5,7 +5,6 @@ import { show } from "../options.ts";
 import { checkTensor } from "../tensor/check.ts";
 import { checkShape, formatShape, type Shape, sameShape } from "../tensor/shape.ts";
 import { Tensor } from "../tensor/tensor.ts";
-import { rectified } from "./batch_norm.ts";
 import { broadcastShapes, type OperandLayout, operandLayout, repeatedAxes } from "./broadcast.ts";
 import { defineOp } from "./define-op.ts";
 import {
@@ -23,24 +22,25 @@ import {
 
 const reluOp = defineOp({
   name: "relu",
-  passesNorm: true,
   inputs: { x: "..." },
   infer: ({ x }) => ({ out: x }),
   forward(ctx, { x }, plan) {
-    const folded = rectified(x, ctx.needsGrad.x);
-    if (folded) return { out: folded, saved: { out: folded } };
+    const newMask = ctx.needsGrad.x ? (words: number) => ctx.empty([words], "uint32") : null;
+    const folded = x.activated("relu", newMask);
+    if (folded) return { out: folded.out, saved: { ...folded } };
     const out = ctx.empty(plan.out);
     unary(ctx, Unary.relu, out, x);
-    return { out, saved: { out } };
+    return { out, saved: { out, mask: null } };
   },
   // dx = dy where y > 0
   backward(ctx, grad, { out }, plan) {
-    // Masked already, and summed up for the batch-norm before this.
-    if (grad.partials) return { x: grad.withPartials() };
+    if (ctx.sums) return { x: grad.alias() }; // masked already
     const dx = ctx.grad("x");
     binary(ctx, Binary.reluGrad, dx, grad, out, sameLayout(plan.out));
     return { x: dx };
   },
+  passes: ["x"],
+  sink: (_gpu, { mask }, _plan, _params, ofInput) => ofInput?.activated("relu", mask) ?? null,
 });
 
 /** max(x, 0), any shape. NaN stays NaN; the gradient at 0 is 0, as in PyTorch. */
@@ -91,6 +91,10 @@ function defineSum(name: string, kernel: number, signs: { a: 1 | -1; b: 1 | -1 }
     inputs: { a: "...", b: "..." },
     infer: ({ a, b }) => broadcastPlan(name, a, b),
     forward(ctx, { a, b }, plan) {
+      const graph = ctx.needsGrad.a || ctx.needsGrad.b;
+      const sum = kernel === Binary.add && sameShape(plan.out, plan.b);
+      const folded = sum ? (a.plus(b, graph) ?? b.plus(a, graph)) : null;
+      if (folded) return { out: folded, saved: {} };
       const out = ctx.empty(plan.out);
       binary(ctx, kernel, out, a, b, plan.layout);
       return { out, saved: {} };
@@ -114,6 +118,9 @@ function defineSum(name: string, kernel: number, signs: { a: 1 | -1; b: 1 | -1 }
         b: ctx.needsGrad.b ? (repeats ? summed() : signed("b", plan.b)) : null,
       };
     },
+    passes: kernel === Binary.add ? ["a", "b"] : [],
+    sink: (_gpu, _saved, plan, _params, ofInput) =>
+      plan.repeated.includes(true) ? null : (ofInput?.plus() ?? null),
   });
 }
 

@@ -15,7 +15,7 @@ export function publicNameOf({ name }: { name: string }): string {
 }
 
 const DEFINITION = optionNames<OpDefinition<InputShapes, unknown, { out: Shape }, Saved>>({
-  ...{ name: 0, inputs: 0, dtypes: 0, infer: 0, forward: 0, backward: 0, norm: 0, passesNorm: 0 },
+  ...{ name: 0, inputs: 0, dtypes: 0, infer: 0, forward: 0, backward: 0, sink: 0, passes: 0 },
 });
 
 /** What is checked of an op: its definition here and now; and later its inputs, and what its parts return. */

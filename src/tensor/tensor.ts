@@ -1,11 +1,12 @@
 import { backward, drop, type GraphNode } from "../autograd/tape.ts";
 import { ShapeError, UsageError, UseAfterDisposeError } from "../errors.ts";
+import type { Activation, Load, Partials, Store } from "../fusion/ports.ts";
 import type { Storage } from "../gpu/buffers.ts";
 import { type BufferRange, defaultGpu, type Gpu } from "../gpu/device.ts";
 import { checkFlag, checkInteger, checkOptions, optionNames, show } from "../options.ts";
 import { checkGpu, checkTensor, FLOATS } from "./check.ts";
-import { Deferred, type Partials, type Recipe } from "./deferred.ts";
 import { bytesPerElement, checkDType, type DType } from "./dtype.ts";
+import { type Activated, Lazy, type NewMask, type Work } from "./lazy.ts";
 import { checkShape, formatShape, type Shape, sameShape, sizeOf } from "./shape.ts";
 
 export interface TensorOptions {
@@ -47,8 +48,6 @@ export class Tensor {
   gradSlot: Tensor | null = null;
   /** Internal: the graph node that made this tensor, or null on leaves. */
   node: GraphNode | null = null;
-  /** Internal: on a gradient that is masked already, its sums for the batch-norm's backward. Disposed with the tensor. */
-  partials: Partials | null = null;
   private disposed = false;
   private isRange = false;
   private isSaved = false;
@@ -58,7 +57,7 @@ export class Tensor {
     readonly gpu: Gpu,
     readonly shape: Shape,
     readonly dtype: DType,
-    private storage: Storage | Deferred,
+    private storage: Storage | Lazy,
     private byteOffset: number,
   ) {}
 
@@ -154,28 +153,23 @@ export class Tensor {
   }
 
   /**
-   * Internal: a tensor whose elements `compute` writes when somebody needs them; `again`, if they were given back in
-   * between: see `Deferred`. Takes over the recipe's tensors.
+   * Internal: a float32 tensor whose elements `work` gives when somebody needs them. Takes over the work's sources; `op` is who
+   * is named where the elements turn out not to be finite.
    */
-  static deferred(
-    gpu: Gpu,
-    shape: Shape,
-    recipe: Recipe,
-    compute: (target: Tensor, recipe: Recipe) => void,
-    again = false,
-  ): Tensor {
-    const write = (now: Recipe) => {
+  static lazy(gpu: Gpu, shape: Shape, work: Work, op: string): Tensor {
+    const compute = ({ run }: Work, store: Store | null) => {
       const storage = gpu.allocate(4 * sizeOf(shape), "a tensor");
       try {
-        compute(new Tensor(gpu, shape, "float32", storage, 0), now);
+        const target = new Tensor(gpu, shape, "float32", storage, 0);
+        const partials = run(target, store);
+        gpu.checkFinite(target, op);
+        return { storage, partials };
       } catch (error) {
         storage.release();
         throw error;
       }
-      return storage;
     };
-    const deferred = new Deferred(recipe, write, again, gpu.pending);
-    const tensor = new Tensor(gpu, shape, "float32", deferred, 0);
+    const tensor = new Tensor(gpu, shape, "float32", new Lazy(work, shape, compute, gpu.pending), 0);
     gpu.track(tensor);
     return tensor;
   }
@@ -196,18 +190,60 @@ export class Tensor {
   get range(): BufferRange {
     this.checkLive("used");
     const { byteOffset, byteLength } = this;
-    const storage = this.storage instanceof Deferred ? this.storage.resolve() : this.storage;
+    const storage = this.storage instanceof Lazy ? this.storage.resolve() : this.storage;
     return { storage, byteOffset, byteLength };
   }
 
+  /** Internal: whether the elements are not in memory. */
+  get isPending(): boolean {
+    return this.storage instanceof Lazy && this.storage.waiting !== null;
+  }
+
   /**
-   * Internal: how to work the elements out, if they are not in memory. A recipe is by channel: null for a handle with other
-   * channels, which a reshape made.
+   * What waits to give the elements. Ports count by channel: null for a handle with other channels, which a reshape made;
+   * who asks then has the elements in memory.
    */
-  get deferred(): Recipe | null {
+  private get waiting(): Work | null {
     this.checkLive("used");
-    const recipe = this.storage instanceof Deferred ? this.storage.recipe : null;
-    return recipe?.x.shape.at(-1) === this.shape.at(-1) ? recipe : null;
+    if (!(this.storage instanceof Lazy)) return null;
+    return this.storage.shape.at(-1) === this.shape.at(-1) ? this.storage.waiting : null;
+  }
+
+  /** Internal: how to work the elements out while they are loaded, if they are not in memory. */
+  get load(): Load | null {
+    return this.waiting?.load ?? null;
+  }
+
+  /**
+   * Internal: if the kernel that is to give the elements has not run, and can do what the part of `store` does, runs it so, and
+   * gives the sums.
+   */
+  store(store: Store): Partials | null {
+    const accepts = this.waiting?.accepts?.(store.part) === true;
+    return accepts && this.storage instanceof Lazy ? this.storage.store(store) : null;
+  }
+
+  /** Internal: an activation of elements that are not in memory, not worked out either; see `Work`. */
+  activated(activation: Activation, newMask: NewMask | null): Activated | null {
+    return this.waitingInShape?.activated?.(activation, newMask) ?? null;
+  }
+
+  /** Internal: the sum with a tensor of the same shape, likewise. */
+  plus(other: Tensor, graph: boolean): Tensor | null {
+    return this.waitingInShape?.plus?.(other, this, graph) ?? null;
+  }
+
+  /** What is made of the elements has the shape in which they wait. */
+  private get waitingInShape(): Work | null {
+    const { waiting } = this;
+    return waiting && this.storage instanceof Lazy && sameShape(this.storage.shape, this.shape)
+      ? waiting
+      : null;
+  }
+
+  /** Internal: calls `read` before somebody overwrites the elements, until the function that it returns is called. */
+  beforeWrite(read: () => void): () => void {
+    return this.storage.beforeWrite(read);
   }
 
   /** Internal: tells whether the elements are older than something else's. */
@@ -223,14 +259,14 @@ export class Tensor {
   }
 
   /** Internal: whether the elements may be given back, and worked out once more. */
-  get comesAgain(): boolean {
-    return this.storage instanceof Deferred && this.storage.comesAgain;
+  get recomputes(): boolean {
+    return this.storage instanceof Lazy && this.storage.recomputes;
   }
 
   /** Internal: the bytes of this tensor, to be overwritten at once: whoever depends on the old ones has them by now. */
   overwrite(): BufferRange {
     this.checkLive("written");
-    if (this.storage instanceof Deferred) this.storage.settle();
+    if (this.storage instanceof Lazy) this.storage.settle();
     const { range } = this;
     this.gpu.willWrite(range);
     return range;
@@ -246,6 +282,15 @@ export class Tensor {
     return storage.buffer;
   }
 
+  /**
+   * Works the elements out now, if they are not in memory: what nobody asks for is not computed, which a benchmark of a single
+   * op, say, has to ask for. Returns the tensor.
+   */
+  materialize(): this {
+    this.range;
+    return this;
+  }
+
   get isDisposed(): boolean {
     return this.disposed;
   }
@@ -253,11 +298,6 @@ export class Tensor {
   /** Internal: whether other handles look at the same elements. */
   get isShared(): boolean {
     return this.storage.isShared && !this.isRange;
-  }
-
-  /** Internal: whether both look at the same elements. */
-  sharesElements(other: Tensor): boolean {
-    return this.storage === other.storage && this.byteOffset === other.byteOffset && this.size === other.size;
   }
 
   /** Internal: a handle on part of this tensor's buffer that nothing else looks at, `byteOffset` from its start. */
@@ -271,7 +311,7 @@ export class Tensor {
   /** Internal: moves the elements into part of `target`'s buffer. Other handles keep the old ones. */
   moveTo(target: Tensor, byteOffset: number): void {
     const { storage } = target.range;
-    if (this.storage instanceof Deferred) this.storage.settle();
+    if (this.storage instanceof Lazy) this.storage.settle();
     const own = this.range;
     const place = { storage, byteOffset: target.byteOffset + byteOffset, byteLength: this.byteLength };
     this.gpu.copyRange(own, place);
@@ -306,14 +346,6 @@ export class Tensor {
     this.checkLive("used");
     const tensor = new Tensor(this.gpu, this.shape, this.dtype, this.storage.retain(true), this.byteOffset);
     tensor.isSaved = true;
-    return tensor;
-  }
-
-  /** Internal: another handle, to which the partial sums of this one go over. */
-  withPartials(): Tensor {
-    const tensor = this.alias();
-    tensor.partials = this.partials;
-    this.partials = null;
     return tensor;
   }
 
@@ -405,7 +437,6 @@ export class Tensor {
     this.gradSlot = null;
     if (this.node) drop(this.node);
     this.node = null;
-    this.partials?.values.dispose();
     this.storage.release(this.isSaved);
     this.gpu.keep(this);
   }

@@ -38,7 +38,12 @@ it("explain shows what is folded into the convolutions, and that a layer can be 
       new ReLU(),
       new Conv2d(gpu, 8, 8, 3, { padding: 1 }),
     );
-    const list = gpu.explain(() => gpu.scope(() => net.forward(x).backward(gpu.full([2, 33, 32, 8], 1))));
+    const list = gpu.explain(() => {
+      const y = gpu.keep(net.forward(x));
+      gpu.scope(() => y.backward(gpu.full([2, 33, 32, 8], 1)));
+      y.materialize(); // what nobody asks for is not computed
+      y.dispose();
+    });
     net.dispose();
     return (layer: string) =>
       list

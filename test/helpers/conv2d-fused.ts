@@ -1,9 +1,9 @@
 // Checks what the kernels of conv2d do of the batch-norms around a convolution: kernels alone, each part forced.
 
 import { expect } from "vitest";
+import type { Load, Partials, Store } from "../../src/fusion/ports.ts";
 import { type Conv2dOptions, inferConv2d } from "../../src/ops/conv2d.ts";
-import { canReduce, gradInput, gradWeight, runForward } from "../../src/ops/conv2d-kernels.ts";
-import type { Partials } from "../../src/tensor/deferred.ts";
+import { accepts, gradInput, gradWeight, runForward } from "../../src/ops/conv2d-kernels.ts";
 import { sizeOf } from "../../src/tensor/shape.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { conv2dReference, conv2dReferenceGrad, type ReferenceConv } from "../reference/conv2d.ts";
@@ -68,8 +68,13 @@ async function forced<T>(
 const perChannel = (rows: number, channels: number, seed: number) => normals(rows * channels, seed, 0.2, 0.7);
 const read = async (tensor: Tensor) => Float64Array.from(await tensor.read());
 
-function notComputed(): never {
-  throw new Error("a kernel asked for the elements of a deferred tensor");
+/** A tensor whose elements nobody may ask for: only how they are worked out. */
+function loaded(shape: Four, load: Load): Tensor {
+  const run = () => {
+    throw new Error("a kernel asked for the elements of a tensor that is not in memory");
+  };
+  const sources = [load.elements, ...Object.values(load.bindings)];
+  return Tensor.lazy(gpu, shape, { sources, recompute: false, load, run }, "a test");
 }
 
 /** What a batch-norm would have made of `x`, for the reference, and as a tensor that is not worked out. */
@@ -82,13 +87,13 @@ function normalised(shape: Four, relu: boolean, seed: number) {
     const z = (value - numbers[c]!) * numbers[channels + c]! + numbers[2 * channels + c]!;
     return relu ? Math.max(z, 0) : z;
   });
-  const recipe = {
-    kind: "normalise",
-    x: gpu.tensor(x, shape),
-    numbers: gpu.tensor(numbers, [5, channels]),
-    relu,
-  } as const;
-  return { values, tensor: Tensor.deferred(gpu, shape, recipe, notComputed) };
+  const tensor = loaded(shape, {
+    part: "normalised",
+    constants: { LOAD_RELU: relu ? 1 : 0 },
+    elements: gpu.tensor(x, shape),
+    bindings: { numbers: gpu.tensor(numbers, [5, channels]) },
+  });
+  return { values, tensor };
 }
 
 /** The same for the gradient of a batch-norm's input. */
@@ -101,14 +106,13 @@ function inputGradient(shape: Four, seed: number) {
     const [p, q, origin, a] = [0, 1, 2, 3].map((row) => slopes[row * channels + (i % channels)]!);
     return a! * (value + (x[i]! - origin!) * p! + q!);
   });
-  const recipe = {
-    kind: "gradient",
-    dz: gpu.tensor(dz, shape),
-    x: gpu.tensor(x, shape),
-    slopes: gpu.tensor(slopes, [4, channels]),
-    numbers: gpu.zeros([5, channels]),
-  } as const;
-  return { values, tensor: Tensor.deferred(gpu, shape, recipe, notComputed) };
+  const tensor = loaded(shape, {
+    part: "norm_gradient",
+    constants: {},
+    elements: gpu.tensor(dz, shape),
+    bindings: { numbers: gpu.tensor(slopes, [4, channels]), other: gpu.tensor(x, shape) },
+  });
+  return { values, tensor };
 }
 
 function plain(shape: Four, seed: number) {
@@ -162,6 +166,8 @@ export interface ForwardCase {
   statistics: boolean;
   /** Added to every pixel, in standard deviations of the output. */
   shift?: number;
+  /** Something is added on the way. Default false. */
+  adds?: boolean;
 }
 
 export async function checkForward({
@@ -172,6 +178,7 @@ export async function checkForward({
   input,
   statistics,
   shift = 1,
+  adds = false,
 }: ForwardCase) {
   const conv = convOf(x, weight, extra);
   const K = weight[0];
@@ -181,14 +188,22 @@ export async function checkForward({
   const size = shift * Math.sqrt(weight[1] * weight[2] * weight[3]);
   const offsets = normals(K, 7, size, size / 10);
   const tensors = [source.tensor, gpu.tensor(conv.weights, weight), gpu.tensor(offsets, [K])];
+  const added = normals(sizeOf(conv.y), 9, 0, size);
+  const addend = adds ? gpu.tensor(added, conv.y) : null;
   const expected = conv2dReference(conv.reference, { x: source.values, weight: conv.weights, bias: offsets });
+  if (adds) for (let i = 0; i < expected.length; i += 1) expected[i]! += added[i]!;
   const runs: (readonly number[])[] = [];
   for (let run = 0; run < 2; run += 1) {
     await forced(variants, async (ctx) => {
-      if (statistics) expect(canReduce(gpu, conv.geometry, "forward"), label).toBe(true);
+      const store = { part: "statistics", rows: 4, constants: {}, bindings: {} };
+      if (statistics) expect(accepts(gpu, conv.geometry, "forward", variant, store.part), label).toBe(true);
       const out = ctx.empty(conv.y);
       const [first, w, bias] = tensors;
-      const partials = runForward(ctx, conv.geometry, out, first!, w!, bias!, statistics);
+      const given = { out, x: first!, weight: w!, bias: bias! };
+      const partials = runForward(ctx, conv.geometry, variant, given, {
+        addend,
+        store: statistics ? store : null,
+      });
       const y = await read(out);
       expect(relativeError(y, expected), `${label}: y`).toBeLessThan(1e-5);
       runs.push([...y, ...(partials ? await read(partials.values) : [])]);
@@ -203,7 +218,7 @@ export async function checkForward({
     });
   }
   expect(runs[1], `${label}: same bits`).toEqual(runs[0]);
-  for (const tensor of tensors) tensor.dispose();
+  for (const tensor of [...tensors, addend]) tensor?.dispose();
 }
 
 export interface GradCase {
@@ -249,19 +264,24 @@ export async function checkGradInput({ variant, x, weight, extra = {}, dy: kind,
     sums[C + (i % C)]! += dz * ((normInput[i]! - number(0, i)) * number(3, i) + number(4, i));
   });
   const weights = gpu.tensor(conv.weights, weight);
-  const norm = {
-    x: gpu.tensor(normInput, x),
-    numbers: gpu.tensor(numbers, [5, C]),
-    mask: mask === "given" ? gpu.tensor(words, [words.length], { dtype: "uint32" }) : null,
-    relu: mask === "input" || mask === "given",
+  const bits = gpu.tensor(words, [words.length], { dtype: "uint32" });
+  const sink: Store = {
+    part: "norm_sums",
+    rows: 2,
+    constants: { MASK: mask === "given" ? 2 : mask === "input" ? 1 : 0 },
+    bindings: {
+      sink_input: gpu.tensor(normInput, x),
+      sink_numbers: gpu.tensor(numbers, [5, C]),
+      sink_mask: bits,
+    },
   };
   const runs: (readonly number[])[] = [];
   for (let run = 0; run < 2; run += 1) {
     const out = gpu.tensor(others, x);
     await forced(variants, async (ctx) => {
-      if (mask) expect(canReduce(gpu, conv.geometry, "grad_input"), label).toBe(true);
-      const contribution = { joins, norm: mask ? norm : null };
-      const partials = gradInput(ctx, conv.geometry, out, dy.tensor, weights, contribution);
+      if (mask) expect(accepts(gpu, conv.geometry, "grad_input", variant, sink.part), label).toBe(true);
+      const given = { out, dy: dy.tensor, weight: weights };
+      const partials = gradInput(ctx, conv.geometry, variant, given, { joins, store: mask ? sink : null });
       const actual = await read(out);
       expect(relativeError(actual, expected), `${label}: dx`).toBeLessThan(1e-5);
       const parts = partials ? await read(partials.values) : new Float64Array();
@@ -276,7 +296,7 @@ export async function checkGradInput({ variant, x, weight, extra = {}, dy: kind,
     out.dispose();
   }
   expect(runs[1], `${label}: same bits`).toEqual(runs[0]);
-  for (const tensor of [dy.tensor, weights, norm.x, norm.numbers, norm.mask]) tensor?.dispose();
+  for (const tensor of [dy.tensor, weights, ...Object.values(sink.bindings)]) tensor.dispose();
 }
 
 export interface WeightCase {

@@ -29,10 +29,10 @@ const ALL = ["float32", "float16", "uint32", "uint8"];
 const INTERNAL: Record<string, string> = {
   Gpu:
     "checkSize track allocate adopt willWrite dispatch checkBindings fillWords copyRange checkFinite readRange outcome typed " +
-    "report settlePending retire replay uniform dropUniforms fail check",
+    "report retire replay uniform dropUniforms fail check",
   Tensor:
-    "watch overwrite sharesElements part moveTo takeGradSlot saved withPartials checkData checkUpstream checkLive static empty " +
-    "static from static full static over static deferred",
+    "watch overwrite part moveTo takeGradSlot saved store activated plus beforeWrite checkData checkUpstream checkLive static empty " +
+    "static from static full static over static lazy",
   Trainer: "begin trainStep countStep loadBatch computeStep readLog",
   Module: "checkStateDict under namePaths children modules tensors",
   SGD: "runs checkStateDict",
@@ -68,7 +68,14 @@ const PLAIN = new Set([
     "Module.stateDict",
     "Module.dispose",
   ],
-  ...["Tensor.detach", "Tensor.read", "Tensor.item", "Tensor.zeroGrad", "Tensor.dispose"],
+  ...[
+    "Tensor.detach",
+    "Tensor.materialize",
+    "Tensor.read",
+    "Tensor.item",
+    "Tensor.zeroGrad",
+    "Tensor.dispose",
+  ],
   ...["Trainer.profileStep", "Trainer.state", "Trainer.dispose"],
 ]);
 

@@ -1,0 +1,47 @@
+// How kernels that stand next to each other do part of each other's work: what may be done with an element as a kernel loads
+// it (`Load`), as it stores it (`Store`), and with a gradient as the last contribution to it is stored (`GradientSink`).
+// A port names parts of shaders, their constants and what they bind. Who offers a port knows what the part means; who links
+// the part into its kernel need not.
+
+import type { Tensor } from "../tensor/tensor.ts";
+
+/** What may be applied to each element on its own. */
+export type Activation = "none" | "relu";
+
+/** What a part of a shader needs from the host. */
+export interface Part {
+  /** `normalise` is shaders/conv2d_input_normalise.wgsl in a convolution. */
+  readonly part: string;
+  readonly constants: Readonly<Record<string, number>>;
+  /** By the names that the part declares. */
+  readonly bindings: Readonly<Record<string, Tensor>>;
+}
+
+/** How a kernel works out the elements of a tensor that are not in memory, as it loads them. */
+export interface Load extends Part {
+  /** Bound where the tensor itself would be; of its shape. */
+  readonly elements: Tensor;
+}
+
+/** What a kernel does with each element as it stores it, beside storing it. */
+export interface Store extends Part {
+  /** Rows of the sums that it leaves: a number per channel each. */
+  readonly rows: number;
+}
+
+/** The sums that a kernel leaves: [groups, rows, channels]. */
+export interface Partials {
+  values: Tensor;
+  groups: number;
+}
+
+/** What the op that made a tensor would have done with its gradient, by the kernel that makes the last contribution to it. */
+export interface GradientSink extends Store {
+  /**
+   * The same with an activation after the op: the gradient is that of the activation's output. `mask`: which of its
+   * elements are not zero, a bit each. Null if this can't be done.
+   */
+  activated(activation: Activation, mask: Tensor | null): GradientSink | null;
+  /** The same with something added after the op. Null if this can't be done. */
+  plus(): GradientSink | null;
+}

@@ -1,0 +1,38 @@
+/** Elements that are not in memory, and can be worked out. */
+export interface Waiting {
+  /** Whether somebody may still ask for the elements. */
+  readonly isWanted: boolean;
+  resolve(): void;
+}
+
+/** Kernels that may wait for what comes after them; more hold on to too much memory. */
+const MOST_KERNELS = 32;
+
+/** Everything that is not in memory yet, oldest first. */
+export class Pending {
+  private readonly all = new Set<Waiting>();
+  private readonly kernels = new Set<Waiting>();
+
+  /** `isKernel`: a kernel that has not run, rather than a way to work elements out when they are needed. */
+  add(waiting: Waiting, isKernel: boolean): void {
+    this.all.add(waiting);
+    if (!isKernel) return;
+    this.kernels.add(waiting);
+    if (this.kernels.size > MOST_KERNELS) for (const oldest of this.kernels) return oldest.resolve();
+  }
+
+  delete(waiting: Waiting): void {
+    this.all.delete(waiting);
+    this.kernels.delete(waiting);
+  }
+
+  /** Works out what somebody may still ask for. */
+  settle(): void {
+    for (const waiting of this.all) if (waiting.isWanted) waiting.resolve();
+  }
+
+  clear(): void {
+    this.all.clear();
+    this.kernels.clear();
+  }
+}
