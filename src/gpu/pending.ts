@@ -18,7 +18,8 @@ export class Pending {
     this.all.add(waiting);
     if (!isKernel) return;
     this.kernels.add(waiting);
-    if (this.kernels.size > MOST_KERNELS) for (const oldest of this.kernels) return oldest.resolve();
+    const [oldest] = this.kernels;
+    if (this.kernels.size > MOST_KERNELS) oldest!.resolve();
   }
 
   delete(waiting: Waiting): void {

@@ -88,7 +88,7 @@ const batchNormOp = defineOp({
     }
     const { gpu } = ctx;
     const kernels = batchNormKernels(gpu, plan.count, plan.channels, x.dtype);
-    const folds = params.folds && kernels.folds;
+    const folds = params.folds && kernels.folds("forward");
     const sums = folds && params.training && !statistics ? x.store(STATISTICS) : null;
     const numbers = ctx.empty([5, kernels.width]);
     const graph = Object.values(ctx.needsGrad).includes(true);
@@ -135,7 +135,7 @@ const batchNormOp = defineOp({
     const dbeta = needsGrad.beta ? ctx.grad("beta") : ctx.temp([plan.channels]);
     const batchStatistics = params.training && !given;
     const { sums } = ctx;
-    if (sums || (params.folds && kernels.folds && needsGrad.x && !given)) {
+    if (sums || (params.folds && needsGrad.x && !given && kernels.folds("backward"))) {
       const slopes = ctx.empty([4, kernels.width]);
       const coefficients = { dgamma, dbeta, batchStatistics };
       const masked = mask !== null && !sums;
@@ -171,7 +171,7 @@ const batchNormOp = defineOp({
   },
   sink(gpu, { x, numbers, mask, given }, plan, params) {
     const kernels = batchNormKernels(gpu, plan.count, plan.channels, x.dtype);
-    if (!params.folds || given || !kernels.folds) return null;
+    if (!params.folds || given || !kernels.folds("backward")) return null;
     return gradientSink(x, numbers, { activation: plan.relu ? "relu" : "none", mask, added: plan.residual });
   },
 });

@@ -176,10 +176,16 @@ export class BatchNormKernels {
     ctx.run({ shader: "batch_norm_statistics", entry, constants }, bindings, grid);
   }
 
-  /** Whether convolutions may do part of the work: channels in whole vec4s, and more than one dispatch can do. */
-  get folds(): boolean {
+  /** Whether the kernels around may do part of a pass: channels in whole vec4s, and more than one dispatch can do. */
+  folds(pass: "forward" | "backward"): boolean {
     const whole = this.layout.channels === 4 * this.layout.width4 && this.dtype === "float32";
-    return whole && !this.pick("batch_norm.forward", 10, true).endsWith("_one");
+    return whole && !this.pick(`batch_norm.${pass}`, 10, true).endsWith("_one");
+  }
+
+  /** How a pass in several dispatches is divided. */
+  private sliced(pass: "forward" | "backward"): Division {
+    const variant = this.pick(`batch_norm.${pass}`, 10, true);
+    return this.division(variant.replace("_one", "") as Variant);
   }
 
   /** Training: y, and the channels' numbers into `saved`. Moves the running statistics, if there are any. */
@@ -217,7 +223,7 @@ export class BatchNormKernels {
     x: Tensor,
     saved: Tensor,
     params: MeasureParams,
-    division: Division = this.division(this.pick("batch_norm.forward", 7, false)),
+    division: Division = this.sliced("forward"),
   ): void {
     const { gamma, beta, runningMean, runningVar, numBatchesTracked } = params;
     const partials = ctx.temp([division.slices, 3, this.width]);
@@ -235,6 +241,7 @@ export class BatchNormKernels {
     };
     const bindings = { 2: partials, 3: saved, ...running, 8: gamma ?? x, 9: beta ?? x };
     this.run(ctx, finalize, division, bindings, params, this.channelGrid(division));
+    partials.dispose(); // before y is allocated
   }
 
   /**
@@ -249,7 +256,7 @@ export class BatchNormKernels {
     params: MeasureParams,
   ): void {
     const { gamma, beta, runningMean, runningVar, numBatchesTracked } = params;
-    const division = { ...this.division(this.pick("batch_norm.forward", 7, false)), slices: groups };
+    const division = { ...this.sliced("forward"), slices: groups };
     const counter = numBatchesTracked ?? ctx.temp([1]);
     const running = runningMean && { 4: counter, 5: runningMean, 6: runningVar };
     const flags = { ...this.affineFlags(params), SMALL_EPS: params.eps < SMALL_EPS, COUNTED: true };
@@ -333,7 +340,7 @@ export class BatchNormKernels {
     saved: Tensor,
     slopes: Tensor,
     params: Omit<GradParams, "dx">,
-    division: Division = this.division(this.pick("batch_norm.backward", 8, false)),
+    division: Division = this.sliced("backward"),
   ): void {
     const { relu, mask, dz } = params;
     const partials = ctx.temp([division.slices, 2, this.width]);
@@ -345,6 +352,7 @@ export class BatchNormKernels {
     const read = { 0: partials, 1: x, 2: dy, 3: saved, ...(mask && { 4: mask, 5: dz }) };
     this.run(ctx, stats, division, read, null, this.columnGrid(division));
     this.finalizeGrad(ctx, slopes, { values: partials, groups: division.slices }, saved, params);
+    partials.dispose();
   }
 
   /** dgamma, dbeta and the coefficients of dx, [4, width], from partial sums. */
@@ -355,7 +363,7 @@ export class BatchNormKernels {
     saved: Tensor,
     { dgamma, dbeta, batchStatistics }: Pick<GradParams, "dgamma" | "dbeta" | "batchStatistics">,
   ): void {
-    const division = { ...this.division(this.pick("batch_norm.backward", 8, false)), slices: groups };
+    const division = { ...this.sliced("backward"), slices: groups };
     const finalize = this.spec("grad_finalize", division, { BATCH_STATISTICS: batchStatistics });
     const sums = { 0: slopes, 2: values, 3: saved, 8: dgamma, 9: dbeta };
     this.run(ctx, finalize, division, sums, null, this.channelGrid(division));
@@ -372,7 +380,7 @@ export class BatchNormKernels {
     relu: boolean,
     addend: Tensor | null,
   ): void {
-    const division = this.division(this.pick("batch_norm.backward", 8, false));
+    const division = this.sliced("backward");
     const apply = this.spec("grad_apply", lanesOnly(division), {
       RELU: relu,
       HAS_ADDEND: addend !== null,
