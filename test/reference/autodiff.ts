@@ -1,5 +1,7 @@
 // Reverse-mode differentiation in float64: every op by naive loops, a closure for its gradient, nothing saved or fused.
 
+import { halfToNumber, numberToHalf } from "../../src/tensor/tensor.ts";
+import { type ActivationName, activations } from "./activations.ts";
 import { batchNormReference, batchNormReferenceGrad, channelStatistics } from "./batch_norm.ts";
 import { conv2dReference, conv2dReferenceGrad, outputShape, type ReferenceConv } from "./conv2d.ts";
 import {
@@ -211,6 +213,19 @@ export class Tape {
       [x],
       (dy) => [dy.map((v, i) => (data[i]! > 0 ? v : 0))],
     );
+  }
+
+  activation(x: Value, name: ActivationName): Value {
+    const { f, df, kinks } = activations[name];
+    const { data } = x;
+    for (const kink of kinks) this.decisions.push(data.map((v) => v - kink));
+    return this.record(x.shape, data.map(f), [x], (dy) => [dy.map((v, i) => v * df(data[i]!))]);
+  }
+
+  /** Rounded to float16 and back; so is the gradient. */
+  half(x: Value): Value {
+    const rounded = (values: Float64Array) => values.map((v) => halfToNumber(numberToHalf(v)));
+    return this.record(x.shape, rounded(x.data), [x], (dy) => [rounded(dy)]);
   }
 
   scale(x: Value, factor: number): Value {
