@@ -552,10 +552,10 @@ export class Gpu {
 
   // --- completion --------------------------------------------------------------------------------------
 
-  /** Works out what was asked for and is not in memory, and submits it with what is encoded. */
+  /** Submits what is encoded, and the kernels that wait for what comes after them. */
   flush(): void {
     this.check();
-    this.pending.settle();
+    this.pending.run();
     this.commands.flush();
   }
 
@@ -667,7 +667,8 @@ export class Gpu {
     if (this.commands.recording) {
       throw new DeviceError("capture: called inside a captured function; capture the outer function alone");
     }
-    this.flush();
+    this.pending.settle();
+    this.commands.flush();
     const outer = this.pool;
     const pool = outer.fork();
     const before = outer.stats.liveBytes + outer.stats.pooledBytes;
@@ -707,11 +708,11 @@ export class Gpu {
     checkFunction("gpu.explain", "fn", fn);
     const watched: Dispatch[] = [];
     const outer = this.commands.watching;
-    this.pending.settle();
+    this.pending.run();
     this.commands.watching = watched;
     try {
       synchronous("gpu.explain", fn());
-      this.pending.settle();
+      this.pending.run();
     } finally {
       this.commands.watching = outer;
     }

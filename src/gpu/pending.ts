@@ -27,7 +27,12 @@ export class Pending {
     this.kernels.delete(waiting);
   }
 
-  /** Works out what somebody may still ask for. */
+  /** Runs the kernels whose results somebody may still ask for. */
+  run(): void {
+    for (const waiting of this.kernels) if (waiting.isWanted) waiting.resolve();
+  }
+
+  /** Works out everything that somebody may still ask for. */
   settle(): void {
     for (const waiting of this.all) if (waiting.isWanted) waiting.resolve();
   }
