@@ -32,7 +32,7 @@ export function within<T>(mode: Mode, body: () => T | Promise<T>): Promise<T> {
 }
 
 /** The leaves as tensors. The caller disposes of them. */
-export function leavesOf({ leaves }: Program, seed: number): Record<string, Tensor> {
+export function leavesOf({ leaves }: Pick<Program, "leaves">, seed: number): Record<string, Tensor> {
   return Object.fromEntries(
     Object.entries(leaves).map(([name, shape]) => [
       name,
