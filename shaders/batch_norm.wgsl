@@ -50,6 +50,8 @@ override HAS_TAIL: bool = false;
 override BATCH_STATISTICS: bool = true;
 // Partials are a convolution's, and tell how many values they are of.
 override COUNTED: bool = false;
+// Sums of the gradient: dz is written, too.
+override KEEPS_DZ: bool = false;
 // dx is added to what else makes the gradient.
 override HAS_ADDEND: bool = false;
 // Apply kernels: write the mask.
@@ -817,12 +819,17 @@ fn sum_grad(run: Run, c: Numbers, tail: bool) -> Sums {
     let d1 = x_at(i + step) - c.origin;
     let z0 = mask_by_input(dy_at(i), d0, c.a, c.b);
     let z1 = mask_by_input(dy_at(i + step), d1, c.a, c.b);
+    if (KEEPS_DZ) {
+      put_dz(i, z0);
+      put_dz(i + step, z1);
+    }
     sums.dz += z0 + z1;
     sums.dz_xhat += z0 * (d0 * c.rstd + c.shift) + z1 * (d1 * c.rstd + c.shift);
   }
   for (; i < run.end; i += step) {
     let deviation = x_at(i) - c.origin;
     let dz = mask_by_input(dy_at(i), deviation, c.a, c.b);
+    if (KEEPS_DZ) { put_dz(i, dz); }
     sums.dz += dz;
     sums.dz_xhat += dz * (deviation * c.rstd + c.shift);
   }
@@ -830,6 +837,7 @@ fn sum_grad(run: Run, c: Numbers, tail: bool) -> Sums {
     let at = params.rows * params.width4 + run.column;
     let deviation = x_at(at) - c.origin;
     let dz = mask_by_input(dy_at(at), deviation, c.a, c.b);
+    if (KEEPS_DZ) { put_dz(at, dz); }
     let valid = in_tail(run.column);
     sums.dz += select(vec4<f32>(0), dz, valid);
     sums.dz_xhat += select(vec4<f32>(0), dz * (deviation * c.rstd + c.shift), valid);

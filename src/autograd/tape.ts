@@ -204,18 +204,28 @@ interface Pass {
   uses: ReadonlyMap<GraphNode, number>;
 }
 
-function propagate(node: GraphNode, grad: Tensor, pass: Pass): void {
-  const gpu = grad.gpu;
+function propagate(node: GraphNode, whole: Tensor, pass: Pass): void {
+  const { gpu } = whole;
   const { grads, uses } = pass;
-  const delivered = pass.sums.get(node);
+  let grad = whole;
+  let delivered = pass.sums.get(node);
   pass.sums.delete(node);
+  if (!delivered && node.sinks.passes.length > 0) {
+    const found = sinkOf(node, pass);
+    const applied = found?.sink.apply(grad);
+    if (found && applied) {
+      grad.dispose();
+      grad = applied.grad;
+      delivered = { partials: applied.partials, route: found.route };
+    }
+  }
   const sums = delivered?.partials ?? null;
   const contribution = (i: number): Contribution | null => {
     const target = node.inputs[i]!;
     if (target === null || !isNode(target) || uses.get(target) !== 1) return null;
     const sum = grads.get(target);
     if (sum?.isShared) return null;
-    const found = sinkOf(target, uses);
+    const found = sinkOf(target, pass);
     return {
       sink: found?.sink ?? null,
       deliver: (partials) => void pass.sums.set(target, { partials, route: found!.route }),
@@ -300,19 +310,16 @@ function together(sum: Tensor, grad: Tensor): Tensor | null {
   return sum.gpu.keep(both);
 }
 
-/** What the ops that made a node's output would have done with its gradient, if they have it alone. */
-function sinkOf(
-  { sinks, inputs }: GraphNode,
-  uses: ReadonlyMap<GraphNode, number>,
-): { sink: GradientSink; route: GraphNode[] } | null {
+/** What the ops that made a node's output would have done with its gradient, if they get no other. */
+function sinkOf({ sinks, inputs }: GraphNode, pass: Pass): { sink: GradientSink; route: GraphNode[] } | null {
   if (sinks.passes.length === 0) {
     const sink = sinks.sink(null);
     return sink && { sink, route: [] };
   }
   for (const i of sinks.passes) {
     const input = inputs[i]!;
-    if (input === null || !isNode(input) || uses.get(input) !== 1) continue;
-    const found = sinkOf(input, uses);
+    if (input === null || !isNode(input) || pass.uses.get(input) !== 1 || pass.grads.has(input)) continue;
+    const found = sinkOf(input, pass);
     const sink = found && sinks.sink(found.sink);
     if (sink) return { sink, route: [input, ...found.route] };
   }

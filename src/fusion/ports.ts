@@ -44,4 +44,9 @@ export interface GradientSink extends Store {
   activated(activation: Activation, mask: Tensor | null): GradientSink | null;
   /** The same with something added after the op. Null if this can't be done. */
   plus(): GradientSink | null;
+  /**
+   * Puts a gradient through by a kernel of its own, for ops that can't do it as they store: what they would have stored, and
+   * the sums. Null if nothing would be gained.
+   */
+  apply(grad: Tensor): { grad: Tensor; partials: Partials } | null;
 }

@@ -51,9 +51,14 @@ export class Storage {
     return () => void this.readers.delete(read);
   }
 
+  /** Lets those read the elements who asked to before somebody overwrites them. */
+  callReaders(): void {
+    for (const read of this.readers) read();
+  }
+
   /** To be called before bytes are overwritten that somebody may have seen already. */
   willWrite(byteOffset: number, byteLength: number): void {
-    for (const read of this.readers) read();
+    this.callReaders();
     this.version += 1;
     const { version } = this;
     const [start, end] = [byteOffset, byteOffset + byteLength];

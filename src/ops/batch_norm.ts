@@ -172,31 +172,59 @@ const batchNormOp = defineOp({
   sink(gpu, { x, numbers, mask, given }, plan, params) {
     const kernels = batchNormKernels(gpu, plan.count, plan.channels, x.dtype);
     if (!params.folds || given || !kernels.folds("backward")) return null;
-    return gradientSink(x, numbers, { activation: plan.relu ? "relu" : "none", mask, added: plan.residual });
+    return gradientSink(kernels, x, numbers, {
+      activation: plan.relu ? "relu" : "none",
+      mask,
+      added: plan.residual,
+    });
   },
 });
 
 /** What a batch-norm asks of the kernel that makes x: count, origin, offset and deviation of each channel. */
 const STATISTICS = { part: "statistics", rows: 4, constants: {}, bindings: {} };
 
-/** The gradient masked, and summed up: Σdz and Σdz·x̂ of each channel. `added`: something is added after the normalisation. */
-function gradientSink(
-  x: Tensor,
-  numbers: Tensor,
-  { activation, mask, added }: { activation: Activation; mask: Tensor | null; added: boolean },
-): GradientSink {
+/** What comes after the normalisation in the op, and in ops after it. */
+interface After {
+  activation: Activation;
+  /** The ReLU's, where x alone does not give it. */
+  mask: Tensor | null;
+  /** Something is added before the activation. */
+  added: boolean;
+}
+
+/** The gradient masked, and summed up: Σdz and Σdz·x̂ of each channel. */
+function gradientSink(kernels: BatchNormKernels, x: Tensor, numbers: Tensor, after: After): GradientSink {
+  const { activation, mask, added } = after;
+  const relu = activation === "relu";
   return {
     part: "norm_sums",
     rows: 2,
-    constants: { MASK: mask ? 2 : activation === "relu" ? 1 : 0 },
+    constants: { MASK: mask ? 2 : relu ? 1 : 0 },
     bindings: { sink_input: x, sink_numbers: numbers, sink_mask: mask ?? numbers },
     activated(next, bits) {
       if (activation !== "none" || (added && !bits)) return null;
-      return gradientSink(x, numbers, { activation: next, mask: added ? bits : null, added });
+      return gradientSink(kernels, x, numbers, { activation: next, mask: added ? bits : null, added });
     },
     // The other summand would get the masked gradient, too.
-    plus: () =>
-      activation === "none" && !added ? gradientSink(x, numbers, { activation, mask, added: true }) : null,
+    plus() {
+      if (activation !== "none" || added) return null;
+      return gradientSink(kernels, x, numbers, { ...after, added: true });
+    },
+    apply(grad) {
+      if (!relu) return null;
+      const { gpu } = x;
+      const dz = gpu.keep(gpu.empty(grad.shape));
+      try {
+        const make = (shape: Shape) => gpu.keep(gpu.empty(shape));
+        const partials = inLayer(gpu, "batch_norm backward", gpu.layer, (ctx) =>
+          kernels.sumGrad(ctx, make, x, grad, numbers, { relu, mask, dz }),
+        );
+        return { grad: dz, partials };
+      } catch (error) {
+        dz.dispose();
+        throw error;
+      }
+    },
   };
 }
 
@@ -256,6 +284,7 @@ function normalised(given: Normalised): Tensor {
       return normalised({ ...given, x, numbers, residual: other, mask: null, graph: needsGrad });
     },
   };
+  gpu.checkFinite(numbers, "batchNorm"); // y may never be in memory
   const y = Tensor.lazy(gpu, x.shape, work, "batchNorm");
   if (unwritten) y.materialize(); // backward wants the mask
   return y;

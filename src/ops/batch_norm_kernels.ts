@@ -7,6 +7,7 @@ import type { Binding, Gpu } from "../gpu/device.ts";
 import type { KernelSpec } from "../gpu/kernel.ts";
 import { Recent } from "../gpu/recent.ts";
 import type { DType } from "../tensor/dtype.ts";
+import type { Shape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { OpContext } from "./define-op.ts";
 
@@ -317,7 +318,7 @@ export class BatchNormKernels {
     const variant = this.pick("batch_norm.backward", 8, dx !== null);
     const division = this.division(variant);
     const suffix = mask ? "_residual" : "";
-    const masked = mask ? { 4: mask, 5: dz } : {};
+    const masked = mask ? { 4: mask, 5: dz } : { 5: ctx.temp([4]) };
     if (variant.endsWith("_one")) {
       const one = this.spec(`backward${suffix}`, division, {
         RELU: relu && !mask,
@@ -343,16 +344,27 @@ export class BatchNormKernels {
     division: Division = this.sliced("backward"),
   ): void {
     const { relu, mask, dz } = params;
-    const partials = ctx.temp([division.slices, 2, this.width]);
-    const stats = this.spec(
-      mask ? "grad_stats_residual" : "grad_stats",
-      division,
-      mask ? {} : { RELU: relu },
-    );
-    const read = { 0: partials, 1: x, 2: dy, 3: saved, ...(mask && { 4: mask, 5: dz }) };
-    this.run(ctx, stats, division, read, null, this.columnGrid(division));
-    this.finalizeGrad(ctx, slopes, { values: partials, groups: division.slices }, saved, params);
-    partials.dispose();
+    const sums = this.sumGrad(ctx, ctx.temp, x, dy, saved, { relu, mask, dz: mask && dz }, division);
+    this.finalizeGrad(ctx, slopes, sums, saved, params);
+    sums.values.dispose();
+  }
+
+  /** Σdz and Σdz·x̂ of each channel and slice, in a tensor by `make`; and dz, if it is to be kept. */
+  sumGrad(
+    ctx: Context,
+    make: (shape: Shape) => Tensor,
+    x: Tensor,
+    dy: Tensor,
+    saved: Tensor,
+    { relu, mask, dz }: { relu: boolean; mask: Tensor | null; dz: Tensor | null },
+    division: Division = this.sliced("backward"),
+  ): Partials {
+    const values = make([division.slices, 2, this.width]);
+    const flags: Record<string, boolean> = mask ? {} : { RELU: relu, KEEPS_DZ: dz !== null };
+    const spec = this.spec(mask ? "grad_stats_residual" : "grad_stats", division, flags);
+    const bindings = { 0: values, 1: x, 2: dy, 3: saved, ...(mask && { 4: mask }), 5: dz ?? ctx.temp([4]) };
+    this.run(ctx, spec, division, bindings, null, this.columnGrid(division));
+    return { values, groups: division.slices };
   }
 
   /** dgamma, dbeta and the coefficients of dx, [4, width], from partial sums. */

@@ -274,10 +274,12 @@ export class Tensor {
 
   /**
    * The GPU buffer that holds the elements, for pipelines of your own; they start at `range.byteOffset`. Submits what is
-   * encoded so far, so that your own submit finds them there. Work of this package that comes later is not in it: ask again.
+   * encoded so far, so that your own submit finds them there, and what depends on the elements, so that you may overwrite
+   * them. Work of this package that comes later is not in it: ask again.
    */
   get buffer(): GPUBuffer {
     const { storage } = this.range;
+    storage.callReaders();
     this.gpu.flush();
     return storage.buffer;
   }
