@@ -194,10 +194,24 @@ export class BufferPool {
     } else this.keepFree(storage);
   }
 
+  /**
+   * The buffers of a size wait in the order of their making, the oldest to be taken first: steps that do the same then get the
+   * same buffers, and find their bind groups.
+   */
   private keepFree({ buffer, byteLength }: Storage): void {
     const list = this.free.get(byteLength);
-    if (list) list.push(buffer);
-    else this.free.set(byteLength, [buffer]);
+    if (!list) {
+      this.free.set(byteLength, [buffer]);
+      return;
+    }
+    const id = bufferId(buffer);
+    let at = 0;
+    for (let end = list.length; at < end; ) {
+      const middle = (at + end) >> 1;
+      if (bufferId(list[middle]!) > id) at = middle + 1;
+      else end = middle;
+    }
+    list.splice(at, 0, buffer);
   }
 
   private receive(storage: Storage): void {
