@@ -5,6 +5,7 @@ import type { Load, Partials, Store } from "../fusion/ports.ts";
 import { shaders } from "../generated/shaders.ts";
 import type { Binding, Gpu } from "../gpu/device.ts";
 import type { KernelSpec } from "../gpu/kernel.ts";
+import { Recent } from "../gpu/recent.ts";
 import type { Variant } from "../gpu/variants.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { OpContext } from "./define-op.ts";
@@ -42,15 +43,68 @@ type Context = Pick<OpContext, "gpu" | "empty" | "temp" | "run">;
 
 const WORKGROUP = 64;
 
+/** What was worked out for a convolution of some sizes on one adapter, to be looked up by the next one. */
+interface Known {
+  /** The sizes as the chooser knows them. */
+  shape: string;
+  variants: Map<string, readonly Variant[]>;
+  specs: Map<string, KernelSpec>;
+}
+
+const knownByGpu = new WeakMap<Gpu, WeakMap<ConvGeometry, Known>>();
+
+function knownOf(gpu: Gpu, g: ConvGeometry): Known {
+  let byGeometry = knownByGpu.get(gpu);
+  if (!byGeometry) {
+    byGeometry = new WeakMap();
+    knownByGpu.set(gpu, byGeometry);
+  }
+  let known = byGeometry.get(g);
+  if (!known) {
+    known = { shape: shapeOf(g), variants: new Map(), specs: new Map() };
+    byGeometry.set(g, known);
+  }
+  return known;
+}
+
+/** The kernel that `make` makes, made once for each `key`. */
+function specOf(gpu: Gpu, g: ConvGeometry, key: string, make: () => KernelSpec): KernelSpec {
+  const { specs } = knownOf(gpu, g);
+  const full = gpu.isSoftware ? key : `hardware ${key}`;
+  let spec = specs.get(full);
+  if (!spec) {
+    spec = make();
+    specs.set(full, spec);
+  }
+  return spec;
+}
+
+/** Sizes that are remembered. */
+const MOST_GEOMETRIES = 1024;
+const geometries = new Recent<string, ConvGeometry>(MOST_GEOMETRIES);
+
+/** The same object for the same sizes, so that what is known of it is found. */
+export function sameGeometry(g: ConvGeometry): ConvGeometry {
+  const key = shapeOf(g);
+  const before = geometries.get(key);
+  if (before) return before;
+  geometries.set(key, g);
+  return g;
+}
+
 /** What this adapter can use for a convolution of these sizes; each list starts with what is chosen untuned. */
 export function conv2dVariants(gpu: Gpu, g: ConvGeometry): ConvVariants {
-  if (isDepthwise(g))
-    return { forward: ["depthwise"], grad_input: ["depthwise"], grad_weight: ["depthwise"] };
   return {
-    forward: gatherVariants(gpu, g, forwardMap(g)),
-    grad_input: gatherVariants(gpu, g, backwardMap(g)),
-    grad_weight: gradWeightVariants(gpu, g),
+    forward: variantsOf(gpu, g, "forward"),
+    grad_input: variantsOf(gpu, g, "grad_input"),
+    grad_weight: variantsOf(gpu, g, "grad_weight"),
   };
+}
+
+function variantsOf(gpu: Gpu, g: ConvGeometry, pass: keyof ConvVariants): readonly Variant[] {
+  if (isDepthwise(g)) return ["depthwise"];
+  if (pass === "grad_weight") return gradWeightVariants(gpu, g);
+  return gatherVariants(gpu, g, pass === "forward" ? forwardMap(g) : backwardMap(g));
 }
 
 /** What is done with the results of a convolution beside storing them, where the variant is a `gathers` one. */
@@ -200,7 +254,8 @@ export function gradWeight(ctx: Context, g: ConvGeometry, dw: Tensor, dy: Tensor
       : Math.ceil(lanes / workgroup) * Math.ceil(g.K / g.groups / channels)) * g.groups;
   const module = moduleOf(tile ? "conv2d_tile" : "conv2d_subgroup", input.part, upstream.part, "plain");
   return sumOfSlices(ctx, dw, columns, g.N * g.P, tiles, (out, slices) => {
-    const kernel: KernelSpec = {
+    const given = Object.values(input.constants);
+    const kernel = specOf(ctx.gpu, g, `weight,${variant},${module.name},${given}`, () => ({
       shader: module,
       entry: tile ? `grad_weight_${tile.entry}` : row ? "grad_weight_row" : "grad_weight_16",
       constants: {
@@ -210,7 +265,7 @@ export function gradWeight(ctx: Context, g: ConvGeometry, dw: Tensor, dy: Tensor
         ...input.constants,
       },
       flops: flopsOf(g),
-    };
+    }));
     const bindings = {
       out,
       ...boundAs("x", input),
@@ -365,13 +420,6 @@ function gather(
   const workgroups = perPixels * blocks;
   const output = store?.part ?? "plain";
   const module = moduleOf(tile ? "conv2d_tile" : "conv2d_subgroup", input.part, "plain", output);
-  const constants: Record<string, number> = {
-    ...mapSizes(g, map),
-    ...(tile ? tileSizes(tile) : { NARROW: narrow(ctx.gpu) }),
-    ...(row && channels === 16 ? rowConstants(ctx.gpu, g, map) : {}),
-    ...input.constants,
-    ...store?.constants,
-  };
   const bindings: Record<string, Binding> = {
     out,
     ...boundAs("x", input),
@@ -380,28 +428,36 @@ function gather(
     ...store?.bindings,
     batch: batchOf(g, 1, inTurn),
   };
-  if ("bias" in module.slots) {
+  const takesBias = "bias" in module.slots;
+  if (takesBias) {
     // Without a bias or an addend any buffer of at least as many numbers may stand at its place.
-    constants.HAS_BIAS = bias ? 1 : 0;
-    constants.HAS_ADDEND = addend ? 1 : 0;
     bindings.bias = bias ?? weight;
     bindings.addend = addend ?? weight;
   }
-  if (output !== "statistics") constants.JOIN = joins ? 1 : 0;
   let partials: Partials | null = null;
+  const lanes = onlyLanes(ctx.gpu);
   if (store) {
-    const lanes = onlyLanes(ctx.gpu);
     const groups = phases * blocks * (tile ? 1 : WORKGROUP / lanes);
-    if (!tile) constants.LANES = lanes;
     partials = { values: ctx.empty([groups, store.rows, map.OC]), groups };
     bindings.partials = partials.values;
   }
-  const kernel: KernelSpec = {
+  const flags = `${bias !== null},${addend !== null},${joins}`;
+  const given = [...Object.values(input.constants), ...Object.values(store?.constants ?? {})];
+  const kernel = specOf(ctx.gpu, g, `${map.grad},${variant},${module.name},${flags},${given}`, () => ({
     shader: module,
     entry: tile ? `conv_${tile.entry}` : `conv_${row ? "row_" : ""}${channels}`,
-    constants,
+    constants: {
+      ...mapSizes(g, map),
+      ...(tile ? tileSizes(tile) : { NARROW: narrow(ctx.gpu) }),
+      ...(row && channels === 16 ? rowConstants(ctx.gpu, g, map) : {}),
+      ...(takesBias ? { HAS_BIAS: bias ? 1 : 0, HAS_ADDEND: addend ? 1 : 0 } : {}),
+      ...(output === "statistics" ? {} : { JOIN: joins ? 1 : 0 }),
+      ...(store && !tile ? { LANES: lanes } : {}),
+      ...input.constants,
+      ...store?.constants,
+    },
     flops: flopsOf(g),
-  };
+  }));
   ctx.run(kernel, listed(module, bindings), ctx.gpu.fold(workgroups));
   return partials;
 }
@@ -452,13 +508,14 @@ function moduleOf(
   dy: string,
   output: string,
 ): ConvModule {
-  const parts = { x, dy, output };
-  const filled = Object.entries(parts).filter(([, part]) => part !== "plain");
-  const name = [family, ...filled.map(([hole, part]) => (hole === "output" ? part : `${hole}_${part}`))].join(
-    "+",
-  );
-  let module = modules.get(name);
+  const key = `${family},${x},${dy},${output}`;
+  let module = modules.get(key);
   if (!module) {
+    const filled = Object.entries({ x, dy, output }).filter(([, part]) => part !== "plain");
+    const name = [
+      family,
+      ...filled.map(([hole, part]) => (hole === "output" ? part : `${hole}_${part}`)),
+    ].join("+");
     const source = [shaders[family], PARTS.x[x], PARTS.dy[dy], PARTS.output[output], shaders.relu].join("\n");
     const slots = Object.fromEntries(
       [...source.matchAll(/@binding\((\d+)\) var<[^>]*> (\w+)/g)].map(([, slot, name]) => [
@@ -467,7 +524,7 @@ function moduleOf(
       ]),
     );
     module = { name, source, slots };
-    modules.set(name, module);
+    modules.set(key, module);
   }
   return module;
 }
@@ -488,10 +545,12 @@ export function adds(gpu: Gpu, g: ConvGeometry): boolean {
   return gpu.limits.maxStorageBuffersPerShaderStage >= 10 && isFused(gpu, g, "forward.addend");
 }
 
+const FUSED = ["fused", "separate"] as const;
+
 /** Whether a part of batch-norm is folded in: by what was measured here, else by the class of adapter. */
 function isFused(gpu: Gpu, g: ConvGeometry, what: string): boolean {
   const choice = !gpu.isSoftware || softwareFuses(gpu, g, what) ? "fused" : "separate";
-  return gpu.variants.pick(`conv2d.${what}`, shapeOf(g), ["fused", "separate"], choice, "work") === "fused";
+  return gpu.variants.pick(`conv2d.${what}`, knownOf(gpu, g).shape, FUSED, choice, "work") === "fused";
 }
 
 /**
@@ -582,9 +641,15 @@ function shapeOf(g: ConvGeometry): string {
 }
 
 /** The variant that is chosen for a kernel. */
-export function pick(gpu: Gpu, g: ConvGeometry, kernel: keyof ConvVariants): Variant {
-  const candidates = conv2dVariants(gpu, g)[kernel];
-  return gpu.variants.pick(`conv2d.${kernel}`, shapeOf(g), candidates, candidates[0]!);
+export function pick(gpu: Gpu, g: ConvGeometry, pass: keyof ConvVariants): Variant {
+  const { shape, variants } = knownOf(gpu, g);
+  const key = gpu.isSoftware ? pass : `hardware ${pass}`;
+  let candidates = variants.get(key);
+  if (!candidates) {
+    candidates = variantsOf(gpu, g, pass);
+    variants.set(key, candidates);
+  }
+  return gpu.variants.pick(`conv2d.${pass}`, shape, candidates, candidates[0]!);
 }
 
 /**

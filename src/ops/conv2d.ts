@@ -18,6 +18,7 @@ import {
   gradWeight,
   pick,
   runForward,
+  sameGeometry,
   type Tail,
 } from "./conv2d-kernels.ts";
 import { defineOp, inLayer, type OpContext } from "./define-op.ts";
@@ -242,7 +243,24 @@ export function inferConv2d(dims: Dims, params: ConvParams, weightShape: string)
   };
   const [P, strideH, dilationH] = size("H", H, top + bottom, rows.dilation, R, rows.stride);
   const [Q, strideW, dilationW] = size("W", W, left + right, columns.dilation, S, columns.stride);
-  return { N, H, W, C, K, R, S, P, Q, strideH, strideW, top, left, dilationH, dilationW, groups };
+  return sameGeometry({
+    N,
+    H,
+    W,
+    C,
+    K,
+    R,
+    S,
+    P,
+    Q,
+    strideH,
+    strideW,
+    top,
+    left,
+    dilationH,
+    dilationW,
+    groups,
+  });
 }
 
 /** What needs no map to be checked. @throws ShapeError, UsageError */

@@ -108,16 +108,14 @@ function makeOp<const I extends InputShapes, P, Plan extends { out: Shape }, S e
   const op = (inputs: Inputs<I>, params: P): Tensor => {
     const first = checks.inputs(inputs);
     const { gpu } = first;
-    const shapes = Object.fromEntries(
-      names.map((name) => [name, inputs[name]?.shape ?? null]),
-    ) as ShapesOf<I>;
+    const shapes = {} as Record<string, Shape | null> as ShapesOf<I>;
+    for (const name of names) (shapes as Record<string, Shape | null>)[name] = inputs[name]?.shape ?? null;
     const dims = checks.dims(shapes);
     const plan = definition.infer(shapes, params, dims);
     checks.plan(plan, first);
     const graph = isRecording() && names.some((name) => inputs[name]?.requiresGrad);
-    const needsGrad = Object.fromEntries(
-      names.map((name) => [name, graph && inputs[name]?.requiresGrad === true]),
-    ) as { [K in keyof I]: boolean };
+    const needsGrad = {} as { [K in keyof I]: boolean };
+    for (const name of names) needsGrad[name] = graph && inputs[name]?.requiresGrad === true;
 
     const watch = watcher();
     watch?.(publicName, inputs as Record<string, Tensor | null>);

@@ -55,6 +55,9 @@ export function checksOf<I extends InputShapes, P, Plan extends { out: Shape }, 
     for (const dtype of dtypes) checkDType(publicName, dtype);
   }
   const names = Object.keys(patterns);
+  const letters = names
+    .map((input) => [input, patterns[input]!.replace("?", "").trim().split(/\s+/)] as const)
+    .filter(([, some]) => some[0] !== "...");
   const rules = names.map((input) => {
     const pattern = patterns[input]!;
     const any = pattern.startsWith("...");
@@ -87,7 +90,7 @@ export function checksOf<I extends InputShapes, P, Plan extends { out: Shape }, 
     },
 
     /** The size of each letter. @throws ShapeError */
-    dims: (shapes: ShapesOf<I>) => bindDims(publicName, patterns, shapes),
+    dims: (shapes: ShapesOf<I>) => bindDims(publicName, patterns, letters, shapes),
 
     /** @throws ShapeError for an output that no tensor can have, before anything is computed. */
     plan(plan: Plan, { gpu, dtype }: Tensor): void {
@@ -160,22 +163,22 @@ function gradientProblem(
 function bindDims(
   op: string,
   inputs: InputShapes,
+  letters: readonly (readonly [input: string, letters: readonly string[]])[],
   shapes: Record<string, Shape | null>,
 ): Record<string, number> {
   const dims: Record<string, number> = {};
   const boundBy: Record<string, string> = {};
-  for (const [name, pattern] of Object.entries(inputs)) {
+  for (const [name, some] of letters) {
     const shape = shapes[name];
-    const letters = pattern.replace("?", "").trim().split(/\s+/);
-    if (!shape || letters[0] === "...") continue;
-    letters.forEach((letter, axis) => {
+    if (!shape) continue;
+    some.forEach((letter, axis) => {
       const size = shape[axis]!;
       if (dims[letter] === undefined) {
         dims[letter] = size;
         boundBy[letter] = name;
       } else if (dims[letter] !== size) {
         throw new ShapeError(
-          `${op}: ${name} ${symbols(pattern)} has ${letter} = ${size}, ${boundBy[letter]} ${symbols(inputs[boundBy[letter]!]!)} ` +
+          `${op}: ${name} ${symbols(inputs[name]!)} has ${letter} = ${size}, ${boundBy[letter]} ${symbols(inputs[boundBy[letter]!]!)} ` +
             `has ${letter} = ${dims[letter]}; expected ${name} with ${letter} = ${dims[letter]}, got ${formatShape(shape)}`,
         );
       }
