@@ -141,8 +141,11 @@ const batchNormOp = defineOp({
       const masked = mask !== null && !sums;
       const dz = !masked ? grad : needsGrad.residual ? ctx.grad("residual") : ctx.empty(plan.out);
       const relu = plan.relu && !mask && !sums;
-      // The kernel that made the gradient has masked it and summed it up.
+      const unused = !batchStatistics && !needsGrad.gamma && !needsGrad.beta && !mask;
+      // The kernel that made the gradient has masked it and summed it up; or nobody asks for the sums.
       if (sums) kernels.finalizeGrad(ctx, slopes, sums, numbers, coefficients);
+      else if (unused)
+        kernels.finalizeGrad(ctx, slopes, { values: numbers, groups: 0 }, numbers, coefficients);
       else kernels.measureGrad(ctx, x, grad, numbers, slopes, { relu, mask, dz, ...coefficients });
       return {
         x: needsGrad.x ? inputGradient({ gpu: ctx.gpu, kernels, x, dz, numbers, slopes, relu }) : null,

@@ -487,7 +487,7 @@ export class BatchNormKernels {
   /** Invocations that merge a channel's partials in a workgroup. */
   private mergers(slices: number): number {
     const partials = (slices * this.width) / this.layout.channels;
-    return Math.min(GPU_WORKGROUP, 2 ** Math.ceil(Math.log2(partials)));
+    return Math.min(GPU_WORKGROUP, 2 ** Math.ceil(Math.log2(Math.max(1, partials))));
   }
 
   private run(

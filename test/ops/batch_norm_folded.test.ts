@@ -224,4 +224,38 @@ describe("batch-norm in the convolutions around it", () => {
       for (const tensor of [up, ...Object.values(tensors)]) tensor.dispose();
     });
   });
+
+  it("sums nothing up for parameters that are frozen", async () => {
+    for (const family of ["software", "workgroup"]) {
+      await withChoices({ "batch_norm.forward": family, "batch_norm.backward": family }, async () => {
+        for (const activation of ["none", "relu"] as const) {
+          const values = normals(N * H * W * C, 31);
+          const perChannel = [1, 2, 3, 4].map((seed) => normals(C, 40 + seed, seed === 4 ? 2 : 0.5, 0.3));
+          const x = gpu.tensor(values, MAP, { requiresGrad: true });
+          const [gamma, beta, runningMean, runningVar] = perChannel.map((data) => gpu.tensor(data, [C]));
+          const upstream = normals(values.length, 32);
+          const dy = gpu.tensor(upstream, MAP);
+          const notes = gpu.explain(() =>
+            gpu.scope(() => {
+              const y = batchNorm(x, gamma!, beta!, { training: false, activation, runningMean, runningVar });
+              y.backward(dy);
+            }),
+          );
+          expect(notes.filter(({ kernel }) => kernel.includes("grad_stats"))).toEqual([]);
+          const expected = values.map((value, i) => {
+            const [g, b, mean, variance] = perChannel.map((data) => data[i % C]!) as [
+              number,
+              number,
+              number,
+              number,
+            ];
+            const slope = g / Math.sqrt(variance + 1e-5);
+            return activation === "relu" && (value - mean) * slope + b <= 0 ? 0 : upstream[i]! * slope;
+          });
+          expect(relativeError(await x.grad!.read(), expected)).toBeLessThan(1e-5);
+          for (const tensor of [x, dy, gamma, beta, runningMean, runningVar]) tensor!.dispose();
+        }
+      });
+    }
+  });
 });
