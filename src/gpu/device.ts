@@ -11,10 +11,12 @@ import {
   show,
   synchronous,
 } from "../options.ts";
+import { GPU } from "../tensor/brand.ts";
 import { checkTensor, FLOATS } from "../tensor/check.ts";
 import { bytesPerElement, type DType } from "../tensor/dtype.ts";
 import { checkShape, type Shape, sizeOf } from "../tensor/shape.ts";
 import { Tensor, type TensorOptions } from "../tensor/tensor.ts";
+import { alive } from "./alive.ts";
 import { BufferPool, bufferId, type MemoryStats, Storage } from "./buffers.ts";
 import { Commands, type Dispatch, type Grid } from "./commands.ts";
 import { checkSpec, KernelCache, type KernelSpec, sourceOf } from "./kernel.ts";
@@ -127,18 +129,6 @@ export function checkPowerPreference(op: string, value: unknown): void {
 
 const UNIFORM_CACHE = 4096;
 const BIND_GROUP_CACHE = 16384;
-
-const alive = new Set<Gpu>();
-
-/** The one live `Gpu`, for calls that name none. @throws DeviceError if there is none, or more than one. */
-export function defaultGpu(op: string): Gpu {
-  if (alive.size !== 1) {
-    throw new DeviceError(
-      `${op}: ${alive.size === 0 ? "there is no live Gpu" : `there are ${alive.size} live Gpus`}; pass one as { gpu }`,
-    );
-  }
-  return alive.values().next().value!;
-}
 
 /** A WebGPU device with what training needs around it: pooled buffers, batched commands, cached kernels. */
 export class Gpu {
@@ -266,6 +256,10 @@ export class Gpu {
       );
     }
     return new Gpu(device, summarize(device.adapterInfo), options, false);
+  }
+
+  get [GPU](): true {
+    return true;
   }
 
   /** True where a processor does the work (lavapipe, SwiftShader): kernels without barriers win there. */

@@ -1,11 +1,12 @@
 // Checks of tensors and GPUs that come from outside.
 
 import { ShapeError, UseAfterDisposeError } from "../errors.ts";
-import { Gpu } from "../gpu/device.ts";
+import type { Gpu } from "../gpu/device.ts";
 import { checkArray, show } from "../options.ts";
+import { isGpu, isTensor } from "./brand.ts";
 import { DTYPES, type DType } from "./dtype.ts";
 import { formatShape } from "./shape.ts";
-import { Tensor } from "./tensor.ts";
+import type { Tensor } from "./tensor.ts";
 
 export const FLOAT32: readonly DType[] = ["float32"];
 export const FLOATS: readonly DType[] = ["float32", "float16"];
@@ -29,7 +30,7 @@ export function checkTensor(
   value: unknown,
   rule: TensorRule = {},
 ): asserts value is Tensor {
-  if (!(value instanceof Tensor)) {
+  if (!isTensor(value)) {
     throw new ShapeError(
       `${op}: ${name} is ${show(value)}; expected a Tensor${rule.shape ? ` ${rule.shape}` : ""}${rule.orNull ? ", or null" : " (gpu.tensor(data, shape))"}`,
     );
@@ -72,7 +73,7 @@ export function checkTensors(
 
 /** @throws ShapeError unless `value` is a Gpu. */
 export function checkGpu(op: string, value: unknown): asserts value is Gpu {
-  if (!(value instanceof Gpu)) {
+  if (!isGpu(value)) {
     throw new ShapeError(
       `${op}: gpu is ${show(value)}; expected a Gpu (Gpu.request(), or requestGpu() of fusenorm/node)`,
     );

@@ -1,9 +1,11 @@
 import { backward, drop, type GraphNode } from "../autograd/tape.ts";
 import { ShapeError, UsageError, UseAfterDisposeError } from "../errors.ts";
 import type { Activation, Load, Partials, Store } from "../fusion/ports.ts";
+import { defaultGpu } from "../gpu/alive.ts";
 import type { Storage } from "../gpu/buffers.ts";
-import { type BufferRange, defaultGpu, type Gpu } from "../gpu/device.ts";
+import type { BufferRange, Gpu } from "../gpu/device.ts";
 import { checkFlag, checkInteger, checkOptions, optionNames, show } from "../options.ts";
+import { TENSOR } from "./brand.ts";
 import { checkGpu, checkTensor, FLOATS } from "./check.ts";
 import { bytesPerElement, checkDType, type DType } from "./dtype.ts";
 import { type Activated, Lazy, type NewMask, type Work } from "./lazy.ts";
@@ -172,6 +174,10 @@ export class Tensor {
     const tensor = new Tensor(gpu, shape, "float32", new Lazy(work, shape, compute, gpu.pending), 0);
     gpu.track(tensor);
     return tensor;
+  }
+
+  get [TENSOR](): true {
+    return true;
   }
 
   get size(): number {
