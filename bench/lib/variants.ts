@@ -8,7 +8,7 @@ import type { BenchCase } from "./runner.ts";
 export function withVariants(gpu: Gpu, one: BenchCase): BenchCase[] {
   const picks = new Map<string, { candidates: readonly string[]; fallback: string }>();
   const outer = gpu.variants.onPick;
-  gpu.variants.onPick = (kernel, _shape, candidates, fallback) =>
+  gpu.variants.onPick = ({ kernel, candidates, fallback }) =>
     void picks.set(kernel, { candidates, fallback });
   const runnable = one.make(gpu);
   try {

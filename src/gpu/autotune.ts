@@ -3,7 +3,7 @@ import { checkFunction, checkInteger, checkNumber, checkOptions, optionNames } f
 import { checkGpu } from "../tensor/check.ts";
 import type { Gpu } from "./device.ts";
 import type { KernelTiming } from "./profiler.ts";
-import type { Reach, Variant } from "./variants.ts";
+import { choiceOf, type Pick, type Reach, type Variant } from "./variants.ts";
 
 /** What `autotune` found out about one kernel at one shape. */
 export interface TunedChoice {
@@ -15,14 +15,6 @@ export interface TunedChoice {
   fallback: Variant;
   /** Median GPU time by variant, in ms: of all calls at this shape, or of all the work where the choice reaches further. */
   ms: Record<Variant, number>;
-}
-
-interface Pick {
-  kernel: string;
-  shape: string;
-  candidates: readonly Variant[];
-  fallback: Variant;
-  reach: Reach;
 }
 
 /** Of the time of all the work, where one choice changes little of it. */
@@ -39,11 +31,11 @@ export interface AutotuneOptions {
 
 const OPTIONS = optionNames<AutotuneOptions>({ rounds: 0, margin: 0, budgetMs: 0 });
 
-const keyOf = ({ kernel, shape }: { kernel: string; shape: string }) => `${kernel}|${shape}`;
-
 /**
  * Runs `work` (a training step, say) with every variant of every kernel in it, and makes `gpu.variants` remember the
- * fastest for each shape. `gpu.variants.toJSON()` and `load` carry the choices to the next process.
+ * fastest for each shape: by the time of the dispatches that serve a choice, or of all the work where a choice changes other
+ * ops' kernels as well. If `work` throws, nothing is remembered. `gpu.variants.toJSON()` and `load` carry the choices to the
+ * next process.
  * Must run eagerly: a captured plan has chosen already. What `work` computes is as valid as ever.
  * @throws DeviceError without `timestamp-query`
  */
@@ -65,16 +57,14 @@ export async function autotune(
     );
   }
   const { variants } = gpu;
+  const { trials } = variants;
   const outer = variants.onPick;
-  const before = variants.toJSON();
   const known = new Map<string, Pick>();
-  let log: { key: string; kernel: string; at: number }[] = [];
-  variants.onPick = (kernel, shape, candidates, fallback, reach) => {
-    outer?.(kernel, shape, candidates, fallback, reach);
-    if (candidates.length < 2) return;
-    const pick = { kernel, shape, candidates, fallback, reach };
-    known.set(keyOf(pick), pick);
-    if (reach === "kernel") log.push({ key: keyOf(pick), kernel, at: gpu.stats.dispatches });
+  variants.onPick = (pick) => {
+    outer?.(pick);
+    if (pick.candidates.length < 2) return;
+    const { key } = choiceOf(pick.kernel, pick.shape, pick.fallback);
+    known.set(key, merged(known.get(key), pick));
   };
   /** ms by key and variant. */
   const times = new Map<string, Map<Variant, number[]>>();
@@ -83,91 +73,93 @@ export async function autotune(
     times.set(key, byVariant);
     byVariant.set(variant, [...(byVariant.get(variant) ?? []), ms]);
   };
-  const ofReach = (reach: Reach) => [...known.values()].filter((pick) => pick.reach === reach);
+  const ofReach = (reach: Reach) => [...known].filter(([, pick]) => pick.reach === reach);
+  const choices: TunedChoice[] = [];
+  /** Settles on the best of those that were timed, if any were. */
+  const settle = (key: string, pick: Pick, enough: number) => {
+    trials.delete(key);
+    const measured = times.get(key);
+    if (!measured) return;
+    const choice = best(pick, measured, enough);
+    trials.set(key, choice.chosen);
+    choices.push(choice);
+  };
   try {
     work(); // finds out what there is to tune
     await gpu.sync();
-    const most = Math.max(0, ...ofReach("kernel").map(({ candidates }) => candidates.length));
     // In turn, so that a machine whose speed drifts is unfair to nobody; the first round compiles.
     const began = performance.now();
-    for (let round = 0; round <= rounds; round += 1) {
-      if (round > 1 && performance.now() - began > budgetMs) break;
-      for (let index = 0; index < most; index += 1) {
-        for (const { kernel, shape, candidates } of ofReach("kernel")) {
-          variants.remember(kernel, shape, candidates[Math.min(index, candidates.length - 1)]!);
+    const over = (round: number) => round > rounds || (round > 1 && performance.now() - began > budgetMs);
+    for (let round = 0; !over(round); round += 1) {
+      for (let index = 0; index < mostCandidates(ofReach("kernel")); index += 1) {
+        const tried = new Map<string, Variant>();
+        for (const [key, { candidates }] of ofReach("kernel")) {
+          const variant = candidates[Math.min(index, candidates.length - 1)]!;
+          trials.set(key, variant);
+          if (index < candidates.length) tried.set(key, variant); // else it was timed as the last one already
         }
-        log = [];
-        const start = gpu.stats.dispatches;
-        const timings = await gpu.profile(work);
+        const ms = timeByKey(await gpu.profile(work));
         if (round === 0) continue;
-        for (const [key, ms] of timeByKey(timings, log, start)) {
-          const { candidates } = known.get(key)!;
-          if (index >= candidates.length) continue; // was timed as the last one already
-          note(key, candidates[index]!, ms);
-        }
+        for (const [key, variant] of tried) if (ms.has(key)) note(key, variant, ms.get(key)!);
       }
     }
-    const choices = ofReach("kernel").flatMap((pick) => choose(pick, margin) ?? []);
-    // One after the other, with the kernels that were chosen, since they depend on each other.
-    for (const pick of ofReach("work")) {
-      const { kernel, shape, candidates } = pick;
-      for (let round = 0; round <= rounds; round += 1) {
-        if (round > 1 && performance.now() - began > budgetMs) break;
-        for (const variant of candidates) {
-          variants.remember(kernel, shape, variant);
-          const timings = await gpu.profile(work);
-          if (round > 0)
-            note(keyOf(pick), variant, timings.reduce((sum, { durationUs }) => sum + durationUs, 0) / 1e3);
+    for (const [key, pick] of ofReach("kernel")) settle(key, pick, margin);
+    // One after the other, with what was chosen so far, since they depend on each other.
+    for (const [key, pick] of ofReach("work")) {
+      for (let round = 0; !over(round); round += 1) {
+        for (const variant of pick.candidates) {
+          trials.set(key, variant);
+          const ms = timeOf(await gpu.profile(work));
+          if (round > 0) note(key, variant, ms);
         }
       }
-      choices.push(...[choose(pick, WORK_MARGIN) ?? []].flat());
+      settle(key, pick, WORK_MARGIN);
     }
+    for (const { kernel, shape, chosen } of choices) variants.remember(kernel, shape, chosen);
     return choices;
-  } catch (error) {
-    for (const pick of known.values()) {
-      variants.remember(pick.kernel, pick.shape, before[keyOf(pick)] ?? pick.fallback);
-    }
-    throw error;
   } finally {
+    trials.clear();
     variants.onPick = outer;
-  }
-
-  /** Makes `variants` remember the best one. */
-  function choose(pick: Pick, enough: number): TunedChoice | null {
-    const { kernel, shape, fallback } = pick;
-    const measured = times.get(keyOf(pick));
-    if (!measured) {
-      variants.remember(kernel, shape, before[keyOf(pick)] ?? fallback);
-      return null;
-    }
-    const ms = Object.fromEntries([...measured].map(([variant, all]) => [variant, median(all)]));
-    const [best, least] = Object.entries(ms).reduce((a, b) => (b[1] < a[1] ? b : a));
-    const chosen = least <= enough * (ms[fallback] ?? Number.POSITIVE_INFINITY) ? best : fallback;
-    variants.remember(kernel, shape, chosen);
-    return { kernel, shape, chosen, fallback, ms };
   }
 }
 
-/**
- * GPU time that follows each pick: within the same op, up to the next pick for a kernel of the same family (the next
- * gradient of a convolution, say, but not a matrix product that the convolution goes through).
- */
-function timeByKey(
-  timings: readonly KernelTiming[],
-  log: readonly { key: string; kernel: string; at: number }[],
-  start: number,
-): Map<string, number> {
-  const family = (kernel: string) => kernel.split(".")[0];
+/** One pick of all that were made for a key: what any call could take, and as far as any of them reaches. */
+function merged(a: Pick | undefined, b: Pick): Pick {
+  if (!a) return b;
+  const candidates = [...new Set([...a.candidates, ...b.candidates])];
+  if (candidates.length === a.candidates.length && (a.reach === "work" || b.reach === "kernel")) return a;
+  const { fallback } = b.candidates.length > a.candidates.length ? b : a;
+  return { ...a, candidates, fallback, reach: a.reach === "work" ? a.reach : b.reach };
+}
+
+function mostCandidates(picks: readonly (readonly [string, Pick])[]): number {
+  return Math.max(0, ...picks.map(([, { candidates }]) => candidates.length));
+}
+
+/** The fastest, if it takes at most `enough` of the time of the kernel's own choice. */
+function best(
+  { kernel, shape, fallback }: Pick,
+  measured: ReadonlyMap<Variant, readonly number[]>,
+  enough: number,
+): TunedChoice {
+  const ms = Object.fromEntries([...measured].map(([variant, all]) => [variant, median(all)]));
+  const [fastest, least] = Object.entries(ms).reduce((a, b) => (b[1] < a[1] ? b : a));
+  const chosen = least <= enough * (ms[fallback] ?? Number.POSITIVE_INFINITY) ? fastest : fallback;
+  return { kernel, shape, chosen, fallback, ms };
+}
+
+/** ms of the dispatches that serve each choice, by its key. */
+function timeByKey(timings: readonly KernelTiming[]): Map<string, number> {
   const sums = new Map<string, number>();
-  log.forEach(({ key, kernel, at }, i) => {
-    const next = log.slice(i + 1).find((other) => family(other.kernel) === family(kernel));
-    const end = (next?.at ?? start + timings.length) - start;
-    const { label } = timings[at - start]!;
-    let us = 0;
-    for (let j = at - start; j < end && timings[j]!.label === label; j += 1) us += timings[j]!.durationUs;
-    sums.set(key, (sums.get(key) ?? 0) + us / 1e3);
-  });
+  for (const { keys, durationUs } of timings) {
+    for (const key of keys) sums.set(key, (sums.get(key) ?? 0) + durationUs / 1e3);
+  }
   return sums;
+}
+
+/** ms of all of them. */
+function timeOf(timings: readonly KernelTiming[]): number {
+  return timings.reduce((sum, { durationUs }) => sum + durationUs, 0) / 1e3;
 }
 
 function median(values: readonly number[]): number {

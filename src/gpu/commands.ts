@@ -1,6 +1,7 @@
 import { DeviceError } from "../errors.ts";
 import type { Kernel } from "./kernel.ts";
 import type { Profiler } from "./profiler.ts";
+import type { Choice } from "./variants.ts";
 
 /** Workgroups in x, y and z. */
 export type Grid = readonly [number, number?, number?];
@@ -17,6 +18,8 @@ export interface Dispatch {
   /** Bytes of the buffers it binds, each once: what it moves if every byte is touched once. */
   bytes: number;
   flops: number;
+  /** The choices that it serves, see `KernelSpec.serves`. */
+  serves: readonly Choice[];
 }
 
 export interface CommandStats {

@@ -25,7 +25,7 @@ import { Plan } from "./plan.ts";
 import { type KernelTiming, Profiler } from "./profiler.ts";
 import { Recent } from "./recent.ts";
 import { writtenBindings } from "./reflect.ts";
-import { Variants } from "./variants.ts";
+import { type Choice, Variants } from "./variants.ts";
 
 /** What the adapter says of itself, and whether a processor does its work. */
 export interface AdapterSummary {
@@ -127,6 +127,7 @@ export function checkPowerPreference(op: string, value: unknown): void {
   if (value !== undefined) checkChoice(op, "powerPreference", value, ["low-power", "high-performance"]);
 }
 
+const NO_CHOICES: readonly Choice[] = [];
 const UNIFORM_CACHE = 4096;
 const BIND_GROUP_CACHE = 16384;
 
@@ -439,10 +440,10 @@ export class Gpu {
       });
       this.bindGroups.set(key, bindGroup);
     }
-    const { flops = 0 } = spec;
+    const { flops = 0, serves = NO_CHOICES } = spec;
     const { layer } = this;
     this.commands.dispatch(
-      { kernel, bindGroup, grid, label: label || kernel.name, layer, bytes, flops },
+      { kernel, bindGroup, grid, label: label || kernel.name, layer, bytes, flops, serves },
       buffers,
     );
   }

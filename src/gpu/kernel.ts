@@ -2,6 +2,7 @@ import { ShaderError, UsageError } from "../errors.ts";
 import { type ShaderName, shaders } from "../generated/shaders.ts";
 import { isPlain, nearest, show } from "../options.ts";
 import { Recent } from "./recent.ts";
+import type { Choice } from "./variants.ts";
 
 /** One specialised entry point: `shaders/<shader>.wgsl`, `@compute fn <entry>`, override constants. */
 export interface KernelSpec {
@@ -10,6 +11,8 @@ export interface KernelSpec {
   constants?: Record<string, number>;
   /** Floating-point operations of this dispatch (a multiply-add is two), for profiles. */
   flops?: number;
+  /** The choices of a variant that this dispatch works for: its time counts for them. */
+  serves?: readonly Choice[];
 }
 
 /** A compiled kernel. `name` (`conv2d.forward`) is what the profiler and error messages show. */

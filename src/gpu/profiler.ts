@@ -13,6 +13,8 @@ export interface KernelTiming {
   /** Bytes of the buffers it binds. */
   bytes: number;
   flops: number;
+  /** `kernel|shape` of the choices of a variant that it served, as `gpu.variants` has them. */
+  keys: readonly string[];
   /** Microseconds since the first dispatch of the profile. */
   startUs: number;
   durationUs: number;
@@ -45,9 +47,10 @@ export class Profiler {
     return this.entries.length >= CAPACITY;
   }
 
-  next({ kernel, label, layer, grid, bytes, flops }: Dispatch): GPUComputePassDescriptor {
+  next({ kernel, label, layer, grid, bytes, flops, serves }: Dispatch): GPUComputePassDescriptor {
     const index = this.entries.length;
-    this.entries.push({ kernel: kernel.name, label, layer, grid, bytes, flops });
+    const keys = serves.map(({ key }) => key);
+    this.entries.push({ kernel: kernel.name, label, layer, grid, bytes, flops, keys });
     return {
       label: kernel.name,
       timestampWrites: {

@@ -11,43 +11,74 @@ export type Variant = string;
 export type Reach = "kernel" | "work";
 
 /**
+ * One choice, made: the variant that a kernel takes at a shape. It is a value, made once for an op's pass and handed on with the
+ * work, however much later that is dispatched; each dispatch names the choices that it serves (`KernelSpec.serves`), and by
+ * their `key` its time finds its way to them.
+ */
+export interface Choice<V extends Variant = Variant> {
+  readonly kernel: string;
+  readonly shape: string;
+  /** `kernel|shape`. */
+  readonly key: string;
+  readonly variant: V;
+}
+
+/** What was to be chosen from, for `onPick`. */
+export interface Pick {
+  readonly kernel: string;
+  readonly shape: string;
+  readonly candidates: readonly Variant[];
+  readonly fallback: Variant;
+  readonly reach: Reach;
+}
+
+export function choiceOf<V extends Variant>(kernel: string, shape: string, variant: V): Choice<V> {
+  return { kernel, shape, key: keyOf(kernel, shape), variant };
+}
+
+function keyOf(kernel: string, shape: string): string {
+  return `${kernel}|${shape}`;
+}
+
+/**
  * Which variant of a kernel runs. The op names its candidates and its own choice by adapter class and shape;
  * `force` (tests, benchmarks) and what `remember` stored (autotune) go before it.
+ *
+ * The candidates are those that at least one call at this shape can take on this adapter: the same in every call, so that a
+ * shape has one choice, and forcing a variant is an error only where no call could take it. A call that can't take the chosen
+ * one (one dispatch for all of a batch-norm, where a running average has to be counted up after it) runs the nearest that it
+ * can take, as the kernel's file says. Trying a variant thus costs what remembering it would cost.
  */
 export class Variants {
   private readonly forced = new Map<string, Variant>();
   private readonly tuned = new Map<string, Variant>();
-  /** Called with each choice that was neither forced nor remembered, so that autotune can learn what there is to tune. */
-  onPick:
-    | ((
-        kernel: string,
-        shape: string,
-        candidates: readonly Variant[],
-        fallback: Variant,
-        reach: Reach,
-      ) => void)
-    | null = null;
+  /** Internal, while `autotune` tries variants: by key, before what is remembered. */
+  readonly trials = new Map<string, Variant>();
+  /** Called with each pick that was not forced, so that autotune can learn what there is to tune. */
+  onPick: ((pick: Pick) => void) | null = null;
 
   /** @param shape a key of the sizes that the choice may depend on, e.g. `32x32x32x16` */
-  pick(
+  pick<V extends Variant>(
     kernel: string,
     shape: string,
-    candidates: readonly Variant[],
-    fallback: Variant,
+    candidates: readonly V[],
+    fallback: V,
     reach: Reach = "kernel",
-  ): Variant {
-    const forced = this.forced.get(kernel);
+  ): Choice<V> {
+    const forced = this.forced.get(kernel) as V | undefined;
     if (forced !== undefined) {
       if (!candidates.includes(forced)) {
         throw new FusenormError(
           `${kernel}: variant "${forced}" was forced, at ${shape} there are ${candidates.join(", ")}; force one of these, or null`,
         );
       }
-      return forced;
+      return choiceOf(kernel, shape, forced);
     }
-    this.onPick?.(kernel, shape, candidates, fallback, reach);
-    const tuned = this.tuned.get(`${kernel}|${shape}`);
-    return tuned !== undefined && candidates.includes(tuned) ? tuned : fallback;
+    this.onPick?.({ kernel, shape, candidates, fallback, reach });
+    const key = keyOf(kernel, shape);
+    const wanted = (this.trials.get(key) ?? this.tuned.get(key)) as V | undefined;
+    const variant = wanted !== undefined && candidates.includes(wanted) ? wanted : fallback;
+    return { kernel, shape, key, variant };
   }
 
   /** Makes every call use `variant`; null lets the chooser choose again. */
@@ -63,7 +94,7 @@ export class Variants {
     for (const [name, value] of Object.entries({ kernel, shape, variant })) {
       checkText("variants.remember", name, value);
     }
-    this.tuned.set(`${kernel}|${shape}`, variant);
+    this.tuned.set(keyOf(kernel, shape), variant);
   }
 
   /** What was remembered, for a file; `load` takes it back. */

@@ -10,7 +10,12 @@ import { checkTensor, FLOAT32, FLOATS, type TensorRule } from "../tensor/check.t
 import type { Work } from "../tensor/lazy.ts";
 import { formatShape, type Shape, sameShape, sizeOf } from "../tensor/shape.ts";
 import { Tensor } from "../tensor/tensor.ts";
-import { type BatchNormKernels, batchNormKernels } from "./batch_norm_kernels.ts";
+import {
+  type BatchNormChoice,
+  type BatchNormKernels,
+  batchNormKernels,
+  takesOne,
+} from "./batch_norm_kernels.ts";
 import { defineOp, inLayer } from "./define-op.ts";
 
 export interface BatchNormOptions {
@@ -88,7 +93,8 @@ const batchNormOp = defineOp({
     }
     const { gpu } = ctx;
     const kernels = batchNormKernels(gpu, plan.count, plan.channels, x.dtype);
-    const folds = params.folds && kernels.folds("forward");
+    const choice = kernels.choose("forward", params.folds);
+    const folds = params.folds && kernels.foldable && !takesOne(choice.variant);
     const sums = folds && params.training && !statistics ? x.store(STATISTICS) : null;
     const numbers = ctx.empty([5, kernels.width]);
     const graph = Object.values(ctx.needsGrad).includes(true);
@@ -101,24 +107,27 @@ const batchNormOp = defineOp({
     const lazily = folds && !counter;
     if (sums) {
       try {
-        kernels.finalize(ctx, x, numbers, sums, all);
+        kernels.finalize(ctx, x, numbers, sums, all, choice);
       } finally {
         sums.values.dispose();
       }
     } else if (!params.training) kernels.infer(ctx, numbers, all);
     else if (statistics) kernels.measureGiven(ctx, x, numbers, statistics, all);
-    else if (lazily) kernels.measure(ctx, x, numbers, all);
+    else if (lazily) kernels.measure(ctx, x, numbers, all, choice);
     else {
       const out = ctx.empty(plan.out, x.dtype);
-      kernels.train(ctx, out, x, numbers, all);
+      kernels.train(ctx, out, x, numbers, all, choice);
       return { out, saved };
     }
     if (lazily) {
       const activation = plan.relu ? "relu" : "none";
-      return { out: normalised({ gpu, kernels, x, numbers, activation, residual, mask, graph }), saved };
+      return {
+        out: normalised({ gpu, kernels, choice, x, numbers, activation, residual, mask, graph }),
+        saved,
+      };
     }
     const out = ctx.empty(plan.out, x.dtype);
-    kernels.apply(ctx, out, x, numbers, all, counter);
+    kernels.apply(ctx, out, x, numbers, all, counter, choice);
     return { out, saved };
   },
   // dz = dy where y > 0; dx = γ·rstd·(dz − Σdz/n − x̂·Σ(dz·x̂)/n); dγ = Σ dz·x̂, dβ = Σ dz, dresidual = dz
@@ -135,7 +144,9 @@ const batchNormOp = defineOp({
     const dbeta = needsGrad.beta ? ctx.grad("beta") : ctx.temp([plan.channels]);
     const batchStatistics = params.training && !given;
     const { sums } = ctx;
-    if (sums || (params.folds && needsGrad.x && !given && kernels.folds("backward"))) {
+    const choice = kernels.choose("backward", params.folds && !given);
+    const folds = params.folds && !given && kernels.foldable && !takesOne(choice.variant);
+    if (sums || (folds && needsGrad.x)) {
       const slopes = ctx.empty([4, kernels.width]);
       const coefficients = { dgamma, dbeta, batchStatistics };
       const masked = mask !== null && !sums;
@@ -143,12 +154,14 @@ const batchNormOp = defineOp({
       const relu = plan.relu && !mask && !sums;
       const unused = !batchStatistics && !needsGrad.gamma && !needsGrad.beta && !mask;
       // The kernel that made the gradient has masked it and summed it up; or nobody asks for the sums.
-      if (sums) kernels.finalizeGrad(ctx, slopes, sums, numbers, coefficients);
+      if (sums) kernels.finalizeGrad(ctx, slopes, sums, numbers, coefficients, choice);
       else if (unused)
-        kernels.finalizeGrad(ctx, slopes, { values: numbers, groups: 0 }, numbers, coefficients);
-      else kernels.measureGrad(ctx, x, grad, numbers, slopes, { relu, mask, dz, ...coefficients });
+        kernels.finalizeGrad(ctx, slopes, { values: numbers, groups: 0 }, numbers, coefficients, choice);
+      else kernels.measureGrad(ctx, x, grad, numbers, slopes, { relu, mask, dz, ...coefficients }, choice);
       return {
-        x: needsGrad.x ? inputGradient({ gpu: ctx.gpu, kernels, x, dz, numbers, slopes, relu }) : null,
+        x: needsGrad.x
+          ? inputGradient({ gpu: ctx.gpu, kernels, choice, x, dz, numbers, slopes, relu })
+          : null,
         gamma: needsGrad.gamma ? dgamma : null,
         beta: needsGrad.beta ? dbeta : null,
         residual: !needsGrad.residual ? null : masked ? dz : grad.alias(),
@@ -159,7 +172,7 @@ const batchNormOp = defineOp({
     const dx = needsGrad.x ? like("x") : null;
     const dz = !mask ? grad : needsGrad.residual ? like("residual") : ctx.temp(plan.out, x.dtype);
     const all = { relu: plan.relu, mask, dz, dgamma, dbeta, dx, batchStatistics };
-    kernels.backward(ctx, x, grad, numbers, all);
+    kernels.backward(ctx, x, grad, numbers, all, choice);
     const dstatistics = needsGrad.statistics ? ctx.grad("statistics") : null;
     if (dstatistics) {
       kernels.statisticsKernel(ctx, "given_grad", { 0: dstatistics, 2: numbers, 5: dgamma, 6: dbeta });
@@ -174,8 +187,10 @@ const batchNormOp = defineOp({
   },
   sink(gpu, { x, numbers, mask, given }, plan, params) {
     const kernels = batchNormKernels(gpu, plan.count, plan.channels, x.dtype);
-    if (!params.folds || given || !kernels.folds("backward")) return null;
-    return gradientSink(kernels, x, numbers, {
+    if (!params.folds || given || !kernels.foldable) return null;
+    const choice = kernels.choose("backward", true);
+    if (takesOne(choice.variant)) return null;
+    return gradientSink(kernels, choice, x, numbers, {
       activation: plan.relu ? "relu" : "none",
       mask,
       added: plan.residual,
@@ -196,7 +211,13 @@ interface After {
 }
 
 /** The gradient masked, and summed up: Σdz and Σdz·x̂ of each channel. */
-function gradientSink(kernels: BatchNormKernels, x: Tensor, numbers: Tensor, after: After): GradientSink {
+function gradientSink(
+  kernels: BatchNormKernels,
+  choice: BatchNormChoice,
+  x: Tensor,
+  numbers: Tensor,
+  after: After,
+): GradientSink {
   const { activation, mask, added } = after;
   const relu = activation === "relu";
   return {
@@ -206,12 +227,16 @@ function gradientSink(kernels: BatchNormKernels, x: Tensor, numbers: Tensor, aft
     bindings: { sink_input: x, sink_numbers: numbers, sink_mask: mask ?? numbers },
     activated(next, bits) {
       if (activation !== "none" || (added && !bits)) return null;
-      return gradientSink(kernels, x, numbers, { activation: next, mask: added ? bits : null, added });
+      return gradientSink(kernels, choice, x, numbers, {
+        activation: next,
+        mask: added ? bits : null,
+        added,
+      });
     },
     // The other summand would get the masked gradient, too.
     plus() {
       if (activation !== "none" || added) return null;
-      return gradientSink(kernels, x, numbers, { ...after, added: true });
+      return gradientSink(kernels, choice, x, numbers, { ...after, added: true });
     },
     apply(grad) {
       if (!relu) return null;
@@ -220,7 +245,7 @@ function gradientSink(kernels: BatchNormKernels, x: Tensor, numbers: Tensor, aft
       try {
         const make = (shape: Shape) => gpu.keep(gpu.empty(shape));
         const partials = inLayer(gpu, "batch_norm backward", gpu.layer, (ctx) =>
-          kernels.sumGrad(ctx, make, x, grad, numbers, { relu, mask, dz }),
+          kernels.sumGrad(ctx, make, x, grad, numbers, { relu, mask, dz }, choice),
         );
         return { grad: dz, partials };
       } catch (error) {
@@ -235,6 +260,7 @@ function gradientSink(kernels: BatchNormKernels, x: Tensor, numbers: Tensor, aft
 interface Normalised {
   gpu: Gpu;
   kernels: BatchNormKernels;
+  choice: BatchNormChoice;
   x: Tensor;
   numbers: Tensor;
   activation: Activation;
@@ -249,7 +275,7 @@ interface Normalised {
  * out once more in backward; of the outputs along a chain of residuals every second one, since the next needs it for that.
  */
 function normalised(given: Normalised): Tensor {
-  const { gpu, kernels, activation, graph } = given;
+  const { gpu, kernels, choice, activation, graph } = given;
   const [x, numbers, residual] = [given.x.alias(), given.numbers.alias(), given.residual?.alias() ?? null];
   const { layer } = gpu;
   const relu = activation === "relu";
@@ -259,7 +285,7 @@ function normalised(given: Normalised): Tensor {
     recompute: graph && !residual?.recomputes,
     run(y) {
       inLayer(gpu, "batch_norm", layer, (ctx) =>
-        kernels.apply(ctx, y, x, numbers, { relu, residual, mask: unwritten }, null),
+        kernels.apply(ctx, y, x, numbers, { relu, residual, mask: unwritten }, null, choice),
       );
       unwritten = null;
       return null;
@@ -297,6 +323,7 @@ function normalised(given: Normalised): Tensor {
 interface InputGradient {
   gpu: Gpu;
   kernels: BatchNormKernels;
+  choice: BatchNormChoice;
   x: Tensor;
   /** The gradient, to be masked if `relu`. */
   dz: Tensor;
@@ -306,7 +333,7 @@ interface InputGradient {
 }
 
 function inputGradient(given: InputGradient, others: Tensor | null = null): Tensor {
-  const { gpu, kernels, relu } = given;
+  const { gpu, kernels, choice, relu } = given;
   const [x, dz] = [given.x.alias(), given.dz.alias()];
   const [numbers, slopes] = [given.numbers.alias(), given.slopes.alias()];
   const addend = others?.alias() ?? null;
@@ -316,7 +343,7 @@ function inputGradient(given: InputGradient, others: Tensor | null = null): Tens
     recompute: false,
     run(dx) {
       inLayer(gpu, "batch_norm backward", layer, (ctx) =>
-        kernels.applyGrad(ctx, dx, x, dz, numbers, slopes, relu, addend),
+        kernels.applyGrad(ctx, dx, x, dz, numbers, slopes, relu, addend, choice),
       );
       return null;
     },

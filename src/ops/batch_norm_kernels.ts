@@ -6,6 +6,7 @@ import type { Grid } from "../gpu/commands.ts";
 import type { Binding, Gpu } from "../gpu/device.ts";
 import type { KernelSpec } from "../gpu/kernel.ts";
 import { Recent } from "../gpu/recent.ts";
+import type { Choice } from "../gpu/variants.ts";
 import type { DType } from "../tensor/dtype.ts";
 import type { Shape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -46,8 +47,27 @@ const modules = {
   float16: { name: "batch_norm_f16", source: body + shaders.batch_norm_f16 },
 };
 
-/** `software`: no workgroup memory; `_one`: all in one dispatch. */
+/**
+ * `software`: no workgroup memory; `_one`: all in one dispatch. A call for which one dispatch won't do (the average over all
+ * batches is counted up after it; too few buffers; no dx) runs that family's several.
+ */
 type Variant = "software" | "workgroup" | "software_one" | "workgroup_one";
+
+export type BatchNormChoice = Choice<Variant>;
+
+const SEVERAL: readonly Variant[] = ["software", "workgroup"];
+const ALL: readonly Variant[] = [...SEVERAL, "software_one", "workgroup_one"];
+
+type Pass = "forward" | "backward";
+
+/** Storage buffers that one dispatch binds at least; with running statistics, `RUNNING_BUFFERS` more. */
+const ONE_BUFFERS = { forward: 7, backward: 8 };
+const RUNNING_BUFFERS = 3;
+
+/** Whether a variant takes one dispatch. */
+export function takesOne(variant: Variant): boolean {
+  return variant.endsWith("_one");
+}
 
 const SOFTWARE_WORKGROUP = 32;
 const SOFTWARE_ONE_WORKGROUP = 8; // as many workgroups, and so threads, as there are groups of lanes
@@ -164,7 +184,7 @@ export class BatchNormKernels {
   statisticsGrad(ctx: Context, dx: Tensor, x: Tensor, statistics: Tensor, grad: Tensor): void {
     const affine = ctx.temp([5, this.width]);
     this.statisticsKernel(ctx, "input_grad", { 0: affine, 2: statistics, 4: grad });
-    this.apply(ctx, dx, x, affine, { residual: null, relu: false, mask: null }, null);
+    this.apply(ctx, dx, x, affine, { residual: null, relu: false, mask: null }, null, null);
   }
 
   /** One of the kernels of shaders/batch_norm_statistics.wgsl. */
@@ -177,23 +197,56 @@ export class BatchNormKernels {
     ctx.run({ shader: "batch_norm_statistics", entry, constants }, bindings, grid);
   }
 
-  /** Whether the kernels around may do part of a pass: channels in whole vec4s, and more than one dispatch can do. */
-  folds(pass: "forward" | "backward"): boolean {
-    const whole = this.layout.channels === 4 * this.layout.width4 && this.dtype === "float32";
-    return whole && !this.pick(`batch_norm.${pass}`, 10, true).endsWith("_one");
+  /** Whether kernels around a pass in several dispatches may do part of it: channels in whole vec4s. */
+  get foldable(): boolean {
+    return this.layout.channels === 4 * this.layout.width4 && this.dtype === "float32";
+  }
+
+  /**
+   * The variant of a pass. `folds`: kernels around may do part of it unless that is one dispatch, and so the choice changes their
+   * time as well.
+   */
+  choose(pass: Pass, folds: boolean): BatchNormChoice {
+    const { gpu } = this;
+    const { count, width4 } = this.layout;
+    const { maxStorageBuffersPerShaderStage, maxComputeWorkgroupsPerDimension } = gpu.limits;
+    // `workgroup_one` takes 4 columns in a workgroup, and its grid is not folded.
+    const one =
+      this.layout.channels === 4 * width4 &&
+      maxStorageBuffersPerShaderStage >= ONE_BUFFERS[pass] &&
+      width4 <= 4 * maxComputeWorkgroupsPerDimension;
+    const family = this.family();
+    const few = gpu.isSoftware
+      ? count * Math.max(1, 16 / width4) <= SOFTWARE_ONE_ROWS
+      : count <= GPU_ONE_ROWS;
+    const reach = folds && this.foldable ? "work" : "kernel";
+    const fallback = one && few ? (`${family}_one` as const) : family;
+    return gpu.variants.pick(`batch_norm.${pass}`, this.key, one ? ALL : SEVERAL, fallback, reach);
   }
 
   /** How a pass in several dispatches is divided. */
-  private sliced(pass: "forward" | "backward"): Division {
-    const variant = this.pick(`batch_norm.${pass}`, 10, true);
-    return this.division(variant.replace("_one", "") as Variant);
+  private sliced({ variant }: BatchNormChoice): Division {
+    return this.division(variant.startsWith("software") ? "software" : "workgroup");
   }
 
   /** Training: y, and the channels' numbers into `saved`. Moves the running statistics, if there are any. */
-  train(ctx: Context, y: Tensor, x: Tensor, saved: Tensor, params: MeasureParams & ApplyParams): void {
+  train(
+    ctx: Context,
+    y: Tensor,
+    x: Tensor,
+    saved: Tensor,
+    params: MeasureParams & ApplyParams,
+    choice: BatchNormChoice,
+  ): void {
     const { gamma, beta, runningMean, runningVar, numBatchesTracked, residual, relu, mask } = params;
-    const variant = this.pick("batch_norm.forward", runningMean ? 10 : 7, params.momentum !== null);
-    const division = this.division(variant);
+    const buffers = ONE_BUFFERS.forward + (runningMean ? RUNNING_BUFFERS : 0);
+    const fits = params.momentum !== null && this.gpu.limits.maxStorageBuffersPerShaderStage >= buffers;
+    if (!takesOne(choice.variant) || !fits) {
+      this.measure(ctx, x, saved, params, choice);
+      this.apply(ctx, y, x, saved, params, this.counter(params), choice);
+      return;
+    }
+    const division = this.division(choice.variant);
     const affine = { 8: gamma ?? x, 9: beta ?? x };
     const running = runningMean && {
       4: numBatchesTracked ?? ctx.temp([1]),
@@ -202,39 +255,23 @@ export class BatchNormKernels {
     };
     const suffix = runningMean ? "_running" : "";
     const flags = { ...this.affineFlags(params), SMALL_EPS: params.eps < SMALL_EPS };
-    if (variant.endsWith("_one")) {
-      const one = this.spec(`forward${suffix}`, division, {
-        ...flags,
-        RELU: relu,
-        HAS_RESIDUAL: residual !== null,
-        HAS_MASK: mask !== null,
-      });
-      const given = { 2: residual ?? x, 10: mask ?? ctx.temp([1]) };
-      const bindings = { 0: y, 1: x, 3: saved, ...given, ...running, ...affine };
-      this.run(ctx, one, division, bindings, params, this.columnGrid(division));
-      return;
-    }
-    this.measure(ctx, x, saved, params, division);
-    this.apply(ctx, y, x, saved, params, this.counter(params));
+    const tail = { RELU: relu, HAS_RESIDUAL: residual !== null, HAS_MASK: mask !== null };
+    const one = this.spec(`forward${suffix}`, division, { ...flags, ...tail }, choice);
+    const given = { 2: residual ?? x, 10: mask ?? ctx.temp([1]) };
+    const bindings = { 0: y, 1: x, 3: saved, ...given, ...running, ...affine };
+    this.run(ctx, one, division, bindings, params, this.columnGrid(division));
   }
 
   /** The numbers of the channels into `saved`, in two dispatches. Moves the running statistics, if there are any. */
-  measure(
-    ctx: Context,
-    x: Tensor,
-    saved: Tensor,
-    params: MeasureParams,
-    division: Division = this.sliced("forward"),
-  ): void {
+  measure(ctx: Context, x: Tensor, saved: Tensor, params: MeasureParams, choice: BatchNormChoice): void {
+    const division = this.sliced(choice);
     const { gamma, beta, runningMean, runningVar, numBatchesTracked } = params;
     const partials = ctx.temp([division.slices, 3, this.width]);
     const small = { SMALL_EPS: params.eps < SMALL_EPS };
-    const stats = this.spec("stats", division, small);
+    const stats = this.spec("stats", division, small, choice);
     this.run(ctx, stats, division, { 0: partials, 1: x }, params, this.columnGrid(division));
-    const finalize = this.spec(runningMean ? "finalize_running" : "finalize", division, {
-      ...this.affineFlags(params),
-      ...small,
-    });
+    const flags = { ...this.affineFlags(params), ...small };
+    const finalize = this.spec(runningMean ? "finalize_running" : "finalize", division, flags, choice);
     const running = runningMean && {
       4: numBatchesTracked ?? ctx.temp([1]),
       5: runningMean,
@@ -255,13 +292,15 @@ export class BatchNormKernels {
     saved: Tensor,
     { values, groups }: Partials,
     params: MeasureParams,
+    choice: BatchNormChoice,
   ): void {
     const { gamma, beta, runningMean, runningVar, numBatchesTracked } = params;
-    const division = { ...this.sliced("forward"), slices: groups };
+    const division = { ...this.sliced(choice), slices: groups };
     const counter = numBatchesTracked ?? ctx.temp([1]);
     const running = runningMean && { 4: counter, 5: runningMean, 6: runningVar };
     const flags = { ...this.affineFlags(params), SMALL_EPS: params.eps < SMALL_EPS, COUNTED: true };
-    const spec = this.spec(runningMean ? "finalize_folded_running" : "finalize_folded", division, flags);
+    const entry = runningMean ? "finalize_folded_running" : "finalize_folded";
+    const spec = this.spec(entry, division, flags, choice);
     const bindings = { 1: x, 2: values, 3: saved, ...running, 8: gamma ?? values, 9: beta ?? values };
     this.run(ctx, spec, division, bindings, params, this.channelGrid(division));
   }
@@ -313,24 +352,27 @@ export class BatchNormKernels {
   }
 
   /** dgamma, dbeta and what else `params` wants, from dy and what the forward saved. */
-  backward(ctx: Context, x: Tensor, dy: Tensor, saved: Tensor, params: GradParams): void {
+  backward(
+    ctx: Context,
+    x: Tensor,
+    dy: Tensor,
+    saved: Tensor,
+    params: GradParams,
+    choice: BatchNormChoice,
+  ): void {
     const { relu, mask, dz, dgamma, dbeta, dx, batchStatistics } = params;
-    const variant = this.pick("batch_norm.backward", 8, dx !== null);
-    const division = this.division(variant);
-    const suffix = mask ? "_residual" : "";
-    const masked = mask ? { 4: mask, 5: dz } : { 5: ctx.temp([4]) };
-    if (variant.endsWith("_one")) {
-      const one = this.spec(`backward${suffix}`, division, {
-        RELU: relu && !mask,
-        BATCH_STATISTICS: batchStatistics,
-      });
+    if (takesOne(choice.variant) && dx) {
+      const division = this.division(choice.variant);
+      const masked = mask ? { 4: mask, 5: dz } : { 5: ctx.temp([4]) };
+      const flags = { RELU: relu && !mask, BATCH_STATISTICS: batchStatistics };
+      const one = this.spec(mask ? "backward_residual" : "backward", division, flags, choice);
       const bindings = { 0: dx, 1: x, 2: dy, 3: saved, ...masked, 8: dgamma, 9: dbeta };
       this.run(ctx, one, division, bindings, null, this.columnGrid(division));
       return;
     }
     const slopes = ctx.temp([4, this.width]);
-    this.measureGrad(ctx, x, dy, saved, slopes, params, division);
-    if (dx) this.applyGrad(ctx, dx, x, mask ? dz : dy, saved, slopes, relu && !mask, null);
+    this.measureGrad(ctx, x, dy, saved, slopes, params, choice);
+    if (dx) this.applyGrad(ctx, dx, x, mask ? dz : dy, saved, slopes, relu && !mask, null, choice);
   }
 
   /** dgamma, dbeta and the coefficients of dx into `slopes`; with a mask, dz. In two dispatches. */
@@ -341,11 +383,11 @@ export class BatchNormKernels {
     saved: Tensor,
     slopes: Tensor,
     params: Omit<GradParams, "dx">,
-    division: Division = this.sliced("backward"),
+    choice: BatchNormChoice,
   ): void {
     const { relu, mask, dz } = params;
-    const sums = this.sumGrad(ctx, ctx.temp, x, dy, saved, { relu, mask, dz: mask && dz }, division);
-    this.finalizeGrad(ctx, slopes, sums, saved, params);
+    const sums = this.sumGrad(ctx, ctx.temp, x, dy, saved, { relu, mask, dz: mask && dz }, choice);
+    this.finalizeGrad(ctx, slopes, sums, saved, params, choice);
     sums.values.dispose();
   }
 
@@ -357,11 +399,12 @@ export class BatchNormKernels {
     dy: Tensor,
     saved: Tensor,
     { relu, mask, dz }: { relu: boolean; mask: Tensor | null; dz: Tensor | null },
-    division: Division = this.sliced("backward"),
+    choice: BatchNormChoice,
   ): Partials {
+    const division = this.sliced(choice);
     const values = make([division.slices, 2, this.width]);
     const flags: Record<string, boolean> = mask ? {} : { RELU: relu, KEEPS_DZ: dz !== null };
-    const spec = this.spec(mask ? "grad_stats_residual" : "grad_stats", division, flags);
+    const spec = this.spec(mask ? "grad_stats_residual" : "grad_stats", division, flags, choice);
     const bindings = { 0: values, 1: x, 2: dy, 3: saved, ...(mask && { 4: mask }), 5: dz ?? ctx.temp([4]) };
     this.run(ctx, spec, division, bindings, null, this.columnGrid(division));
     return { values, groups: division.slices };
@@ -374,9 +417,10 @@ export class BatchNormKernels {
     { values, groups }: Partials,
     saved: Tensor,
     { dgamma, dbeta, batchStatistics }: Pick<GradParams, "dgamma" | "dbeta" | "batchStatistics">,
+    choice: BatchNormChoice,
   ): void {
-    const division = { ...this.sliced("backward"), slices: groups };
-    const finalize = this.spec("grad_finalize", division, { BATCH_STATISTICS: batchStatistics });
+    const division = { ...this.sliced(choice), slices: groups };
+    const finalize = this.spec("grad_finalize", division, { BATCH_STATISTICS: batchStatistics }, choice);
     const sums = { 0: slopes, 2: values, 3: saved, 8: dgamma, 9: dbeta };
     this.run(ctx, finalize, division, sums, null, this.channelGrid(division));
   }
@@ -391,18 +435,16 @@ export class BatchNormKernels {
     slopes: Tensor,
     relu: boolean,
     addend: Tensor | null,
+    choice: BatchNormChoice,
   ): void {
-    const division = this.sliced("backward");
-    const apply = this.spec("grad_apply", lanesOnly(division), {
-      RELU: relu,
-      HAS_ADDEND: addend !== null,
-      STRIDED: division.stride > 0,
-    });
+    const division = this.sliced(choice);
+    const flags = { RELU: relu, HAS_ADDEND: addend !== null, STRIDED: division.stride > 0 };
+    const apply = this.spec("grad_apply", lanesOnly(division), flags, choice);
     const bindings = { 0: dx, 1: x, 2: dz, 3: saved, 4: slopes, 6: addend ?? dz };
     this.run(ctx, apply, division, bindings, null, this.applyGrid(division));
   }
 
-  /** y from x and the channels' numbers. Counts the batch in `counter`, if that is given. */
+  /** y from x and the channels' numbers, for `choice` or for an op without one. Counts the batch in `counter`, if that is given. */
   apply(
     ctx: Context,
     y: Tensor,
@@ -410,14 +452,16 @@ export class BatchNormKernels {
     saved: Tensor,
     { residual, relu, mask }: ApplyParams,
     counter: Tensor | null,
+    choice: BatchNormChoice | null,
   ): void {
     const division = this.division(this.family());
-    const spec = this.spec(counter ? "apply_counting" : "apply", lanesOnly(division), {
+    const flags = {
       RELU: relu,
       HAS_RESIDUAL: residual !== null,
       HAS_MASK: mask !== null,
       STRIDED: division.stride > 0,
-    });
+    };
+    const spec = this.spec(counter ? "apply_counting" : "apply", lanesOnly(division), flags, choice);
     const given = { 2: residual ?? x, 10: mask ?? ctx.temp([1]) };
     const bindings = { 0: y, 1: x, 3: saved, ...given, ...(counter && { 4: counter }) };
     this.run(ctx, spec, division, bindings, null, this.applyGrid(division));
@@ -425,28 +469,6 @@ export class BatchNormKernels {
 
   private family(): "software" | "workgroup" {
     return this.gpu.isSoftware ? "software" : "workgroup";
-  }
-
-  /** `buffers`: storage buffers that the one-dispatch kernel binds. */
-  private pick(kernel: string, buffers: number, oneFits: boolean): Variant {
-    const { gpu } = this;
-    const { count, channels, width4 } = this.layout;
-    const { maxStorageBuffersPerShaderStage, maxComputeWorkgroupsPerDimension } = gpu.limits;
-    const whole = channels === 4 * width4;
-    // `workgroup_one` takes 4 columns in a workgroup, and its grid is not folded.
-    const one =
-      oneFits &&
-      whole &&
-      maxStorageBuffersPerShaderStage >= buffers &&
-      width4 <= 4 * maxComputeWorkgroupsPerDimension;
-    const family = this.family();
-    const few = gpu.isSoftware
-      ? count * Math.max(1, 16 / width4) <= SOFTWARE_ONE_ROWS
-      : count <= GPU_ONE_ROWS;
-    const candidates: Variant[] = one
-      ? ["software", "workgroup", "software_one", "workgroup_one"]
-      : ["software", "workgroup"];
-    return gpu.variants.pick(kernel, this.key, candidates, one && few ? `${family}_one` : family) as Variant;
   }
 
   private division(variant: Variant): Division {
@@ -467,9 +489,10 @@ export class BatchNormKernels {
     entry: string,
     { slices, lanes, x, y }: Division,
     flags: Record<string, boolean> = {},
+    choice: BatchNormChoice | null = null,
   ): KernelSpec {
     const perChannel = entry.includes("finalize");
-    const key = `${entry},${lanes},${x},${y},${slices},${Object.values(flags)}`;
+    const key = `${choice?.kernel},${entry},${lanes},${x},${y},${slices},${Object.values(flags)}`;
     let spec = this.specs.get(key);
     if (!spec) {
       const constants: Record<string, number> = {};
@@ -477,8 +500,9 @@ export class BatchNormKernels {
       if (y === 0) constants.WORKGROUP_SIZE = lanes;
       else if (perChannel) Object.assign(constants, { X: 1, Y: this.mergers(slices) });
       else Object.assign(constants, { X: x, Y: y });
+      const serves = choice ? [choice] : []; // whichever it was: its key is that of the pass
       constants.HAS_TAIL = this.layout.tail > 0 ? 1 : 0;
-      spec = { shader: modules[this.dtype], entry: y > 0 ? `${entry}_workgroup` : entry, constants };
+      spec = { shader: modules[this.dtype], entry: y > 0 ? `${entry}_workgroup` : entry, constants, serves };
       this.specs.set(key, spec);
     }
     return spec;

@@ -6,7 +6,7 @@ import { shaders } from "../generated/shaders.ts";
 import type { Binding, Gpu } from "../gpu/device.ts";
 import type { KernelSpec } from "../gpu/kernel.ts";
 import { Recent } from "../gpu/recent.ts";
-import type { Variant } from "../gpu/variants.ts";
+import type { Choice, Variant } from "../gpu/variants.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { OpContext } from "./define-op.ts";
 import { onlyLanes, subgroupLanes } from "./subgroups.ts";
@@ -121,16 +121,17 @@ export interface Tail {
 export function runForward(
   ctx: Context,
   g: ConvGeometry,
-  variant: Variant,
+  choice: Choice,
   { out, x, weight, bias }: { out: Tensor; x: Tensor; weight: Tensor; bias: Tensor | null },
   tail: Tail = {},
 ): Partials | null {
+  const { variant } = choice;
   if (variant === "depthwise") {
     const lanes = Math.ceil(g.K / 4) * Math.ceil((g.N * g.P * g.Q) / 4);
     const constants = { ...depthwiseSizes(g), HAS_BIAS: bias ? 1 : 0 };
     const bindings = [out, x, x, null, null, weight, bias ?? weight, batchOf(g)];
     ctx.run(
-      { shader: "conv2d_depthwise", entry: "forward", constants, flops: flopsOf(g) },
+      { shader: "conv2d_depthwise", entry: "forward", constants, ...countedOf(g, choice) },
       bindings,
       foldLanes(ctx, lanes),
     );
@@ -138,14 +139,14 @@ export function runForward(
   }
   if (variant !== "scalar_4x4") {
     const input = operand(ctx.gpu, g, "forward.input", x, forwardMap(g).vec4);
-    return gather(ctx, g, forwardMap(g), variant, { out, input, weight, bias }, tail);
+    return gather(ctx, g, forwardMap(g), choice, { out, input, weight, bias }, tail);
   }
   const constants = { ...sizes(g), HAS_BIAS: bias ? 1 : 0 };
   const blocks = Math.ceil(g.K / g.groups / 4) * g.groups * Math.ceil((g.N * g.P * g.Q) / (4 * WORKGROUP));
   // Without a bias any buffer of at least K numbers may stand at its place.
   const bindings = [out, x, weight, bias ?? weight, null, batchOf(g)];
   ctx.run(
-    { shader: "conv2d", entry: "forward", constants, flops: flopsOf(g) },
+    { shader: "conv2d", entry: "forward", constants, ...countedOf(g, choice) },
     bindings,
     ctx.gpu.fold(blocks),
   );
@@ -175,17 +176,18 @@ export function accepts(
 export function gradInput(
   ctx: Context,
   g: ConvGeometry,
-  variant: Variant,
+  choice: Choice,
   { out: dx, dy, weight }: { out: Tensor; dy: Tensor; weight: Tensor },
   tail: Tail = {},
 ): Partials | null {
+  const { variant } = choice;
   if (variant === "depthwise") {
     const lanes = Math.ceil(g.C / 4) * Math.ceil((g.N * g.H * g.W) / 4);
     const kernel: KernelSpec = {
       shader: "conv2d_depthwise",
       entry: "grad_input",
       constants: depthwiseSizes(g),
-      flops: flopsOf(g),
+      ...countedOf(g, choice),
     };
     ctx.run(kernel, [dx, null, null, dy, dy, weight, null, batchOf(g)], foldLanes(ctx, lanes));
     return null;
@@ -193,7 +195,7 @@ export function gradInput(
   if (variant !== "scalar_4x4") {
     const map = backwardMap(g);
     const input = operand(ctx.gpu, g, "grad_input.input", dy, map.vec4);
-    return gather(ctx, g, map, variant, { out: dx, input, weight, bias: null }, tail);
+    return gather(ctx, g, map, choice, { out: dx, input, weight, bias: null }, tail);
   }
   const { strideH, strideW } = g;
   const phasePixels = g.N * Math.ceil(g.H / strideH) * Math.ceil(g.W / strideW);
@@ -203,7 +205,7 @@ export function gradInput(
     shader: "conv2d",
     entry: "grad_input",
     constants: sizes(g),
-    flops: flopsOf(g),
+    ...countedOf(g, choice),
   };
   ctx.run(kernel, [dx, null, weight, null, dy, batchOf(g)], ctx.gpu.fold(blocks));
   return null;
@@ -213,15 +215,16 @@ export function gradInput(
 export function gradWeight(ctx: Context, g: ConvGeometry, dw: Tensor, dy: Tensor, x: Tensor): Tensor {
   const perGroup = g.C / g.groups;
   const columns = g.R * g.S * perGroup;
-  const variant = pick(ctx.gpu, g, "grad_weight");
+  const choice = pick(ctx.gpu, g, "grad_weight");
+  const { variant } = choice;
   if (variant === "depthwise") {
     const lanes = Math.ceil(g.K / 4) * columns;
-    return sumOfSlices(ctx, dw, columns, g.N * g.P, Math.ceil(lanes / WORKGROUP), (out, slices) => {
+    return sumOfSlices(ctx, dw, columns, g.N * g.P, Math.ceil(lanes / WORKGROUP), [choice], (out, slices) => {
       const kernel: KernelSpec = {
         shader: "conv2d_depthwise",
         entry: "grad_weight",
         constants: depthwiseSizes(g),
-        flops: flopsOf(g),
+        ...countedOf(g, choice),
       };
       const bindings = [out, x, x, dy, dy, null, null, batchOf(g, slices)];
       ctx.run(kernel, bindings, foldLanes(ctx, lanes * slices));
@@ -229,10 +232,10 @@ export function gradWeight(ctx: Context, g: ConvGeometry, dw: Tensor, dy: Tensor
   }
   if (variant === "scalar_1x4") {
     const tiles = Math.ceil(columns / WORKGROUP) * Math.ceil(g.K / g.groups / 4) * g.groups;
-    return sumOfSlices(ctx, dw, columns, g.N * g.P, tiles, (out, slices) => {
+    return sumOfSlices(ctx, dw, columns, g.N * g.P, tiles, [choice], (out, slices) => {
       const bindings = [out, x, null, null, dy, batchOf(g, slices)];
       ctx.run(
-        { shader: "conv2d", entry: "grad_weight", constants: sizes(g), flops: flopsOf(g) },
+        { shader: "conv2d", entry: "grad_weight", constants: sizes(g), ...countedOf(g, choice) },
         bindings,
         ctx.gpu.fold(tiles * slices),
       );
@@ -253,7 +256,7 @@ export function gradWeight(ctx: Context, g: ConvGeometry, dw: Tensor, dy: Tensor
       ? Math.ceil(columns / tile.BN) * Math.ceil(g.K / g.groups / tile.BM)
       : Math.ceil(lanes / workgroup) * Math.ceil(g.K / g.groups / channels)) * g.groups;
   const module = moduleOf(tile ? "conv2d_tile" : "conv2d_subgroup", input.part, upstream.part, "plain");
-  return sumOfSlices(ctx, dw, columns, g.N * g.P, tiles, (out, slices) => {
+  return sumOfSlices(ctx, dw, columns, g.N * g.P, tiles, [choice], (out, slices) => {
     const given = Object.values(input.constants);
     const kernel = specOf(ctx.gpu, g, `weight,${variant},${module.name},${given}`, () => ({
       shader: module,
@@ -264,7 +267,7 @@ export function gradWeight(ctx: Context, g: ConvGeometry, dw: Tensor, dy: Tensor
         ...(row ? { K16: channels === 16 ? 1 : 0 } : {}),
         ...input.constants,
       },
-      flops: flopsOf(g),
+      ...countedOf(g, choice),
     }));
     const bindings = {
       out,
@@ -285,7 +288,7 @@ export function gradBias(ctx: Context, g: ConvGeometry, db: Tensor, dy: Tensor):
 /** Writes the sum of each column of `dy` [rows, columns] to `sums` [columns]. */
 export function sumRows(ctx: Context, sums: Tensor, dy: Tensor, rows: number, columns: number): Tensor {
   const tiles = Math.ceil(columns / WORKGROUP);
-  return sumOfSlices(ctx, sums, columns, rows, tiles, (out, slices) => {
+  return sumOfSlices(ctx, sums, columns, rows, tiles, [], (out, slices) => {
     const size = new Uint32Array([slices, columns, rows]);
     ctx.run({ shader: "conv2d", entry: "sum_rows" }, [out, dy, size], ctx.gpu.fold(tiles * slices));
   });
@@ -396,11 +399,12 @@ function gather(
   ctx: Context,
   g: ConvGeometry,
   map: GatherMap,
-  variant: Variant,
+  choice: Choice,
   /** weight: [K, R, S, C / groups] */
   { out, input, weight, bias }: { out: Tensor; input: Operand; weight: Tensor; bias: Tensor | null },
   { addend = null, joins = false, store = null }: Tail,
 ): Partials | null {
+  const { variant } = choice;
   const tile = TILES[variant];
   const row = variant.startsWith("subgroup_row");
   const channels = tile ? tile.BN : variant.endsWith("x16") ? 16 : 8;
@@ -456,7 +460,7 @@ function gather(
       ...input.constants,
       ...store?.constants,
     },
-    flops: flopsOf(g),
+    ...countedOf(g, choice),
   }));
   ctx.run(kernel, listed(module, bindings), ctx.gpu.fold(workgroups));
   return partials;
@@ -550,7 +554,9 @@ const FUSED = ["fused", "separate"] as const;
 /** Whether a part of batch-norm is folded in: by what was measured here, else by the class of adapter. */
 function isFused(gpu: Gpu, g: ConvGeometry, what: string): boolean {
   const choice = !gpu.isSoftware || softwareFuses(gpu, g, what) ? "fused" : "separate";
-  return gpu.variants.pick(`conv2d.${what}`, knownOf(gpu, g).shape, FUSED, choice, "work") === "fused";
+  return (
+    gpu.variants.pick(`conv2d.${what}`, knownOf(gpu, g).shape, FUSED, choice, "work").variant === "fused"
+  );
 }
 
 /**
@@ -640,8 +646,8 @@ function shapeOf(g: ConvGeometry): string {
   return Object.values(g).join("x");
 }
 
-/** The variant that is chosen for a kernel. */
-export function pick(gpu: Gpu, g: ConvGeometry, pass: keyof ConvVariants): Variant {
+/** Chooses the variant for a kernel; what comes of it is handed on. */
+export function pick(gpu: Gpu, g: ConvGeometry, pass: keyof ConvVariants): Choice {
   const { shape, variants } = knownOf(gpu, g);
   const key = gpu.isSoftware ? pass : `hardware ${pass}`;
   let candidates = variants.get(key);
@@ -662,6 +668,7 @@ function sumOfSlices(
   columns: number,
   rows: number,
   tiles: number,
+  serves: readonly Choice[],
   partials: (out: Tensor, slices: number) => void,
 ): Tensor {
   const slices = sliceCount(rows, Math.ceil((ctx.gpu.isSoftware ? SOFTWARE_WORKGROUPS : 2 * BUSY) / tiles));
@@ -677,7 +684,7 @@ function sumOfSlices(
   const parallel = !ctx.gpu.isSoftware && slices >= 32;
   const entry = parallel ? "sum_partials_workgroup" : "sum_partials";
   const workgroups = Math.ceil(quads / (parallel ? 4 : WORKGROUP));
-  ctx.run({ shader: "conv2d", entry }, [out, scratch, size], [Math.min(1024, workgroups)]);
+  ctx.run({ shader: "conv2d", entry, serves }, [out, scratch, size], [Math.min(1024, workgroups)]);
   return out;
 }
 
@@ -690,6 +697,11 @@ function sliceCount(rows: number, wanted: number): number {
 /** Of one pass, forward or either gradient; products with padding are counted. */
 function flopsOf(g: ConvGeometry): number {
   return 2 * g.N * g.P * g.Q * g.K * g.R * g.S * (g.C / g.groups);
+}
+
+/** What profiles and `autotune` count a dispatch as. */
+function countedOf(g: ConvGeometry, choice: Choice): Pick<KernelSpec, "flops" | "serves"> {
+  return { flops: flopsOf(g), serves: [choice] };
 }
 
 function sizes(g: ConvGeometry): Record<string, number> {

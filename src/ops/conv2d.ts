@@ -3,7 +3,7 @@
 import { ShapeError } from "../errors.ts";
 import type { Partials } from "../fusion/ports.ts";
 import type { Gpu } from "../gpu/device.ts";
-import type { Variant } from "../gpu/variants.ts";
+import type { Choice } from "../gpu/variants.ts";
 import { checkInteger, checkOptions, optionNames, show } from "../options.ts";
 import type { Work } from "../tensor/lazy.ts";
 import { formatShape, type Shape } from "../tensor/shape.ts";
@@ -54,13 +54,13 @@ const op = defineOp({
   },
   forward(ctx, { x, weight, bias }, { out: shape, geometry }) {
     const saved = { x: ctx.needsGrad.weight ? x : null, weight: ctx.needsGrad.x ? weight : null };
-    const variant = pick(ctx.gpu, geometry, "forward");
-    if (gathers(variant)) {
-      const kernel = { gpu: ctx.gpu, layer: ctx.gpu.layer, geometry, variant, x, weight, bias };
+    const choice = pick(ctx.gpu, geometry, "forward");
+    if (gathers(choice.variant)) {
+      const kernel = { gpu: ctx.gpu, layer: ctx.gpu.layer, geometry, choice, x, weight, bias };
       return { out: Tensor.lazy(ctx.gpu, shape, forwardWork(kernel), "conv2d"), saved };
     }
     const out = ctx.empty(shape);
-    runForward(ctx, geometry, variant, { out, x, weight, bias });
+    runForward(ctx, geometry, choice, { out, x, weight, bias });
     return { out, saved };
   },
   backward(ctx, grad, { x, weight }, { geometry }) {
@@ -77,7 +77,7 @@ interface Forward {
   gpu: Gpu;
   layer: string;
   geometry: ConvGeometry;
-  variant: Variant;
+  choice: Choice;
   x: Tensor;
   weight: Tensor;
   bias: Tensor | null;
@@ -85,12 +85,12 @@ interface Forward {
 
 /** It waits for what comes after it: sums of what it stores, or something that is added on the way. */
 function forwardWork(given: Forward): Work {
-  const { gpu, geometry, variant } = given;
+  const { gpu, geometry, choice } = given;
   const kernel = held(given);
   return {
     sources: sourcesOf(kernel),
     recompute: false,
-    accepts: (part) => accepts(gpu, geometry, "forward", variant, part),
+    accepts: (part) => accepts(gpu, geometry, "forward", choice.variant, part),
     run: (out, store) => run(kernel, out, { store }),
     plus: (other, self) =>
       adds(gpu, geometry) ? Tensor.lazy(gpu, self.shape, sumWork(kernel, self, other), "add") : null,
@@ -99,14 +99,14 @@ function forwardWork(given: Forward): Work {
 
 /** The sum of the convolution's output `self` and `other`; by the convolution, unless its output has come into memory meanwhile. */
 function sumWork(given: Forward, self: Tensor, other: Tensor): Work {
-  const { gpu, geometry, variant, layer } = given;
+  const { gpu, geometry, choice, layer } = given;
   const kernel = held(given);
   const own = self.saved();
   const addend = other.alias();
   return {
     sources: [...sourcesOf(kernel), own, addend],
     recompute: false,
-    accepts: (part) => own.isPending && accepts(gpu, geometry, "forward", variant, part),
+    accepts: (part) => own.isPending && accepts(gpu, geometry, "forward", choice.variant, part),
     run(out, store) {
       if (own.isPending) return run(kernel, out, { store, addend });
       inLayer(gpu, "add", layer, (ctx) => binary(ctx, Binary.add, out, own, addend, sameLayout(out.shape)));
@@ -116,13 +116,11 @@ function sumWork(given: Forward, self: Tensor, other: Tensor): Work {
 }
 
 function run(
-  { gpu, layer, geometry, variant, ...tensors }: Forward,
+  { gpu, layer, geometry, choice, ...tensors }: Forward,
   out: Tensor,
   tail: Tail,
 ): Partials | null {
-  return inLayer(gpu, "conv2d", layer, (ctx) =>
-    runForward(ctx, geometry, variant, { out, ...tensors }, tail),
-  );
+  return inLayer(gpu, "conv2d", layer, (ctx) => runForward(ctx, geometry, choice, { out, ...tensors }, tail));
 }
 
 /** With handles of its own. */
@@ -143,18 +141,18 @@ function contribute(
   weight: Tensor,
 ): Tensor {
   const { gpu } = ctx;
-  const variant = pick(gpu, geometry, "grad_input");
-  const contribution = gathers(variant) ? ctx.contribution("x") : null;
+  const choice = pick(gpu, geometry, "grad_input");
+  const contribution = gathers(choice.variant) ? ctx.contribution("x") : null;
   const others = contribution?.take() ?? null;
   const out = others ?? ctx.grad("x");
   const sink = contribution?.sink ?? null;
-  const store = sink && accepts(gpu, geometry, "grad_input", variant, sink.part) ? sink : null;
+  const store = sink && accepts(gpu, geometry, "grad_input", choice.variant, sink.part) ? sink : null;
   // The sums are the tape's.
   const kept = { gpu, temp: ctx.temp, run: ctx.run, empty: (shape: Shape) => gpu.keep(gpu.empty(shape)) };
   const sums = gradInput(
     kept,
     geometry,
-    variant,
+    choice,
     { out, dy: grad, weight },
     { joins: others !== null, store },
   );

@@ -4,6 +4,7 @@ import { ShapeError } from "../errors.ts";
 import { shaders } from "../generated/shaders.ts";
 import type { Grid } from "../gpu/commands.ts";
 import type { Binding } from "../gpu/device.ts";
+import type { Choice } from "../gpu/variants.ts";
 import { show } from "../options.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { SMALL_EPS } from "./batch_norm_kernels.ts";
@@ -104,7 +105,7 @@ function runUnits(
   const { images, pixels, groups, width } = units;
   const { gpu } = ctx;
   const quads = pixels * Math.ceil(width / 4);
-  const variant = gpu.variants.pick(
+  const choice = gpu.variants.pick(
     `group_norm.${entry}`,
     `${images}x${pixels}x${groups}x${width}`,
     ["lanes", "workgroup"],
@@ -118,13 +119,14 @@ function runUnits(
   };
   const count = images * groups;
   const numbers = paramsOf(units, eps, 1, images);
-  if (variant === "lanes") {
+  const serves = [choice];
+  if (choice.variant === "lanes") {
     const size = gpu.isSoftware ? SOFTWARE_WORKGROUP : GPU_WORKGROUP;
     const grid = gpu.fold(Math.ceil(count / size));
-    runKernel(ctx, entry, { ...flags, WORKGROUP_SIZE: size }, bound, numbers, grid);
+    runKernel(ctx, entry, { ...flags, WORKGROUP_SIZE: size }, bound, numbers, grid, serves);
   } else {
     const lanes = Math.min(GPU_WORKGROUP, 2 ** Math.ceil(Math.log2(Math.max(quads, 2))));
-    runKernel(ctx, `${entry}_workgroup`, { ...flags, LANES: lanes }, bound, numbers, gpu.fold(count));
+    runKernel(ctx, `${entry}_workgroup`, { ...flags, LANES: lanes }, bound, numbers, gpu.fold(count), serves);
   }
 }
 
@@ -147,8 +149,9 @@ function runKernel(
   bound: Record<number, Binding>,
   params: ArrayBuffer,
   grid: Grid,
+  serves?: readonly Choice[],
 ): void {
   const bindings = Array.from({ length: 9 }, (_, slot) => bound[slot] ?? null);
   bindings[6] = params;
-  ctx.run({ shader: module, entry, constants }, bindings, grid);
+  ctx.run({ shader: module, entry, constants, ...(serves && { serves }) }, bindings, grid);
 }

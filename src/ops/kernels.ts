@@ -206,13 +206,15 @@ function reduceOne(
   const row = inner === 1;
   const vec4 = row ? outer === 1 || axis % 4 === 0 : inner % 4 === 0;
   const columns = row ? 1 : inner / (vec4 ? 4 : 1);
-  const variant = ctx.gpu.variants.pick(
+  const choice = ctx.gpu.variants.pick(
     "reduce",
     `${outer}x${axis}x${inner}`,
     ["lanes", "tree"],
     // Short sums keep a whole lane busy for less time than a tree in workgroup memory takes.
     ctx.gpu.isSoftware || axis <= 64 ? "lanes" : "tree",
   );
+  const { variant } = choice;
+  const serves = [choice];
   const X = Math.min(64, 2 ** Math.ceil(Math.log2(columns)));
 
   let source = x;
@@ -242,14 +244,14 @@ function reduceOne(
     if (variant === "lanes") {
       const { size, grid } = strideGrid(ctx.gpu, outer * slices * columns);
       ctx.run(
-        { shader: "reduce", entry: "lanes", constants: { ...constants, WORKGROUP_SIZE: size } },
+        { shader: "reduce", entry: "lanes", constants: { ...constants, WORKGROUP_SIZE: size }, serves },
         bindings,
         grid,
       );
     } else {
       const groups = outer * slices * Math.ceil(columns / X);
       ctx.run(
-        { shader: "reduce", entry: "tree", constants: { ...constants, X, Y } },
+        { shader: "reduce", entry: "tree", constants: { ...constants, X, Y }, serves },
         bindings,
         ctx.gpu.fold(groups),
       );

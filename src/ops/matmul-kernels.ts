@@ -52,12 +52,13 @@ export function multiply(
   const biasOrAny = bias ?? b.tensor;
   const candidates = matmulVariants(ctx.gpu, N);
   const shape = size.join("x");
-  const variant = ctx.gpu.variants.pick("matmul.forward", shape, candidates, candidates[0]!);
-  const flops = 2 * M * N * K;
+  const choice = ctx.gpu.variants.pick("matmul.forward", shape, candidates, candidates[0]!);
+  const { variant } = choice;
+  const counted = { flops: 2 * M * N * K, serves: [choice] };
   if (variant === "scalar_4x4") {
     const blocks = Math.ceil(N / 4) * Math.ceil(M / (4 * WORKGROUP));
     const bindings = [out, a.tensor, b.tensor, biasOrAny, new Uint32Array(size)];
-    ctx.run({ shader: "matmul", entry: "forward", flops }, bindings, ctx.gpu.fold(blocks));
+    ctx.run({ shader: "matmul", entry: "forward", ...counted }, bindings, ctx.gpu.fold(blocks));
     return;
   }
   const tile = variant === "tile_64x64";
@@ -70,7 +71,7 @@ export function multiply(
   if (tile) {
     const tiles = Math.ceil(M / 64) * Math.ceil(N / 64);
     ctx.run(
-      { shader: "matmul_tile", entry: "forward", constants: vec4, flops },
+      { shader: "matmul_tile", entry: "forward", constants: vec4, ...counted },
       bindings,
       ctx.gpu.fold(tiles),
     );
@@ -80,7 +81,12 @@ export function multiply(
   const workgroup = M <= 32 ? 8 : M <= 64 ? 16 : M <= 128 ? 32 : WORKGROUP; // no more idle lanes than need be
   const constants = { ...vec4, NARROW: subgroupLanes(ctx.gpu) < 8 ? 1 : 0, WORKGROUP: workgroup };
   const blocks = Math.ceil(N / columns) * Math.ceil(M / (4 * workgroup));
-  const kernel: KernelSpec = { shader: "matmul_subgroup", entry: `forward_${columns}`, constants, flops };
+  const kernel: KernelSpec = {
+    shader: "matmul_subgroup",
+    entry: `forward_${columns}`,
+    constants,
+    ...counted,
+  };
   ctx.run(kernel, bindings, ctx.gpu.fold(blocks));
 }
 

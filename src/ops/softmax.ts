@@ -14,19 +14,25 @@ export function runRows(
   rows: number,
   classes: number,
 ): void {
-  const variant = ctx.gpu.variants.pick(
+  const choice = ctx.gpu.variants.pick(
     shader,
     `${rows}x${classes}`,
     ["lanes", "tree"],
     ctx.gpu.isSoftware || classes < 64 ? "lanes" : "tree",
   );
-  if (variant === "tree") {
+  const serves = [choice];
+  if (choice.variant === "tree") {
     const lanes = Math.min(128, 2 ** Math.ceil(Math.log2(classes)));
-    const spec = { shader, entry: `${entry}_tree`, constants: { ...constants, WORKGROUP_SIZE: lanes } };
+    const spec = {
+      shader,
+      entry: `${entry}_tree`,
+      constants: { ...constants, WORKGROUP_SIZE: lanes },
+      serves,
+    };
     ctx.run(spec, bindings, ctx.gpu.fold(rows));
   } else {
     const { size, grid } = strideGrid(ctx.gpu, rows);
-    ctx.run({ shader, entry, constants: { ...constants, WORKGROUP_SIZE: size } }, bindings, grid);
+    ctx.run({ shader, entry, constants: { ...constants, WORKGROUP_SIZE: size }, serves }, bindings, grid);
   }
 }
 

@@ -31,17 +31,18 @@ interface SubsamplePlan {
 /** Lanes and workgroups for `rows` rows of `width` pixels of `units`. */
 function laneGrid(gpu: Gpu, rows: number, width: number, units: number) {
   // A row to each lane reads and writes in runs, which is what caches like; neighbours on neighbouring units, GPUs.
-  const variant = gpu.variants.pick(
+  const choice = gpu.variants.pick(
     "subsample",
     `${rows}x${width}x${units}`,
     ["rows", "units"],
     gpu.isSoftware ? "rows" : "units",
   );
+  const { variant } = choice;
   const lanes = (limit: number, count: number) => Math.min(limit, 2 ** Math.ceil(Math.log2(count)));
   const X = variant === "rows" ? 1 : lanes(64, units);
   const Y = variant === "rows" ? 1 : lanes(256 / X, width);
   const Z = variant === "rows" ? 32 : lanes(Math.min(64, 256 / X / Y), rows);
-  return { constants: { X, Y, Z }, grid: [Math.min(16384, Math.ceil(rows / Z))] as const };
+  return { constants: { X, Y, Z }, serves: [choice], grid: [Math.min(16384, Math.ceil(rows / Z))] as const };
 }
 
 const subsampleOp = defineOp({
@@ -78,16 +79,16 @@ const subsampleOp = defineOp({
   forward(ctx, { x }, plan) {
     const out = ctx.empty(plan.out);
     const [n, rows, columns] = plan.out as readonly [number, number, number, number];
-    const { constants, grid } = laneGrid(ctx.gpu, n * rows, columns, plan.outUnits);
-    ctx.run({ shader: "subsample", entry: `forward${plan.suffix}`, constants }, [out, plan.sizes, x], grid);
+    const { grid, ...rest } = laneGrid(ctx.gpu, n * rows, columns, plan.outUnits);
+    ctx.run({ shader: "subsample", entry: `forward${plan.suffix}`, ...rest }, [out, plan.sizes, x], grid);
     return { out, saved: {} };
   },
   // dx = dy at the pixels that were taken, 0 elsewhere
   backward(ctx, grad, _, plan, { stride = 1 }) {
     const dx = ctx.grad("x");
     const [n, rows, columns] = plan.out as readonly [number, number, number, number];
-    const { constants, grid } = laneGrid(ctx.gpu, n * rows, columns, stride * plan.units);
-    ctx.run({ shader: "subsample", entry: `grad${plan.suffix}`, constants }, [dx, plan.sizes, grad], grid);
+    const { grid, ...rest } = laneGrid(ctx.gpu, n * rows, columns, stride * plan.units);
+    ctx.run({ shader: "subsample", entry: `grad${plan.suffix}`, ...rest }, [dx, plan.sizes, grad], grid);
     return { x: dx };
   },
 });

@@ -141,7 +141,7 @@ describe("variants", () => {
     for (const { name, make } of cases) {
       const [, forced, variant] = name.match(/\[(\S+) (\S+)\]/)!;
       const runnable = make(gpu);
-      gpu.variants.onPick = (kernel) =>
+      gpu.variants.onPick = ({ kernel }) =>
         void (kernel === forced && seen.push(`${kernel}, chosen by the chooser`));
       runnable.step();
       gpu.variants.onPick = null;

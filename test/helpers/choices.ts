@@ -1,6 +1,7 @@
 // Makes the choosers of kernels choose for a test: by a rule, instead of `gpu.variants.force` for each kernel by name.
 
 import type { Gpu } from "../../src/gpu/device.ts";
+import { choiceOf } from "../../src/gpu/variants.ts";
 
 export interface Choices {
   /** The class of adapter that the choosers believe in. */
@@ -31,7 +32,7 @@ export async function withChoices<T>(gpu: Gpu, choices: Choices, body: () => T |
   const { variants } = gpu;
   info.class = choices.family;
   variants.pick = (kernel, shape, candidates, fallback) =>
-    choose(choices, kernel, shape, candidates, fallback);
+    choiceOf(kernel, shape, choose(choices, kernel, shape, candidates, fallback) as typeof fallback);
   try {
     return await body();
   } finally {

@@ -3,7 +3,7 @@
 import { expect } from "vitest";
 import type { Load, Partials, Store } from "../../src/fusion/ports.ts";
 import { type Conv2dOptions, inferConv2d } from "../../src/ops/conv2d.ts";
-import { accepts, gradInput, gradWeight, runForward } from "../../src/ops/conv2d-kernels.ts";
+import { accepts, gradInput, gradWeight, pick, runForward } from "../../src/ops/conv2d-kernels.ts";
 import { sizeOf } from "../../src/tensor/shape.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { conv2dReference, conv2dReferenceGrad, type ReferenceConv } from "../reference/conv2d.ts";
@@ -200,7 +200,8 @@ export async function checkForward({
       const out = ctx.empty(conv.y);
       const [first, w, bias] = tensors;
       const given = { out, x: first!, weight: w!, bias: bias! };
-      const partials = runForward(ctx, conv.geometry, variant, given, {
+      const choice = pick(gpu, conv.geometry, "forward");
+      const partials = runForward(ctx, conv.geometry, choice, given, {
         addend,
         store: statistics ? store : null,
       });
@@ -281,7 +282,8 @@ export async function checkGradInput({ variant, x, weight, extra = {}, dy: kind,
     await forced(variants, async (ctx) => {
       if (mask) expect(accepts(gpu, conv.geometry, "grad_input", variant, sink.part), label).toBe(true);
       const given = { out, dy: dy.tensor, weight: weights };
-      const partials = gradInput(ctx, conv.geometry, variant, given, { joins, store: mask ? sink : null });
+      const choice = pick(gpu, conv.geometry, "grad_input");
+      const partials = gradInput(ctx, conv.geometry, choice, given, { joins, store: mask ? sink : null });
       const actual = await read(out);
       expect(relativeError(actual, expected), `${label}: dx`).toBeLessThan(1e-5);
       const parts = partials ? await read(partials.values) : new Float64Array();
