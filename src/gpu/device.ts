@@ -137,7 +137,7 @@ export class Gpu {
   readonly features: ReadonlySet<string>;
   readonly commands: Commands;
   /** Which variant of each kernel runs on this adapter. */
-  readonly variants = new Variants();
+  readonly variants: Variants;
   readonly debug: Required<DebugOptions>;
   /** The layer that dispatches are made for, forward or backward; modules set it. Shown by `explain` and profiles. */
   layer = "";
@@ -171,6 +171,8 @@ export class Gpu {
     private readonly ownsDevice: boolean,
   ) {
     this.limits = device.limits;
+    const { name, vendor, architecture, description } = info;
+    this.variants = new Variants([name, vendor, architecture, description].join(" | "));
     this.features = device.features as unknown as ReadonlySet<string>;
     this.debug = { poison: false, checkFinite: false, ...options.debug };
     this.commands = new Commands(device, options.flushEvery ?? 128);

@@ -1,4 +1,4 @@
-import { FusenormError, UsageError } from "../errors.ts";
+import { DataError, FusenormError, UsageError } from "../errors.ts";
 import { checkText, isPlain, show } from "../options.ts";
 
 /** One way to run a kernel, by a name such as `software_8x8`. */
@@ -56,6 +56,9 @@ export class Variants {
   readonly trials = new Map<string, Variant>();
   /** Called with each pick that was not forced, so that autotune can learn what there is to tune. */
   onPick: ((pick: Pick) => void) | null = null;
+
+  /** @param adapter what tells one adapter from another, with its driver */
+  constructor(private readonly adapter = "") {}
 
   /** @param shape a key of the sizes that the choice may depend on, e.g. `32x32x32x16` */
   pick<V extends Variant>(
@@ -116,5 +119,41 @@ export class Variants {
       checkText("variants.load", key, variant);
     }
     for (const [key, variant] of Object.entries(choices)) this.tuned.set(key, variant);
+  }
+
+  /** What was remembered, with the adapter that it was measured on: for a page's `localStorage`, say. `restore` takes it back. */
+  serialize(): string {
+    return JSON.stringify({ adapter: this.adapter, choices: this.toJSON() });
+  }
+
+  /**
+   * Takes over what `serialize` gave, if it was on this adapter.
+   * @returns whether it was; choices of another adapter are left alone
+   * @throws DataError before anything is taken over, for a text that `serialize` did not give
+   */
+  restore(text: string): boolean {
+    checkText("variants.restore", "text", text);
+    let saved: unknown;
+    try {
+      saved = JSON.parse(text);
+    } catch (cause) {
+      throw new DataError("variants.restore: the text is no JSON; expected what serialize() gave", { cause });
+    }
+    if (!isPlain(saved)) {
+      throw new DataError(`variants.restore: the text holds ${show(saved)}; expected what serialize() gave`);
+    }
+    const { adapter, choices } = saved as { adapter?: unknown; choices?: Record<string, Variant> };
+    if (typeof adapter !== "string") {
+      throw new DataError(
+        `variants.restore: the text names ${show(adapter)} as its adapter; expected what serialize() gave`,
+      );
+    }
+    if (adapter !== this.adapter) return false;
+    try {
+      this.load(choices!);
+    } catch (cause) {
+      throw new DataError(`variants.restore: ${(cause as Error).message}`, { cause });
+    }
+    return true;
   }
 }

@@ -1,6 +1,8 @@
 import { afterEach, describe, expect, it, vi } from "vitest";
+import { DataError } from "../../src/errors.ts";
 import { autotune, type TunedChoice } from "../../src/gpu/autotune.ts";
 import type { KernelTiming } from "../../src/gpu/profiler.ts";
+import { Variants } from "../../src/gpu/variants.ts";
 import { batchNorm } from "../../src/ops/batch_norm.ts";
 import { conv2d } from "../../src/ops/conv2d.ts";
 import { relu } from "../../src/ops/elementwise.ts";
@@ -158,4 +160,46 @@ it("a forced variant of one dispatch never throws where a call can't take it", a
     gpu.variants.force("batch_norm.forward", null);
   }
   for (const tensor of [x, ragged, runningMean, runningVar, numBatchesTracked]) tensor.dispose();
+});
+
+describe("saved choices", () => {
+  const saved = () => {
+    const variants = new Variants("A GPU | driver 1");
+    variants.remember("reduce", "1x2x3", "tree");
+    variants.remember("conv2d.forward", "4x5", "tile_64x64");
+    return variants;
+  };
+
+  it("come back on the same adapter", () => {
+    const other = new Variants("A GPU | driver 1");
+    expect(other.restore(saved().serialize())).toBe(true);
+    expect(other.toJSON()).toEqual(saved().toJSON());
+    expect(other.pick("reduce", "1x2x3", ["lanes", "tree"], "lanes").variant).toBe("tree");
+  });
+
+  it("of another adapter, or of another driver, are left alone", () => {
+    for (const adapter of ["Another GPU | driver 1", "A GPU | driver 2", ""]) {
+      const other = new Variants(adapter);
+      expect(other.restore(saved().serialize())).toBe(false);
+      expect(other.toJSON()).toEqual({});
+    }
+    expect(gpu.variants.restore(saved().serialize())).toBe(false);
+    expect(JSON.parse(gpu.variants.serialize()).adapter).toContain(gpu.info.name);
+  });
+
+  it.each([
+    "{",
+    "null",
+    "[]",
+    "1",
+    "{}",
+    '{"adapter":1,"choices":{}}',
+    '{"adapter":"A"}',
+    '{"adapter":"A","choices":{"reduce|1x2":1}}',
+    '{"adapter":"A","choices":{"reduce|1x2":"tree","no key":"tree"}}',
+  ])("that are broken are refused whole: %s", (text) => {
+    const variants = new Variants("A");
+    expect(() => variants.restore(text)).toThrow(DataError);
+    expect(variants.toJSON()).toEqual({});
+  });
 });

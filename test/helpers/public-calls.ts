@@ -773,6 +773,10 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
       ],
       call: (choices: Record<string, string>) => gpu.variants.load(choices),
     },
+    "variants.restore": {
+      args: [text(gpu.variants.serialize())],
+      call: (saved: string) => gpu.variants.restore(saved),
+    },
     autotune: {
       args: [
         aGpu,
