@@ -10,6 +10,9 @@
 // sides and results are equal from run to run. One invocation owns one vec4 of the output per step of a
 // grid-stride loop: four channels of a pixel (VEC4: C is a multiple of 4), or any four neighbours, taken singly.
 // No barriers.
+//
+// What the forward kernels read goes through a part that is joined to this file: load_plain.wgsl, or with VEC4
+// load_normalised.wgsl, which makes x of what lies in memory.
 
 override WORKGROUP_SIZE: u32 = 256;
 override VEC4: bool = true;
@@ -76,10 +79,11 @@ fn max_window(element: u32) -> Best {
   let r_end = min(sizes.kernel.x, sizes.height - top);
   let s_start = max(0, -left);
   let s_end = min(sizes.kernel.y, sizes.width - left);
+  let channels = channels_of(at.channel / 4u, sizes.channels / 4u);
   var best = Best(vec4<f32>(0.0), vec4<u32>(0xffffffffu));
   for (var r = max(0, -top); r < r_end; r++) {
     for (var s = s_start; s < s_end; s++) {
-      let value = load(at.n, top + r, left + s, at.channel, sizes.height, sizes.width);
+      let value = made(load(at.n, top + r, left + s, at.channel, sizes.height, sizes.width), channels);
       let first = best.tap == vec4<u32>(0xffffffffu);
       let better = first | is_nan(value) | ((value > best.value) & !is_nan(best.value));
       best.value = select(best.value, value, better);
@@ -105,11 +109,12 @@ fn weight(p: i32, q: i32) -> f32 {
 fn sum_window(at: Place, factor: f32) -> vec4<f32> {
   let top = at.y * sizes.stride.x - sizes.before.x;
   let left = at.x * sizes.stride.y - sizes.before.y;
+  let channels = channels_of(at.channel / 4u, sizes.channels / 4u);
   var sum = vec4<f32>(0.0);
   for (var y = max(0, top); y < min(top + sizes.kernel.x, sizes.height); y++) {
     var row = vec4<f32>(0.0);
     for (var x = max(0, left); x < min(left + sizes.kernel.y, sizes.width); x++) {
-      row += factor * load(at.n, y, x, at.channel, sizes.height, sizes.width);
+      row += factor * made(load(at.n, y, x, at.channel, sizes.height, sizes.width), channels);
     }
     sum += row;
   }

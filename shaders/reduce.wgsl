@@ -15,6 +15,9 @@
 // Elements are taken as vec4s (VEC4) or singly; a "column" is one of these. Where the reduced axis is the
 // innermost (ROW), four neighbours along it make up the vec4, and the last pass adds the four.
 //
+// x goes through a part that is joined to this file: load_plain.wgsl, or, where a column is four channels, load_normalised.wgsl,
+// which makes x of what lies in memory.
+//
 //   lanes      one invocation owns one (o, slice, column); no barriers
 //   tree       X columns × Y sub-slices of one slice; the sub-slices are added in a tree in workgroup memory
 
@@ -79,15 +82,22 @@ fn load_centre(o: u32, column: u32) -> vec4<f32> {
   return vec4<f32>(centre[base + column], 0.0, 0.0, 0.0);
 }
 
-fn term(index: u32, row: u32, middle: vec4<f32>) -> vec4<f32> {
-  let x = load_x(index);
+// What all rows of a column have in common.
+struct Column { centre: vec4<f32>, channels: Channels }
+
+fn column_of(o: u32, column: u32) -> Column {
+  return Column(load_centre(o, column), channels_of(column, sizes.columns));
+}
+
+fn term(index: u32, row: u32, at: Column) -> vec4<f32> {
+  let x = made(load_x(index), at.channels);
   var value = x;
   if (TERM == 1u) {
     value = x * load_z(index);
   } else if (TERM == 2u) {
-    value = (x - middle) * (x - middle);
+    value = (x - at.centre) * (x - at.centre);
   } else if (TERM == 3u) {
-    value = load_z(index) * (x - middle);
+    value = load_z(index) * (x - at.centre);
   }
   if (TAIL) {
     value = select(vec4<f32>(0.0), value, 4u * row + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(sizes.elements));
@@ -96,7 +106,7 @@ fn term(index: u32, row: u32, middle: vec4<f32>) -> vec4<f32> {
 }
 
 // Sum of the terms of rows first, first + step, …
-fn sum_rows(o: u32, first: u32, step: u32, column: u32, middle: vec4<f32>) -> vec4<f32> {
+fn sum_rows(o: u32, first: u32, step: u32, column: u32, at: Column) -> vec4<f32> {
   let base = o * sizes.rows * sizes.columns + column;
   let down = step * sizes.columns;
   var sum = vec4<f32>(0.0);
@@ -106,20 +116,20 @@ fn sum_rows(o: u32, first: u32, step: u32, column: u32, middle: vec4<f32>) -> ve
     var part = vec4<f32>(0.0);
     for (; row + 3u * step < end; row += 4u * step) {
       let i = base + row * sizes.columns;
-      let low = term(i, row, middle) + term(i + down, row + step, middle);
-      let high = term(i + 2u * down, row + 2u * step, middle) + term(i + 3u * down, row + 3u * step, middle);
+      let low = term(i, row, at) + term(i + down, row + step, at);
+      let high = term(i + 2u * down, row + 2u * step, at) + term(i + 3u * down, row + 3u * step, at);
       part += low + high;
     }
     sum += part;
   }
   for (; row < sizes.rows; row += step) {
-    sum += term(base + row * sizes.columns, row, middle);
+    sum += term(base + row * sizes.columns, row, at);
   }
   return sum;
 }
 
 // The same of terms times `shrink`.
-fn sum_shrunk_rows(o: u32, first: u32, step: u32, column: u32, middle: vec4<f32>) -> vec4<f32> {
+fn sum_shrunk_rows(o: u32, first: u32, step: u32, column: u32, at: Column) -> vec4<f32> {
   let base = o * sizes.rows * sizes.columns + column;
   var sum = vec4<f32>(0.0);
   for (var row = first; row < sizes.rows;) {
@@ -127,7 +137,7 @@ fn sum_shrunk_rows(o: u32, first: u32, step: u32, column: u32, middle: vec4<f32>
     var part = vec4<f32>(0.0);
     for (; row < end; row += step) {
       // Changes nothing but NaN; a compiler can't take the factor out of the sum again.
-      let bits = bitcast<vec4<u32>>(term(base + row * sizes.columns, row, middle) * sizes.shrink);
+      let bits = bitcast<vec4<u32>>(term(base + row * sizes.columns, row, at) * sizes.shrink);
       let magnitude = min(bits & vec4<u32>(0x7fffffffu), vec4<u32>(0x7fc00000u));
       part += bitcast<vec4<f32>>(magnitude | (bits & vec4<u32>(0x80000000u)));
     }
@@ -137,10 +147,10 @@ fn sum_shrunk_rows(o: u32, first: u32, step: u32, column: u32, middle: vec4<f32>
 }
 
 // By exponent bits: WGSL may assume that no infinity or NaN occurs.
-fn safe_sum(o: u32, first: u32, step: u32, column: u32, middle: vec4<f32>) -> vec4<f32> {
-  let sum = sum_rows(o, first, step, column, middle);
+fn safe_sum(o: u32, first: u32, step: u32, column: u32, at: Column) -> vec4<f32> {
+  let sum = sum_rows(o, first, step, column, at);
   if (any((bitcast<vec4<u32>>(sum) & vec4<u32>(0x7f800000u)) == vec4<u32>(0x7f800000u))) {
-    return sum_shrunk_rows(o, first, step, column, middle);
+    return sum_shrunk_rows(o, first, step, column, at);
   }
   return sum * sizes.shrink;
 }
@@ -175,8 +185,7 @@ fn lanes(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) 
     let column = i % sizes.columns;
     let slice = (i / sizes.columns) % sizes.slices;
     let o = i / (sizes.columns * sizes.slices);
-    let middle = load_centre(o, column);
-    store(o, slice, column, safe_sum(o, slice, sizes.slices, column, middle));
+    store(o, slice, column, safe_sum(o, slice, sizes.slices, column, column_of(o, column)));
   }
 }
 
@@ -197,7 +206,7 @@ fn tree(
   let here = local.y * X + local.x;
   var sum = vec4<f32>(0.0);
   if (column < sizes.columns) {
-    sum = safe_sum(o, slice * Y + local.y, sizes.slices * Y, column, load_centre(o, column));
+    sum = safe_sum(o, slice * Y + local.y, sizes.slices * Y, column, column_of(o, column));
   }
   shared_sums[here] = sum;
   for (var half = Y / 2u; half > 0u; half /= 2u) {

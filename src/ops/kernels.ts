@@ -6,6 +6,7 @@ import { type Shape, sizeOf } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { type AxisGroup, groupAxes, type OperandLayout, operandLayout } from "./broadcast.ts";
 import type { OpContext } from "./define-op.ts";
+import { inputOf, plainInput } from "./load.ts";
 
 /** What the helpers below use of an op's context. */
 export type KernelContext = Pick<OpContext, "gpu" | "temp" | "run">;
@@ -206,9 +207,13 @@ function reduceOne(
   const row = inner === 1;
   const vec4 = row ? outer === 1 || axis % 4 === 0 : inner % 4 === 0;
   const columns = row ? 1 : inner / (vec4 ? 4 : 1);
+  const shape = `${outer}x${axis}x${inner}`;
+  // A column that is four channels can be made on the way.
+  const byChannel = options.term === Term.x && vec4 && !row && inner === x.shape.at(-1);
+  let input = byChannel ? inputOf(ctx.gpu, "reduce", x, shape, true) : plainInput("reduce", x);
   const choice = ctx.gpu.variants.pick(
     "reduce",
-    `${outer}x${axis}x${inner}`,
+    shape,
     ["lanes", "tree"],
     // Short sums keep a whole lane busy for less time than a tree in workgroup memory takes.
     ctx.gpu.isSoftware || axis <= 64 ? "lanes" : "tree",
@@ -217,7 +222,6 @@ function reduceOne(
   const serves = [choice];
   const X = Math.min(64, 2 ** Math.ceil(Math.log2(columns)));
 
-  let source = x;
   let rows = row && vec4 ? Math.ceil(axis / 4) : axis;
   let first = true;
   let unit = 1;
@@ -232,32 +236,34 @@ function reduceOne(
       ROW: row ? 1 : 0,
       TAIL: first && row && vec4 && axis % 4 !== 0 ? 1 : 0,
       LAST: last ? 1 : 0,
+      ...input.constants,
     };
     const shrink = shrinkFor(Math.ceil(rows / slices) * (last && row && vec4 ? 4 : 1));
     unit *= shrink;
     const layout = new ArrayBuffer(32);
     new Uint32Array(layout).set([outer, rows, columns, slices, axis, inner]);
     new Float32Array(layout).set([options.scale / unit, shrink], 6);
-    const z = options.z && first ? options.z : source;
-    const centre = options.centre ?? source;
-    const bindings = [target, layout, source, source, z, z, centre];
+    const { shader, elements } = input;
+    const z = options.z && first ? options.z : elements;
+    const centre = options.centre ?? elements;
+    const bindings = [target, layout, elements, elements, z, z, centre, ...input.bindings];
     if (variant === "lanes") {
       const { size, grid } = strideGrid(ctx.gpu, outer * slices * columns);
       ctx.run(
-        { shader: "reduce", entry: "lanes", constants: { ...constants, WORKGROUP_SIZE: size }, serves },
+        { shader, entry: "lanes", constants: { ...constants, WORKGROUP_SIZE: size }, serves },
         bindings,
         grid,
       );
     } else {
       const groups = outer * slices * Math.ceil(columns / X);
       ctx.run(
-        { shader: "reduce", entry: "tree", constants: { ...constants, X, Y }, serves },
+        { shader, entry: "tree", constants: { ...constants, X, Y }, serves },
         bindings,
         ctx.gpu.fold(groups),
       );
     }
     if (last) return;
-    source = target;
+    input = plainInput("reduce", target);
     rows = slices;
     first = false;
   }

@@ -1,10 +1,12 @@
 import { ShapeError } from "../errors.ts";
+import type { Gpu } from "../gpu/device.ts";
 import { checkFlag, checkOptions, optionNames, show } from "../options.ts";
 import { checkTensor } from "../tensor/check.ts";
-import { formatShape, type Shape } from "../tensor/shape.ts";
+import { formatShape, type Shape, sizeOf } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { defineOp } from "./define-op.ts";
 import { strideGrid } from "./kernels.ts";
+import { type Input, inputOf, plainInput, withLoad } from "./load.ts";
 import { mean } from "./reduce.ts";
 
 type Pair = number | readonly [number, number];
@@ -31,6 +33,8 @@ interface Pool2dPlan {
   out: Shape;
   x: Shape;
   vec4: boolean;
+  kernel: readonly [number, number];
+  stride: readonly [number, number];
   /** `Sizes` of shaders/pool2d.wgsl for an output of so many elements. */
   sizes(elements: number): Int32Array;
 }
@@ -107,12 +111,25 @@ function poolPlan(op: string, x: Shape, params: Pool2dParams): Pool2dPlan {
     out: [n, rows, columns, channels],
     x,
     vec4: channels % 4 === 0,
+    kernel,
+    stride,
     sizes: (elements) =>
       new Int32Array([
         ...[Math.ceil(elements / 4), channels, height, width, rows, columns],
         ...[...kernel, ...stride, top!, left!, bottom!, right!],
       ]),
   };
+}
+
+/** How often a forward kernel may load an element and still make it each time: see docs/design/0005-folding.md. */
+const MOST_LOADS = 3;
+
+/** What a forward kernel reads. */
+function inputFor(gpu: Gpu, x: Tensor, { out, vec4, kernel, stride }: Pool2dPlan): Input {
+  if (!vec4 || !x.load) return plainInput("pool2d", x);
+  const loads = (sizeOf(out) * kernel[0] * kernel[1]) / x.size;
+  const shape = [...x.shape, ...kernel, ...stride].join("x");
+  return inputOf(gpu, "pool2d", x, shape, loads <= MOST_LOADS);
 }
 
 const maxPool2dOp = defineOp({
@@ -124,11 +141,17 @@ const maxPool2dOp = defineOp({
     const { size, grid } = strideGrid(ctx.gpu, Math.ceil(out.size / 4));
     // Which pixel won is needed by the gradient alone; without one, x stands in for a buffer that is not written.
     const taps = ctx.needsGrad.x ? ctx.empty(plan.out, "uint32") : null;
-    const constants = { WORKGROUP_SIZE: size, VEC4: plan.vec4 ? 1 : 0, KEEP_TAPS: taps ? 1 : 0 };
     const unwritten = taps ?? ctx.temp([4], "uint32");
+    const { shader, elements, ...input } = inputFor(ctx.gpu, x, plan);
+    const constants = {
+      WORKGROUP_SIZE: size,
+      VEC4: plan.vec4 ? 1 : 0,
+      KEEP_TAPS: taps ? 1 : 0,
+      ...input.constants,
+    };
     ctx.run(
-      { shader: "pool2d", entry: "max_forward", constants },
-      [out, plan.sizes(out.size), x, x, unwritten],
+      { shader, entry: "max_forward", constants },
+      [out, plan.sizes(out.size), elements, elements, unwritten, null, null, ...input.bindings],
       grid,
     );
     return { out, saved: { taps } };
@@ -137,7 +160,11 @@ const maxPool2dOp = defineOp({
     const dx = ctx.grad("x");
     const { size, grid } = strideGrid(ctx.gpu, Math.ceil(dx.size / 4));
     ctx.run(
-      { shader: "pool2d", entry: "max_grad", constants: { WORKGROUP_SIZE: size, VEC4: plan.vec4 ? 1 : 0 } },
+      {
+        shader: withLoad("pool2d"),
+        entry: "max_grad",
+        constants: { WORKGROUP_SIZE: size, VEC4: plan.vec4 ? 1 : 0 },
+      },
       [dx, plan.sizes(dx.size), grad, grad, null, taps!, taps!],
       grid,
     );
@@ -152,12 +179,18 @@ const avgPool2dOp = defineOp({
   forward(ctx, { x }, plan, { countIncludePad = true }) {
     const out = ctx.empty(plan.out);
     const { size, grid } = strideGrid(ctx.gpu, Math.ceil(out.size / 4));
+    const { shader, elements, ...input } = inputFor(ctx.gpu, x, plan);
     const constants = {
       WORKGROUP_SIZE: size,
       VEC4: plan.vec4 ? 1 : 0,
       COUNT_PADDING: countIncludePad ? 1 : 0,
+      ...input.constants,
     };
-    ctx.run({ shader: "pool2d", entry: "avg_forward", constants }, [out, plan.sizes(out.size), x, x], grid);
+    ctx.run(
+      { shader, entry: "avg_forward", constants },
+      [out, plan.sizes(out.size), elements, elements, null, null, null, ...input.bindings],
+      grid,
+    );
     return { out, saved: {} };
   },
   backward(ctx, grad, _, plan, { countIncludePad = true }) {
@@ -168,7 +201,11 @@ const avgPool2dOp = defineOp({
       VEC4: plan.vec4 ? 1 : 0,
       COUNT_PADDING: countIncludePad ? 1 : 0,
     };
-    ctx.run({ shader: "pool2d", entry: "avg_grad", constants }, [dx, plan.sizes(dx.size), grad, grad], grid);
+    ctx.run(
+      { shader: withLoad("pool2d"), entry: "avg_grad", constants },
+      [dx, plan.sizes(dx.size), grad, grad],
+      grid,
+    );
     return { x: dx };
   },
 });

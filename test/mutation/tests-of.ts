@@ -31,6 +31,8 @@ export const testsOf: Record<string, readonly string[]> = {
   elementwise: ["test/ops/elementwise.test.ts"],
   gather_batch: ["test/data/loader.test.ts", "test/data/device-dataset.test.ts"],
   group_norm: ["test/ops/group_norm.test.ts", order],
+  load_normalised: ["test/ops/pool2d.test.ts", "test/ops/reduce.test.ts"],
+  load_plain: ["test/ops/pool2d.test.ts", "test/ops/reduce.test.ts"],
   matmul: ["test/ops/matmul.test.ts", "test/ops/linear.test.ts"],
   matmul_subgroup: ["test/ops/matmul.test.ts"],
   matmul_tile: ["test/ops/matmul.test.ts"],

@@ -1,7 +1,9 @@
-import { describe, expect, it } from "vitest";
+import { afterEach, describe, expect, it } from "vitest";
 import { ShapeError } from "../../src/errors.ts";
+import { batchNorm } from "../../src/ops/batch_norm.ts";
 import { avgPool2d, globalAvgPool2d, maxPool2d } from "../../src/ops/pool2d.ts";
 import { sizeOf } from "../../src/tensor/shape.ts";
+import { type AfterNorm, checkAfterNorm } from "../helpers/after-norm.ts";
 import { checkOp, type OpCase } from "../helpers/check-op.ts";
 import { testGpu } from "../helpers/gpu.ts";
 import { generator, normals } from "../helpers/numbers.ts";
@@ -32,6 +34,11 @@ function distinct(count: number): Float64Array {
 }
 
 describe("pooling", () => {
+  afterEach(async () => {
+    const { variants } = await testGpu();
+    for (const kernel of ["pool2d.input", "batch_norm.forward"]) variants.force(kernel, null);
+  });
+
   for (const [shape, geometry] of geometries) {
     const { kernel, stride, padding, ceilMode = false } = geometry;
     it(`[${shape}] kernel ${kernel}, stride ${stride}, padding ${padding}${ceilMode ? ", ceil" : ""}`, async () => {
@@ -55,6 +62,38 @@ describe("pooling", () => {
       await checkOp(cases);
     });
   }
+
+  it.each([
+    [[2, 4, 6, 4], { kernel: [2, 2], stride: [2, 2], padding: [0, 0, 0, 0] }],
+    [[2, 5, 7, 4], { kernel: [3, 3], stride: [2, 2], padding: [1, 1, 1, 1] }],
+    [[1, 7, 5, 8], { kernel: [3, 2], stride: [1, 2], padding: [1, 0, 0, 1] }],
+    [[1, 5, 6, 12], { kernel: [3, 3], stride: [2, 2], padding: [1, 1, 1, 1], ceilMode: true }],
+    [[1, 4, 4, 8], { kernel: [2, 2], stride: [3, 3], padding: [1, 1, 1, 1], ceilMode: true }],
+  ] as [Shape4, Pool2dGeometry][])(
+    "[%s] after a batch-norm, made as it is loaded: %j",
+    async (shape, geometry) => {
+      const { kernel, stride, padding, ceilMode } = geometry;
+      const options = { stride, padding, ceilMode };
+      const cases: AfterNorm[] = [
+        {
+          label: "maxPool2d",
+          shape,
+          data: distinct(sizeOf(shape)).map((value) => (8 * value) / sizeOf(shape) - 4),
+          run: (y) => maxPool2d(y, kernel, options),
+          reference: (y) => pool2dReference(y, shape, geometry, largest),
+        },
+      ];
+      for (const countIncludePad of [true, false]) {
+        cases.push({
+          label: `avgPool2d, countIncludePad ${countIncludePad}`,
+          shape,
+          run: (y) => avgPool2d(y, kernel, { ...options, countIncludePad }),
+          reference: (y) => pool2dReference(y, shape, { ...geometry, countIncludePad }, average),
+        });
+      }
+      await checkAfterNorm("pool2d", cases);
+    },
+  );
 
   it("takes one number for both directions, and the kernel as the default stride", async () => {
     const gpu = await testGpu();
@@ -82,6 +121,35 @@ describe("pooling", () => {
       expect(first(await x.grad!.read())).toEqual([1, 0, 0, 0, 0, 1, 0, 0, 1, 0, 0, 0]);
       for (const tensor of [x, y, dy]) tensor.dispose();
     }
+  });
+
+  it("NaN and infinities that are made of a batch-norm's input are those that it makes", async () => {
+    const gpu = await testGpu();
+    const pixels = [1, Number.NaN, -2, Infinity, -Infinity, -Infinity, -Infinity, -Infinity, 3, 0, -0, -1];
+    const data = pixels.flatMap((v) => [v, -v, 2 * v, v]);
+    const results: Float32Array[][] = [];
+    gpu.variants.force("batch_norm.forward", "software");
+    for (const how of ["fused", "separate"]) {
+      gpu.variants.force("pool2d.input", how);
+      const outs = gpu.scope(() => {
+        const x = gpu.tensor(data, [3, 2, 2, 4]);
+        const statistics = { runningMean: gpu.zeros([4]), runningVar: gpu.full([4], 1) };
+        return (["relu", "none"] as const).flatMap((activation) => {
+          const norm = () => batchNorm(x, null, null, { training: false, activation, ...statistics });
+          return [maxPool2d(norm(), 2), avgPool2d(norm(), 2)];
+        });
+      });
+      results.push(await Promise.all(outs.map(async (out) => (await out.read()) as Float32Array)));
+      for (const out of outs) out.dispose();
+    }
+    expect(results[0]).toEqual(results[1]);
+    const first = results[0]!.map((values) => [...values].filter((_, i) => i % 4 === 0));
+    expect(first).toEqual([
+      [Number.NaN, 0, expect.closeTo(3, 4)],
+      [Number.NaN, 0, expect.closeTo(0.75, 4)],
+      [Number.NaN, -Infinity, expect.closeTo(3, 4)],
+      [Number.NaN, -Infinity, expect.closeTo(0.5, 4)],
+    ]);
   });
 
   it("globalAvgPool2d", async () => {

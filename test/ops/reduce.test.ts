@@ -1,10 +1,14 @@
 import { afterEach, describe, expect, it } from "vitest";
 import { ShapeError } from "../../src/errors.ts";
+import { batchNorm } from "../../src/ops/batch_norm.ts";
 import { mean, sum, variance } from "../../src/ops/reduce.ts";
+import { reshape } from "../../src/ops/reshape.ts";
 import { sizeOf } from "../../src/tensor/shape.ts";
+import { type AfterNorm, checkAfterNorm } from "../helpers/after-norm.ts";
 import { checkOp, type OpCase } from "../helpers/check-op.ts";
 import { testGpu } from "../helpers/gpu.ts";
 import { normals, relativeError } from "../helpers/numbers.ts";
+import { channelStatistics } from "../reference/batch_norm.ts";
 import { meanOf, reduceReference, varianceOf } from "../reference/elementwise.ts";
 
 /** Each way through the kernel, and sizes around its edges. */
@@ -27,7 +31,10 @@ const reductions: [string, number[], number[]][] = [
 const variants = { reduce: ["lanes", "tree"] };
 
 describe("reduce", () => {
-  afterEach(async () => (await testGpu()).variants.force("reduce", null));
+  afterEach(async () => {
+    const { variants } = await testGpu();
+    for (const kernel of ["reduce", "batch_norm.forward"]) variants.force(kernel, null);
+  });
 
   for (const [label, shape, axes] of reductions) {
     it(`sum, mean, variance: ${label}`, async () => {
@@ -64,6 +71,84 @@ describe("reduce", () => {
       await checkOp(cases);
     });
   }
+
+  it.each([
+    ["per sample and channel", [3, 2, 5, 4], [1, 2]],
+    ["per channel", [2, 3, 5, 12], [0, 1, 2]],
+    ["along a row", [2, 3, 7, 8], [2]],
+    ["in two steps", [2, 3, 5, 8], [0, 2]],
+    ["more rows than a lane sums", [1, 19, 17, 8], [1, 2]],
+  ] as [string, number[], number[]][])(
+    "sum and mean after a batch-norm, made as it is loaded: %s",
+    async (_label, shape, axes) => {
+      const all: [string, typeof mean, (values: number[]) => number][] = [
+        ["sum", sum, (values) => values.reduce((a, b) => a + b, 0)],
+        ["mean", mean, meanOf],
+      ];
+      await checkAfterNorm(
+        "reduce",
+        all.map(
+          ([label, op, of]): AfterNorm => ({
+            label,
+            shape,
+            run: (y) => op(y, axes),
+            reference: (y) => reduceReference(y, shape, axes, of),
+            variants,
+          }),
+        ),
+      );
+    },
+  );
+
+  it("a batch-norm's output whose columns are more, or other, than its channels is worked out before", async () => {
+    const gpu = await testGpu();
+    const shape = [2, 3, 5, 8];
+    const data = normals(sizeOf(shape), 5);
+    const x = gpu.tensor(data, shape);
+    const { mean: middle, variance: spread } = channelStatistics({ count: 30, channels: 8 }, data);
+    const y = data.map((value, i) => (value - middle[i % 8]!) / Math.sqrt(spread[i % 8]! + 1e-5));
+    gpu.variants.force("batch_norm.forward", "software");
+    const cases: [made: boolean, view: number[], axes: number[]][] = [
+      [false, shape, [1]],
+      [false, shape, [0]],
+      [false, [2, 3, 40], [1]],
+      [false, [2, 3, 10, 4], [2]],
+      [true, [6, 5, 8], [1]],
+    ];
+    for (const [made, view, axes] of cases) {
+      const notes = gpu.explain(() => {
+        gpu.scope(() => void sum(reshape(batchNorm(x, null, null, { training: true }), view), axes));
+      });
+      const label = `[${view}] over ${axes}`;
+      expect(
+        notes.some(({ kernel }) => kernel.startsWith("reduce+x_normalised.")),
+        label,
+      ).toBe(made);
+      const out = gpu.scope(() => mean(reshape(batchNorm(x, null, null, { training: true }), view), axes));
+      const expected = reduceReference(y, view, axes, meanOf);
+      expect(relativeError(await out.read(), expected), label).toBeLessThan(1e-5);
+      out.dispose();
+    }
+    x.dispose();
+  });
+
+  it("a mean of values that are made as they are loaded does not overflow on the way", async () => {
+    const gpu = await testGpu();
+    gpu.variants.force("batch_norm.forward", "software");
+    for (const variant of ["lanes", "tree"]) {
+      gpu.variants.force("reduce", variant);
+      const out = gpu.scope(() => {
+        const x = gpu.tensor(normals(2 * 9 * 4, 6, 1.4, 0.05), [2, 9, 4]);
+        const statistics = { runningMean: gpu.zeros([4]), runningVar: gpu.full([4], 1) };
+        const gamma = gpu.full([4], 2e38);
+        return mean(batchNorm(x, gamma, null, { training: false, ...statistics }), [1]);
+      });
+      const expected = reduceReference(normals(2 * 9 * 4, 6, 1.4, 0.05), [2, 9, 4], [1], meanOf);
+      const scaled = expected.map((value) => (2e38 * value) / Math.sqrt(1 + 1e-5));
+      expect(relativeError(await out.read(), scaled), variant).toBeLessThan(1e-5);
+      out.dispose();
+    }
+  });
 
   it("reduces every axis when none is named, and keeps them on request", async () => {
     const gpu = await testGpu();

@@ -1,0 +1,58 @@
+// What the kernels of pooling and of sums read: elements in memory, or what they make of others as they load them.
+
+import type { Load } from "../fusion/ports.ts";
+import { shaders } from "../generated/shaders.ts";
+import type { Gpu } from "../gpu/device.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+
+/** Files with a hole for how they load. */
+type Module = "pool2d" | "reduce";
+
+/** What fits there: its WGSL, and which bindings of a `Load` it has, from number 7 on. */
+const PARTS: Readonly<Record<string, { source: string; bindings: readonly string[] }>> = {
+  plain: { source: shaders.load_plain, bindings: [] },
+  normalised: { source: shaders.load_normalised + shaders.relu, bindings: ["numbers"] },
+};
+
+const modules = new Map<string, { name: string; source: string }>();
+
+/** A file's kernels with a part in the hole. */
+export function withLoad(file: Module, part = "plain"): { name: string; source: string } {
+  const name = part === "plain" ? file : `${file}+x_${part}`;
+  let module = modules.get(name);
+  if (!module) {
+    module = { name, source: `${shaders[file]}\n${PARTS[part]!.source}` };
+    modules.set(name, module);
+  }
+  return module;
+}
+
+/** How one dispatch reads its input; what is in memory is there before anything else of the kernel is chosen and timed. */
+export interface Input extends Pick<Load, "elements" | "constants"> {
+  shader: { name: string; source: string };
+  /** From number 7 on. */
+  bindings: readonly Tensor[];
+}
+
+/** `x` as it lies in memory. */
+export function plainInput(file: Module, x: Tensor): Input {
+  return { shader: withLoad(file), elements: x.materialize(), constants: {}, bindings: [] };
+}
+
+/**
+ * `x`, of which the kernel reads vec4s of channels: made on the way where that can be done and is faster here, by what was
+ * measured at `shape`, else by `fuses`.
+ */
+export function inputOf(gpu: Gpu, file: Module, x: Tensor, shape: string, fuses: boolean): Input {
+  const { load } = x;
+  const part = load && PARTS[load.part];
+  if (!part) return plainInput(file, x);
+  const fallback = fuses ? "fused" : "separate";
+  const choice = gpu.variants.pick(`${file}.input`, shape, ["fused", "separate"], fallback, "work");
+  if (choice.variant === "separate") return plainInput(file, x);
+  const { elements, constants, bindings } = load;
+  return {
+    ...{ shader: withLoad(file, load.part), elements: elements.materialize(), constants },
+    bindings: part.bindings.map((name) => bindings[name]!),
+  };
+}
