@@ -1,12 +1,10 @@
 // What is fused around batch-norm: the numbers of each program in every way to run it, and its dispatches where it folds.
 
 import { describe, expect, it } from "vitest";
-import { type ActivationName, activations } from "../reference/activations.ts";
+import { ACTIVATIONS } from "../helpers/activations.ts";
+import { activations } from "../reference/activations.ts";
 import { bareLine, checkNumbers, type Dispatches, dispatchesOf, FOLDED, timesOf } from "./check.ts";
 import { activated, castPrograms, programs } from "./programs.ts";
-
-/** The activations that `batchNorm` has: add each one here as it comes. */
-const ACTIVATIONS: readonly ActivationName[] = ["none", "relu"];
 
 /** Of programs that fold, all dispatches, in the order of the alphabet; see `lineOf`. */
 const LISTS: Record<string, Dispatches> = {

@@ -114,7 +114,7 @@ function referenceOps(tape: Tape, t: Record<string, Value>): Ops<Value> {
       const given = frozen === undefined ? undefined : statisticsOf(t, frozen);
       const y = tape.batchNorm(x, t[`gamma${name}`] ?? null, t[`beta${name}`] ?? null, {
         eps: EPS,
-        relu: false,
+        activation,
         residual: residual ?? null,
         ...(given && { running: given }),
       });
@@ -126,7 +126,7 @@ function referenceOps(tape: Tape, t: Record<string, Value>): Ops<Value> {
         m.data = moved(m.data, (c) => mean[c]!);
         v.data = moved(v.data, (c) => (variance[c]! * count) / (count - 1));
       }
-      return activation === "none" ? y : tape.activation(y, activation);
+      return y;
     },
     relu: (x) => tape.activation(x, "relu"),
     add: (a, b) => tape.add(a, b),

@@ -2,7 +2,7 @@
 
 import { checkpoint } from "../../src/autograd/checkpoint.ts";
 import { noGrad } from "../../src/autograd/tape.ts";
-import type { Gpu } from "../../src/gpu/device.ts";
+import type { Binding, Gpu } from "../../src/gpu/device.ts";
 import {
   AvgPool2d,
   BatchNorm2d,
@@ -15,6 +15,7 @@ import {
 } from "../../src/nn/layers.ts";
 import { Module } from "../../src/nn/module.ts";
 import { batchNorm } from "../../src/ops/batch_norm.ts";
+import { cast } from "../../src/ops/cast.ts";
 import { concat } from "../../src/ops/concat.ts";
 import { conv2d } from "../../src/ops/conv2d.ts";
 import { add, mul, relu, scale, sub } from "../../src/ops/elementwise.ts";
@@ -37,6 +38,7 @@ import {
   leafData,
   type MakingStep,
   type Observations,
+  type PoolStep,
   type Program,
   type Ref,
   runningData,
@@ -66,6 +68,24 @@ export async function execute(
     run.dispose();
   }
 }
+
+/** A user's own kernels. */
+const OWN = {
+  name: "own",
+  source: /* wgsl */ `
+    @group(0) @binding(0) var<storage, read_write> y: array<f32>;
+    @group(0) @binding(1) var<storage, read> x: array<f32>;
+    @group(0) @binding(2) var<uniform> p: vec2<f32>; // elements, value
+    @compute @workgroup_size(64) fn assign(@builtin(global_invocation_id) id: vec3<u32>) {
+      if (id.x < u32(p.x)) { y[id.x] = p.y; }
+    }
+    @compute @workgroup_size(64) fn multiply(@builtin(global_invocation_id) id: vec3<u32>) {
+      if (id.x < u32(p.x)) { y[id.x] = p.y * x[id.x]; }
+    }`,
+};
+
+const poolOptions = ({ stride, padding, ceilMode }: PoolStep) => ({ stride, padding, ceilMode });
+const averageOptions = (step: PoolStep) => ({ ...poolOptions(step), countIncludePad: step.countIncludePad });
 
 /** A user's own layer. */
 class View extends Module {
@@ -266,7 +286,7 @@ class Run {
           values.get(step.x)!.dispose();
           break;
         case "fill":
-          values.get(step.x)!.fill(step.value);
+          this.fill(values.get(step.x)!, step.value, step.by);
           break;
         case "write": {
           const count = (writes.get(step.x) ?? 0) + 1;
@@ -298,15 +318,19 @@ class Run {
           numBatchesTracked: stats?.count ?? null,
           momentum: step.momentum,
           eps: step.eps,
-          activation: step.relu ? "relu" : "none",
+          activation: step.activation,
           residual: maybe(step.residual),
           folds: this.folds,
         });
       }
       case "maxPool2d":
-        return maxPool2d(at(step.x), step.kernel, { stride: step.stride, padding: step.padding });
+        return maxPool2d(at(step.x), step.kernel, poolOptions(step));
       case "avgPool2d":
-        return avgPool2d(at(step.x), step.kernel, { stride: step.stride, padding: step.padding });
+        return avgPool2d(at(step.x), step.kernel, averageOptions(step));
+      case "half":
+        return cast(cast(at(step.x), "float16"), "float32");
+      case "double":
+        return this.double(at(step.x));
       case "relu":
         return relu(at(step.x));
       case "softmax":
@@ -346,6 +370,22 @@ class Run {
       case "chain":
         return this.chain(step, values, at(step.x));
     }
+  }
+
+  private fill(x: Tensor, value: number, by: "fill" | "kernel" | "range"): void {
+    if (by === "fill") x.fill(value);
+    else this.ownKernel("assign", [by === "range" ? x.range : x, null], x.size, value);
+  }
+
+  private double(x: Tensor): Tensor {
+    const y = this.gpu.empty(x.shape);
+    this.ownKernel("multiply", [y, x], x.size, 2);
+    return y;
+  }
+
+  private ownKernel(entry: string, bindings: Binding[], size: number, value: number): void {
+    const constants = Float32Array.of(size, value);
+    this.gpu.run({ shader: OWN, entry }, [...bindings, constants], [Math.ceil(size / 64)]);
   }
 
   private chain(step: MakingStep & { op: "chain" }, values: Map<Ref, Tensor>, x: Tensor): Tensor {
@@ -404,9 +444,9 @@ class Run {
       case "reshape":
         return new View(step.shape);
       case "maxPool2d":
-        return new MaxPool2d(step.kernel, { stride: step.stride, padding: step.padding });
+        return new MaxPool2d(step.kernel, poolOptions(step));
       case "avgPool2d":
-        return new AvgPool2d(step.kernel, { stride: step.stride, padding: step.padding });
+        return new AvgPool2d(step.kernel, averageOptions(step));
     }
   }
 

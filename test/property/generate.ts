@@ -3,6 +3,8 @@
 
 import fc from "fast-check";
 import { type Shape, sameShape, sizeOf } from "../../src/tensor/shape.ts";
+import { ACTIVATIONS } from "../helpers/activations.ts";
+import { windowCount } from "../reference/pool2d.ts";
 import { RUNS } from "./check.ts";
 import {
   CHAIN,
@@ -65,7 +67,7 @@ type Which = number; // counted back from the latest
 interface Norm {
   gamma: boolean;
   beta: boolean;
-  relu: boolean;
+  activation: (typeof ACTIVATIONS)[number];
   residual: boolean;
   /** Inference takes running statistics. */
   mode: "training" | "tracking" | "inference";
@@ -77,7 +79,7 @@ type UnaryWish =
   | { wish: "conv"; kind: number; bias: boolean; frozen: boolean; shared: boolean }
   | ({ wish: "norm"; frozen: boolean } & Norm)
   | { wish: "relu" }
-  | { wish: "pool"; max: boolean; overlap: boolean }
+  | { wish: "pool"; max: boolean; overlap: boolean; ceil: boolean; countPad: boolean }
   | { wish: "flatten" }
   | { wish: "reshape"; to: number }
   | { wish: "linear"; bias: boolean; frozen: boolean };
@@ -92,7 +94,7 @@ export type Wish =
       | { wish: "pad"; axis: number; before: number; after: number }
       | { wish: "concat"; b: Which; axis: number }
       | { wish: "subsample"; stride: number; more: number }
-      | { wish: "mean" | "detach" | "softmax" | "groupNorm" | "globalAvgPool" }
+      | { wish: "mean" | "detach" | "softmax" | "groupNorm" | "globalAvgPool" | "half" | "double" }
       | { wish: "chain"; how: (MakingStep & { op: "chain" })["how"]; body: UnaryWish[] }
     ))
   /** A convolution, its batch-norm and what reads it, with reshapes in between or not. */
@@ -106,9 +108,17 @@ export type Wish =
       after: number | null;
       next: "relu" | "conv" | "both";
     }
-  | { wish: "twins"; x: Which; kinds: [number, number]; crossed: boolean; norm: Norm }
+  /** Convolutions of one map or of several, their batch-norms after all of them, in any order; then their sum. */
+  | { wish: "branches"; x: Which; kinds: number[]; order: number; apart: boolean; norm: Norm; relu: boolean }
+  /** A sum, its batch-norm, a convolution; and the sum once more, or not. */
+  | { wish: "preActivation"; x: Which; b: Which; kind: number; norm: Norm; relu: boolean; shortcut: boolean }
+  /** A batch-norm without a residual, then the sum with one, a ReLU; and the sum once more, or not. */
+  | { wish: "joined"; x: Which; b: Which; kind: number; norm: Norm; swapped: boolean; again: boolean }
   | { wish: "read" | "dispose"; x: Which; later: number }
-  | { wish: "fill" | "write"; x: Which; value: number };
+  | { wish: "fill"; x: Which; value: number; by: "fill" | "kernel" | "range" }
+  | { wish: "write"; x: Which };
+
+type Composed = "branches" | "preActivation" | "joined";
 
 const which = fc.oneof({ weight: 7, arbitrary: fc.constant(0) }, { weight: 3, arbitrary: fc.nat(5) });
 const seldom = fc.nat(3).map((n) => n === 3);
@@ -122,7 +132,7 @@ const norm: fc.Arbitrary<Norm> = fc
   .record({
     gamma: often,
     beta: often,
-    relu: fc.boolean(),
+    activation: fc.constantFrom(...ACTIVATIONS),
     residual: seldom,
     mode: fc.constantFrom(
       "training" as const,
@@ -152,7 +162,10 @@ const unary: fc.Arbitrary<UnaryWish> = fc.oneof(
   { weight: 3, arbitrary: fc.constant({ wish: "relu" as const }) },
   {
     weight: 1,
-    arbitrary: fc.record({ wish: fc.constant("pool" as const), max: fc.boolean(), overlap: fc.boolean() }),
+    arbitrary: fc.record({
+      wish: fc.constant("pool" as const),
+      ...{ max: fc.boolean(), overlap: fc.boolean(), ceil: seldom, countPad: often },
+    }),
   },
   { weight: 1, arbitrary: fc.constant({ wish: "flatten" as const }) },
   { weight: 2, arbitrary: fc.record({ wish: fc.constant("reshape" as const), to: fc.nat(9) }) },
@@ -182,7 +195,7 @@ const making = fc.oneof(
   {
     weight: 4,
     arbitrary: fc
-      .constantFrom("mean", "detach", "softmax", "groupNorm", "globalAvgPool")
+      .constantFrom("mean", "detach", "softmax", "groupNorm", "globalAvgPool", "half", "double")
       .map((wish) => ({ wish: wish as "mean" })),
   },
   {
@@ -210,21 +223,32 @@ const wish = fc.oneof(
   { weight: 5, arbitrary: block },
   {
     weight: 1,
-    arbitrary: record("twins", {
-      x: which,
-      kinds: fc.tuple(fc.nat(2), fc.nat(2)),
-      crossed: fc.boolean(),
-      norm,
+    arbitrary: record("branches", {
+      ...{ x: which, norm, order: fc.nat(5), apart: fc.boolean(), relu: fc.boolean() },
+      kinds: fc.array(fc.nat(2), { minLength: 2, maxLength: 3 }),
+    }),
+  },
+  {
+    weight: 1,
+    arbitrary: record("preActivation", {
+      ...{ x: which, b: fc.nat(3), kind: fc.nat(2), norm, relu: fc.boolean(), shortcut: fc.boolean() },
+    }),
+  },
+  {
+    weight: 1,
+    arbitrary: record("joined", {
+      ...{ x: which, b: fc.nat(3), kind: fc.nat(2), norm, swapped: fc.boolean(), again: seldom },
     }),
   },
   { weight: 1, arbitrary: record("read", { x: which, later: fc.constant(0) }) },
   { weight: 2, arbitrary: record("dispose", { x: which, later: fc.nat(5) }) },
   {
-    weight: 2,
-    arbitrary: fc
-      .tuple(fc.constantFrom("fill" as const, "write" as const), which, fc.constantFrom(0, 7, -1.5))
-      .map(([wanted, x, value]) => ({ wish: wanted, x, value })),
+    weight: 1,
+    arbitrary: record("fill", {
+      ...{ x: which, value: fc.constantFrom(0, 7, -1.5), by: fc.constantFrom("fill", "kernel", "range") },
+    }),
   },
+  { weight: 1, arbitrary: record("write", { x: which }) },
 ) as fc.Arbitrary<Wish>;
 
 interface Frame {
@@ -305,6 +329,8 @@ interface Made {
   requiresGrad: boolean;
   /** Where its elements are: views share them. */
   storage: number;
+  /** Depends on a cast to float16: what rounding may change by 2^-11 decides on no kink. */
+  rounded: boolean;
 }
 
 class Builder {
@@ -324,7 +350,13 @@ class Builder {
     for (const { shape, ...rest } of frame.inputs) {
       const leaf = { kind: "input" as const, shape: INPUTS[shape]!, ...rest };
       const ref = this.leafRef(leaf);
-      this.made.push({ ref, shape: leaf.shape, requiresGrad: leaf.requiresGrad, storage: ref });
+      this.made.push({
+        ref,
+        shape: leaf.shape,
+        requiresGrad: leaf.requiresGrad,
+        storage: ref,
+        rounded: false,
+      });
     }
     for (const each of wishes) this.grant(each);
     const outputs = this.made.filter(({ ref }) => ref > 1e6 && !this.used.has(ref));
@@ -359,11 +391,14 @@ class Builder {
     const grad = (ref: Ref) => this.wantsGrad(ref);
     const inner =
       step.op === "chain" && step.body.some((each) => refsOf(each).some((ref) => ref !== CHAIN && grad(ref)));
-    const requiresGrad = !noGrad && step.op !== "detach" && (refs.some(grad) || inner);
+    const cut = noGrad || step.op === "detach" || step.op === "double";
+    const requiresGrad = !cut && (refs.some(grad) || inner);
+    const rounded =
+      step.op === "half" || this.made.some((other) => other.rounded && refs.includes(other.ref));
     const ref = 1e6 + 1 + this.steps.length;
     const isView = step.op === "reshape" || step.op === "flatten" || step.op === "detach";
     const storage = isView ? this.storageOf(refs[0]!) : ref;
-    const made = { ref, shape, requiresGrad, storage };
+    const made = { ref, shape, requiresGrad, storage, rounded };
     this.steps.push({ ...step, out: ref, ...(noGrad && { noGrad }) });
     this.made.push(made);
     for (const used of refs) this.used.add(used);
@@ -380,6 +415,7 @@ class Builder {
         "concat",
         "permute",
         "mean",
+        "half",
       ];
       if (!linear.includes(step.op))
         for (const saved of [...refs, ref]) this.saved.add(this.storageOf(saved));
@@ -414,10 +450,16 @@ class Builder {
       }
       case "fill":
       case "write":
-        this.overwrite(each.wish, each.x, each.value);
+        this.overwrite(each);
         return;
-      case "twins":
-        this.twins(each);
+      case "branches":
+        this.branches(each);
+        return;
+      case "preActivation":
+        this.preActivation(each);
+        return;
+      case "joined":
+        this.joined(each);
         return;
       case "block": {
         const plain = { x: 0, noGrad: false, frozen: false };
@@ -438,40 +480,86 @@ class Builder {
   }
 
   /** Of what is neither saved nor seen through a view: an input at any time, anything else after its last use. */
-  private overwrite(op: "fill" | "write", back: Which, value: number): void {
+  private overwrite(each: Wish & { wish: "fill" | "write" }): void {
     const alone = (made: Made) =>
       !this.saved.has(made.storage) &&
       this.made.filter(({ storage }) => storage === made.storage).length === 1;
     const x = this.pick(
-      back,
-      (made) => alone(made) && (made.ref < 1e6 || (this.used.has(made.ref) && op === "fill")),
+      each.x,
+      (made) => alone(made) && (made.ref < 1e6 || (this.used.has(made.ref) && each.wish === "fill")),
     );
-    if (!x || (op === "write" && this.frame.capture)) return;
+    if (!x || (each.wish === "write" && this.frame.capture)) return;
     const out = 1e6 + 1 + this.steps.length;
-    this.steps.push(op === "fill" ? { op, x: x.ref, value, out } : { op, x: x.ref, out });
+    this.steps.push(
+      each.wish === "fill"
+        ? { op: "fill", x: x.ref, value: each.value, by: each.by, out }
+        : { op: "write", x: x.ref, out },
+    );
     if (x.ref > 1e6) this.dead.add(x.ref);
   }
 
-  /** Two convolutions of one map, their batch-norms after both, in either order; then their sum. */
-  private twins({ x: back, kinds, crossed, norm: options }: Wish & { wish: "twins" }): void {
-    const convs = kinds.map((each) => {
-      const x = this.pick(back, ({ shape }) => shape.length === 4);
-      const made = x && this.conv(x, { wish: "conv", kind: each, bias: false, frozen: false, shared: false });
-      return made && this.add(made.step, made.shape, false);
+  private branches({ x: back, kinds, order, apart, norm, relu }: Wish & { wish: "branches" }): void {
+    const isMap = ({ shape }: Made) => shape.length === 4;
+    const first = this.pick(back, isMap);
+    const convs = kinds.map((kind, i) => {
+      // Inputs of branches are leaves, or what is there already; not the branches before.
+      const x = apart ? this.pick(back + 2 * i, isMap) : first;
+      return x && this.convOf(x, kind);
     });
-    const [a, b] = convs;
-    if (!a || !b) return;
-    const norms = (crossed ? [b, a] : [a, b]).map((of) => {
-      const made = this.norm(of, { ...options, residual: false, wish: "norm", frozen: false });
-      return made ? this.add(made.step, made.shape, false) : of;
-    });
-    if (sameShape(norms[0]!.shape, norms[1]!.shape)) {
-      this.add({ op: "add", a: norms[0]!.ref, b: norms[1]!.ref }, norms[0]!.shape, false);
+    if (convs.some((conv) => conv === null)) return;
+    const waiting = convs.map((conv, i) => ({ conv: conv!, i }));
+    const normed: Made[] = [];
+    for (let left = order; waiting.length > 0; left = Math.floor(left / 2)) {
+      const [{ conv, i }] = waiting.splice(left % waiting.length, 1) as [{ conv: Made; i: number }];
+      normed[i] = this.normOf(conv, norm) ?? conv;
     }
+    let sum = normed[0]!;
+    for (const next of normed.slice(1)) sum = this.sumOf(sum, next) ?? sum;
+    if (relu) this.reluOf(sum);
+  }
+
+  private preActivation({ x, b, kind, norm, relu, shortcut }: Wish & { wish: "preActivation" }): void {
+    const first = this.pick(x, ({ shape }) => shape.length === 4);
+    const second = first && this.pick(b, ({ shape }) => sameShape(shape, first.shape));
+    const sum = first && this.sumOf(first, second!);
+    const normed = sum && this.normOf(sum, norm);
+    if (!normed) return;
+    const out = this.convOf((relu && this.reluOf(normed)) || normed, kind);
+    if (out && shortcut) this.sumOf(out, sum);
+  }
+
+  private joined({ x, b, kind, norm, swapped, again }: Wish & { wish: "joined" }): void {
+    const input = this.pick(x, ({ shape }) => shape.length === 4);
+    const conv = input && this.convOf(input, kind);
+    if (!conv) return;
+    const other = this.pick(b + 1, (made) => made !== conv && sameShape(made.shape, conv.shape));
+    const normed = this.normOf(conv, { ...norm, activation: "none" });
+    if (!other || !normed) return;
+    const sum = swapped ? this.sumOf(other, normed) : this.sumOf(normed, other);
+    const out = sum && this.reluOf(sum);
+    if (out && again) this.sumOf(out, sum);
+  }
+
+  private convOf(x: Made, kind: number): Made | null {
+    const made = this.conv(x, { wish: "conv", kind, bias: false, frozen: false, shared: false });
+    return made && this.add(made.step, made.shape, false);
+  }
+
+  private normOf(x: Made, norm: Norm): Made | null {
+    const made = this.norm(x, { ...norm, residual: false, wish: "norm", frozen: false });
+    return made && this.add(made.step, made.shape, false);
+  }
+
+  private reluOf(x: Made): Made | null {
+    return x.rounded ? null : this.add({ op: "relu", x: x.ref }, x.shape, false);
+  }
+
+  private sumOf(a: Made, b: Made): Made | null {
+    return sameShape(a.shape, b.shape) ? this.add({ op: "add", a: a.ref, b: b.ref }, a.shape, false) : null;
   }
 
   private makeOne(
-    each: Exclude<Wish, { wish: "block" | "twins" | "read" | "dispose" | "fill" | "write" }>,
+    each: Exclude<Wish, { wish: "block" | Composed | "read" | "dispose" | "fill" | "write" }>,
   ): Making | null {
     const map = ({ shape }: Made) => shape.length === 4;
     switch (each.wish) {
@@ -579,6 +667,16 @@ class Builder {
         const x = this.pick(each.x, ({ shape }) => shape.length > 1 && shape.at(-1)! % 2 === 0);
         return x && { step: { op: "groupNorm", x: x.ref, groups: 2 }, shape: x.shape };
       }
+      case "half": {
+        // Where a parameter moves by it, another step may come to a kink.
+        const { sgd, iterations } = this.frame;
+        const x = this.pick(each.x);
+        return x && (!sgd || iterations === 1) ? { step: { op: "half", x: x.ref }, shape: x.shape } : null;
+      }
+      case "double": {
+        const x = this.pick(each.x);
+        return x && { step: { op: "double", x: x.ref }, shape: x.shape };
+      }
       case "softmax":
       case "detach": {
         const x = this.pick(each.x, ({ shape }) => shape.length > 0);
@@ -590,8 +688,10 @@ class Builder {
         let shape = x.shape;
         const body: UnaryStep[] = [];
         for (const wanted of each.body) {
-          const plain = wanted.wish === "norm" ? { ...wanted, residual: false, relu: false } : wanted;
-          const made = this.unary(plain, { ref: CHAIN, shape, requiresGrad: true, storage: CHAIN });
+          const plain =
+            wanted.wish === "norm" ? { ...wanted, residual: false, activation: "none" as const } : wanted;
+          const { rounded } = x;
+          const made = this.unary(plain, { ref: CHAIN, shape, requiresGrad: true, storage: CHAIN, rounded });
           if (!made) continue;
           body.push(made.step as UnaryStep);
           shape = made.shape;
@@ -609,7 +709,7 @@ class Builder {
       case "norm":
         return this.norm(x, each);
       case "relu":
-        return { step: { op: "relu", x: ref }, shape };
+        return x.rounded ? null : { step: { op: "relu", x: ref }, shape };
       case "flatten":
         return shape.length < 2
           ? null
@@ -624,11 +724,12 @@ class Builder {
       }
       case "pool": {
         if (shape.length !== 4 || Math.min(shape[1]!, shape[2]!) < 2) return null;
-        const [kernel, stride, padding] = each.overlap ? [3, 2, 1] : [2, 2, 0];
-        const out = (size: number) => Math.floor((size + 2 * padding! - kernel!) / stride!) + 1;
-        const op = each.max ? "maxPool2d" : "avgPool2d";
+        const [kernel, stride, padding] = (each.overlap ? [3, 2, 1] : [2, 2, 0]) as [number, number, number];
+        const out = (size: number) => windowCount(size, kernel, stride, padding, padding, each.ceil);
+        const op = each.max && !x.rounded ? "maxPool2d" : "avgPool2d";
+        const countIncludePad = op === "maxPool2d" || each.countPad;
         return {
-          step: { op, x: ref, kernel: kernel!, stride: stride!, padding: padding! },
+          step: { op, x: ref, kernel, stride, padding, ceilMode: each.ceil, countIncludePad },
           shape: [shape[0]!, out(shape[1]!), out(shape[2]!), shape[3]!],
         };
       }
@@ -670,7 +771,8 @@ class Builder {
     const residual = each.residual
       ? this.pick(0, (made) => made.ref !== x.ref && sameShape(made.shape, shape))
       : null;
-    const { relu, eps } = each;
+    const { eps } = each;
+    const activation = x.rounded || residual?.rounded ? "none" : each.activation;
     const training = each.mode !== "inference";
     const momentum = tracks ? each.momentum : 0.1;
     return {
@@ -680,7 +782,7 @@ class Builder {
         gamma,
         beta,
         residual: residual?.ref ?? null,
-        relu,
+        activation,
         training,
         running,
         momentum,

@@ -7,6 +7,7 @@ import { describe, expect, it } from "vitest";
 import type { Shape, Tensor } from "../../src/index.ts";
 import * as fusenorm from "../../src/index.ts";
 import { sizeOf } from "../../src/tensor/shape.ts";
+import { ACTIVATIONS } from "../helpers/activations.ts";
 import { hash, withChoices } from "../helpers/choices.ts";
 import { withFoldAt } from "../helpers/fold.ts";
 import { testGpu } from "../helpers/gpu.ts";
@@ -289,7 +290,7 @@ describe("ops at random", () => {
     gamma: fc.boolean(),
     beta: fc.boolean(),
     residual: fc.boolean(),
-    relu: fc.boolean(),
+    activation: fc.constantFrom(undefined, ...ACTIVATIONS),
     mode: fc.constantFrom("training", "tracking", "inference"),
     momentum: fc.constantFrom(undefined, 0, 0.3, 1, null),
     eps: fc.constantFrom(undefined, 1e-5, 1e-3, 0.1),
@@ -334,13 +335,13 @@ describe("ops at random", () => {
             ...(tracks && { runningMean: mean, runningVar: variances, numBatchesTracked: batches }),
             ...(o.momentum !== undefined && tracks && { momentum: o.momentum }),
             ...(o.eps !== undefined && { eps: o.eps }),
-            ...(o.relu && { activation: "relu" as const }),
+            ...(o.activation && { activation: o.activation }),
             residual: t.residual ?? null,
           });
           return tracks ? [y, mean, variances, batches] : y;
         },
         reference: (tape, v) => {
-          const options = { eps, relu: o.relu, residual: v.residual ?? null };
+          const options = { eps, activation: o.activation, residual: v.residual ?? null };
           const given = { mean: running.mean.data, variance: running.variance.data };
           const y = tape.batchNorm(
             v.x!,
@@ -402,13 +403,13 @@ describe("ops at random", () => {
       call: few(
         fc.record({
           parts: fc.array(fc.integer({ min: 1, max: 6 }), { minLength: 2, maxLength: 3 }),
-          ...{ C: channels, relu: fc.boolean(), residual: fc.boolean() },
+          ...{ C: channels, activation: fc.constantFrom(...ACTIVATIONS), residual: fc.boolean() },
         }),
         "syncBatchNorm",
       ),
       x: moments,
     }),
-    ({ call: { parts, C, relu, residual }, x }) => {
+    ({ call: { parts, C, activation, residual }, x }) => {
       const xs = parts.map((n, i): Named => [`x${i}`, input([n, C], { ...x, seed: x.seed + i })]);
       const residuals = residual ? parts.map((n, i): Named => [`r${i}`, plain([n, C], x.seed + i)]) : [];
       const of = (t: Record<string, Tensor>, some: readonly Named[]) => some.map(([name]) => t[name]!);
@@ -423,7 +424,7 @@ describe("ops at random", () => {
             fusenorm.add(row(1), row(2)),
             row(3),
             ...fusenorm.syncBatchNorm(of(t, xs), t.gamma!, null, {
-              ...(relu && { activation: "relu" as const }),
+              activation,
               residuals: residual ? of(t, residuals) : null,
             }),
           ];
@@ -436,7 +437,7 @@ describe("ops at random", () => {
           const y = tape.batchNorm(all, v.gamma!, null, {
             ...{
               eps: 1e-5,
-              relu,
+              activation,
               residual: residual
                 ? tape.concat(
                     residuals.map(([name]) => v[name]!),

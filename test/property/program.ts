@@ -1,6 +1,7 @@
 // Random programs: straight-line code over tensors, as data. An executor runs it with the package, an interpreter in float64.
 
 import { type Shape, sizeOf } from "../../src/tensor/shape.ts";
+import type { ACTIVATIONS } from "../helpers/activations.ts";
 import { hash } from "../helpers/choices.ts";
 import { normals } from "../helpers/numbers.ts";
 
@@ -45,7 +46,7 @@ export interface BatchNormStep {
   gamma: Ref | null;
   beta: Ref | null;
   residual: Ref | null;
-  relu: boolean;
+  activation: (typeof ACTIVATIONS)[number];
   training: boolean;
   /** Index into `Program.running`. */
   running: number | null;
@@ -59,6 +60,9 @@ export interface PoolStep {
   kernel: number;
   stride: number;
   padding: number;
+  ceilMode: boolean;
+  /** Of averages. */
+  countIncludePad: boolean;
 }
 
 /** What a layer may do, and a chain. */
@@ -73,7 +77,8 @@ export type UnaryStep =
 
 export type MakingStep =
   | UnaryStep
-  | { op: "detach" | "globalAvgPool2d" | "softmax"; x: Ref }
+  /** `half`: a cast to float16 and back. `double`: 2x by a kernel of the program's own, out of the graph. */
+  | { op: "detach" | "globalAvgPool2d" | "softmax" | "half" | "double"; x: Ref }
   | { op: "add" | "sub" | "mul"; a: Ref; b: Ref }
   | { op: "scale"; x: Ref; factor: number }
   | { op: "permute"; x: Ref; axes: readonly number[] }
@@ -93,7 +98,8 @@ export type MakingStep =
 export type Step = (
   | MakingStep
   | { op: "read" | "dispose"; x: Ref }
-  | { op: "fill"; x: Ref; value: number }
+  /** By `tensor.fill`, or by a kernel of the program's own that gets the tensor or its range. */
+  | { op: "fill"; x: Ref; value: number; by: "fill" | "kernel" | "range" }
   /** New numbers from the host, for an input. */
   | { op: "write"; x: Ref }
 ) & {
@@ -172,7 +178,10 @@ export function show(program: Program): string {
       groups: 1,
       padding: 0,
       running: null,
-      relu: false,
+      activation: "none",
+      ceilMode: false,
+      countIncludePad: true,
+      by: "fill",
     };
     const options = Object.entries(rest)
       .filter(([key]) => !["x", "a", "b", "xs", "weight", "body", "out", "noGrad"].includes(key))

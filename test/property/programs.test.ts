@@ -21,6 +21,8 @@ const LARGEST = 1e12;
 interface Expectation {
   exact: Observations;
   noisy: Observations[];
+  /** Where a cast to float16 rounds, a number may go the other way: one of a few hundred, by 2^-11. */
+  tolerance: number | undefined;
 }
 
 /** Null if a decision hangs on rounding. */
@@ -36,7 +38,9 @@ function expectationOf(program: Program): Expectation | null {
       noisy.map(({ tapes }) => tapes[t]!),
     ),
   );
-  return sound && !onKink ? { exact: exact.observed, noisy: noisy.map(({ observed }) => observed) } : null;
+  if (!sound || onKink) return null;
+  const tolerance = program.steps.some(({ op }) => op === "half") ? 2e-3 : undefined;
+  return { exact: exact.observed, noisy: noisy.map(({ observed }) => observed), tolerance };
 }
 
 interface Mode extends Choices {
@@ -80,6 +84,8 @@ function patternsOf(program: Program): Set<string> {
   const makers = new Map<Ref, Program["steps"][number]>(program.steps.map((step) => [step.out, step]));
   const found = new Set<string>();
   for (const step of program.steps) {
+    if (step.op === "half" || step.op === "double") found.add(step.op);
+    if (step.op === "fill" && step.by !== "fill") found.add("own kernel overwrites");
     if (!["batchNorm", "relu", "conv2d"].includes(step.op)) continue;
     let maker = makers.get(refsOf(step)[0]!);
     const views = maker?.op === "reshape" || maker?.op === "flatten";
@@ -87,7 +93,19 @@ function patternsOf(program: Program): Set<string> {
     if (maker && (maker.op === "batchNorm") !== (step.op === "batchNorm")) {
       found.add([maker.op, ...(views ? ["view"] : []), step.op].join(" → "));
     }
-    if (step.op === "batchNorm" && step.residual !== null) found.add("residual");
+    if (step.op === "batchNorm") {
+      if (step.residual !== null) found.add("residual");
+      if (!step.training && maker?.op === "conv2d") found.add("conv2d → frozen batchNorm");
+      const later = program.steps.filter(({ op, out }) => op === "conv2d" && out > step.x && out < step.out);
+      if (maker?.op === "conv2d" && later.length > 0) found.add("conv2d, conv2d → batchNorm");
+    }
+    if (step.op === "relu" && maker?.op === "add") {
+      const summands = [maker.a, maker.b].map((ref) => makers.get(ref)?.op);
+      if (summands.includes("batchNorm")) found.add("batchNorm → add → relu");
+    }
+    if (step.op === "conv2d" && maker?.op === "batchNorm" && makers.get(maker.x)?.op === "add") {
+      found.add("add → batchNorm → conv2d");
+    }
   }
   return found;
 }
@@ -96,7 +114,7 @@ function patternsOf(program: Program): Set<string> {
 function compare(
   mode: string,
   observed: Observations,
-  { exact, noisy }: Expectation,
+  { exact, noisy, tolerance }: Expectation,
   concerns: (what: string) => boolean = () => true,
 ): void {
   for (const [what, values] of exact) {
@@ -105,7 +123,7 @@ function compare(
     expect(got === undefined ? "missing" : got === null, `${mode}: ${what} is null`).toBe(values === null);
     if (!values || !got) continue;
     const others = noisy.map((other) => other.get(what)!);
-    expect(differs(got, values, others), `${mode}: ${what}`).toBe(null);
+    expect(differs(got, values, others, tolerance), `${mode}: ${what}`).toBe(null);
   }
 }
 
@@ -195,6 +213,8 @@ describe("random programs", () => {
     const risky = [
       ...["conv2d → view → batchNorm", "batchNorm → view → relu", "batchNorm → view → conv2d"],
       ...["conv2d → batchNorm", "batchNorm → relu", "batchNorm → conv2d", "residual"],
+      ...["conv2d → frozen batchNorm", "conv2d, conv2d → batchNorm", "add → batchNorm → conv2d"],
+      ...["batchNorm → add → relu", "half", "double", "own kernel overwrites"],
     ];
     for (const pattern of risky) {
       expect(share(seen.patterns.get(pattern) ?? 0), pattern).toBeGreaterThan(0.015);

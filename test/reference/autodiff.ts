@@ -43,7 +43,8 @@ export interface ConvOptions {
 
 export interface NormOptions {
   eps: number;
-  relu: boolean;
+  /** Default none. */
+  activation?: ActivationName;
   residual?: Value | null;
   /** Given: inference with these. */
   running?: { mean: ArrayLike<number>; variance: ArrayLike<number> };
@@ -462,17 +463,16 @@ export class Tape {
   // --- normalisation -----------------------------------------------------------------------------------
 
   batchNorm(x: Value, gamma: Value | null, beta: Value | null, options: NormOptions): Value {
-    const { eps, relu, residual = null, running } = options;
+    const { eps, activation = "none", residual = null, running } = options;
     const channels = x.shape.at(-1)!;
-    const b = { count: x.data.length / channels, channels, eps, relu, ...(running && { running }) };
+    const b = { count: x.data.length / channels, channels, eps, relu: false, ...(running && { running }) };
     const arrays = {
       x: x.data,
       ...(gamma && { gamma: gamma.data }),
       ...(beta && { beta: beta.data }),
       ...(residual && { residual: residual.data }),
     };
-    if (relu) this.decisions.push(batchNormReference({ ...b, relu: false }, arrays));
-    return this.record(x.shape, batchNormReference(b, arrays), [x, gamma, beta, residual], (dy) => {
+    const y = this.record(x.shape, batchNormReference(b, arrays), [x, gamma, beta, residual], (dy) => {
       const grads = batchNormReferenceGrad(b, arrays, dy);
       if (!running) {
         const statistics = { running: channelStatistics(b, arrays.x) };
@@ -480,6 +480,7 @@ export class Tape {
       }
       return [grads.x, grads.gamma, grads.beta, grads.residual];
     });
+    return activation === "none" ? y : this.activation(y, activation);
   }
 
   /** Of each channel: mean, biased variance, count. */

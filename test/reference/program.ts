@@ -119,8 +119,8 @@ function runSteps(
       case "batchNorm": {
         const x = at(step.x);
         const stats = step.running === null ? null : running[step.running]!;
-        const { eps, relu } = step;
-        const options = { eps, relu, residual: maybe(step.residual) };
+        const { eps, activation } = step;
+        const options = { eps, activation, residual: maybe(step.residual) };
         const used = step.training ? options : { ...options, running: { ...stats! } };
         const y = tape.batchNorm(x, maybe(step.gamma), maybe(step.beta), used);
         if (step.training && stats) move(stats, tape.channelStatistics(x), step.momentum);
@@ -128,13 +128,17 @@ function runSteps(
       }
       case "maxPool2d":
       case "avgPool2d": {
-        const { kernel: k, stride: s, padding: p } = step;
-        return tape[step.op](at(step.x), { kernel: [k, k], stride: [s, s], padding: [p, p, p, p] });
+        const { kernel: k, stride: s, padding: p, ceilMode, countIncludePad } = step;
+        const windows = { kernel: [k, k], stride: [s, s], padding: [p, p, p, p] } as const;
+        return tape[step.op](at(step.x), { ...windows, ceilMode, countIncludePad });
       }
       case "relu":
       case "softmax":
       case "detach":
+      case "half":
         return tape[step.op](at(step.x));
+      case "double":
+        return tape.detach(tape.scale(at(step.x), 2));
       case "flatten": {
         const x = at(step.x);
         return tape.reshape(x, [x.shape[0]!, x.data.length / x.shape[0]!]);
