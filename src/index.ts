@@ -38,6 +38,12 @@ export {
   Sequential,
 } from "./nn/layers.ts";
 export {
+  PreActBlock,
+  PreActResNetCifar,
+  type PreActResNetCifarOptions,
+  preactResnetCifar,
+} from "./nn/models/preact-resnet.ts";
+export {
   BasicBlock,
   ResNetCifar,
   type ResNetCifarOptions,

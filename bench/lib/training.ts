@@ -1,8 +1,10 @@
 // The training step that the benchmarks time: forward, loss, backward, SGD with momentum, on one batch of images.
 
 import type { Gpu } from "../../src/gpu/device.ts";
-import type { BatchNorm2dOptions } from "../../src/nn/layers.ts";
+import { BatchNorm2d, type BatchNorm2dOptions, Conv2d } from "../../src/nn/layers.ts";
+import type { preactResnetCifar } from "../../src/nn/models/preact-resnet.ts";
 import { resnetCifar } from "../../src/nn/models/resnet.ts";
+import { add, relu } from "../../src/ops/elementwise.ts";
 import { softmaxCrossEntropy } from "../../src/ops/softmax_cross_entropy.ts";
 import { SGD } from "../../src/optim/sgd.ts";
 import type { Runnable } from "./runner.ts";
@@ -19,7 +21,9 @@ export const FUSIONS = {
 } as const satisfies Record<string, Fusion>;
 
 export interface TrainingStepOptions {
-  /** Of `resnetCifar`. */
+  /** Default `resnetCifar`. */
+  network?: typeof resnetCifar | typeof preactResnetCifar;
+  /** Of the network. */
   depth: number;
   /** Images of 32×32×3. */
   batch: number;
@@ -27,8 +31,9 @@ export interface TrainingStepOptions {
   fused?: Fusion;
 }
 
-export function trainingStep(gpu: Gpu, { depth, batch, fused = true }: TrainingStepOptions): Runnable {
-  const model = resnetCifar(gpu, { depth, batchNorm: { fused }, init: "he" });
+export function trainingStep(gpu: Gpu, options: TrainingStepOptions): Runnable {
+  const { network = resnetCifar, depth, batch, fused = true } = options;
+  const model = network(gpu, { depth, batchNorm: { fused }, init: "he" });
   const optimizer = new SGD(model.parameters(), { lr: LEARNING_RATE, momentum: MOMENTUM });
   const images = gpu.keep(gpu.tensor(normals(batch * 32 * 32 * 3, 1), [batch, 32, 32, 3]));
   const labels = gpu.keep(
@@ -51,6 +56,48 @@ export function trainingStep(gpu: Gpu, { depth, batch, fused = true }: TrainingS
       optimizer.dispose();
       images.dispose();
       labels.dispose();
+    },
+  };
+}
+
+/**
+ * One block with two branches: relu(norm(conv(x)) + norm(conv(x))), both convolutions 3×3 and before either batch-norm. Forward,
+ * backward from a given gradient, SGD with momentum.
+ */
+export function twoBranchStep(
+  gpu: Gpu,
+  { batch, channels, size, fused }: { batch: number; channels: number; size: number; fused: Fusion },
+): Runnable {
+  const conv = () => new Conv2d(gpu, channels, channels, 3, { padding: 1, bias: false });
+  const norm = () => new BatchNorm2d(gpu, channels, { fused });
+  const [convs, norms] = [
+    [conv(), conv()],
+    [norm(), norm()],
+  ] as const;
+  const layers = [...convs, ...norms];
+  const optimizer = new SGD(
+    layers.flatMap((layer) => layer.parameters()),
+    { lr: LEARNING_RATE, momentum: MOMENTUM },
+  );
+  const shape = [batch, size, size, channels];
+  const numbers = (seed: number, requiresGrad: boolean) =>
+    gpu.keep(gpu.tensor(normals(batch * size * size * channels, seed), shape, { requiresGrad }));
+  const x = numbers(1, true);
+  const dy = numbers(2, false);
+  return {
+    step() {
+      gpu.scope(() => {
+        const [a, b] = [convs[0].forward(x), convs[1].forward(x)];
+        relu(add(norms[0].forward(a), norms[1].forward(b))).backward(dy);
+      });
+      optimizer.step();
+      optimizer.zeroGrad();
+      x.zeroGrad();
+    },
+    dispose() {
+      for (const layer of layers) layer.dispose();
+      for (const tensor of [x, dy]) tensor.dispose();
+      optimizer.dispose();
     },
   };
 }

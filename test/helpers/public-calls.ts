@@ -37,7 +37,6 @@ const INTERNAL: Record<string, string> = {
   Module: "checkStateDict under namePaths children modules tensors",
   SGD: "runs checkStateDict",
   DataLoader: "batches",
-  BasicBlock: "shortcut",
 };
 
 /** Take no arguments. */
@@ -173,6 +172,8 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
   const norm = new core.BatchNorm2d(gpu, 8);
   const dense = new core.Linear(gpu, 8, 4, { random });
   const model = core.resnetCifar(gpu, { depth: 8, width: 4, inChannels: 8, classes: 6 });
+  const preactModel = core.preactResnetCifar(gpu, { depth: 8, width: 4, inChannels: 8, classes: 6 });
+  const preact = preactModel.blocks[0]!;
   const images = made(6, 8, 8, 8);
   const layer = instance(random);
   const initOptions = { init, random: layer, bias: flag(true) };
@@ -592,6 +593,44 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
         ),
       ],
       call: core.resnetCifar,
+    },
+    PreActBlock: {
+      args: [
+        ...[instance(preact.firstNorm), instance(preact.first)],
+        ...[instance(preact.secondNorm), instance(preact.second), positive(1), integer(0, 0)],
+      ],
+      call: (...args: ConstructorParameters<typeof core.PreActBlock>) => void new core.PreActBlock(...args),
+    },
+    "PreActBlock.forward": {
+      names: ["PreActBlock", "batchNorm", "conv2d"],
+      ...unary((t: core.Tensor) => preact.forward(t), tensor(made(1, 4, 4, 4))),
+    },
+    PreActResNetCifar: {
+      args: [
+        instance(preactModel.stem),
+        list(preactModel.blocks, (v) => v instanceof core.PreActBlock),
+        ...[instance(norm), instance(preactModel.classifier)],
+        { value: preactModel.options, accepts: isEmpty },
+      ],
+      call: (...args: ConstructorParameters<typeof core.PreActResNetCifar>) =>
+        void new core.PreActResNetCifar(...args),
+    },
+    "PreActResNetCifar.forward": {
+      names: ["PreActResNetCifar", "conv2d"],
+      ...unary((t: core.Tensor) => preactModel.forward(t), tensor(images)),
+    },
+    preactResnetCifar: {
+      args: [
+        aGpu,
+        optional(
+          options({
+            depth: { value: 8, accepts: () => false },
+            ...{ width: positive(4), init, seed: anySeed },
+            ...{ inChannels: positive(3), classes: positive(10), batchNorm: options(norm2d) },
+          }),
+        ),
+      ],
+      call: core.preactResnetCifar,
     },
     Module: { args: [], call: () => undefined },
     "Module.train": {

@@ -102,17 +102,18 @@ export class BasicBlock extends Module {
     checkTensor("BasicBlock", "x", x, { shape: "[N, H, W, C]" });
     const middle = this.first.forward(x);
     // Behind the first convolution, so that in backward its gradient is the last that x gets.
-    const shortcut = this.shortcut(x);
+    const shortcut = shortcutOf(x, this.stride, this.addedChannels);
     const out = this.second.forward(middle, shortcut);
     middle.dispose();
     if (shortcut !== x) shortcut.dispose();
     return out;
   }
+}
 
-  private shortcut(x: Tensor): Tensor {
-    if (this.stride === 1 && this.addedChannels === 0) return x;
-    return subsample(x, { stride: this.stride, channels: x.shape[3]! + this.addedChannels });
-  }
+/** Internal: what a block adds to its branch, without parameters; x itself where the branch has its shape. */
+export function shortcutOf(x: Tensor, stride: number, addedChannels: number): Tensor {
+  if (stride === 1 && addedChannels === 0) return x;
+  return subsample(x, { stride, channels: x.shape[3]! + addedChannels });
 }
 
 /** The residual network for small images of He et al. (2016, § 4.2). Made by `resnetCifar`. */
@@ -152,25 +153,28 @@ export class ResNetCifar extends Module {
 }
 
 /** @throws UsageError naming the first option that is out of range. */
-export function checkResNetOptions({
-  depth,
-  width,
-  norm,
-  inChannels = 1,
-  classes = 1,
-}: Required<Pick<ResNetCifarOptions, "depth" | "width" | "norm">> &
-  Pick<ResNetCifarOptions, "inChannels" | "classes">): void {
+export function checkResNetOptions(
+  {
+    depth,
+    width,
+    norm,
+    inChannels = 1,
+    classes = 1,
+  }: Required<Pick<ResNetCifarOptions, "depth" | "width" | "norm">> &
+    Pick<ResNetCifarOptions, "inChannels" | "classes">,
+  op = "resnetCifar",
+): void {
   if (!Number.isInteger(depth) || depth < 8 || (depth - 2) % 6 !== 0 || depth > MOST_LAYERS) {
     throw new UsageError(
-      `resnetCifar: depth is ${show(depth)}; expected 6n + 2 with n ≥ 1, at most ${MOST_LAYERS}: 8, 14, 20, 32, 44, 56, 110 …`,
+      `${op}: depth is ${show(depth)}; expected 6n + 2 with n ≥ 1, at most ${MOST_LAYERS}: 8, 14, 20, 32, 44, 56, 110 …`,
     );
   }
   for (const [name, value] of Object.entries({ width, inChannels, classes })) {
     if (!Number.isInteger(value) || value < 1 || value > MOST_CHANNELS) {
-      throw new UsageError(`resnetCifar: ${name} is ${show(value)}; expected a positive integer`);
+      throw new UsageError(`${op}: ${name} is ${show(value)}; expected a positive integer`);
     }
   }
-  checkChoice("resnetCifar", "norm", norm, ["batch", "none", "last"]);
+  checkChoice(op, "norm", norm, ["batch", "none", "last"]);
 }
 
 /**
