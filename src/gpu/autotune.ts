@@ -75,11 +75,11 @@ export async function autotune(
   };
   const ofReach = (reach: Reach) => [...known].filter(([, pick]) => pick.reach === reach);
   const choices: TunedChoice[] = [];
-  /** Settles on the best of those that were timed, if any were. */
+  /** Settles on the best of those that were timed, if the kernel's own choice is among them: else it did not run for this work. */
   const settle = (key: string, pick: Pick, enough: number) => {
     trials.delete(key);
     const measured = times.get(key);
-    if (!measured) return;
+    if (!measured?.has(pick.fallback)) return;
     const choice = best(pick, measured, enough);
     trials.set(key, choice.chosen);
     choices.push(choice);
@@ -144,7 +144,7 @@ function best(
 ): TunedChoice {
   const ms = Object.fromEntries([...measured].map(([variant, all]) => [variant, median(all)]));
   const [fastest, least] = Object.entries(ms).reduce((a, b) => (b[1] < a[1] ? b : a));
-  const chosen = least <= enough * (ms[fallback] ?? Number.POSITIVE_INFINITY) ? fastest : fallback;
+  const chosen = least <= enough * ms[fallback]! ? fastest : fallback;
   return { kernel, shape, chosen, fallback, ms };
 }
 

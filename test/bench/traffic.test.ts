@@ -161,6 +161,7 @@ describe("variants", () => {
     const step = () => {
       const y = conv2d(input, filter, { padding: 1 });
       y.backward(upstream);
+      gpu.flush(); // while somebody wants y
       y.dispose();
       input.zeroGrad();
       filter.zeroGrad();
