@@ -258,8 +258,8 @@ describe("npm run bench", () => {
     const trace = JSON.parse(readFileSync(join(traces, readdirSync(traces)[0]!), "utf8"));
     expect(trace.traceEvents.length).toBeGreaterThan(0);
 
-    // Against a run that claims to have been ten times as fast.
-    for (const one of results.groups[0]!.cases) one.copies /= 10;
+    // Against a run that claims to have been a thousand times as fast, however busy the machine.
+    for (const one of results.groups[0]!.cases) one.copies /= 1000;
     const earlier = join(folder, "earlier.json");
     writeFileSync(earlier, JSON.stringify(results));
     const second = await outcome(...words, "--rounds", "2", "--call-ms", "1", "--compare", earlier);

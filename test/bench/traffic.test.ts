@@ -50,7 +50,7 @@ describe("the traffic model", () => {
     const options = { training: true, activation: "relu" as const };
     let y!: Tensor;
     const forward = recordTraffic(gpu, () => {
-      y = batchNorm(x, gamma, beta, options);
+      y = batchNorm(x, gamma, beta, options).materialize();
     });
     const backward = recordTraffic(gpu, () => y.backward(dy));
     y.dispose();
