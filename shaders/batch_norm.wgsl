@@ -1,8 +1,8 @@
-// Batch normalisation, fused with an optional residual and ReLU:
+// Batch normalisation, fused with an optional residual and an activation:
 //
 //   mean, var over all but the channel;  rstd = 1 / sqrt(var + eps)
 //   y  = act((x - mean) * rstd * gamma + beta [+ residual])
-//   dz = dy where y > 0 (ReLU), else dy
+//   dz = dy * act'(z), z what the activation is of
 //   dx = gamma * rstd * (dz - sum(dz) / n - xhat * sum(dz * xhat) / n),   xhat = (x - mean) * rstd
 //   dgamma = sum(dz * xhat),  dbeta = sum(dz),  dresidual = dz
 //   (Ioffe & Szegedy 2015, section 3.)
@@ -28,6 +28,9 @@
 //   y = (x - origin) * a + b,  a = rstd * gamma,  b = beta - offset * a;   xhat = (x - origin) * rstd + shift.
 // moments.wgsl, a part of this module, says how the origin is found, and what is done about squares out of range.
 //
+// The activation is a part of this module: one of activation_*.wgsl (see activation.wgsl). Backward works z out again from x
+// and, for activations other than the ReLU, the residual.
+//
 // Elements. x, y, residual and their gradients are read and written through `x_at`, `put_y` and so on, by vec4: the other
 // part of this module is batch_norm_f32.wgsl, or batch_norm_f16.wgsl for tensors in float16. All else is float32.
 //
@@ -43,7 +46,6 @@ override Y: u32 = 64;
 override HAS_GAMMA: bool = true;
 override HAS_BETA: bool = true;
 override HAS_RESIDUAL: bool = false;
-override RELU: bool = false;
 // Elements after the last full wide row.
 override HAS_TAIL: bool = false;
 // False where the statistics are constants: dx = a * dz.
@@ -588,8 +590,7 @@ fn run_of_apply(invocation: u32) -> Run {
 fn activate(v: vec4<f32>, origin: vec4<f32>, a: vec4<f32>, b: vec4<f32>, i: u32) -> vec4<f32> {
   var z = (v - origin) * a + b;
   if (HAS_RESIDUAL) { z += residual_at(i); }
-  if (RELU) { z = relu(z); }
-  return z;
+  return activation(z);
 }
 
 // Four loads in flight.
@@ -796,10 +797,16 @@ fn numbers_of(column: u32) -> Numbers {
   );
 }
 
-// dy where the activation let z through; z is computed as in `activate`.
-fn mask_by_input(grad: vec4<f32>, deviation: vec4<f32>, a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {
-  if (!RELU) { return grad; }
-  return select(grad, vec4<f32>(0), is_cut(deviation * a + b));
+// dz; z is computed as in `activate`.
+fn grad_by_input(grad: vec4<f32>, deviation: vec4<f32>, a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {
+  return activation_grad(grad, deviation * a + b);
+}
+
+// The same with a residual, written on the way: it is the residual's gradient.
+fn grad_by_sum(i: u32, deviation: vec4<f32>, a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {
+  let dz = activation_grad(dy_at(i), deviation * a + b + summand_at(i));
+  put_dz(i, dz);
+  return dz;
 }
 
 // dy where the mask's lowest four bits let it through, written on the way: it is the residual's gradient.
@@ -817,8 +824,8 @@ fn sum_grad(run: Run, c: Numbers, tail: bool) -> Sums {
   for (; i + step < run.end; i += 2 * step) {
     let d0 = x_at(i) - c.origin;
     let d1 = x_at(i + step) - c.origin;
-    let z0 = mask_by_input(dy_at(i), d0, c.a, c.b);
-    let z1 = mask_by_input(dy_at(i + step), d1, c.a, c.b);
+    let z0 = grad_by_input(dy_at(i), d0, c.a, c.b);
+    let z1 = grad_by_input(dy_at(i + step), d1, c.a, c.b);
     if (KEEPS_DZ) {
       put_dz(i, z0);
       put_dz(i + step, z1);
@@ -828,7 +835,7 @@ fn sum_grad(run: Run, c: Numbers, tail: bool) -> Sums {
   }
   for (; i < run.end; i += step) {
     let deviation = x_at(i) - c.origin;
-    let dz = mask_by_input(dy_at(i), deviation, c.a, c.b);
+    let dz = grad_by_input(dy_at(i), deviation, c.a, c.b);
     if (KEEPS_DZ) { put_dz(i, dz); }
     sums.dz += dz;
     sums.dz_xhat += dz * (deviation * c.rstd + c.shift);
@@ -836,7 +843,7 @@ fn sum_grad(run: Run, c: Numbers, tail: bool) -> Sums {
   if (tail) {
     let at = params.rows * params.width4 + run.column;
     let deviation = x_at(at) - c.origin;
-    let dz = mask_by_input(dy_at(at), deviation, c.a, c.b);
+    let dz = grad_by_input(dy_at(at), deviation, c.a, c.b);
     if (KEEPS_DZ) { put_dz(at, dz); }
     let valid = in_tail(run.column);
     sums.dz += select(vec4<f32>(0), dz, valid);
@@ -880,6 +887,26 @@ fn sum_grad_residual(blocks: Blocks, c: Numbers, tail: bool) -> Sums {
   return sums;
 }
 
+// The sums of a run, with dz by the sum of the normalised input and the residual.
+fn sum_grad_joined(run: Run, c: Numbers, tail: bool) -> Sums {
+  var sums = Sums(vec4<f32>(0), vec4<f32>(0));
+  for (var i = run.start; i < run.end; i += run.step) {
+    let deviation = x_at(i) - c.origin;
+    let dz = grad_by_sum(i, deviation, c.a, c.b);
+    sums.dz += dz;
+    sums.dz_xhat += dz * (deviation * c.rstd + c.shift);
+  }
+  if (tail && 4 * run.column < params.tail) {
+    let at = params.rows * params.width4 + run.column;
+    let deviation = x_at(at) - c.origin;
+    let dz = grad_by_sum(at, deviation, c.a, c.b);
+    let valid = in_tail(run.column);
+    sums.dz += select(vec4<f32>(0), dz, valid);
+    sums.dz_xhat += select(vec4<f32>(0), dz * (deviation * c.rstd + c.shift), valid);
+  }
+  return sums;
+}
+
 fn write_sums(column: u32, slice: u32, sums: Sums) {
   let at = slice * 2 * params.width4 + column;
   partials[at] = sums.dz;
@@ -902,6 +929,15 @@ fn grad_stats_residual(@builtin(global_invocation_id) id: vec3<u32>, @builtin(nu
   if (slice >= params.slices) { return; }
   let blocks = blocks_of_slice(column, slice, 0, 1);
   write_sums(column, slice, sum_grad_residual(blocks, numbers_of(column), owns_tail(slice)));
+}
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn grad_stats_joined(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  let column = flat(id, groups) % params.width4;
+  let slice = flat(id, groups) / params.width4;
+  if (slice >= params.slices) { return; }
+  let run = run_of_slice(column, slice, 0, 1);
+  write_sums(column, slice, sum_grad_joined(run, numbers_of(column), owns_tail(slice)));
 }
 
 // The sums of the Y invocations of each column, added; the result is good at lane.y = 0.
@@ -949,6 +985,22 @@ fn grad_stats_residual_workgroup(
   if (column < params.width4) {
     let blocks = blocks_of_slice(column, slice, lane.y, Y);
     sums = sum_grad_residual(blocks, numbers_of(column), owns_tail(slice) && lane.y == 0);
+  }
+  sums = add_workgroup(lane, sums);
+  if (lane.y == 0 && column < params.width4) { write_sums(column, slice, sums); }
+}
+
+@compute @workgroup_size(X, Y)
+fn grad_stats_joined_workgroup(
+  @builtin(local_invocation_id) lane: vec3<u32>,
+  @builtin(workgroup_id) group: vec3<u32>,
+) {
+  let column = group.x * X + lane.x;
+  let slice = group.y;
+  var sums = Sums(vec4<f32>(0), vec4<f32>(0));
+  if (column < params.width4) {
+    let run = run_of_slice(column, slice, lane.y, Y);
+    sums = sum_grad_joined(run, numbers_of(column), owns_tail(slice) && lane.y == 0);
   }
   sums = add_workgroup(lane, sums);
   if (lane.y == 0 && column < params.width4) { write_sums(column, slice, sums); }
@@ -1030,12 +1082,12 @@ fn apply_grad_run(run: Run, c: Numbers, s: Slopes) {
     let d1 = x_at(i + step) - c.origin;
     let g0 = dy_at(i);
     let g1 = dy_at(i + step);
-    put_dx(i, c.a * (mask_by_input(g0, d0, c.a, c.b) + (d0 * s.p + s.q)));
-    put_dx(i + step, c.a * (mask_by_input(g1, d1, c.a, c.b) + (d1 * s.p + s.q)));
+    put_dx(i, c.a * (grad_by_input(g0, d0, c.a, c.b) + (d0 * s.p + s.q)));
+    put_dx(i + step, c.a * (grad_by_input(g1, d1, c.a, c.b) + (d1 * s.p + s.q)));
   }
   for (; i < run.end; i += step) {
     let deviation = x_at(i) - c.origin;
-    put_dx(i, c.a * (mask_by_input(dy_at(i), deviation, c.a, c.b) + (deviation * s.p + s.q)));
+    put_dx(i, c.a * (grad_by_input(dy_at(i), deviation, c.a, c.b) + (deviation * s.p + s.q)));
   }
 }
 
@@ -1047,11 +1099,11 @@ fn apply_grad_sum(run: Run, c: Numbers, s: Slopes) {
   }
   for (var i = run.start; i < run.end; i += run.step) {
     let deviation = x_at(i) - c.origin;
-    put_dx(i, addend_at(i) + c.a * (mask_by_input(dy_at(i), deviation, c.a, c.b) + (deviation * s.p + s.q)));
+    put_dx(i, addend_at(i) + c.a * (grad_by_input(dy_at(i), deviation, c.a, c.b) + (deviation * s.p + s.q)));
   }
 }
 
-// One invocation: one column in one slice of rows, or in every stride-th vec4. With residual and ReLU, dy is dz here.
+// One invocation: one column in one slice of rows, or in every stride-th vec4. With a residual and an activation, dy is dz here.
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn grad_apply(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
   let run = run_of_apply(flat(id, groups));
@@ -1107,6 +1159,24 @@ fn backward_residual(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_
   apply_residual_blocks(blocks, c, slopes_of(c, sums));
 }
 
+// The same without a mask.
+fn apply_joined_run(run: Run, c: Numbers, s: Slopes) {
+  for (var i = run.start; i < run.end; i += run.step) {
+    put_dx(i, c.a * (dz_at(i) + ((x_at(i) - c.origin) * s.p + s.q)));
+  }
+}
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn backward_joined(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  let column = flat(id, groups);
+  if (column >= params.width4) { return; }
+  let run = run_of_slice(column, 0, 0, 1);
+  let c = numbers_of(column);
+  let sums = sum_grad_joined(run, c, false);
+  finish_column(column, sums);
+  apply_joined_run(run, c, slopes_of(c, sums));
+}
+
 // The sums of each column of the workgroup, from lane.y = 0 to all.
 fn share_sums(lane: vec3<u32>, column: u32, mine: Sums) -> Sums {
   let sums = add_workgroup(lane, mine);
@@ -1132,4 +1202,13 @@ fn backward_residual_workgroup(@builtin(local_invocation_id) lane: vec3<u32>, @b
   let c = numbers_of(column);
   let sums = share_sums(lane, column, sum_grad_residual(blocks, c, false));
   apply_residual_blocks(blocks, c, slopes_of(c, sums));
+}
+
+@compute @workgroup_size(X, Y)
+fn backward_joined_workgroup(@builtin(local_invocation_id) lane: vec3<u32>, @builtin(workgroup_id) group: vec3<u32>) {
+  let column = min(group.x * X + lane.x, params.width4 - 1);
+  let run = run_of_slice(column, 0, lane.y, Y);
+  let c = numbers_of(column);
+  let sums = share_sums(lane, column, sum_grad_joined(run, c, false));
+  apply_joined_run(run, c, slopes_of(c, sums));
 }

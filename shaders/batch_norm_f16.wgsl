@@ -10,6 +10,7 @@
 @group(0) @binding(2) var<storage, read> dy: array<vec2<u32>>;
 @group(0) @binding(5) var<storage, read_write> dz: array<vec2<u32>>;
 @group(0) @binding(6) var<storage, read> addend: array<vec2<u32>>;
+@group(0) @binding(6) var<storage, read> summand: array<vec2<u32>>; // the residual, in backward
 
 fn widen(halves: vec2<u32>) -> vec4<f32> {
   return vec4<f32>(unpack2x16float(halves.x), unpack2x16float(halves.y));
@@ -31,6 +32,7 @@ fn narrow(v: vec4<f32>) -> vec2<u32> {
 
 fn x_at(i: u32) -> vec4<f32> { return widen(x[i]); }
 fn residual_at(i: u32) -> vec4<f32> { return widen(residual[i]); }
+fn summand_at(i: u32) -> vec4<f32> { return widen(summand[i]); }
 fn dy_at(i: u32) -> vec4<f32> { return widen(dy[i]); }
 fn dz_at(i: u32) -> vec4<f32> { return widen(dz[i]); }
 fn addend_at(i: u32) -> vec4<f32> { return widen(addend[i]); }

@@ -7,9 +7,11 @@
 @group(0) @binding(2) var<storage, read> dy: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read_write> dz: array<vec4<f32>>;
 @group(0) @binding(6) var<storage, read> addend: array<vec4<f32>>;
+@group(0) @binding(6) var<storage, read> summand: array<vec4<f32>>; // the residual, in backward
 
 fn x_at(i: u32) -> vec4<f32> { return x[i]; }
 fn residual_at(i: u32) -> vec4<f32> { return residual[i]; }
+fn summand_at(i: u32) -> vec4<f32> { return summand[i]; }
 fn dy_at(i: u32) -> vec4<f32> { return dy[i]; }
 fn dz_at(i: u32) -> vec4<f32> { return dz[i]; }
 fn addend_at(i: u32) -> vec4<f32> { return addend[i]; }

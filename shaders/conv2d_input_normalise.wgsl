@@ -1,7 +1,5 @@
-// What a convolution reads, normalised (and rectified) on the way: the batch-norm before it, folded in. As
+// What a convolution reads, normalised, and its activation, on the way: the batch-norm before it, folded in. As
 // conv2d_input_plain.wgsl; with VEC4 only. The numbers per channel and the expressions are those of batch_norm.wgsl.
-
-override LOAD_RELU: bool = false;
 
 @group(0) @binding(2) var<storage, read> x4: array<vec4<f32>>;
 @group(0) @binding(6) var<storage, read> x_numbers: array<vec4<f32>>; // [5, IC]: origin, a, b, …
@@ -23,9 +21,7 @@ fn x_fetch(at: u32) -> Fetched {
   return x4[at];
 }
 fn x_made(fetched: Fetched, channels: Channels) -> vec4<f32> {
-  let z = (fetched - channels.origin) * channels.a + channels.b;
-  if (!LOAD_RELU) { return z; }
-  return relu(z);
+  return activation((fetched - channels.origin) * channels.a + channels.b);
 }
 
 fn x_vec4(at: u32, channels: Channels) -> vec4<f32> {

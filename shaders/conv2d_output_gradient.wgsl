@@ -1,9 +1,9 @@
 // What becomes of grad_input's sums where the convolution's input was made by a batch-norm, and this is the last
-// contribution to its gradient: the others are added, the ReLU's mask is applied, and the sums of dz and dz * xhat that
+// contribution to its gradient: the others are added, the gradient goes through the activation, and the sums of dz and dz * xhat that
 // the batch-norm's backward needs are taken. As conv2d_output_plain.wgsl; the expressions are those of batch_norm.wgsl.
 
 override JOIN: bool = false; // `out` holds the other contributions
-override MASK: u32 = 0; // 0: no ReLU, 1: by the batch-norm's input, 2: by the forward's mask
+override MASKED: bool = false; // by the forward's mask, else by what the batch-norm makes of its input
 
 @group(0) @binding(10) var<storage, read_write> partials: array<vec4<f32>>;
 @group(0) @binding(11) var<storage, read> sink_input: array<vec4<f32>>;
@@ -46,10 +46,8 @@ fn finish(sum: vec4<f32>, pixel: u32, quad: u32, channels: OutChannels, origin: 
   var dz = sum;
   if (JOIN) { dz += out[at]; }
   let deviation = sink_input[at] - channels.origin;
-  if (MASK == 1) {
-    dz = select(dz, vec4<f32>(0), is_cut(deviation * channels.a + channels.b));
-  }
-  if (MASK == 2) {
+  if (!MASKED) { dz = activation_grad(dz, deviation * channels.a + channels.b); }
+  if (MASKED) {
     let bits = sink_mask[(pixel / 8) * (OC / 4) + quad] >> (4 * (pixel % 8));
     dz = select(vec4<f32>(0), dz, (vec4<u32>(bits) & vec4<u32>(1, 2, 4, 8)) != vec4<u32>(0));
   }

@@ -1,6 +1,6 @@
 // One read per input, one write: the plain elementwise ops, and what their gradients need.
 //
-//   unary     out = f(a)                      relu, factor·a
+//   scale     out = factor·a
 //   binary    out = f(a, b)                   a as large as out, b broadcast
 //   ternary   out = f(a, b, c)                a as large as out, b and c broadcast alike
 //   expand    out = factor·b                  b broadcast
@@ -100,24 +100,16 @@ fn load_c(i: u32) -> vec4<f32> {
   );
 }
 
-fn unary_op(x: vec4<f32>) -> vec4<f32> {
-  switch (OP) {
-    case 0u: { return relu(x); } // relu.wgsl, a part of this module
-    default: { return sizes.factor * x; }
-  }
-}
-
 fn binary_op(x: vec4<f32>, y: vec4<f32>) -> vec4<f32> {
   switch (OP) {
     case 0u: { return x + y; }
     case 1u: { return x - y; }
     case 2u: { return y - x; }
     case 3u: { return x * y; }
-    case 4u: { return select(x, vec4<f32>(0.0), is_cut(y)); } // relu's gradient: x = dy, y = relu(..)
-    case 5u: { return (x - y) * (x - y); }
+    case 4u: { return (x - y) * (x - y); }
     // normalize's gradients; y is the variance, sizes.factor its epsilon
-    case 6u: { return x * inverseSqrt(y + sizes.factor); } // dx, x = dy
-    case 7u: { return -x * inverseSqrt(y + sizes.factor); } // dmean, x = Σ dy
+    case 5u: { return x * inverseSqrt(y + sizes.factor); } // dx, x = dy
+    case 6u: { return -x * inverseSqrt(y + sizes.factor); } // dmean, x = Σ dy
     default: { // dvariance, x = Σ dy·(x − mean)
       let rstd = inverseSqrt(y + sizes.factor);
       return ((-0.5 * x * rstd) * rstd) * rstd;
@@ -133,9 +125,9 @@ fn ternary_op(x: vec4<f32>, y: vec4<f32>, z: vec4<f32>) -> vec4<f32> {
 }
 
 @compute @workgroup_size(WORKGROUP_SIZE)
-fn unary(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+fn scale(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
   for (var i = id.x; i < sizes.vec4s; i += groups.x * WORKGROUP_SIZE) {
-    out[i] = unary_op(a[i]);
+    out[i] = sizes.factor * a[i];
   }
 }
 

@@ -1,8 +1,6 @@
-// What a kernel loads, normalised (and rectified) on the way: the batch-norm before it, folded in. As load_plain.wgsl, for
+// What a kernel loads, normalised, and its activation, on the way: the batch-norm before it, folded in. As load_plain.wgsl, for
 // channels in whole vec4s. The numbers per channel and the expression are those of batch_norm.wgsl, so the elements have the bits
 // that they would have in memory.
-
-override LOAD_RELU: bool = false;
 
 @group(0) @binding(7) var<storage, read> x_numbers: array<vec4<f32>>; // [5, C]: origin, a, b, …
 
@@ -12,7 +10,5 @@ fn channels_of(quad: u32, quads: u32) -> Channels {
 }
 
 fn made(fetched: vec4<f32>, channels: Channels) -> vec4<f32> {
-  let z = (fetched - channels.origin) * channels.a + channels.b;
-  if (!LOAD_RELU) { return z; }
-  return relu(z);
+  return activation((fetched - channels.origin) * channels.a + channels.b);
 }

@@ -29,13 +29,18 @@ export {
   Conv2d,
   type Conv2dLayerOptions,
   Flatten,
+  GELU,
   GlobalAvgPool2d,
+  Hardswish,
   type InitOptions,
+  LeakyReLU,
   Linear,
   MaxPool2d,
   manualSeed,
   ReLU,
+  ReLU6,
   Sequential,
+  SiLU,
 } from "./nn/layers.ts";
 export {
   PreActBlock,
@@ -52,6 +57,17 @@ export {
 } from "./nn/models/resnet.ts";
 export { Module, type StateDict } from "./nn/module.ts";
 export { accuracy } from "./ops/accuracy.ts";
+export {
+  type Activation,
+  type GeluOptions,
+  gelu,
+  hardSwish,
+  type LeakyReluOptions,
+  leakyRelu,
+  relu,
+  relu6,
+  silu,
+} from "./ops/activations.ts";
 export { type BatchNormOptions, batchNorm } from "./ops/batch_norm.ts";
 export { batchNormComposed } from "./ops/batch_norm_composed.ts";
 export {
@@ -70,7 +86,7 @@ export {
   type OpContext,
   type OpDefinition,
 } from "./ops/define-op.ts";
-export { add, expand, mul, normalize, relu, scale, sub } from "./ops/elementwise.ts";
+export { add, expand, mul, normalize, scale, sub } from "./ops/elementwise.ts";
 export { groupNorm } from "./ops/group_norm.ts";
 export { layerNorm } from "./ops/layer_norm.ts";
 export * from "./ops/layout.ts";

@@ -74,6 +74,7 @@ const SYNONYMS: Record<string, string> = {
   f16: "float16",
   int32: "uint32",
   type: "dtype",
+  swish: "silu",
 };
 
 /** The known word that is most like `word`, or null if none is. */

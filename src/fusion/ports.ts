@@ -3,16 +3,34 @@
 // A port names parts of shaders, their constants and what they bind. Who offers a port knows what the part means; who links
 // the part into its kernel need not.
 
+import type { ShaderName } from "../generated/shaders.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 
-/** What may be applied to each element on its own. */
-export type Activation = "none" | "relu";
+/** An activation: a part of a shader, shaders/activation_*.wgsl, that computes it and its gradient. */
+export interface ActivationPart {
+  readonly part: ShaderName;
+  readonly constants: Readonly<Record<string, number>>;
+}
+
+export const NO_ACTIVATION: ActivationPart = { part: "activation_none", constants: {} };
+
+/** Whether there is an activation at all. */
+export function isSome({ part }: ActivationPart): boolean {
+  return part !== NO_ACTIVATION.part;
+}
+
+/** Whether one bit of each result is all that the gradient needs. */
+export function isRectifier({ part }: ActivationPart): boolean {
+  return part === "activation_relu";
+}
 
 /** What a part of a shader needs from the host. */
 export interface Part {
   /** `normalise` is shaders/conv2d_input_normalise.wgsl in a convolution. */
   readonly part: string;
   readonly constants: Readonly<Record<string, number>>;
+  /** Linked with the part, which calls it. Null for a part that calls none. */
+  readonly activation: ActivationPart | null;
   /** By the names that the part declares. */
   readonly bindings: Readonly<Record<string, Tensor>>;
 }
@@ -41,7 +59,7 @@ export interface GradientSink extends Store {
    * The same with an activation after the op: the gradient is that of the activation's output. `mask`: which of its
    * elements are not zero, a bit each. Null if this can't be done.
    */
-  activated(activation: Activation, mask: Tensor | null): GradientSink | null;
+  activated(activation: ActivationPart, mask: Tensor | null): GradientSink | null;
   /** The same with something added after the op. Null if this can't be done. */
   plus(): GradientSink | null;
   /**

@@ -1,9 +1,16 @@
 import { ShapeError, UsageError } from "../errors.ts";
 import type { Gpu } from "../gpu/device.ts";
+import {
+  type Activation,
+  activate,
+  checkGelu,
+  checkLeakyRelu,
+  type GeluOptions,
+  type LeakyReluOptions,
+} from "../ops/activations.ts";
 import { type BatchNormOptions, batchNorm } from "../ops/batch_norm.ts";
 import { batchNormComposed } from "../ops/batch_norm_composed.ts";
 import { type Conv2dOptions, checkConv2d, conv2d } from "../ops/conv2d.ts";
-import { relu } from "../ops/elementwise.ts";
 import { linear } from "../ops/linear.ts";
 import {
   type AvgPool2dOptions,
@@ -182,7 +189,7 @@ export function checkBatchNorm2d(op: string, options: BatchNorm2dOptions): void 
 
 /** What follows the normalisation in the same kernel. */
 export interface BatchNormTail {
-  activation?: "none" | "relu";
+  activation?: Activation;
   /** Added before the activation; same shape as the input. */
   residual?: Tensor | null;
 }
@@ -218,7 +225,7 @@ export class BatchNorm2d extends Module {
     this.fused = fused;
   }
 
-  /** `tail` folds a residual and a ReLU into the same pass over memory. */
+  /** `tail` folds a residual and an activation into the same pass over memory. */
   forward(x: Tensor, tail: BatchNormTail = {}): Tensor {
     checkOptions("BatchNorm2d", tail, TAIL_OPTIONS, "tail");
     const { runningMean, runningVar, numBatchesTracked, eps, momentum } = this;
@@ -238,9 +245,55 @@ export class BatchNorm2d extends Module {
   }
 }
 
-export class ReLU extends Module {
+/** Applies an activation to each element; right after a `BatchNorm2d` in a `Sequential`, in its pass over memory. */
+abstract class ActivationLayer extends Module {
+  constructor(readonly activation: Activation) {
+    super();
+  }
   forward(x: Tensor): Tensor {
-    return relu(x);
+    return activate(this.constructor.name, x, this.activation);
+  }
+}
+
+/** See `relu`. */
+export class ReLU extends ActivationLayer {
+  constructor() {
+    super("relu");
+  }
+}
+
+/** See `relu6`. */
+export class ReLU6 extends ActivationLayer {
+  constructor() {
+    super("relu6");
+  }
+}
+
+/** See `leakyRelu`. */
+export class LeakyReLU extends ActivationLayer {
+  constructor(options: LeakyReluOptions = {}) {
+    super({ name: "leakyRelu", negativeSlope: checkLeakyRelu("LeakyReLU", options) });
+  }
+}
+
+/** See `silu`. */
+export class SiLU extends ActivationLayer {
+  constructor() {
+    super("silu");
+  }
+}
+
+/** See `gelu`. */
+export class GELU extends ActivationLayer {
+  constructor(options: GeluOptions = {}) {
+    super(checkGelu("GELU", options));
+  }
+}
+
+/** See `hardSwish`. */
+export class Hardswish extends ActivationLayer {
+  constructor() {
+    super("hardSwish");
   }
 }
 
@@ -285,7 +338,7 @@ export class Flatten extends Module {
 }
 
 /**
- * Layers one after the other. A `BatchNorm2d` with a `ReLU` behind it runs as one fused op. Intermediate results are
+ * Layers one after the other. A `BatchNorm2d` with an activation after it runs as one fused op. Intermediate results are
  * given back as soon as only the graph needs them.
  */
 export class Sequential extends Module {
@@ -303,8 +356,9 @@ export class Sequential extends Module {
     let y = x;
     for (let i = 0; i < this.layers.length; i += 1) {
       const layer = this.layers[i]!;
-      const fuse = layer instanceof BatchNorm2d && this.layers[i + 1] instanceof ReLU;
-      const next = fuse ? layer.forward(y, { activation: "relu" }) : layer.forward(y);
+      const after = this.layers[i + 1];
+      const fuse = layer instanceof BatchNorm2d && after instanceof ActivationLayer;
+      const next = fuse ? layer.forward(y, { activation: after.activation }) : layer.forward(y);
       if (fuse) i += 1;
       if (y !== x && next !== y) y.dispose();
       y = next;

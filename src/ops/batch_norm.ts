@@ -3,13 +3,20 @@
 
 import { isRecomputing } from "../autograd/checkpoint.ts";
 import { ShapeError } from "../errors.ts";
-import type { Activation, GradientSink } from "../fusion/ports.ts";
+import {
+  type ActivationPart,
+  type GradientSink,
+  isRectifier,
+  isSome,
+  NO_ACTIVATION,
+} from "../fusion/ports.ts";
 import type { Gpu } from "../gpu/device.ts";
-import { checkChoice, checkFlag, checkOptions, optionNames, show } from "../options.ts";
+import { checkFlag, checkOptions, optionNames, show } from "../options.ts";
 import { checkTensor, FLOAT32, FLOATS, type TensorRule } from "../tensor/check.ts";
 import type { Work } from "../tensor/lazy.ts";
 import { formatShape, type Shape, sameShape, sizeOf } from "../tensor/shape.ts";
 import { Tensor } from "../tensor/tensor.ts";
+import { type Activation, activationPart } from "./activations.ts";
 import {
   type BatchNormChoice,
   type BatchNormKernels,
@@ -32,7 +39,7 @@ export interface BatchNormOptions {
   /** Added to the variance. Default 1e-5. */
   eps?: number;
   /** Applied last, in the same pass. Default "none". */
-  activation?: "none" | "relu";
+  activation?: Activation;
   /**
    * Let the convolutions next to it do part of the work: in training the one before measures its output as it stores it, the
    * one behind normalises as it loads, also in inference, and likewise in backward; each where that is faster here
@@ -99,9 +106,12 @@ const batchNormOp = defineOp({
     const numbers = ctx.empty([5, kernels.width]);
     const graph = Object.values(ctx.needsGrad).includes(true);
     // x alone gives the ReLU's mask, but for the residual.
-    const mask = plan.relu && residual && graph ? ctx.empty([kernels.maskWords], "uint32") : null;
-    const all = { ...params, gamma, beta, residual, relu: plan.relu, mask };
-    const saved = { x, numbers, mask, given: statistics !== null };
+    const mask =
+      isRectifier(plan.activation) && residual && graph ? ctx.empty([kernels.maskWords], "uint32") : null;
+    const all = { ...params, gamma, beta, residual, activation: plan.activation, mask };
+    // Without a mask, backward works out what the activation was of.
+    const summand = isSome(plan.activation) && graph && !mask ? residual : null;
+    const saved = { x, numbers, mask, summand, given: statistics !== null };
     if (params.training) overwriteRunning(params);
     const counter = params.training ? kernels.counter(params) : null;
     const lazily = folds && !counter;
@@ -120,7 +130,7 @@ const batchNormOp = defineOp({
       return { out, saved };
     }
     if (lazily) {
-      const activation = plan.relu ? "relu" : "none";
+      const { activation } = plan;
       return {
         out: normalised({ gpu, kernels, choice, x, numbers, activation, residual, mask, graph }),
         saved,
@@ -130,8 +140,8 @@ const batchNormOp = defineOp({
     kernels.apply(ctx, out, x, numbers, all, counter, choice);
     return { out, saved };
   },
-  // dz = dy where y > 0; dx = γ·rstd·(dz − Σdz/n − x̂·Σ(dz·x̂)/n); dγ = Σ dz·x̂, dβ = Σ dz, dresidual = dz
-  backward(ctx, grad, { x, numbers, mask, given }, plan, params) {
+  // dz = dy·act'(z); dx = γ·rstd·(dz − Σdz/n − x̂·Σ(dz·x̂)/n); dγ = Σ dz·x̂, dβ = Σ dz, dresidual = dz
+  backward(ctx, grad, { x, numbers, mask, summand, given }, plan, params) {
     const { needsGrad } = ctx;
     if (grad.dtype !== x.dtype) {
       throw new ShapeError(
@@ -149,29 +159,42 @@ const batchNormOp = defineOp({
     if (sums || (folds && needsGrad.x)) {
       const slopes = ctx.empty([4, kernels.width]);
       const coefficients = { dgamma, dbeta, batchStatistics };
-      const masked = mask !== null && !sums;
-      const dz = !masked ? grad : needsGrad.residual ? ctx.grad("residual") : ctx.empty(plan.out);
-      const relu = plan.relu && !mask && !sums;
-      const unused = !batchStatistics && !needsGrad.gamma && !needsGrad.beta && !mask;
+      const joined = !sums && (mask !== null || summand !== null);
+      const dz = !joined ? grad : needsGrad.residual ? ctx.grad("residual") : ctx.empty(plan.out);
+      const activation = sums || joined ? NO_ACTIVATION : plan.activation;
+      const unused = !batchStatistics && !needsGrad.gamma && !needsGrad.beta && !joined;
       // The kernel that made the gradient has masked it and summed it up; or nobody asks for the sums.
       if (sums) kernels.finalizeGrad(ctx, slopes, sums, numbers, coefficients, choice);
       else if (unused)
         kernels.finalizeGrad(ctx, slopes, { values: numbers, groups: 0 }, numbers, coefficients, choice);
-      else kernels.measureGrad(ctx, x, grad, numbers, slopes, { relu, mask, dz, ...coefficients }, choice);
+      else {
+        const all = { activation: plan.activation, mask, residual: summand, dz, ...coefficients };
+        kernels.measureGrad(ctx, x, grad, numbers, slopes, all, choice);
+      }
       return {
         x: needsGrad.x
-          ? inputGradient({ gpu: ctx.gpu, kernels, choice, x, dz, numbers, slopes, relu })
+          ? inputGradient({ gpu: ctx.gpu, kernels, choice, x, dz, numbers, slopes, activation })
           : null,
         gamma: needsGrad.gamma ? dgamma : null,
         beta: needsGrad.beta ? dbeta : null,
-        residual: !needsGrad.residual ? null : masked ? dz : grad.alias(),
+        residual: !needsGrad.residual ? null : joined ? dz : grad.alias(),
         statistics: null,
       };
     }
     const like = (name: "x" | "residual") => (half ? ctx.empty(plan.out, x.dtype) : ctx.grad(name));
     const dx = needsGrad.x ? like("x") : null;
-    const dz = !mask ? grad : needsGrad.residual ? like("residual") : ctx.temp(plan.out, x.dtype);
-    const all = { relu: plan.relu, mask, dz, dgamma, dbeta, dx, batchStatistics };
+    const joined = mask !== null || summand !== null;
+    const dz = !joined ? grad : needsGrad.residual ? like("residual") : ctx.temp(plan.out, x.dtype);
+    const all = {
+      activation: plan.activation,
+      mask,
+      residual: summand,
+      dz,
+      dgamma,
+      dbeta,
+      dx,
+      batchStatistics,
+    };
     kernels.backward(ctx, x, grad, numbers, all, choice);
     const dstatistics = needsGrad.statistics ? ctx.grad("statistics") : null;
     if (dstatistics) {
@@ -181,17 +204,17 @@ const batchNormOp = defineOp({
       x: dx,
       gamma: needsGrad.gamma ? dgamma : null,
       beta: needsGrad.beta ? dbeta : null,
-      residual: !needsGrad.residual ? null : mask ? dz : grad.alias(),
+      residual: !needsGrad.residual ? null : joined ? dz : grad.alias(),
       statistics: dstatistics,
     };
   },
-  sink(gpu, { x, numbers, mask, given }, plan, params) {
+  sink(gpu, { x, numbers, mask, summand, given }, plan, params) {
     const kernels = batchNormKernels(gpu, plan.count, plan.channels, x.dtype);
-    if (!params.folds || given || !kernels.foldable) return null;
+    if (!params.folds || given || !kernels.foldable || summand) return null;
     const choice = kernels.choose("backward", true);
     if (takesOne(choice.variant)) return null;
     return gradientSink(kernels, choice, x, numbers, {
-      activation: plan.relu ? "relu" : "none",
+      activation: plan.activation,
       mask,
       added: plan.residual,
     });
@@ -199,12 +222,12 @@ const batchNormOp = defineOp({
 });
 
 /** What a batch-norm asks of the kernel that makes x: count, origin, offset and deviation of each channel. */
-const STATISTICS = { part: "statistics", rows: 4, constants: {}, bindings: {} };
+const STATISTICS = { part: "statistics", rows: 4, constants: {}, activation: null, bindings: {} };
 
 /** What comes after the normalisation in the op, and in ops after it. */
 interface After {
-  activation: Activation;
-  /** The ReLU's, where x alone does not give it. */
+  activation: ActivationPart;
+  /** A ReLU's, where x alone does not give it. */
   mask: Tensor | null;
   /** Something is added before the activation. */
   added: boolean;
@@ -219,14 +242,14 @@ function gradientSink(
   after: After,
 ): GradientSink {
   const { activation, mask, added } = after;
-  const relu = activation === "relu";
   return {
     part: "norm_sums",
     rows: 2,
-    constants: { MASK: mask ? 2 : relu ? 1 : 0 },
+    constants: { MASKED: mask ? 1 : 0 },
+    activation: mask ? NO_ACTIVATION : activation,
     bindings: { sink_input: x, sink_numbers: numbers, sink_mask: mask ?? numbers },
     activated(next, bits) {
-      if (activation !== "none" || (added && !bits)) return null;
+      if (isSome(activation) || (added && !bits)) return null;
       return gradientSink(kernels, choice, x, numbers, {
         activation: next,
         mask: added ? bits : null,
@@ -235,17 +258,17 @@ function gradientSink(
     },
     // The other summand would get the masked gradient, too.
     plus() {
-      if (activation !== "none" || added) return null;
+      if (isSome(activation) || added) return null;
       return gradientSink(kernels, choice, x, numbers, { ...after, added: true });
     },
     apply(grad) {
-      if (!relu) return null;
+      if (!isSome(activation)) return null;
       const { gpu } = x;
       const dz = gpu.keep(gpu.empty(grad.shape));
       try {
         const make = (shape: Shape) => gpu.keep(gpu.empty(shape));
         const partials = inLayer(gpu, "batch_norm backward", gpu.layer, (ctx) =>
-          kernels.sumGrad(ctx, make, x, grad, numbers, { relu, mask, dz }, choice),
+          kernels.sumGrad(ctx, make, x, grad, numbers, { activation, mask, residual: null, dz }, choice),
         );
         return { grad: dz, partials };
       } catch (error) {
@@ -263,7 +286,7 @@ interface Normalised {
   choice: BatchNormChoice;
   x: Tensor;
   numbers: Tensor;
-  activation: Activation;
+  activation: ActivationPart;
   residual: Tensor | null;
   /** Where the mask goes, once. */
   mask: Tensor | null;
@@ -278,14 +301,13 @@ function normalised(given: Normalised): Tensor {
   const { gpu, kernels, choice, activation, graph } = given;
   const [x, numbers, residual] = [given.x.alias(), given.numbers.alias(), given.residual?.alias() ?? null];
   const { layer } = gpu;
-  const relu = activation === "relu";
   let unwritten = given.mask;
   const work: Work = {
     sources: residual ? [x, numbers, residual] : [x, numbers],
     recompute: graph && !residual?.recomputes,
     run(y) {
       inLayer(gpu, "batch_norm", layer, (ctx) =>
-        kernels.apply(ctx, y, x, numbers, { relu, residual, mask: unwritten }, null, choice),
+        kernels.apply(ctx, y, x, numbers, { activation, residual, mask: unwritten }, null, choice),
       );
       unwritten = null;
       return null;
@@ -293,9 +315,10 @@ function normalised(given: Normalised): Tensor {
     // Nobody adds a residual while loading.
     load: residual
       ? null
-      : { part: "normalised", elements: x, bindings: { numbers }, constants: { LOAD_RELU: relu ? 1 : 0 } },
+      : { part: "normalised", elements: x, bindings: { numbers }, constants: {}, activation },
     activated(next, newMask) {
-      if (activation !== "none") return null;
+      // With a residual only a ReLU's gradient can do without what it was of.
+      if (isSome(activation) || (residual && newMask && !isRectifier(next))) return null;
       const mask = residual && newMask ? newMask(kernels.maskWords) : null;
       const out = normalised({
         ...given,
@@ -309,7 +332,7 @@ function normalised(given: Normalised): Tensor {
       return { out, mask };
     },
     plus(other, _self, needsGrad) {
-      if (activation !== "none" || residual) return null;
+      if (isSome(activation) || residual) return null;
       return normalised({ ...given, x, numbers, residual: other, mask: null, graph: needsGrad });
     },
   };
@@ -325,15 +348,15 @@ interface InputGradient {
   kernels: BatchNormKernels;
   choice: BatchNormChoice;
   x: Tensor;
-  /** The gradient, to be masked if `relu`. */
+  /** The gradient, still to go through the activation. */
   dz: Tensor;
   numbers: Tensor;
   slopes: Tensor;
-  relu: boolean;
+  activation: ActivationPart;
 }
 
 function inputGradient(given: InputGradient, others: Tensor | null = null): Tensor {
-  const { gpu, kernels, choice, relu } = given;
+  const { gpu, kernels, choice, activation } = given;
   const [x, dz] = [given.x.alias(), given.dz.alias()];
   const [numbers, slopes] = [given.numbers.alias(), given.slopes.alias()];
   const addend = others?.alias() ?? null;
@@ -343,25 +366,31 @@ function inputGradient(given: InputGradient, others: Tensor | null = null): Tens
     recompute: false,
     run(dx) {
       inLayer(gpu, "batch_norm backward", layer, (ctx) =>
-        kernels.applyGrad(ctx, dx, x, dz, numbers, slopes, relu, addend, choice),
+        kernels.applyGrad(ctx, dx, x, dz, numbers, slopes, activation, addend, choice),
       );
       return null;
     },
     load:
-      relu || addend
+      isSome(activation) || addend
         ? null
-        : { part: "norm_gradient", elements: dz, bindings: { numbers: slopes, other: x }, constants: {} },
+        : {
+            part: "norm_gradient",
+            elements: dz,
+            bindings: { numbers: slopes, other: x },
+            activation: null,
+            constants: {},
+          },
     plus: (other) => (addend ? null : inputGradient({ ...given, x, dz, numbers, slopes }, other)),
   };
   return Tensor.lazy(gpu, x.shape, work, "batchNorm backward");
 }
 
 /**
- * Batch normalisation over every axis but the last, with an optional residual and ReLU in the same pass:
+ * Batch normalisation over every axis but the last, with an optional residual and activation in the same pass:
  * `y = act((x − mean) / √(var + eps) · γ + β [+ residual])`. Ioffe & Szegedy 2015; semantics of PyTorch's `batch_norm`.
  * Training uses the batch's mean and biased variance, and moves the running statistics (with the unbiased variance)
- * towards them on the GPU. Differentiable in x, gamma, beta and residual; keeps x (and, with residual and ReLU, one bit
- * for each element of y) for backward.
+ * towards them on the GPU. Differentiable in x, gamma, beta and residual; keeps x (and, with a residual and ReLU, one bit
+ * for each element of y; with a residual and another activation, the residual) for backward.
  * @param x [N, H, W, C] or [N, C], or any other rank with channels last; in float16, y, the residual and their gradients
  *   are float16 too, and all sums and everything per channel are float32
  * @param gamma [C], or null for 1
@@ -489,6 +518,6 @@ export function inferBatchNorm(
       `${op}: eps is ${show(eps)}; expected a finite number that is not negative, such as 1e-5`,
     );
   }
-  checkChoice(op, "activation", activation, ["none", "relu"], ShapeError);
-  return { out: x, count, channels, relu: activation === "relu", residual: residual !== null };
+  const part: ActivationPart = activationPart(op, activation);
+  return { out: x, count, channels, activation: part, residual: residual !== null };
 }

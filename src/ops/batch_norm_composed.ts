@@ -1,6 +1,7 @@
 import { isRecomputing } from "../autograd/checkpoint.ts";
 import { noGrad } from "../autograd/tape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { activate } from "./activations.ts";
 import {
   type BatchNormOptions,
   batchNormParams,
@@ -9,13 +10,13 @@ import {
   overwriteRunning,
 } from "./batch_norm.ts";
 import { batchNormKernels } from "./batch_norm_kernels.ts";
-import { add, mul, normalize, relu } from "./elementwise.ts";
+import { add, mul, normalize } from "./elementwise.ts";
 import { mean, variance } from "./reduce.ts";
 import { reshape } from "./reshape.ts";
 import { slice } from "./slice.ts";
 
 /**
- * The same numbers as `batchNorm`, composed of plain ops: `mean`, `variance`, `normalize`, `mul`, `add`, `relu`, each
+ * The same numbers as `batchNorm`, composed of plain ops: `mean`, `variance`, `normalize`, `mul`, `add`, and the activation, each
  * with its own pass over memory and its own backward. What fusing gains is measured against this.
  * Arguments, defaults and errors are those of `batchNorm`.
  */
@@ -61,6 +62,6 @@ export function batchNormComposed(
     if (gamma) y = mul(y, gamma);
     if (beta) y = add(y, beta);
     if (residual) y = add(y, residual);
-    return plan.relu ? relu(y) : y;
+    return activate("batchNormComposed", y, params.activation);
   });
 }

@@ -1,6 +1,6 @@
 // Geometry and dispatches of shaders/batch_norm.wgsl.
 
-import type { Partials } from "../fusion/ports.ts";
+import { type ActivationPart, NO_ACTIVATION, type Partials } from "../fusion/ports.ts";
 import { shaders } from "../generated/shaders.ts";
 import type { Grid } from "../gpu/commands.ts";
 import type { Binding, Gpu } from "../gpu/device.ts";
@@ -40,12 +40,24 @@ interface Division {
   y: number;
 }
 
-/** The kernels over tensors in float32, or in float16: one body, two ways to its elements. */
-const body = shaders.batch_norm + shaders.moments + shaders.relu;
-const modules = {
-  float32: { name: "batch_norm", source: body + shaders.batch_norm_f32 },
-  float16: { name: "batch_norm_f16", source: body + shaders.batch_norm_f16 },
-};
+type Element = "float32" | "float16";
+
+const modules = new Map<string, { name: string; source: string }>();
+
+/** The kernels over tensors in float32, or in float16, with an activation: one body, two ways to its elements. */
+function moduleOf(dtype: Element, part: ActivationPart["part"]): { name: string; source: string } {
+  const key = `${dtype}+${part}`;
+  let module = modules.get(key);
+  if (!module) {
+    const body = shaders.batch_norm + shaders.moments + shaders[part];
+    module =
+      dtype === "float16"
+        ? { name: "batch_norm_f16", source: body + shaders.batch_norm_f16 }
+        : { name: "batch_norm", source: body + shaders.batch_norm_f32 };
+    modules.set(key, module);
+  }
+  return module;
+}
 
 /**
  * `software`: no workgroup memory; `_one`: all in one dispatch. A call for which one dispatch won't do (the average over all
@@ -130,16 +142,18 @@ export interface MeasureParams {
 
 interface ApplyParams {
   residual: Tensor | null;
-  relu: boolean;
+  activation: ActivationPart;
   /** Where the ReLU's mask goes, [maskWords]; null where backward won't need it. */
   mask: Tensor | null;
 }
 
 interface GradParams {
-  relu: boolean;
+  activation: ActivationPart;
   /** The forward's, with residual and ReLU; else null. */
   mask: Tensor | null;
-  /** Where dz goes if there is `mask`. */
+  /** With another activation, what it needs to work out what that was of; else null. */
+  residual: Tensor | null;
+  /** Where dz goes if there is `mask` or `residual`. */
   dz: Tensor;
   dgamma: Tensor;
   dbeta: Tensor;
@@ -162,7 +176,7 @@ export class BatchNormKernels {
   constructor(
     private readonly gpu: Gpu,
     private readonly layout: Layout,
-    private readonly dtype: keyof typeof modules,
+    private readonly dtype: Element,
   ) {
     this.width = 4 * layout.width4;
     this.maskWords = Math.ceil((layout.rows + Math.sign(layout.tail)) / MASK_ROWS) * layout.width4;
@@ -184,7 +198,7 @@ export class BatchNormKernels {
   statisticsGrad(ctx: Context, dx: Tensor, x: Tensor, statistics: Tensor, grad: Tensor): void {
     const affine = ctx.temp([5, this.width]);
     this.statisticsKernel(ctx, "input_grad", { 0: affine, 2: statistics, 4: grad });
-    this.apply(ctx, dx, x, affine, { residual: null, relu: false, mask: null }, null, null);
+    this.apply(ctx, dx, x, affine, { residual: null, activation: NO_ACTIVATION, mask: null }, null, null);
   }
 
   /** One of the kernels of shaders/batch_norm_statistics.wgsl. */
@@ -238,7 +252,7 @@ export class BatchNormKernels {
     params: MeasureParams & ApplyParams,
     choice: BatchNormChoice,
   ): void {
-    const { gamma, beta, runningMean, runningVar, numBatchesTracked, residual, relu, mask } = params;
+    const { gamma, beta, runningMean, runningVar, numBatchesTracked, residual, activation, mask } = params;
     const buffers = ONE_BUFFERS.forward + (runningMean ? RUNNING_BUFFERS : 0);
     const fits = params.momentum !== null && this.gpu.limits.maxStorageBuffersPerShaderStage >= buffers;
     if (!takesOne(choice.variant) || !fits) {
@@ -255,8 +269,8 @@ export class BatchNormKernels {
     };
     const suffix = runningMean ? "_running" : "";
     const flags = { ...this.affineFlags(params), SMALL_EPS: params.eps < SMALL_EPS };
-    const tail = { RELU: relu, HAS_RESIDUAL: residual !== null, HAS_MASK: mask !== null };
-    const one = this.spec(`forward${suffix}`, division, { ...flags, ...tail }, choice);
+    const tail = { HAS_RESIDUAL: residual !== null, HAS_MASK: mask !== null };
+    const one = this.spec(`forward${suffix}`, division, { ...flags, ...tail }, choice, activation);
     const given = { 2: residual ?? x, 10: mask ?? ctx.temp([1]) };
     const bindings = { 0: y, 1: x, 3: saved, ...given, ...running, ...affine };
     this.run(ctx, one, division, bindings, params, this.columnGrid(division));
@@ -360,22 +374,29 @@ export class BatchNormKernels {
     params: GradParams,
     choice: BatchNormChoice,
   ): void {
-    const { relu, mask, dz, dgamma, dbeta, dx, batchStatistics } = params;
+    const { activation, mask, residual, dz, dgamma, dbeta, dx, batchStatistics } = params;
+    const joined = mask !== null || residual !== null;
     if (takesOne(choice.variant) && dx) {
       const division = this.division(choice.variant);
-      const masked = mask ? { 4: mask, 5: dz } : { 5: ctx.temp([4]) };
-      const flags = { RELU: relu && !mask, BATCH_STATISTICS: batchStatistics };
-      const one = this.spec(mask ? "backward_residual" : "backward", division, flags, choice);
-      const bindings = { 0: dx, 1: x, 2: dy, 3: saved, ...masked, 8: dgamma, 9: dbeta };
+      const entry = mask ? "backward_residual" : residual ? "backward_joined" : "backward";
+      const part = mask ? NO_ACTIVATION : activation;
+      const one = this.spec(entry, division, { BATCH_STATISTICS: batchStatistics }, choice, part);
+      const after = {
+        ...(mask && { 4: mask }),
+        5: joined ? dz : ctx.temp([4]),
+        ...(residual && { 6: residual }),
+      };
+      const bindings = { 0: dx, 1: x, 2: dy, 3: saved, ...after, 8: dgamma, 9: dbeta };
       this.run(ctx, one, division, bindings, null, this.columnGrid(division));
       return;
     }
     const slopes = ctx.temp([4, this.width]);
     this.measureGrad(ctx, x, dy, saved, slopes, params, choice);
-    if (dx) this.applyGrad(ctx, dx, x, mask ? dz : dy, saved, slopes, relu && !mask, null, choice);
+    const left = joined ? NO_ACTIVATION : activation;
+    if (dx) this.applyGrad(ctx, dx, x, joined ? dz : dy, saved, slopes, left, null, choice);
   }
 
-  /** dgamma, dbeta and the coefficients of dx into `slopes`; with a mask, dz. In two dispatches. */
+  /** dgamma, dbeta and the coefficients of dx into `slopes`; with a mask or a residual, dz. In two dispatches. */
   measureGrad(
     ctx: Context,
     x: Tensor,
@@ -385,8 +406,16 @@ export class BatchNormKernels {
     params: Omit<GradParams, "dx">,
     choice: BatchNormChoice,
   ): void {
-    const { relu, mask, dz } = params;
-    const sums = this.sumGrad(ctx, ctx.temp, x, dy, saved, { relu, mask, dz: mask && dz }, choice);
+    const { mask, residual, dz } = params;
+    const sums = this.sumGrad(
+      ctx,
+      ctx.temp,
+      x,
+      dy,
+      saved,
+      { ...params, dz: mask || residual ? dz : null },
+      choice,
+    );
     this.finalizeGrad(ctx, slopes, sums, saved, params, choice);
     sums.values.dispose();
   }
@@ -398,15 +427,32 @@ export class BatchNormKernels {
     x: Tensor,
     dy: Tensor,
     saved: Tensor,
-    { relu, mask, dz }: { relu: boolean; mask: Tensor | null; dz: Tensor | null },
+    {
+      activation,
+      mask,
+      residual,
+      dz,
+    }: Pick<GradParams, "activation" | "mask" | "residual"> & { dz: Tensor | null },
     choice: BatchNormChoice,
   ): Partials {
     const division = this.sliced(choice);
     const values = make([division.slices, 2, this.width]);
-    const flags: Record<string, boolean> = mask ? {} : { RELU: relu, KEEPS_DZ: dz !== null };
-    const spec = this.spec(mask ? "grad_stats_residual" : "grad_stats", division, flags, choice);
-    const bindings = { 0: values, 1: x, 2: dy, 3: saved, ...(mask && { 4: mask }), 5: dz ?? ctx.temp([4]) };
-    this.run(ctx, spec, division, bindings, null, this.columnGrid(division));
+    const entry = mask ? "grad_stats_residual" : residual ? "grad_stats_joined" : "grad_stats";
+    const flags: Record<string, boolean> = mask || residual ? {} : { KEEPS_DZ: dz !== null };
+    const spec = this.spec(entry, division, flags, choice, mask ? NO_ACTIVATION : activation);
+    const after = {
+      ...(mask && { 4: mask }),
+      5: dz ?? ctx.temp([4]),
+      ...(!mask && residual && { 6: residual }),
+    };
+    this.run(
+      ctx,
+      spec,
+      division,
+      { 0: values, 1: x, 2: dy, 3: saved, ...after },
+      null,
+      this.columnGrid(division),
+    );
     return { values, groups: division.slices };
   }
 
@@ -425,7 +471,7 @@ export class BatchNormKernels {
     this.run(ctx, finalize, division, sums, null, this.channelGrid(division));
   }
 
-  /** dx from dz, or from dy with `relu`; and `addend`, if that is given. */
+  /** dx from dz, or from dy with the activation that dy is past; and `addend`, if that is given. */
   applyGrad(
     ctx: Pick<Context, "run">,
     dx: Tensor,
@@ -433,13 +479,13 @@ export class BatchNormKernels {
     dz: Tensor,
     saved: Tensor,
     slopes: Tensor,
-    relu: boolean,
+    activation: ActivationPart,
     addend: Tensor | null,
     choice: BatchNormChoice,
   ): void {
     const division = this.sliced(choice);
-    const flags = { RELU: relu, HAS_ADDEND: addend !== null, STRIDED: division.stride > 0 };
-    const apply = this.spec("grad_apply", lanesOnly(division), flags, choice);
+    const flags = { HAS_ADDEND: addend !== null, STRIDED: division.stride > 0 };
+    const apply = this.spec("grad_apply", lanesOnly(division), flags, choice, activation);
     const bindings = { 0: dx, 1: x, 2: dz, 3: saved, 4: slopes, 6: addend ?? dz };
     this.run(ctx, apply, division, bindings, null, this.applyGrid(division));
   }
@@ -450,18 +496,23 @@ export class BatchNormKernels {
     y: Tensor,
     x: Tensor,
     saved: Tensor,
-    { residual, relu, mask }: ApplyParams,
+    { residual, activation, mask }: ApplyParams,
     counter: Tensor | null,
     choice: BatchNormChoice | null,
   ): void {
     const division = this.division(this.family());
     const flags = {
-      RELU: relu,
       HAS_RESIDUAL: residual !== null,
       HAS_MASK: mask !== null,
       STRIDED: division.stride > 0,
     };
-    const spec = this.spec(counter ? "apply_counting" : "apply", lanesOnly(division), flags, choice);
+    const spec = this.spec(
+      counter ? "apply_counting" : "apply",
+      lanesOnly(division),
+      flags,
+      choice,
+      activation,
+    );
     const given = { 2: residual ?? x, 10: mask ?? ctx.temp([1]) };
     const bindings = { 0: y, 1: x, 3: saved, ...given, ...(counter && { 4: counter }) };
     this.run(ctx, spec, division, bindings, null, this.applyGrid(division));
@@ -490,19 +541,26 @@ export class BatchNormKernels {
     { slices, lanes, x, y }: Division,
     flags: Record<string, boolean> = {},
     choice: BatchNormChoice | null = null,
+    { part, constants: given }: ActivationPart = NO_ACTIVATION,
   ): KernelSpec {
     const perChannel = entry.includes("finalize");
-    const key = `${choice?.kernel},${entry},${lanes},${x},${y},${slices},${Object.values(flags)}`;
+    const flag = Object.values(flags);
+    const key = `${choice?.kernel},${entry},${lanes},${x},${y},${slices},${flag},${part},${Object.values(given)}`;
     let spec = this.specs.get(key);
     if (!spec) {
-      const constants: Record<string, number> = {};
+      const constants: Record<string, number> = { ...given };
       for (const [name, value] of Object.entries(flags)) constants[name] = value ? 1 : 0;
       if (y === 0) constants.WORKGROUP_SIZE = lanes;
       else if (perChannel) Object.assign(constants, { X: 1, Y: this.mergers(slices) });
       else Object.assign(constants, { X: x, Y: y });
       const serves = choice ? [choice] : []; // whichever it was: its key is that of the pass
       constants.HAS_TAIL = this.layout.tail > 0 ? 1 : 0;
-      spec = { shader: modules[this.dtype], entry: y > 0 ? `${entry}_workgroup` : entry, constants, serves };
+      spec = {
+        shader: moduleOf(this.dtype, part),
+        entry: y > 0 ? `${entry}_workgroup` : entry,
+        constants,
+        serves,
+      };
       this.specs.set(key, spec);
     }
     return spec;

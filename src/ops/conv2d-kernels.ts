@@ -1,7 +1,7 @@
 // Which kernel of shaders/conv2d*.wgsl does a convolution, and with what grid.
 
 import { FusenormError } from "../errors.ts";
-import type { Load, Partials, Store } from "../fusion/ports.ts";
+import { type ActivationPart, type Load, NO_ACTIVATION, type Partials, type Store } from "../fusion/ports.ts";
 import { shaders } from "../generated/shaders.ts";
 import type { Binding, Gpu } from "../gpu/device.ts";
 import type { KernelSpec } from "../gpu/kernel.ts";
@@ -194,7 +194,9 @@ export function gradInput(
   }
   if (variant !== "scalar_4x4") {
     const map = backwardMap(g);
-    const input = operand(ctx.gpu, g, "grad_input.input", dy, map.vec4);
+    // A kernel has one activation: that of the gradient's sink.
+    const loads = map.vec4 && !(tail.store?.activation && dy.load?.activation);
+    const input = operand(ctx.gpu, g, "grad_input.input", dy, loads);
     return gather(ctx, g, map, choice, { out: dx, input, weight, bias: null }, tail);
   }
   const { strideH, strideW } = g;
@@ -255,10 +257,17 @@ export function gradWeight(ctx: Context, g: ConvGeometry, dw: Tensor, dy: Tensor
     (tile
       ? Math.ceil(columns / tile.BN) * Math.ceil(g.K / g.groups / tile.BM)
       : Math.ceil(lanes / workgroup) * Math.ceil(g.K / g.groups / channels)) * g.groups;
-  const module = moduleOf(tile ? "conv2d_tile" : "conv2d_subgroup", input.part, upstream.part, "plain");
+  const activation = input.activation ?? NO_ACTIVATION;
+  const module = moduleOf(
+    tile ? "conv2d_tile" : "conv2d_subgroup",
+    input.part,
+    upstream.part,
+    "plain",
+    activation,
+  );
   return sumOfSlices(ctx, dw, columns, g.N * g.P, tiles, [choice], (out, slices) => {
-    const given = Object.values(input.constants);
-    const kernel = specOf(ctx.gpu, g, `weight,${variant},${module.name},${given}`, () => ({
+    const given = [...Object.values(input.constants), ...Object.values(activation.constants)];
+    const kernel = specOf(ctx.gpu, g, `weight,${variant},${module.key},${given}`, () => ({
       shader: module,
       entry: tile ? `grad_weight_${tile.entry}` : row ? "grad_weight_row" : "grad_weight_16",
       constants: {
@@ -266,6 +275,7 @@ export function gradWeight(ctx: Context, g: ConvGeometry, dw: Tensor, dy: Tensor
         ...(tile ? tileSizes(tile) : { NARROW: narrow(ctx.gpu), WORKGROUP: workgroup }),
         ...(row ? { K16: channels === 16 ? 1 : 0 } : {}),
         ...input.constants,
+        ...activation.constants,
       },
       ...countedOf(g, choice),
     }));
@@ -381,7 +391,7 @@ function operand(gpu: Gpu, g: ConvGeometry, name: string, tensor: Tensor, vec4: 
   const fits = vec4 && gpu.limits.maxStorageBuffersPerShaderStage >= 10;
   const known = load !== null && load.part in PARTS[name.endsWith(".dy") ? "dy" : "x"];
   if (known && fits && isFused(gpu, g, name)) return load;
-  return { part: "plain", elements: tensor, bindings: {}, constants: {} };
+  return { part: "plain", elements: tensor, bindings: {}, constants: {}, activation: null };
 }
 
 /** An operand's bindings as those of the port `x` or `dy`. */
@@ -423,7 +433,8 @@ function gather(
   blocks = Math.ceil(blocks / inTurn);
   const workgroups = perPixels * blocks;
   const output = store?.part ?? "plain";
-  const module = moduleOf(tile ? "conv2d_tile" : "conv2d_subgroup", input.part, "plain", output);
+  const activation = input.activation ?? store?.activation ?? NO_ACTIVATION;
+  const module = moduleOf(tile ? "conv2d_tile" : "conv2d_subgroup", input.part, "plain", output, activation);
   const bindings: Record<string, Binding> = {
     out,
     ...boundAs("x", input),
@@ -446,8 +457,8 @@ function gather(
     bindings.partials = partials.values;
   }
   const flags = `${bias !== null},${addend !== null},${joins}`;
-  const given = [...Object.values(input.constants), ...Object.values(store?.constants ?? {})];
-  const kernel = specOf(ctx.gpu, g, `${map.grad},${variant},${module.name},${flags},${given}`, () => ({
+  const given = [input.constants, store?.constants ?? {}, activation.constants].flatMap(Object.values);
+  const kernel = specOf(ctx.gpu, g, `${map.grad},${variant},${module.key},${flags},${given}`, () => ({
     shader: module,
     entry: tile ? `conv_${tile.entry}` : `conv_${row ? "row_" : ""}${channels}`,
     constants: {
@@ -459,6 +470,7 @@ function gather(
       ...(store && !tile ? { LANES: lanes } : {}),
       ...input.constants,
       ...store?.constants,
+      ...activation.constants,
     },
     ...countedOf(g, choice),
   }));
@@ -483,6 +495,9 @@ function rowConstants(gpu: Gpu, g: ConvGeometry, map: GatherMap): Record<string,
 
 /** A family's kernels with their parts: one source, and the numbers of its bindings by name. */
 interface ConvModule {
+  /** Of all parts. */
+  key: string;
+  /** Of the parts that tell something, as profiles show it. */
   name: string;
   source: string;
   slots: Readonly<Record<string, number>>;
@@ -511,8 +526,9 @@ function moduleOf(
   x: string,
   dy: string,
   output: string,
+  { part: activation }: ActivationPart,
 ): ConvModule {
-  const key = `${family},${x},${dy},${output}`;
+  const key = `${family},${x},${dy},${output},${activation}`;
   let module = modules.get(key);
   if (!module) {
     const filled = Object.entries({ x, dy, output }).filter(([, part]) => part !== "plain");
@@ -520,14 +536,20 @@ function moduleOf(
       family,
       ...filled.map(([hole, part]) => (hole === "output" ? part : `${hole}_${part}`)),
     ].join("+");
-    const source = [shaders[family], PARTS.x[x], PARTS.dy[dy], PARTS.output[output], shaders.relu].join("\n");
+    const source = [
+      shaders[family],
+      PARTS.x[x],
+      PARTS.dy[dy],
+      PARTS.output[output],
+      shaders[activation],
+    ].join("\n");
     const slots = Object.fromEntries(
       [...source.matchAll(/@binding\((\d+)\) var<[^>]*> (\w+)/g)].map(([, slot, name]) => [
         name,
         Number(slot),
       ]),
     );
-    module = { name, source, slots };
+    module = { key, name, source, slots };
     modules.set(key, module);
   }
   return module;

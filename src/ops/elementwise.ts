@@ -1,4 +1,4 @@
-// relu, add, sub, mul, scale, normalize: one read per input and one write. What a library without fusion runs.
+// add, sub, mul, scale, normalize: one read per input and one write. What a library without fusion runs.
 
 import { ShapeError } from "../errors.ts";
 import { show } from "../options.ts";
@@ -13,40 +13,11 @@ import {
   expandInto,
   reduceInto,
   sameLayout,
+  scaleInto,
   Term,
   Ternary,
   ternary,
-  Unary,
-  unary,
 } from "./kernels.ts";
-
-const reluOp = defineOp({
-  name: "relu",
-  inputs: { x: "..." },
-  infer: ({ x }) => ({ out: x }),
-  forward(ctx, { x }, plan) {
-    const newMask = ctx.needsGrad.x ? (words: number) => ctx.empty([words], "uint32") : null;
-    const folded = x.activated("relu", newMask);
-    if (folded) return { out: folded.out, saved: { ...folded } };
-    const out = ctx.empty(plan.out);
-    unary(ctx, Unary.relu, out, x);
-    return { out, saved: { out, mask: null } };
-  },
-  // dx = dy where y > 0
-  backward(ctx, grad, { out }, plan) {
-    if (ctx.sums) return { x: grad.alias() }; // masked already
-    const dx = ctx.grad("x");
-    binary(ctx, Binary.reluGrad, dx, grad, out, sameLayout(plan.out));
-    return { x: dx };
-  },
-  passes: ["x"],
-  sink: (_gpu, { mask }, _plan, _params, ofInput) => ofInput?.activated("relu", mask) ?? null,
-});
-
-/** max(x, 0), any shape. NaN stays NaN; the gradient at 0 is 0, as in PyTorch. */
-export function relu(x: Tensor): Tensor {
-  return reluOp({ x }, null);
-}
 
 const scaleOp = defineOp({
   name: "scale",
@@ -61,12 +32,12 @@ const scaleOp = defineOp({
   },
   forward(ctx, { x }, plan, { factor }) {
     const out = ctx.empty(plan.out);
-    unary(ctx, Unary.scale, out, x, factor);
+    scaleInto(ctx, out, x, factor);
     return { out, saved: {} };
   },
   backward(ctx, grad, _saved, _plan, { factor }) {
     const dx = ctx.grad("x");
-    unary(ctx, Unary.scale, dx, grad, factor);
+    scaleInto(ctx, dx, grad, factor);
     return { x: dx };
   },
 });
@@ -104,7 +75,7 @@ function defineSum(name: string, kernel: number, signs: { a: 1 | -1; b: 1 | -1 }
       const signed = (name: "a" | "b", shape: Shape) => {
         if (signs[name] === 1) return grad.alias(shape);
         const negative = ctx.grad(name);
-        unary(ctx, Unary.scale, negative, grad, -1);
+        scaleInto(ctx, negative, grad, -1);
         return negative;
       };
       const summed = () => {

@@ -1,6 +1,5 @@
 // Dispatches of the elementwise and reduction kernels, which several ops' forwards and backwards share.
 
-import { shaders } from "../generated/shaders.ts";
 import type { Gpu } from "../gpu/device.ts";
 import { type Shape, sizeOf } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -17,20 +16,16 @@ export function strideGrid(gpu: Gpu, items: number): { size: number; grid: [numb
   return { size, grid: [Math.max(1, Math.min(Math.ceil(items / size), gpu.isSoftware ? 64 : 16384))] };
 }
 
-const elementwise = { name: "elementwise", source: shaders.elementwise + shaders.relu };
-
 /** `OP` of the entry points of shaders/elementwise.wgsl. */
-export const Unary = { relu: 0, scale: 1 } as const;
 export const Binary = {
   add: 0,
   sub: 1,
   subReversed: 2,
   mul: 3,
-  reluGrad: 4,
-  squaredDifference: 5,
-  timesRstd: 6,
-  minusTimesRstd: 7,
-  varianceGradOfNormalize: 8,
+  squaredDifference: 4,
+  timesRstd: 5,
+  minusTimesRstd: 6,
+  varianceGradOfNormalize: 7,
 } as const;
 export const Ternary = { normalize: 0, varianceGrad: 1 } as const;
 
@@ -44,12 +39,12 @@ function layoutBytes(layout: OperandLayout, factor: number): ArrayBuffer {
   return bytes;
 }
 
-/** out = f(a), of one size. */
-export function unary(ctx: KernelContext, op: number, out: Tensor, a: Tensor, factor = 1): void {
+/** out = factor·a, of one size. */
+export function scaleInto(ctx: KernelContext, out: Tensor, a: Tensor, factor: number): void {
   const { size, grid } = strideGrid(ctx.gpu, Math.ceil(out.size / 4));
   const layout = operandLayout("", [out.size], [false]);
-  const constants = { WORKGROUP_SIZE: size, OP: op };
-  ctx.run({ shader: elementwise, entry: "unary", constants }, [out, a, layoutBytes(layout, factor)], grid);
+  const constants = { WORKGROUP_SIZE: size };
+  ctx.run({ shader: "elementwise", entry: "scale", constants }, [out, a, layoutBytes(layout, factor)], grid);
 }
 
 /** out = f(a, b): a as large as out, b as `layout` says. */
@@ -65,7 +60,7 @@ export function binary(
   const { size, grid } = strideGrid(ctx.gpu, layout.vec4s);
   const constants = { WORKGROUP_SIZE: size, OP: op, MODE: layout.mode };
   ctx.run(
-    { shader: elementwise, entry: "binary", constants },
+    { shader: "elementwise", entry: "binary", constants },
     [out, a, layoutBytes(layout, factor), b, b],
     grid,
   );
@@ -85,7 +80,7 @@ export function ternary(
   const { size, grid } = strideGrid(ctx.gpu, layout.vec4s);
   const constants = { WORKGROUP_SIZE: size, OP: op, MODE: layout.mode };
   ctx.run(
-    { shader: elementwise, entry: "ternary", constants },
+    { shader: "elementwise", entry: "ternary", constants },
     [out, a, layoutBytes(layout, factor), b, b, c, c],
     grid,
   );
@@ -102,7 +97,7 @@ export function expandInto(
   const { size, grid } = strideGrid(ctx.gpu, layout.vec4s);
   const constants = { WORKGROUP_SIZE: size, MODE: layout.mode };
   ctx.run(
-    { shader: elementwise, entry: "expand", constants },
+    { shader: "elementwise", entry: "expand", constants },
     [out, null, layoutBytes(layout, factor), b, b],
     grid,
   );

@@ -1,6 +1,6 @@
 // What the kernels of pooling and of sums read: elements in memory, or what they make of others as they load them.
 
-import type { Load } from "../fusion/ports.ts";
+import { type ActivationPart, type Load, NO_ACTIVATION } from "../fusion/ports.ts";
 import { shaders } from "../generated/shaders.ts";
 import type { Gpu } from "../gpu/device.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -11,18 +11,24 @@ type Module = "pool2d" | "reduce";
 /** What fits there: its WGSL, and which bindings of a `Load` it has, from number 7 on. */
 const PARTS: Readonly<Record<string, { source: string; bindings: readonly string[] }>> = {
   plain: { source: shaders.load_plain, bindings: [] },
-  normalised: { source: shaders.load_normalised + shaders.relu, bindings: ["numbers"] },
+  normalised: { source: shaders.load_normalised, bindings: ["numbers"] },
 };
 
 const modules = new Map<string, { name: string; source: string }>();
 
-/** A file's kernels with a part in the hole. */
-export function withLoad(file: Module, part = "plain"): { name: string; source: string } {
-  const name = part === "plain" ? file : `${file}+x_${part}`;
-  let module = modules.get(name);
+/** A file's kernels with a part in the hole, and the activation that it calls. */
+export function withLoad(
+  file: Module,
+  part = "plain",
+  activation: ActivationPart = NO_ACTIVATION,
+): { name: string; source: string } {
+  const key = `${file},${part},${activation.part}`;
+  let module = modules.get(key);
   if (!module) {
-    module = { name, source: `${shaders[file]}\n${PARTS[part]!.source}` };
-    modules.set(name, module);
+    const name = part === "plain" ? file : `${file}+x_${part}`;
+    const source = [shaders[file], PARTS[part]!.source, shaders[activation.part]].join("\n");
+    module = { name, source };
+    modules.set(key, module);
   }
   return module;
 }
@@ -50,9 +56,12 @@ export function inputOf(gpu: Gpu, file: Module, x: Tensor, shape: string, fuses:
   const fallback = fuses ? "fused" : "separate";
   const choice = gpu.variants.pick(`${file}.input`, shape, ["fused", "separate"], fallback, "work");
   if (choice.variant === "separate") return plainInput(file, x);
-  const { elements, constants, bindings } = load;
+  const { elements, bindings } = load;
+  const activation = load.activation ?? NO_ACTIVATION;
   return {
-    ...{ shader: withLoad(file, load.part), elements: elements.materialize(), constants },
+    shader: withLoad(file, load.part, activation),
+    elements: elements.materialize(),
+    constants: { ...load.constants, ...activation.constants },
     bindings: part.bindings.map((name) => bindings[name]!),
   };
 }

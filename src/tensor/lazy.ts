@@ -1,4 +1,4 @@
-import type { Activation, Load, Partials, Store } from "../fusion/ports.ts";
+import type { ActivationPart, Load, Partials, Store } from "../fusion/ports.ts";
 import { type Storage, takeSerial } from "../gpu/buffers.ts";
 import type { Pending } from "../gpu/pending.ts";
 import type { Tensor } from "./tensor.ts";
@@ -25,7 +25,7 @@ export interface Work {
    * The elements with an activation after them, not in memory either. `newMask` allocates so many words for the mask that
    * backward needs, if it needs one and there is a graph: see `GradientSink`.
    */
-  readonly activated?: (activation: Activation, newMask: NewMask | null) => Activated | null;
+  readonly activated?: (activation: ActivationPart, newMask: NewMask | null) => Activated | null;
   /** The sum of the elements, which `self` is a handle of, and those of `other`; of the same shape, not in memory either. */
   readonly plus?: (other: Tensor, self: Tensor, graph: boolean) => Tensor | null;
 }

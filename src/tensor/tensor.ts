@@ -1,6 +1,6 @@
 import { backward, drop, type GraphNode } from "../autograd/tape.ts";
 import { ShapeError, UsageError, UseAfterDisposeError } from "../errors.ts";
-import type { Activation, Load, Partials, Store } from "../fusion/ports.ts";
+import type { ActivationPart, Load, Partials, Store } from "../fusion/ports.ts";
 import { defaultGpu } from "../gpu/alive.ts";
 import type { Storage } from "../gpu/buffers.ts";
 import type { BufferRange, Gpu } from "../gpu/device.ts";
@@ -230,7 +230,7 @@ export class Tensor {
   }
 
   /** Internal: an activation of elements that are not in memory, not worked out either; see `Work`. */
-  activated(activation: Activation, newMask: NewMask | null): Activated | null {
+  activated(activation: ActivationPart, newMask: NewMask | null): Activated | null {
     return this.waitingInShape?.activated?.(activation, newMask) ?? null;
   }
 

@@ -7,10 +7,11 @@ import { measureMemory } from "../../bench/memory.ts";
 import { autotune } from "../../src/gpu/autotune.ts";
 import type { Gpu } from "../../src/gpu/device.ts";
 import { requestGpu } from "../../src/node/request.ts";
+import { relu } from "../../src/ops/activations.ts";
 import { batchNorm } from "../../src/ops/batch_norm.ts";
 import { batchNormComposed } from "../../src/ops/batch_norm_composed.ts";
 import { conv2d } from "../../src/ops/conv2d.ts";
-import { add, relu } from "../../src/ops/elementwise.ts";
+import { add } from "../../src/ops/elementwise.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";
 import { normals } from "../helpers/numbers.ts";
 

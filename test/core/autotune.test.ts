@@ -3,9 +3,10 @@ import { DataError } from "../../src/errors.ts";
 import { autotune, type TunedChoice } from "../../src/gpu/autotune.ts";
 import type { KernelTiming } from "../../src/gpu/profiler.ts";
 import { Variants } from "../../src/gpu/variants.ts";
+import { relu } from "../../src/ops/activations.ts";
 import { batchNorm } from "../../src/ops/batch_norm.ts";
 import { conv2d } from "../../src/ops/conv2d.ts";
-import { relu } from "../../src/ops/elementwise.ts";
+
 import type { Tensor } from "../../src/tensor/tensor.ts";
 import { testGpu } from "../helpers/gpu.ts";
 import { normals } from "../helpers/numbers.ts";

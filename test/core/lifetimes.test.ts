@@ -7,10 +7,11 @@ import { DeviceError, DeviceLostError, FusenormError } from "../../src/errors.ts
 import { Gpu } from "../../src/gpu/device.ts";
 import { Conv2d, Linear, manualSeed } from "../../src/nn/layers.ts";
 import { requestGpu } from "../../src/node/request.ts";
+import { relu } from "../../src/ops/activations.ts";
 import { batchNorm } from "../../src/ops/batch_norm.ts";
 import { conv2d } from "../../src/ops/conv2d.ts";
 import { customOp } from "../../src/ops/define-op.ts";
-import { add, mul, relu, scale } from "../../src/ops/elementwise.ts";
+import { add, mul, scale } from "../../src/ops/elementwise.ts";
 import { sum } from "../../src/ops/reduce.ts";
 import { SGD } from "../../src/optim/sgd.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";

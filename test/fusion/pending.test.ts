@@ -4,10 +4,11 @@
 import { beforeEach, describe, expect, it } from "vitest";
 import { noGrad } from "../../src/autograd/tape.ts";
 import { NonFiniteError, OverwrittenTensorError, ShapeError } from "../../src/errors.ts";
+import { relu } from "../../src/ops/activations.ts";
 import { batchNorm } from "../../src/ops/batch_norm.ts";
 import { conv2d } from "../../src/ops/conv2d.ts";
 import { customOp } from "../../src/ops/define-op.ts";
-import { add, mul, relu, scale } from "../../src/ops/elementwise.ts";
+import { add, mul, scale } from "../../src/ops/elementwise.ts";
 import { reshape } from "../../src/ops/reshape.ts";
 import { SGD } from "../../src/optim/sgd.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";

@@ -89,7 +89,8 @@ function normalised(shape: Four, relu: boolean, seed: number) {
   });
   const tensor = loaded(shape, {
     part: "normalised",
-    constants: { LOAD_RELU: relu ? 1 : 0 },
+    constants: {},
+    activation: { part: relu ? "activation_relu" : "activation_none", constants: {} },
     elements: gpu.tensor(x, shape),
     bindings: { numbers: gpu.tensor(numbers, [5, channels]) },
   });
@@ -109,6 +110,7 @@ function inputGradient(shape: Four, seed: number) {
   const tensor = loaded(shape, {
     part: "norm_gradient",
     constants: {},
+    activation: null,
     elements: gpu.tensor(dz, shape),
     bindings: { numbers: gpu.tensor(slopes, [4, channels]), other: gpu.tensor(x, shape) },
   });
@@ -195,7 +197,7 @@ export async function checkForward({
   const runs: (readonly number[])[] = [];
   for (let run = 0; run < 2; run += 1) {
     await forced(variants, async (ctx) => {
-      const store = { part: "statistics", rows: 4, constants: {}, bindings: {} };
+      const store = { part: "statistics", rows: 4, constants: {}, activation: null, bindings: {} };
       if (statistics) expect(accepts(gpu, conv.geometry, "forward", variant, store.part), label).toBe(true);
       const out = ctx.empty(conv.y);
       const [first, w, bias] = tensors;
@@ -269,7 +271,8 @@ export async function checkGradInput({ variant, x, weight, extra = {}, dy: kind,
   const sink: Store = {
     part: "norm_sums",
     rows: 2,
-    constants: { MASK: mask === "given" ? 2 : mask === "input" ? 1 : 0 },
+    constants: { MASKED: mask === "given" ? 1 : 0 },
+    activation: { part: mask === "input" ? "activation_relu" : "activation_none", constants: {} },
     bindings: {
       sink_input: gpu.tensor(normInput, x),
       sink_numbers: gpu.tensor(numbers, [5, C]),

@@ -140,6 +140,12 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
   const axes = (value: number[]) =>
     list(value, (axis) => Number.isInteger(axis) && (axis as number) >= -4 && (axis as number) < 4);
   const eps = number(1e-5, 0);
+  const slope = number(0.1, -3e38, 3e38);
+  const approximate = choice("tanh", "none");
+  const activation = either(
+    choice("relu", "none", "relu6", "leakyRelu", "silu", "gelu", "geluTanh", "hardSwish"),
+    options({ name: choice("leakyRelu"), negativeSlope: slope }, ["name", "negativeSlope"]),
+  );
   const init = choice("he", "xavier", "xavier_normal", "he_uniform");
   const unary = (op: (t: never) => unknown, argument: Argument = x4): Entry => ({
     args: [argument],
@@ -153,7 +159,7 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
   };
   const normOptions = {
     ...running,
-    ...{ momentum: orNull(number(0.1, 0, 1)), eps, activation: choice("relu", "none"), folds: flag(true) },
+    ...{ momentum: orNull(number(0.1, 0, 1)), eps, activation, folds: flag(true) },
   };
   const batchNormOptions = options(
     {
@@ -310,6 +316,11 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
     mul: { args: [x4, tensor(vector)], call: core.mul },
     scale: { args: [x4, either(number(2), tensor(vector))], call: core.scale },
     relu: unary(core.relu),
+    relu6: unary(core.relu6),
+    leakyRelu: { args: [x4, optional(options({ negativeSlope: slope }))], call: core.leakyRelu },
+    silu: unary(core.silu),
+    gelu: { args: [x4, optional(options({ approximate }))], call: core.gelu },
+    hardSwish: unary(core.hardSwish),
     softmax: unary(core.softmax),
     expand: { args: [tensor(vector), shape([2, 8])], call: core.expand },
     normalize: { args: [x4, tensor(vector), tensor(made(8)), optional(eps)], call: core.normalize },
@@ -506,14 +517,34 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
       names: ["BatchNorm2d", "batchNorm"],
       args: [
         tensor(x, HALVES),
-        optional(
-          options({ activation: choice("relu", "none"), residual: orNull(tensor(made(2, 4, 4, 8), HALVES)) }),
-        ),
+        optional(options({ activation, residual: orNull(tensor(made(2, 4, 4, 8), HALVES)) })),
       ],
       call: (t: core.Tensor, tail: object) => norm.forward(t, tail),
     },
     ReLU: { args: [], call: () => new core.ReLU() },
     "ReLU.forward": { names: ["relu"], ...unary((t: core.Tensor) => new core.ReLU().forward(t)) },
+    ReLU6: { args: [], call: () => new core.ReLU6() },
+    "ReLU6.forward": { names: ["relu6"], ...unary((t: core.Tensor) => new core.ReLU6().forward(t)) },
+    LeakyReLU: {
+      args: [optional(options({ negativeSlope: slope }))],
+      call: (...args: ConstructorParameters<typeof core.LeakyReLU>) => new core.LeakyReLU(...args),
+    },
+    "LeakyReLU.forward": {
+      names: ["leakyRelu"],
+      ...unary((t: core.Tensor) => new core.LeakyReLU().forward(t)),
+    },
+    SiLU: { args: [], call: () => new core.SiLU() },
+    "SiLU.forward": { names: ["silu"], ...unary((t: core.Tensor) => new core.SiLU().forward(t)) },
+    GELU: {
+      args: [optional(options({ approximate }))],
+      call: (...args: ConstructorParameters<typeof core.GELU>) => new core.GELU(...args),
+    },
+    "GELU.forward": { names: ["gelu"], ...unary((t: core.Tensor) => new core.GELU().forward(t)) },
+    Hardswish: { args: [], call: () => new core.Hardswish() },
+    "Hardswish.forward": {
+      names: ["hardSwish"],
+      ...unary((t: core.Tensor) => new core.Hardswish().forward(t)),
+    },
     MaxPool2d: {
       args: [pair(2, 1), optional(options(pool))],
       call: (...args: ConstructorParameters<typeof core.MaxPool2d>) => new core.MaxPool2d(...args),

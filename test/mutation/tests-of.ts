@@ -3,11 +3,21 @@
 
 const conv2d = ["test/ops/conv2d.test.ts"];
 const fused = ["test/ops/conv2d_fused_tile.test.ts", "test/ops/conv2d_fused_subgroup.test.ts"];
+const activations = ["test/ops/activations.test.ts", "test/ops/batch_norm.test.ts"];
 const order = "test/ops/order.test.ts";
 const batchNorm = ["test/ops/batch_norm.test.ts", order, "test/ops/batch_norm_folded.test.ts"];
 
 export const testsOf: Record<string, readonly string[]> = {
   accuracy: ["test/ops/accuracy.test.ts"],
+  activation: ["test/ops/activations.test.ts"],
+  activation_gelu: activations,
+  activation_gelu_tanh: activations,
+  activation_hard_swish: activations,
+  activation_leaky_relu: activations,
+  activation_none: ["test/ops/batch_norm.test.ts"],
+  activation_relu: activations,
+  activation_relu6: activations,
+  activation_silu: activations,
   alignment: ["test/train/probes.test.ts"],
   batch_norm: batchNorm,
   batch_norm_f16: ["test/ops/batch_norm.test.ts", order],
@@ -41,7 +51,6 @@ export const testsOf: Record<string, readonly string[]> = {
   pool2d: ["test/ops/pool2d.test.ts", order],
   probe: ["test/train/probes.test.ts"],
   reduce: ["test/ops/reduce.test.ts", order],
-  relu: ["test/ops/elementwise.test.ts"],
   sgd: ["test/optim/sgd.test.ts"],
   softmax: ["test/ops/softmax.test.ts", order],
   softmax_cross_entropy: ["test/ops/softmax_cross_entropy.test.ts", order],

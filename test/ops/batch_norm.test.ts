@@ -1,8 +1,10 @@
 import { describe, expect, it } from "vitest";
 import { ShapeError } from "../../src/errors.ts";
+import { ACTIVATION_NAMES, type Activation } from "../../src/ops/activations.ts";
 import { type BatchNormOptions, batchNorm } from "../../src/ops/batch_norm.ts";
 import { batchNormComposed } from "../../src/ops/batch_norm_composed.ts";
 import { cast } from "../../src/ops/cast.ts";
+import { conv2d } from "../../src/ops/conv2d.ts";
 import type { Shape } from "../../src/tensor/shape.ts";
 import { sizeOf } from "../../src/tensor/shape.ts";
 import { halfToNumber, numberToHalf, type Tensor } from "../../src/tensor/tensor.ts";
@@ -10,6 +12,7 @@ import { checkOp, type OpCase } from "../helpers/check-op.ts";
 import { withFoldAt } from "../helpers/fold.ts";
 import { testGpu } from "../helpers/gpu.ts";
 import { normals, relativeError } from "../helpers/numbers.ts";
+import { activations } from "../reference/activations.ts";
 import {
   batchNormReference,
   batchNormReferenceGrad,
@@ -22,6 +25,8 @@ interface Extra {
   beta?: boolean;
   residual?: boolean;
   relu?: boolean;
+  /** In place of `relu`. */
+  activation?: Activation;
   eps?: number;
   x?: Float64Array;
   inference?: boolean;
@@ -45,13 +50,15 @@ function bnCase(label: string, shape: Shape, extra: Extra = {}): OpCase {
   const running = inference
     ? { mean: normals(channels, 71), variance: normals(channels, 72).map((v) => Math.fround(v * v + 0.1)) }
     : undefined;
+  const given = extra.activation;
   const b: ReferenceBatchNorm = { count, channels, eps, relu, ...(running && { running }) };
+  if (given) b.activation = referenceOf(given);
   const run = (op: typeof batchNorm) => (t: Record<string, Tensor>) => {
     const { gpu } = t.x!;
     const options: BatchNormOptions = {
       training: !inference,
       eps,
-      activation: relu ? "relu" : "none",
+      activation: given ?? (relu ? "relu" : "none"),
       residual: t.residual ?? null,
       runningMean: running ? gpu.tensor(running.mean, [channels]) : null,
       runningVar: running ? gpu.tensor(running.variance, [channels]) : null,
@@ -59,7 +66,7 @@ function bnCase(label: string, shape: Shape, extra: Extra = {}): OpCase {
     return op(t.x!, t.gamma ?? null, t.beta ?? null, options);
   };
   return {
-    label: `${label} ${shape.join("×")}${relu ? " relu" : ""}${residual ? " residual" : ""}`,
+    label: `${label} ${given ? `${JSON.stringify(given)} ` : ""}${shape.join("×")}${relu ? " relu" : ""}${residual ? " residual" : ""}`,
     inputs: {
       x: extra.x ? { shape, data: extra.x } : shape,
       ...(gamma && { gamma: [channels] }),
@@ -74,6 +81,15 @@ function bnCase(label: string, shape: Shape, extra: Extra = {}): OpCase {
     ...(extra.variants && {
       variants: Object.fromEntries(KERNELS.map((kernel) => [kernel, variantsFor(channels)])),
     }),
+  };
+}
+
+function referenceOf(activation: Activation) {
+  if (typeof activation === "string") return activations[activation];
+  const { negativeSlope } = activation;
+  return {
+    f: (z: number) => (z > 0 ? z : negativeSlope * z),
+    df: (z: number) => (z > 0 ? 1 : negativeSlope),
   };
 }
 
@@ -316,6 +332,83 @@ describe("batch_norm", () => {
         bnCase(`mean ${mean}`, shape, { ...extra, residual: true }),
       ];
       await checkOp(cases.map(({ composed, ...c }) => inHalf(c)));
+    }
+  });
+
+  const every: Activation[] = [...ACTIVATION_NAMES, { name: "leakyRelu", negativeSlope: 0.3 }];
+  const [SLICED, ONE]: [Shape, Shape] = [
+    [199, 6], // a tail, and several slices
+    [3, 4, 4, 8],
+  ];
+  for (const activation of every) {
+    const name = typeof activation === "string" ? activation : "leakyRelu of another slope";
+    it(`${name}: with and without residual, in training and frozen, by every kernel`, async () => {
+      const cases: OpCase[] = [];
+      for (const residual of [false, true]) {
+        for (const inference of [false, true]) {
+          const extra = { activation, residual, inference, seed: 21 };
+          // Twice the size, so that both bends of each activation are in reach.
+          const wide = (shape: Shape) => normals(sizeOf(shape), 5, 0, inference ? 2 : 1);
+          cases.push(bnCase("sliced", SLICED, { ...extra, x: wide(SLICED), variants: true }));
+          cases.push(bnCase("small", ONE, { ...extra, x: wide(ONE), variants: !inference }));
+        }
+      }
+      await checkOp(cases);
+    });
+  }
+
+  it("takes every activation in float16", async () => {
+    const half = (values: Float64Array) => values.map((v) => halfToNumber(numberToHalf(v)));
+    for (const activation of every) {
+      for (const residual of [false, true]) {
+        const c = bnCase("float16", ONE, { activation, residual, x: half(normals(sizeOf(ONE), 3)), seed: 9 });
+        const { composed, ...rest } = c;
+        if (residual) rest.inputs.residual = { shape: ONE, data: half(normals(sizeOf(ONE), 8)) };
+        await checkOp({
+          ...rest,
+          run: (t) => {
+            const options = {
+              training: true,
+              activation,
+              residual: t.residual ? cast(t.residual, "float16") : null,
+            };
+            return cast(batchNorm(cast(t.x!, "float16"), t.gamma!, t.beta!, options), "float32");
+          },
+          tolerance: { forward: 5e-4, backward: 1e-3 },
+        });
+      }
+    }
+  });
+
+  it("is not folded into a convolution with an activation that convolutions have no part for", async () => {
+    const gpu = await testGpu();
+    const tensors = () => ({
+      x: gpu.tensor(normals(2 * 64 * 8, 1), [2, 8, 8, 8], { requiresGrad: true }),
+      w: gpu.tensor(normals(8 * 9 * 8, 2), [8, 3, 3, 8], { requiresGrad: true }),
+      v: gpu.tensor(normals(8 * 9 * 8, 3), [8, 3, 3, 8], { requiresGrad: true }),
+    });
+    for (const kernel of KERNELS) gpu.variants.force(kernel, "software");
+    try {
+      for (const activation of ["silu", "leakyRelu"] as const) {
+        for (const training of [true, false]) {
+          const results = [];
+          for (const folds of [true, false]) {
+            const { x, w, v } = tensors();
+            const running = { runningMean: gpu.zeros([8]), runningVar: gpu.full([8], 1) };
+            const options = { training, activation, folds, ...running };
+            const z = conv2d(x, w, { padding: 1 });
+            const y = conv2d(batchNorm(z, null, null, options), v, { padding: 1 });
+            y.backward(gpu.tensor(normals(y.size, 4), y.shape));
+            results.push(await Promise.all([y, x.grad!, w.grad!, v.grad!].map((t) => t.read())));
+          }
+          const [folded, apart] = results as [Float32Array[], Float32Array[]];
+          for (const [i, values] of folded.entries()) {
+            expect(relativeError(values, apart[i]!), `${activation} ${training} ${i}`).toBeLessThan(1e-5);
+          }
+        }
+      }
+    } finally {
+      for (const kernel of KERNELS) gpu.variants.force(kernel, null);
     }
   });
 
@@ -572,7 +665,12 @@ describe("batch_norm", () => {
         ],
         [/numBatchesTracked is \[4\]; expected one number/, x, null, { numBatchesTracked: four }],
         [/eps is -1; expected a finite number/, x, null, { eps: -1 }],
-        [/activation is "gelu"; expected "none" or "relu"/, x, null, { activation: "gelu" as never }],
+        [
+          /activation is "swish"; expected "none".*did you mean "silu"/,
+          x,
+          null,
+          { activation: "swish" as never },
+        ],
         [/x \[1, 1, 1, 8\] has 1 value per channel.*larger batch/, gpu.zeros([1, 1, 1, 8]), null, {}],
         [
           /runningMean is uint32; expected float32/,

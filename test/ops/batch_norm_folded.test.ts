@@ -1,7 +1,8 @@
 import { describe, expect, it } from "vitest";
+import { relu } from "../../src/ops/activations.ts";
 import { batchNorm } from "../../src/ops/batch_norm.ts";
 import { conv2d } from "../../src/ops/conv2d.ts";
-import { add, mul, relu } from "../../src/ops/elementwise.ts";
+import { add, mul } from "../../src/ops/elementwise.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";
 import { checkOp, type OpCase } from "../helpers/check-op.ts";
 import { testGpu } from "../helpers/gpu.ts";

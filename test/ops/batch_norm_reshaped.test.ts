@@ -1,9 +1,10 @@
 // Folds are by channel: a reshape between a convolution and a batch-norm either keeps them right or ends them.
 
 import { describe, expect, it } from "vitest";
+import { relu } from "../../src/ops/activations.ts";
 import { batchNorm } from "../../src/ops/batch_norm.ts";
 import { conv2d } from "../../src/ops/conv2d.ts";
-import { mul, relu } from "../../src/ops/elementwise.ts";
+import { mul } from "../../src/ops/elementwise.ts";
 import { sum } from "../../src/ops/reduce.ts";
 import { flatten, reshape } from "../../src/ops/reshape.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";

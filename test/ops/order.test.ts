@@ -3,11 +3,11 @@
 
 import { describe, expect, it } from "vitest";
 import type { Gpu } from "../../src/gpu/device.ts";
+import { relu } from "../../src/ops/activations.ts";
 import { type BatchNormOptions, batchNorm } from "../../src/ops/batch_norm.ts";
 import { batchNormComposed } from "../../src/ops/batch_norm_composed.ts";
 import { batchNormStatistics, mergeStatistics } from "../../src/ops/batch_norm_statistics.ts";
 import { conv2d } from "../../src/ops/conv2d.ts";
-import { relu } from "../../src/ops/elementwise.ts";
 import { groupNorm } from "../../src/ops/group_norm.ts";
 import { layerNorm } from "../../src/ops/layer_norm.ts";
 import { avgPool2d, globalAvgPool2d, maxPool2d } from "../../src/ops/pool2d.ts";

@@ -4,11 +4,12 @@ import * as tf from "@tensorflow/tfjs-core";
 import "@tensorflow/tfjs-backend-cpu";
 import "@tensorflow/tfjs-layers"; // registers the gradients, which the core's Node bundle leaves out
 import { beforeAll, describe, expect, it } from "vitest";
+import { relu } from "../../src/ops/activations.ts";
 import { batchNorm } from "../../src/ops/batch_norm.ts";
 import { batchNormComposed } from "../../src/ops/batch_norm_composed.ts";
 import { concatChannels } from "../../src/ops/concat.ts";
 import { type Conv2dOptions, conv2d } from "../../src/ops/conv2d.ts";
-import { add, mul, relu, sub } from "../../src/ops/elementwise.ts";
+import { add, mul, sub } from "../../src/ops/elementwise.ts";
 import { weightFromHWIO } from "../../src/ops/layout.ts";
 import { linear } from "../../src/ops/linear.ts";
 import { matmul } from "../../src/ops/matmul.ts";

@@ -14,11 +14,12 @@ import {
   Sequential,
 } from "../../src/nn/layers.ts";
 import { Module } from "../../src/nn/module.ts";
+import { relu } from "../../src/ops/activations.ts";
 import { batchNorm } from "../../src/ops/batch_norm.ts";
 import { cast } from "../../src/ops/cast.ts";
 import { concat } from "../../src/ops/concat.ts";
 import { conv2d } from "../../src/ops/conv2d.ts";
-import { add, mul, relu, scale, sub } from "../../src/ops/elementwise.ts";
+import { add, mul, scale, sub } from "../../src/ops/elementwise.ts";
 import { groupNorm } from "../../src/ops/group_norm.ts";
 import { linear } from "../../src/ops/linear.ts";
 import { pad } from "../../src/ops/pad.ts";

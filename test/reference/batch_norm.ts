@@ -5,6 +5,8 @@ export interface ReferenceBatchNorm {
   channels: number;
   eps: number;
   relu: boolean;
+  /** In place of `relu`. */
+  activation?: { f(z: number): number; df(z: number): number };
   /** Given: inference with these. */
   running?: { mean: ArrayLike<number>; variance: ArrayLike<number> };
 }
@@ -42,6 +44,7 @@ export function batchNormReference(
   return xhat.map((value, i) => {
     const c = i % b.channels;
     const z = value * (gamma?.[c] ?? 1) + (beta?.[c] ?? 0) + (residual?.[i] ?? 0);
+    if (b.activation) return b.activation.f(z);
     return b.relu ? Math.max(z, 0) : z;
   });
 }
@@ -50,8 +53,9 @@ export function batchNormReferenceGrad(b: ReferenceBatchNorm, arrays: Arrays, dy
   const { x, gamma } = arrays;
   const { count, channels } = b;
   const { xhat, rstd } = normalized(b, x);
-  const y = batchNormReference(b, arrays);
-  const dz = dy.map((value, i) => (b.relu && y[i]! <= 0 ? 0 : value));
+  const z = batchNormReference({ ...b, relu: false, activation: undefined }, arrays);
+  const slope = b.activation?.df ?? ((v: number) => (b.relu && v <= 0 ? 0 : 1));
+  const dz = dy.map((value, i) => value * slope(z[i]!));
   const dgamma = new Float64Array(channels);
   const dbeta = new Float64Array(channels);
   dz.forEach((value, i) => {

@@ -9,3 +9,12 @@ fn relu(z: vec4<f32>) -> vec4<f32> {
 fn is_cut(z: vec4<f32>) -> vec4<bool> {
   return bitcast<vec4<u32>>(relu(z)) == vec4<u32>(0);
 }
+
+fn activation(z: vec4<f32>) -> vec4<f32> {
+  return relu(z);
+}
+
+// The same for z = relu(..).
+fn activation_grad(dy: vec4<f32>, z: vec4<f32>) -> vec4<f32> {
+  return select(dy, vec4<f32>(0), is_cut(z));
+}
