@@ -342,24 +342,30 @@ describe("batch_norm", () => {
   ];
   for (const activation of every) {
     const name = typeof activation === "string" ? activation : "leakyRelu of another slope";
-    it(`${name}: with and without residual, in training and frozen, by every kernel`, async () => {
+    it(`${name}: with and without residual, in training and frozen`, async () => {
       const cases: OpCase[] = [];
       for (const residual of [false, true]) {
         for (const inference of [false, true]) {
           const extra = { activation, residual, inference, seed: 21 };
           // Twice the size, so that both bends of each activation are in reach.
           const wide = (shape: Shape) => normals(sizeOf(shape), 5, 0, inference ? 2 : 1);
-          cases.push(bnCase("sliced", SLICED, { ...extra, x: wide(SLICED), variants: true }));
-          cases.push(bnCase("small", ONE, { ...extra, x: wide(ONE), variants: !inference }));
+          // Kernels take long to compile: for one activation all, for the others those that differ most.
+          const variants = activation === "silu" || (residual && !inference);
+          if (variants || residual === inference) {
+            cases.push(bnCase("sliced", SLICED, { ...extra, x: wide(SLICED), variants }));
+          }
+          if (variants || residual !== inference) {
+            cases.push(bnCase("small", ONE, { ...extra, x: wide(ONE), variants }));
+          }
         }
       }
       await checkOp(cases);
     });
   }
 
-  it("takes every activation in float16", async () => {
+  it("takes activations in float16", async () => {
     const half = (values: Float64Array) => values.map((v) => halfToNumber(numberToHalf(v)));
-    for (const activation of every) {
+    for (const activation of ["silu", every.at(-1)!] as const) {
       for (const residual of [false, true]) {
         const c = bnCase("float16", ONE, { activation, residual, x: half(normals(sizeOf(ONE), 3)), seed: 9 });
         const { composed, ...rest } = c;
