@@ -117,9 +117,13 @@ describe("activations", () => {
         expect(Math.abs(dx[i]! - slope), `${name}'(${v})`).toBeLessThanOrEqual(1e-6);
       }
     }
-    // Where x is NaN, a gradient that rectifies gets through, and no other stays finite.
-    for (const name of ["relu", "relu6"] as const) expect((await both(ops[name], [nan])).dx[0]).toBe(1);
-    expect((await both(leakyRelu, [nan])).dx[0]).toBe(Math.fround(0.01));
+    // Where x is NaN, a gradient that rectifies gets through, and no other stays finite. The bounds of the comparisons by
+    // bits: the least positive number, infinity, and the NaN and the -NaN that are next to it.
+    const bits = new Float32Array(new Uint32Array([1, 0x7f800000, 0x7f800001, 0xff800001]).buffer);
+    const low = Math.fround(0.01);
+    expect([...(await both(relu, bits)).dx]).toEqual([1, 1, 1, 1]);
+    expect([...(await both(relu6, bits)).dx]).toEqual([1, 0, 1, 1]);
+    expect([...(await both(leakyRelu, bits)).dx]).toEqual([1, 1, low, low]);
     for (const name of ["silu", "gelu", "geluTanh"] as const) {
       expect((await both(ops[name], [nan])).dx[0]).toBeNaN();
     }
