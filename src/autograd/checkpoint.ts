@@ -24,7 +24,8 @@ export function isRecomputing(): boolean {
 export function checkpoint(fn: (x: Tensor) => Tensor, x: Tensor): Tensor {
   checkFunction("checkpoint", "fn", fn);
   checkTensor("checkpoint", "x", x, { dtypes: FLOATS });
-  if (!isRecording()) return checkResult(fn(x));
+  // What is made on the way goes here as well.
+  if (!isRecording()) return x.gpu.scope(() => checkResult(fn(x)));
   const { gpu, requiresGrad } = x;
   // The second forward needs what this one found: x, and every tensor that was there before.
   const firstInside = nextSerial();

@@ -1,6 +1,8 @@
 import { describe, expect, it } from "vitest";
 import { checkpoint } from "../../src/autograd/checkpoint.ts";
+import { noGrad } from "../../src/autograd/tape.ts";
 import { BatchNorm2d, Conv2d, ReLU, Sequential } from "../../src/nn/layers.ts";
+import { relu, scale } from "../../src/ops/elementwise.ts";
 import { Random } from "../../src/tensor/random.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";
 import { testGpu } from "../helpers/gpu.ts";
@@ -52,5 +54,18 @@ describe("checkpoint", () => {
       expect(relativeError(outcomes[1]![i]!, plain)).toBeLessThan(1e-5);
     }
     expect(held[1]! / held[0]!).toBeLessThan(0.5);
+  });
+
+  it("gives back what its function made on the way, with a graph and without", async () => {
+    const gpu = await testGpu();
+    const x = gpu.tensor(normals(24, 1), [3, 8], { requiresGrad: true });
+    const before = gpu.stats.liveBuffers;
+    for (const around of [noGrad, (run: () => Tensor) => run()]) {
+      const y = around(() => checkpoint((t) => relu(scale(scale(t, 2), -3)), x));
+      expect([...(await y.read())]).toEqual([...normals(24, 1)].map((v) => Math.fround(Math.max(-6 * v, 0))));
+      y.dispose();
+      expect(gpu.stats.liveBuffers).toBe(before);
+    }
+    x.dispose();
   });
 });
