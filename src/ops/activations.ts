@@ -22,8 +22,6 @@ const TABLE = {
   hardSwish: { part: "activation_hard_swish", constants: {} },
 } as const satisfies Record<string, ActivationPart>;
 
-export const NO_ACTIVATION: ActivationPart = TABLE.none;
-
 type ActivationName = keyof typeof TABLE;
 
 /** What is applied to each element: a name, or a leaky ReLU with a slope other than 0.01. */

@@ -386,38 +386,6 @@ describe("batch_norm", () => {
     }
   });
 
-  it("is not folded into a convolution with an activation that convolutions have no part for", async () => {
-    const gpu = await testGpu();
-    const tensors = () => ({
-      x: gpu.tensor(normals(2 * 64 * 8, 1), [2, 8, 8, 8], { requiresGrad: true }),
-      w: gpu.tensor(normals(8 * 9 * 8, 2), [8, 3, 3, 8], { requiresGrad: true }),
-      v: gpu.tensor(normals(8 * 9 * 8, 3), [8, 3, 3, 8], { requiresGrad: true }),
-    });
-    for (const kernel of KERNELS) gpu.variants.force(kernel, "software");
-    try {
-      for (const activation of ["silu", "leakyRelu"] as const) {
-        for (const training of [true, false]) {
-          const results = [];
-          for (const folds of [true, false]) {
-            const { x, w, v } = tensors();
-            const running = { runningMean: gpu.zeros([8]), runningVar: gpu.full([8], 1) };
-            const options = { training, activation, folds, ...running };
-            const z = conv2d(x, w, { padding: 1 });
-            const y = conv2d(batchNorm(z, null, null, options), v, { padding: 1 });
-            y.backward(gpu.tensor(normals(y.size, 4), y.shape));
-            results.push(await Promise.all([y, x.grad!, w.grad!, v.grad!].map((t) => t.read())));
-          }
-          const [folded, apart] = results as [Float32Array[], Float32Array[]];
-          for (const [i, values] of folded.entries()) {
-            expect(relativeError(values, apart[i]!), `${activation} ${training} ${i}`).toBeLessThan(1e-5);
-          }
-        }
-      }
-    } finally {
-      for (const kernel of KERNELS) gpu.variants.force(kernel, null);
-    }
-  });
-
   it("makes infinity, not nonsense, of what float16 can't hold", async () => {
     const gpu = await testGpu();
     const x = gpu.tensor([1, -1, 2, -2, Number.NaN, 0], [3, 2], { dtype: "float16" });
