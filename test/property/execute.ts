@@ -88,6 +88,14 @@ const OWN = {
 const poolOptions = ({ stride, padding, ceilMode }: PoolStep) => ({ stride, padding, ceilMode });
 const averageOptions = (step: PoolStep) => ({ ...poolOptions(step), countIncludePad: step.countIncludePad });
 
+/** As float16 has it. */
+function half(x: Tensor): Tensor {
+  const narrow = cast(x, "float16");
+  const out = cast(narrow, "float32");
+  narrow.dispose();
+  return out;
+}
+
 /** A user's own layer. */
 class View extends Module {
   constructor(private readonly shape: readonly number[]) {
@@ -329,7 +337,7 @@ class Run {
       case "avgPool2d":
         return avgPool2d(at(step.x), step.kernel, averageOptions(step));
       case "half":
-        return cast(cast(at(step.x), "float16"), "float32");
+        return half(at(step.x));
       case "double":
         return this.double(at(step.x));
       case "relu":

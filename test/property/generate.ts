@@ -229,7 +229,7 @@ const wish = fc.oneof(
     }),
   },
   {
-    weight: 1,
+    weight: 2,
     arbitrary: record("preActivation", {
       ...{ x: which, b: fc.nat(3), kind: fc.nat(2), norm, relu: fc.boolean(), shortcut: fc.boolean() },
     }),
