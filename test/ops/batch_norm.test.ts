@@ -4,7 +4,6 @@ import { ACTIVATION_NAMES, type Activation } from "../../src/ops/activations.ts"
 import { type BatchNormOptions, batchNorm } from "../../src/ops/batch_norm.ts";
 import { batchNormComposed } from "../../src/ops/batch_norm_composed.ts";
 import { cast } from "../../src/ops/cast.ts";
-import { conv2d } from "../../src/ops/conv2d.ts";
 import type { Shape } from "../../src/tensor/shape.ts";
 import { sizeOf } from "../../src/tensor/shape.ts";
 import { halfToNumber, numberToHalf, type Tensor } from "../../src/tensor/tensor.ts";
