@@ -19,13 +19,13 @@ import { Tensor, type TensorOptions } from "../tensor/tensor.ts";
 import { alive } from "./alive.ts";
 import { BufferPool, bufferId, type MemoryStats, Storage } from "./buffers.ts";
 import { Commands, type Dispatch, type Grid } from "./commands.ts";
-import { checkSpec, KernelCache, type KernelSpec, sourceOf } from "./kernel.ts";
+import { checkSpec, type Kernel, KernelCache, type KernelSpec, sourceOf } from "./kernel.ts";
 import { Pending } from "./pending.ts";
 import { Plan } from "./plan.ts";
 import { type KernelTiming, Profiler } from "./profiler.ts";
-import { Recent } from "./recent.ts";
 import { writtenBindings } from "./reflect.ts";
 import { type Choice, Variants } from "./variants.ts";
+import { WordCache } from "./words.ts";
 
 /** What the adapter says of itself, and whether a processor does its work. */
 export interface AdapterSummary {
@@ -128,6 +128,19 @@ export function checkPowerPreference(op: string, value: unknown): void {
 }
 
 const NO_CHOICES: readonly Choice[] = [];
+/** A bind group, and its storage buffers. */
+interface BoundGroup {
+  bindGroup: GPUBindGroup;
+  buffers: readonly GPUBuffer[];
+}
+
+/** Bytes that are bound for a range: whole vec4s, up to the buffer's end. */
+function boundSize({ storage, byteOffset, byteLength }: BufferRange): number {
+  return Math.min(Math.ceil(byteLength / 16) * 16, storage.byteLength - byteOffset);
+}
+
+/** More than WebGPU has binding numbers. */
+const MOST_BINDINGS = 1024;
 const UNIFORM_CACHE = 4096;
 const BIND_GROUP_CACHE = 16384;
 
@@ -147,8 +160,10 @@ export class Gpu {
   /** Internal: the tensors whose elements are not in memory, or may be given back. */
   readonly pending = new Pending();
   /** Constants in buffers. What is dropped is not destroyed, since captured plans may still bind it. */
-  private readonly uniforms = new Recent<string, GPUBuffer>(UNIFORM_CACHE);
-  private readonly bindGroups = new Recent<string, GPUBindGroup>(BIND_GROUP_CACHE);
+  private readonly uniforms = new WordCache<GPUBuffer>(UNIFORM_CACHE);
+  private readonly bindGroups = new WordCache<BoundGroup>(BIND_GROUP_CACHE);
+  /** Of the bind group that is looked for. */
+  private readonly key = new Uint32Array(1 + 4 * MOST_BINDINGS);
   private readonly scopes: Set<Tensor>[] = [];
   private failure: FusenormError | null = null;
   /** What there is to say of the device's loss, once it is lost. */
@@ -394,7 +409,8 @@ export class Gpu {
   dispatch(spec: KernelSpec, bindings: readonly Binding[], grid: Grid, label = ""): void {
     this.check();
     // First of all, since what is not in memory takes kernels of its own.
-    const ranges = bindings.map((bound) => (bound instanceof Tensor ? bound.range : bound));
+    const ranges: (BufferRange | ArrayBuffer | ArrayBufferView | GPUBuffer | null)[] = [];
+    for (const bound of bindings) ranges.push(bound instanceof Tensor ? bound.range : bound);
     const kernel = this.kernels.get(spec);
     const limit = this.limits.maxComputeWorkgroupsPerDimension;
     if (
@@ -408,46 +424,62 @@ export class Gpu {
       );
     }
     this.lastLabel = label || kernel.name;
-    const buffers: GPUBuffer[] = [];
+    // Of each binding: its number, the buffer, offset and size.
+    const { key } = this;
+    key[0] = kernel.id;
+    let length = 1;
     let bytes = 0;
-    let key = `${kernel.id}`;
-    const resources: { binding: number; buffer: GPUBuffer; offset: number; size: number }[] = [];
     for (let binding = 0; binding < ranges.length; binding += 1) {
-      const range = ranges[binding]!;
-      if (range === null) continue;
-      let buffer: GPUBuffer;
+      const bound = ranges[binding] as Exclude<(typeof ranges)[number], GPUBuffer>;
+      if (bound === null) continue;
       let offset = 0;
-      let size: number;
-      if (range instanceof ArrayBuffer || ArrayBuffer.isView(range)) {
-        buffer = this.uniform(range);
-        size = buffer.size;
+      if (bound instanceof ArrayBuffer || ArrayBuffer.isView(bound)) {
+        const buffer = this.uniform(bound);
+        ranges[binding] = buffer;
+        key[length + 1] = bufferId(buffer);
+        key[length + 3] = buffer.size;
       } else {
-        buffer = range.storage.buffer;
-        offset = range.byteOffset;
-        size = Math.min(Math.ceil(range.byteLength / 16) * 16, range.storage.byteLength - offset);
-        buffers.push(buffer);
+        const { storage, byteOffset, byteLength } = bound;
+        const id = bufferId(storage.buffer);
+        offset = byteOffset;
         // A buffer bound twice, in place of one that is not wanted, moves once.
-        if (!resources.some((r) => r.buffer === buffer && r.offset === offset)) bytes += range.byteLength;
-        this.capturing?.borrow(range.storage);
+        let again = false;
+        for (let k = 1; k < length; k += 4) again ||= key[k + 1] === id && key[k + 2] === offset >>> 0;
+        if (!again) bytes += byteLength;
+        this.capturing?.borrow(storage);
+        key[length + 1] = id;
+        key[length + 3] = boundSize(bound);
       }
-      key += `|${binding}:${bufferId(buffer)}:${offset}:${size}`;
-      resources.push({ binding, buffer, offset, size });
+      key[length] = binding + MOST_BINDINGS * Math.floor(offset / 2 ** 32);
+      key[length + 2] = offset;
+      length += 4;
     }
-    let bindGroup = this.bindGroups.get(key);
-    if (!bindGroup) {
-      bindGroup = this.device.createBindGroup({
-        label: this.lastLabel,
-        layout: kernel.layout,
-        entries: resources.map(({ binding, ...resource }) => ({ binding, resource })),
-      });
-      this.bindGroups.set(key, bindGroup);
+    let group = this.bindGroups.get(key, length);
+    if (!group) {
+      group = this.bind(kernel, ranges as readonly (BufferRange | GPUBuffer | null)[]);
+      this.bindGroups.set(key, length, group);
     }
+    const { bindGroup, buffers } = group;
     const { flops = 0, serves = NO_CHOICES } = spec;
     const { layer } = this;
     this.commands.dispatch(
       { kernel, bindGroup, grid, label: label || kernel.name, layer, bytes, flops, serves },
       buffers,
     );
+  }
+
+  private bind({ layout }: Kernel, bound: readonly (BufferRange | GPUBuffer | null)[]): BoundGroup {
+    const buffers: GPUBuffer[] = [];
+    const entries: GPUBindGroupEntry[] = [];
+    bound.forEach((one, binding) => {
+      if (one === null) return;
+      if ("storage" in one) {
+        const { buffer } = one.storage;
+        buffers.push(buffer);
+        entries.push({ binding, resource: { buffer, offset: one.byteOffset, size: boundSize(one) } });
+      } else entries.push({ binding, resource: { buffer: one, offset: 0, size: one.size } });
+    });
+    return { bindGroup: this.device.createBindGroup({ label: this.lastLabel, layout, entries }), buffers };
   }
 
   private checkBindings(bindings: readonly Binding[], grid: Grid): void {
@@ -763,9 +795,15 @@ export class Gpu {
     const bytes = ArrayBuffer.isView(data)
       ? new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
       : new Uint8Array(data);
-    let key = "";
-    for (const byte of bytes) key += String.fromCharCode(byte);
-    let buffer = this.uniforms.get(key);
+    const count = Math.ceil(bytes.byteLength / 4);
+    const aligned = bytes.byteLength % 4 === 0 && bytes.byteOffset % 4 === 0;
+    let words: Uint32Array;
+    if (aligned) words = new Uint32Array(bytes.buffer, bytes.byteOffset, count);
+    else {
+      words = new Uint32Array(count);
+      new Uint8Array(words.buffer).set(bytes);
+    }
+    let buffer = this.uniforms.get(words, count);
     if (!buffer) {
       // Filled at creation, so that it needs no place in the queue and may be made inside a capture.
       buffer = this.device.createBuffer({
@@ -775,7 +813,7 @@ export class Gpu {
       });
       new Uint8Array(buffer.getMappedRange()).set(bytes);
       buffer.unmap();
-      this.uniforms.set(key, buffer);
+      this.uniforms.set(words, count, buffer);
     }
     return buffer;
   }

@@ -8,6 +8,7 @@ import { DeviceDataset } from "../../src/data/device-dataset.ts";
 import type { Gpu } from "../../src/gpu/device.ts";
 import { KernelCache, type KernelSpec, MOST_PIPELINES } from "../../src/gpu/kernel.ts";
 import { Recent } from "../../src/gpu/recent.ts";
+import type { WordCache } from "../../src/gpu/words.ts";
 import { requestGpu } from "../../src/node/request.ts";
 import { relu } from "../../src/ops/activations.ts";
 import { conv2d } from "../../src/ops/conv2d.ts";
@@ -98,7 +99,7 @@ describe.each(["software", "hardware"] as const)("batches of many sizes, with th
   afterEach(() => gpu.destroy());
 
   const cacheSizes = () => {
-    const { uniforms, bindGroups } = gpu as unknown as Record<string, Recent<unknown, unknown>>;
+    const { uniforms, bindGroups } = gpu as unknown as Record<string, WordCache<unknown>>;
     return { uniforms: uniforms!, bindGroups: bindGroups! };
   };
 
@@ -149,7 +150,7 @@ describe.each(["software", "hardware"] as const)("batches of many sizes, with th
     plan.run();
     const expected = await plan.result.read();
 
-    const { kernels } = gpu as unknown as { kernels: Record<string, Recent<unknown, unknown>> };
+    const { kernels } = gpu as unknown as { kernels: Record<string, WordCache<unknown>> };
     for (const cache of [kernels.kernels!, kernels.modules!, ...Object.values(cacheSizes())]) {
       expect(cache.size).toBeGreaterThan(0);
       cache.clear();

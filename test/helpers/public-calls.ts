@@ -29,7 +29,7 @@ const ALL = ["float32", "float16", "uint32", "uint8"];
 const INTERNAL: Record<string, string> = {
   Gpu:
     "checkSize track allocate adopt willWrite dispatch checkBindings fillWords copyRange checkFinite readRange outcome typed " +
-    "report retire replay uniform dropUniforms fail check",
+    "report retire replay bind uniform fail check",
   Tensor:
     "watch overwrite part moveTo takeGradSlot saved store activated plus beforeWrite checkData checkUpstream checkLive static empty " +
     "static from static full static over static lazy",
