@@ -122,7 +122,8 @@ fn measure(unit: u32, lane: u32) -> Tally {
     }
     let bad = unsafe_squares(variance);
     if (attempt == 1 || !any(bad)) { break; }
-    extent = extent_of(unit, lane);
+    // The first value is every place's origin, also where it is none of the place's values.
+    extent = extended(extent_of(unit, lane), first);
     scale = select(vec4<f32>(1), scale_for(bitcast<vec4<f32>>(extent.largest)), bad);
   }
   let unit_of_x = inverse_power(scale);

@@ -332,14 +332,14 @@ describe("batch-norm", () => {
         }
         const both = withOutlier(withOutlier(data, 4, 3, inf), 4, 300, -inf);
         expect((await run(both, shape)).mean[1], `${family}: both infinities`).toBeNaN();
+        const among = data.map((v, i) => (i % 4 === 1 ? 3e38 : v));
+        const last = (await run(withOutlier(among, 4, 300, -inf), shape)).mean[1];
+        expect(last, `${family}: −∞ among 3e38`).toBe(-inf);
         // ±3e38: their difference is no float32 number.
         const x = data.map((v, i) => (i % 4 === 1 ? (i % 8 === 1 ? 3e38 : -3e38) : v));
         const huge = await run(x.subarray(0, 512 * 4), [512, 4]);
         expect(Math.abs(huge.mean[1]!), `${family}: ±3e38`).toBeLessThan(1e32);
-        const equal = await run(
-          data.map((v, i) => (i % 4 === 1 ? 3e38 : v)),
-          shape,
-        );
+        const equal = await run(among, shape);
         expect(equal.mean[1], `${family}: 3e38`).toBe(Math.fround(3e38));
       });
     }
@@ -506,6 +506,21 @@ describe("group and layer norm", () => {
       ] as const) {
         const x = centred.map((v) => Math.fround(v * size));
         await check(x, shape, groups, eps, `[${shape}] at ${size}, eps ${eps}`, size);
+      }
+    }
+  });
+
+  it("take values of any size in one place of each vec4", async () => {
+    // The mean of every place is zero, and the deviation of one is not: its square leaves float32's range.
+    for (const place of [0, 1, 2, 3]) {
+      for (const [size, eps] of [
+        [2 ** 100, 1e-5],
+        [2 ** -100, 0],
+      ] as const) {
+        const x = new Float64Array(8);
+        x[place] = size;
+        x[place + 4] = -size;
+        await check(x, [1, 8], null, eps, `±${size} in place ${place}`, size);
       }
     }
   });
