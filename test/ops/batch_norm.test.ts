@@ -148,10 +148,19 @@ describe("batch_norm", () => {
 
   it("moves the running statistics as PyTorch does", async () => {
     const gpu = await testGpu();
-    const [count, channels] = [21, 6];
+    const [count, channels] = [21, 8];
     const before = gpu.stats.liveBuffers;
-    for (const op of [batchNorm, batchNormComposed]) {
-      for (const momentum of [0.1, null]) {
+    const ways = [
+      { op: batchNormComposed, variant: null, momenta: [0.1, null] },
+      ...variantsFor(channels).map((variant) => ({
+        op: batchNorm,
+        variant,
+        // The average over all batches takes more than one dispatch.
+        momenta: variant.endsWith("_one") ? [0.1] : [0.1, null],
+      })),
+    ];
+    for (const { op, variant, momenta } of ways) {
+      for (const momentum of momenta) {
         const runningMean = gpu.tensor(normals(channels, 1), [channels]);
         const runningVar = gpu.full([channels], 2);
         const numBatchesTracked = gpu.zeros([1]);
@@ -161,16 +170,22 @@ describe("batch_norm", () => {
           const data = normals(count * channels, 10 + batch, 3, 2);
           const x = gpu.tensor(data, [count, channels]);
           const options = { training: true, runningMean, runningVar, numBatchesTracked, momentum };
-          op(x, null, null, options).dispose();
+          gpu.variants.force("batch_norm.forward", variant);
+          try {
+            op(x, null, null, options).materialize().dispose();
+          } finally {
+            gpu.variants.force("batch_norm.forward", null);
+          }
           x.dispose();
           const now = channelStatistics({ count, channels }, data);
           const factor = momentum ?? 1 / batch;
           mean = mean.map((m, c) => m + factor * (now.mean[c]! - m));
           variance = variance.map((v, c) => v + factor * ((now.variance[c]! * count) / (count - 1) - v));
         }
-        expect(relativeError(await runningMean.read(), mean)).toBeLessThan(1e-6);
-        expect(relativeError(await runningVar.read(), variance)).toBeLessThan(1e-6);
-        expect(await numBatchesTracked.item()).toBe(3);
+        const label = `${op.name} ${variant}, momentum ${momentum}`;
+        expect(relativeError(await runningMean.read(), mean), label).toBeLessThan(1e-6);
+        expect(relativeError(await runningVar.read(), variance), label).toBeLessThan(1e-6);
+        expect(await numBatchesTracked.item(), label).toBe(3);
         for (const tensor of [runningMean, runningVar, numBatchesTracked]) tensor.dispose();
       }
     }
@@ -396,6 +411,20 @@ describe("batch_norm", () => {
     );
     expect([out[0], out[2], out[4]].every(Number.isNaN)).toBe(true);
     for (const tensor of [x, gamma, y]) tensor.dispose();
+  });
+
+  it("rounds to infinity from 65,520 on in float16", async () => {
+    const gpu = await testGpu();
+    // Halfway between 65,504, the largest number, and 65,536; and the float32 before it. With gamma = 0, beta is stored.
+    const [halfway, below] = [65_520, 65_520 - 2 ** -8];
+    const x = gpu.tensor(normals(3 * 4, 3), [3, 4], { dtype: "float16" });
+    const gamma = gpu.zeros([4]);
+    const beta = gpu.tensor([halfway, -halfway, below, -below], [4]);
+    const y = batchNorm(x, gamma, beta, { training: true });
+    const out = [...(await y.read())];
+    const { POSITIVE_INFINITY: inf } = Number;
+    expect(out).toEqual([0, 1, 2].flatMap(() => [inf, -inf, 65_504, -65_504]));
+    for (const tensor of [x, gamma, beta, y]) tensor.dispose();
   });
 
   /** dz as backward took it, element by element and summed, against y as it was written. */
