@@ -56,6 +56,7 @@ describe.skipIf(onlyLanes(gpu) === 0 || maxStorageBuffersPerShaderStage < 10)(
         extra: { padding: [1, 1, 1, 1], groups: 2, stride: [2, 2] },
         input: "normalise",
         statistics: true,
+        adds: true,
       });
       await checkForward({
         variant: "subgroup_4x8",
@@ -63,6 +64,7 @@ describe.skipIf(onlyLanes(gpu) === 0 || maxStorageBuffersPerShaderStage < 10)(
         weight: [8, 1, 1, 8],
         input: "rectify",
         statistics: false,
+        adds: true,
       });
       await checkForward({
         variant: "subgroup_4x8",

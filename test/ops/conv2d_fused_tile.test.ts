@@ -27,6 +27,7 @@ describe("conv2d, tile kernels with parts of batch-norm", () => {
         extra: { padding: [0, 1, 1, 2], groups: 2, stride: [2, 2] },
         input: "normalise",
         statistics: true,
+        adds: true,
       },
       // Two blocks of channels, the second of which has one quad.
       {
@@ -50,6 +51,14 @@ describe("conv2d, tile kernels with parts of batch-norm", () => {
         extra: { padding },
         input: "plain",
         statistics: true,
+      },
+      {
+        variant: "tile_64x64_8x4",
+        x: [2, 5, 7, 8],
+        weight: [20, 1, 1, 8],
+        input: "plain",
+        statistics: false,
+        adds: true,
       },
     ];
     for (const one of sampled(cases)) await checkForward(one);
