@@ -581,7 +581,10 @@ export class Gpu {
 
   // --- completion --------------------------------------------------------------------------------------
 
-  /** Submits what is encoded, and the kernels that wait for what comes after them. */
+  /**
+   * Submits what is encoded, the kernels that wait for what comes after them, and what depends on a caller's own buffers, which
+   * may then be overwritten.
+   */
   flush(): void {
     this.check();
     this.pending.run();
@@ -597,6 +600,7 @@ export class Gpu {
   /** Internal: the bytes of a range, after everything encoded so far. */
   async readRange(range: BufferRange): Promise<ArrayBuffer> {
     this.check();
+    this.pending.run();
     const { storage, byteOffset, byteLength } = range;
     return this.outcome(
       this.commands.read(storage.buffer, byteOffset, byteLength).then(async (bytes) => {

@@ -11,11 +11,17 @@ const MOST_KERNELS = 32;
 /** Everything that is not in memory yet, oldest first. */
 export class Pending {
   private readonly all = new Set<Waiting>();
+  /** Those that a submit is expected to hold. */
+  private readonly due = new Set<Waiting>();
   private readonly kernels = new Set<Waiting>();
 
-  /** `isKernel`: a kernel that has not run, rather than a way to work elements out when they are needed. */
-  add(waiting: Waiting, isKernel: boolean): void {
+  /**
+   * `isKernel`: a kernel that has not run, rather than a way to work elements out when they are needed. `isBorrowed`: it reads
+   * a caller's own buffer, which the caller may overwrite once what was asked for is submitted.
+   */
+  add(waiting: Waiting, isKernel: boolean, isBorrowed: boolean): void {
     this.all.add(waiting);
+    if (isKernel || isBorrowed) this.due.add(waiting);
     if (!isKernel) return;
     this.kernels.add(waiting);
     const [oldest] = this.kernels;
@@ -24,12 +30,13 @@ export class Pending {
 
   delete(waiting: Waiting): void {
     this.all.delete(waiting);
+    this.due.delete(waiting);
     this.kernels.delete(waiting);
   }
 
-  /** Runs the kernels whose results somebody may still ask for. */
+  /** Works out what a submit is expected to hold, if somebody may still ask for it. */
   run(): void {
-    for (const waiting of this.kernels) if (waiting.isWanted) waiting.resolve();
+    for (const waiting of this.due) if (waiting.isWanted) waiting.resolve();
   }
 
   /** Works out everything that somebody may still ask for. */
@@ -39,6 +46,7 @@ export class Pending {
 
   clear(): void {
     this.all.clear();
+    this.due.clear();
     this.kernels.clear();
   }
 }

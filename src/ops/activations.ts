@@ -99,8 +99,9 @@ function defineActivation(name: string) {
       const folded = x.activated(activation, newMask);
       const out = folded?.out ?? ctx.empty(plan.out);
       if (!folded) run(ctx, activation, out, x, null);
-      // A ReLU's output tells where it is not zero.
-      return { out, saved: { of: isRectifier(activation) ? out : x, mask: folded?.mask ?? null } };
+      // A ReLU's output tells where it is not zero. What the op before gave may have been overwritten: a sink would not know.
+      const of = isRectifier(activation) ? out : x;
+      return { out, saved: { of, mask: folded?.mask ?? null, sinks: !x.wasOverwritten } };
     },
     // dx = dy · act'(x)
     backward(ctx, grad, { of }, _plan, activation) {
@@ -110,7 +111,8 @@ function defineActivation(name: string) {
       return { x: dx };
     },
     passes: ["x"],
-    sink: (_gpu, { mask }, _plan, activation, ofInput) => ofInput?.activated(activation, mask) ?? null,
+    sink: (_gpu, { mask, sinks }, _plan, activation, ofInput) =>
+      sinks ? (ofInput?.activated(activation, mask) ?? null) : null,
   });
 }
 

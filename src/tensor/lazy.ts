@@ -59,7 +59,11 @@ export class Lazy {
     this.work = work;
     // Whoever overwrites what the work reads has to wait for the elements.
     this.forget = work.sources.map((tensor) => tensor.beforeWrite(() => this.settle()));
-    pending.add(this, work.accepts !== undefined);
+    pending.add(
+      this,
+      work.accepts !== undefined,
+      work.sources.some((tensor) => tensor.isBorrowed),
+    );
   }
 
   /** Null while the elements are in memory. */

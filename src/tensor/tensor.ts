@@ -200,6 +200,16 @@ export class Tensor {
     return { storage, byteOffset, byteLength };
   }
 
+  /** Internal: whether the elements lie in a caller's own buffer. */
+  get isBorrowed(): boolean {
+    return !(this.storage instanceof Lazy) && this.storage.pool === null;
+  }
+
+  /** Internal: whether somebody has overwritten the elements since they were computed. */
+  get wasOverwritten(): boolean {
+    return this.storage.versionOf(this.byteOffset, this.byteLength) > 0;
+  }
+
   /** Internal: whether the elements are not in memory. */
   get isPending(): boolean {
     return this.storage instanceof Lazy && this.storage.waiting !== null;

@@ -11,7 +11,7 @@ import { customOp } from "../../src/ops/define-op.ts";
 import { add, mul, scale } from "../../src/ops/elementwise.ts";
 import { reshape } from "../../src/ops/reshape.ts";
 import { SGD } from "../../src/optim/sgd.ts";
-import type { Tensor } from "../../src/tensor/tensor.ts";
+import { Tensor } from "../../src/tensor/tensor.ts";
 import { testGpu } from "../helpers/gpu.ts";
 import { normals, relativeError } from "../helpers/numbers.ts";
 import { FOLDED, leavesOf, lineOf, tally, within } from "./check.ts";
@@ -753,6 +753,59 @@ describe("the same dispatches are seen by", () => {
           t[leaf]!.write(old);
         }
       });
+    });
+  });
+});
+
+it("what is made of a caller's own buffer is submitted by flush, and read with what is read", async () => {
+  await within(folded, async () => {
+    const shape = [2, 9, 7, 8];
+    const size = 2 * 9 * 7 * 8;
+    const buffer = gpu.device.createBuffer({
+      size: 4 * size,
+      usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST,
+    });
+    const values = Float32Array.from(normals(size, 21));
+    const other = gpu.tensor([1, 2], [2]);
+    for (const submit of [() => gpu.flush(), () => other.read()]) {
+      gpu.device.queue.writeBuffer(buffer, 0, values);
+      const x = Tensor.fromBuffer(buffer, shape, { gpu });
+      const normal = batchNorm(x, null, null, { training: true });
+      const again = batchNorm(x, null, null, { training: true });
+      const rectified = relu(again);
+      await submit();
+      gpu.device.queue.writeBuffer(buffer, 0, new Float32Array(size).fill(3));
+      const y = [...(await normal.read())];
+      for (let c = 0; c < 8; c += 1) {
+        const own = y.filter((_, i) => i % 8 === c);
+        expect(Math.abs(own.reduce((a, b) => a + b, 0) / own.length)).toBeLessThan(1e-5);
+        expect(own.reduce((a, b) => a + b * b, 0) / own.length).toBeCloseTo(1, 3);
+      }
+      expect([...(await rectified.read())]).toEqual(y.map((v) => Math.max(v, 0)));
+      for (const tensor of [x, normal, again, rectified]) tensor.dispose();
+    }
+    other.dispose();
+    buffer.destroy();
+  });
+});
+
+it("an activation of what was written over a batch-norm's output masks by what was written", async () => {
+  await within(folded, async () => {
+    const t = leavesOf({ leaves }, 22);
+    await using(t, async () => {
+      const [written, upstream, channels] = gpu.scope(() => {
+        const y = batchNorm(conv2d(t.x!, t.w1!, PADDED), t.gamma!, t.beta!, { training: true });
+        const values = [normals(y.size, 23), normals(y.size, 24)] as const;
+        y.write(values[0]);
+        relu(y).backward(gpu.tensor(values[1], y.shape));
+        return [...values, y.shape.at(-1)!] as const;
+      });
+      // dβ is the sum of the gradient that came through.
+      const sums = new Float64Array(channels);
+      upstream.forEach((value, i) => {
+        if (written[i]! > 0) sums[i % sums.length]! += value;
+      });
+      expect(relativeError(await t.beta!.grad!.read(), sums)).toBeLessThan(1e-5);
     });
   });
 });
