@@ -396,7 +396,8 @@ export class Gpu {
       if (bound instanceof Tensor) bound.overwrite();
       else if (bound && "storage" in bound) this.willWrite(bound);
     }
-    this.dispatch(spec, bindings, grid, label);
+    // A copy: kernels are remembered by their specs, and the caller may change this one.
+    this.dispatch({ ...spec, constants: { ...spec.constants } }, bindings, grid, label);
   }
 
   /** Internal: to be called before a kernel or the host overwrites bytes that somebody may have seen already. */

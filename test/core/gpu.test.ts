@@ -31,6 +31,20 @@ describe("Gpu", () => {
     expect(() => gpu.zeros([1])).toThrow(/used after destroy/);
   });
 
+  it("runs a kernel as its spec is now, not as it was at an earlier call", async () => {
+    const source =
+      "override FACTOR: f32; @group(0) @binding(0) var<storage, read_write> out: array<f32>;" +
+      "@compute @workgroup_size(1) fn main() { out[0] = FACTOR; }";
+    const spec = { shader: { name: "factor", source }, entry: "main", constants: { FACTOR: 7 } };
+    const out = gpu.zeros([1]);
+    gpu.run(spec, [out], [1]);
+    expect(await out.item()).toBe(7);
+    spec.constants.FACTOR = 11;
+    gpu.run(spec, [out], [1]);
+    expect(await out.item()).toBe(11);
+    out.dispose();
+  });
+
   it("returns scoped tensors to the caller, alone or in objects, and disposes the others", async () => {
     const kept: Tensor[] = [];
     const { pair, lone } = gpu.scope(() => {
