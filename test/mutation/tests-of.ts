@@ -5,7 +5,12 @@ const conv2d = ["test/ops/conv2d.test.ts"];
 const fused = ["test/ops/conv2d_fused_tile.test.ts", "test/ops/conv2d_fused_subgroup.test.ts"];
 const activations = ["test/ops/activations.test.ts"];
 const order = "test/ops/order.test.ts";
-const batchNorm = ["test/ops/batch_norm.test.ts", order, "test/ops/batch_norm_folded.test.ts"];
+const batchNorm = [
+  "test/ops/batch_norm.test.ts",
+  order,
+  "test/ops/batch_norm_folded.test.ts",
+  "test/fusion/fusion.test.ts",
+];
 
 export const testsOf: Record<string, readonly string[]> = {
   accuracy: ["test/ops/accuracy.test.ts"],
