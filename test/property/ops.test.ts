@@ -766,6 +766,30 @@ describe("ops at random", () => {
     },
   );
 
+  const { relu6, leakyRelu, silu, gelu, hardSwish } = fusenorm;
+  const activationOps = {
+    relu6,
+    leakyRelu,
+    silu,
+    gelu,
+    geluTanh: (x: Tensor) => gelu(x, { approximate: "tanh" }),
+    hardSwish,
+  };
+  property(
+    ["relu6", "leakyRelu", "silu", "gelu", "hardSwish"],
+    0.03,
+    fc.record({
+      shape: shapes({ min: 0, max: 5 }, 6),
+      name: fc.constantFrom(...(Object.keys(activationOps) as (keyof typeof activationOps)[])),
+      x: moments,
+    }),
+    ({ shape, name, x }): OpCase => ({
+      inputs: { x: input(shape, x) },
+      run: (t) => activationOps[name](t.x!),
+      reference: (tape, v) => tape.activation(v.x!, name),
+    }),
+  );
+
   property(
     ["expand", "normalize"],
     0.02,
