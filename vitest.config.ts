@@ -15,6 +15,8 @@ export default defineConfig({
       include: ["src/**"],
       exclude: ["src/generated/**"],
       reporter: ["text-summary"],
+      // A little under what the whole suite reaches: see docs/reliability.md.
+      thresholds: { statements: 90, branches: 88, functions: 89, lines: 90 },
     },
   },
 });
