@@ -52,7 +52,7 @@ override HAS_TAIL: bool = false;
 override BATCH_STATISTICS: bool = true;
 // Partials are a convolution's, and tell how many values they are of.
 override COUNTED: bool = false;
-// Sums of the gradient: dz is written, too.
+// Sums of the gradient: dz is written, too. Only of channels in whole vec4s, which leave no tail.
 override KEEPS_DZ: bool = false;
 // dx is added to what else makes the gradient.
 override HAS_ADDEND: bool = false;
@@ -844,7 +844,6 @@ fn sum_grad(run: Run, c: Numbers, tail: bool) -> Sums {
     let at = params.rows * params.width4 + run.column;
     let deviation = x_at(at) - c.origin;
     let dz = grad_by_input(dy_at(at), deviation, c.a, c.b);
-    if (KEEPS_DZ) { put_dz(at, dz); }
     let valid = in_tail(run.column);
     sums.dz += select(vec4<f32>(0), dz, valid);
     sums.dz_xhat += select(vec4<f32>(0), dz * (deviation * c.rstd + c.shift), valid);
