@@ -2,6 +2,8 @@
 // contribution to its gradient: the others are added, the ReLU's mask is applied, and the sums of dz and dz * xhat that
 // the batch-norm's backward needs are taken. As conv2d_output_plain.wgsl; the expressions are those of batch_norm.wgsl.
 
+//#fills output as norm_sums
+
 override JOIN: bool = false; // `out` holds the other contributions
 override MASK: u32 = 0; // 0: no ReLU, 1: by the batch-norm's input, 2: by the forward's mask
 

@@ -1,6 +1,9 @@
 // What becomes of a convolution's sums: bias, or what `out` holds already, is added. Part of conv2d_subgroup.wgsl and
 // conv2d_tile.wgsl; the bias is in conv2d_output_bias.wgsl.
 
+//#fills output as plain
+//#import conv2d_output_bias
+
 override JOIN: bool = false; // `out` holds other contributions to the same gradient
 
 // Whether two numbers of each result are added up over pixels, and written as rows of a partial result.

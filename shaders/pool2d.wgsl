@@ -11,6 +11,8 @@
 // grid-stride loop: four channels of a pixel (VEC4: C is a multiple of 4), or any four neighbours, taken singly.
 // No barriers.
 
+//#import lib/nan
+
 override WORKGROUP_SIZE: u32 = 256;
 override VEC4: bool = true;
 override KEEP_TAPS: bool = false;
@@ -64,11 +66,6 @@ fn load_taps(n: i32, y: i32, x: i32, channel: u32) -> vec4<u32> {
   return vec4<u32>(taps_scalar[element]);
 }
 
-// Exponent and fraction bits: WGSL lets compilers assume that `v != v` never holds.
-fn is_nan(v: vec4<f32>) -> vec4<bool> {
-  return (bitcast<vec4<u32>>(v) & vec4<u32>(0x7fffffffu)) > vec4<u32>(0x7f800000u);
-}
-
 fn max_window(element: u32) -> Best {
   let at = place(element, sizes.rows, sizes.columns);
   let top = at.y * sizes.stride.x - sizes.before.x;
@@ -81,7 +78,7 @@ fn max_window(element: u32) -> Best {
     for (var s = s_start; s < s_end; s++) {
       let value = load(at.n, top + r, left + s, at.channel, sizes.height, sizes.width);
       let first = best.tap == vec4<u32>(0xffffffffu);
-      let better = first | is_nan(value) | ((value > best.value) & !is_nan(best.value));
+      let better = first | are_nan(value) | ((value > best.value) & !are_nan(best.value));
       best.value = select(best.value, value, better);
       best.tap = select(best.tap, vec4<u32>(u32(r * sizes.kernel.y + s)), better);
     }

@@ -1,4 +1,11 @@
-import { DeviceError, DeviceLostError, FusenormError, NonFiniteError, ShapeError } from "../errors.ts";
+import {
+  DeviceError,
+  DeviceLostError,
+  FusenormError,
+  NonFiniteError,
+  ShapeError,
+  UsageError,
+} from "../errors.ts";
 import {
   checkArray,
   checkChoice,
@@ -7,6 +14,8 @@ import {
   checkInteger,
   checkOptions,
   checkText,
+  isPlain,
+  nearest,
   optionNames,
   show,
   synchronous,
@@ -18,12 +27,23 @@ import { checkShape, type Shape, sizeOf } from "../tensor/shape.ts";
 import { Tensor, type TensorOptions } from "../tensor/tensor.ts";
 import { BufferPool, bufferId, type MemoryStats, Storage } from "./buffers.ts";
 import { Commands, type Dispatch, type Grid } from "./commands.ts";
-import { checkSpec, KernelCache, type KernelSpec, sourceOf } from "./kernel.ts";
+import {
+  type BindingsByName,
+  checkSpec,
+  type EntryOf,
+  type Kernel,
+  KernelCache,
+  type KernelSpec,
+  moduleOf,
+  type Shader,
+  slotsOf,
+} from "./kernel.ts";
 import { Plan } from "./plan.ts";
 import { type KernelTiming, Profiler } from "./profiler.ts";
-import { Recent } from "./recent.ts";
-import { writtenBindings } from "./reflect.ts";
+import type { Slot } from "./reflect.ts";
+import { pack, type UniformFields } from "./uniforms.ts";
 import { Variants } from "./variants.ts";
+import { WordCache } from "./words.ts";
 
 /** What the adapter says of itself, and whether a processor does its work. */
 export interface AdapterSummary {
@@ -74,8 +94,16 @@ export interface DispatchNote {
   bytes: number;
 }
 
-/** A buffer range or a small block of constants, bound in the order of the shader's `@binding`s. */
+/** What stands at one `@binding` in a list of them: null leaves its number out. */
 export type Binding = Tensor | BufferRange | ArrayBuffer | ArrayBufferView | null;
+
+/** What a shader's binding of some name takes: a buffer, or a uniform by its fields or its bytes. */
+export type NamedBinding = Tensor | BufferRange | ArrayBuffer | ArrayBufferView | UniformFields;
+
+/** What a kernel binds: by name, or as a list in the order of the shader's `@binding`s. */
+export type Bindings<S extends Shader = Shader, E extends string = string> =
+  | BindingsByName<S, E, Tensor | BufferRange, NamedBinding>
+  | readonly Binding[];
 
 export interface BufferRange {
   storage: Storage;
@@ -156,8 +184,10 @@ export class Gpu {
   /** Internal: every tensor whose elements are not in memory, or may be given back. */
   readonly pending = new Set<Deferred>();
   /** Constants in buffers. What is dropped is not destroyed, since captured plans may still bind it. */
-  private readonly uniforms = new Recent<string, GPUBuffer>(UNIFORM_CACHE);
-  private readonly bindGroups = new Recent<string, GPUBindGroup>(BIND_GROUP_CACHE);
+  private readonly uniforms = new WordCache<UniformBuffer>(UNIFORM_CACHE);
+  private readonly bindGroups = new WordCache<BoundGroup>(BIND_GROUP_CACHE);
+  /** Of the bind group that is looked for. */
+  private readonly key = new Uint32Array(4096);
   private readonly scopes: Set<Tensor>[] = [];
   private failure: FusenormError | null = null;
   /** What there is to say of the device's loss, once it is lost. */
@@ -370,19 +400,31 @@ export class Gpu {
   // --- kernels -----------------------------------------------------------------------------------------
 
   /**
-   * Dispatches one kernel. `bindings[i]` is bound at `@binding(i)`; null leaves that number out; an
-   * `ArrayBuffer` or view becomes a uniform buffer. What the kernel may write (`read_write` in its source) counts as
-   * overwritten: a graph that saved it will refuse its backward.
+   * Dispatches one kernel. `bindings` has a tensor or buffer range for each storage binding that the entry point uses, by the
+   * shader's name for it, and for each uniform its fields. Or a list: `bindings[i]` is bound at `@binding(i)`; null leaves that
+   * number out; an `ArrayBuffer` or view becomes a uniform buffer. What the kernel may write (`read_write` in its source)
+   * counts as overwritten: a graph that saved it will refuse its backward.
    */
-  run(spec: KernelSpec, bindings: readonly Binding[], grid: Grid, label = ""): void {
-    checkSpec("gpu.run", spec);
+  run<S extends Shader, E extends EntryOf<S>>(
+    spec: KernelSpec<S, E>,
+    bindings: Bindings<S, E>,
+    grid: Grid,
+    label = "",
+  ): void {
+    checkSpec("gpu.run", spec as KernelSpec);
     checkText("gpu.run", "label", label);
-    this.checkBindings(bindings, grid);
+    checkGrid(grid);
+    const kernel = { module: moduleOf(spec as KernelSpec), entry: spec.entry };
+    if (Array.isArray(bindings)) this.checkList(bindings);
+    else this.checkNamed(kernel, bindings as NamedBindings);
     this.check();
-    for (const index of writtenBindings(sourceOf(spec), spec.entry)) {
-      const bound = bindings[index];
+    for (const slot of kernel.module.slotsOf(kernel.entry) ?? []) {
+      if (slot.access !== "read_write") continue;
+      const bound = Array.isArray(bindings)
+        ? bindings[slot.binding]
+        : named(kernel, slot, bindings as NamedBindings);
       if (bound instanceof Tensor) bound.overwrite();
-      else if (bound && "storage" in bound) this.willWrite(bound);
+      else if (bound && "storage" in bound) this.willWrite(bound as BufferRange);
     }
     this.dispatch(spec, bindings, grid, label);
   }
@@ -394,86 +436,157 @@ export class Gpu {
   }
 
   /** Internal: `run` for kernels that write nothing but new tensors. */
-  dispatch(spec: KernelSpec, bindings: readonly Binding[], grid: Grid, label = ""): void {
+  dispatch<S extends Shader, E extends EntryOf<S>>(
+    spec: KernelSpec<S, E>,
+    bindings: Bindings<S, E>,
+    grid: Grid,
+    label = "",
+  ): void {
     this.commands.settle();
     this.check();
-    // First of all, since what is deferred takes kernels of its own.
-    const ranges = bindings.map((bound) => (bound instanceof Tensor ? bound.range : bound));
-    const kernel = this.kernels.get(spec);
+    const kernel = this.kernels.get(spec as KernelSpec);
+    const slots = Array.isArray(bindings) ? null : slotsOf(kernel);
+    const count = slots ? slots.length : (bindings as readonly Binding[]).length;
+    const resources: (BoundResource | null)[] = [];
+    // Buffers first of all, since what is deferred takes kernels of its own.
+    for (let i = 0; i < count; i += 1) {
+      const value = slots
+        ? named(kernel, slots[i]!, bindings as NamedBindings)
+        : (bindings as readonly Binding[])[i]!;
+      resources.push(value instanceof Tensor ? value.range : (value as BoundResource | null));
+    }
     const limit = this.limits.maxComputeWorkgroupsPerDimension;
-    if (
-      grid.some(
-        (groups) => groups !== undefined && !(Number.isInteger(groups) && groups >= 1 && groups <= limit),
-      )
-    ) {
-      throw new DeviceError(
-        `gpu.run: ${kernel.name}: grid ${show(grid)} is outside 1 to ${limit} workgroups in a dimension; expected integers, ` +
-          "folded with gpu.fold where they are many",
-      );
+    for (const groups of grid) {
+      if (groups !== undefined && !(Number.isInteger(groups) && groups >= 1 && groups <= limit)) {
+        throw new DeviceError(
+          `gpu.run: ${kernel.name}: grid ${show(grid)} is outside 1 to ${limit} workgroups in a dimension; expected integers, ` +
+            "folded with gpu.fold where they are many",
+        );
+      }
     }
     this.lastLabel = label || kernel.name;
-    const buffers: GPUBuffer[] = [];
+    // Of each resource: binding, buffer, offset and size.
+    const { key } = this;
+    key[0] = kernel.id;
+    let length = 1;
     let bytes = 0;
-    let key = `${kernel.id}`;
-    const resources: { binding: number; buffer: GPUBuffer; offset: number; size: number }[] = [];
-    for (let binding = 0; binding < ranges.length; binding += 1) {
-      const range = ranges[binding]!;
-      if (range === null) continue;
-      let buffer: GPUBuffer;
+    for (let i = 0; i < count; i += 1) {
+      const resource = resources[i]!;
+      if (resource === null) continue;
+      let id: number;
       let offset = 0;
       let size: number;
-      if (range instanceof ArrayBuffer || ArrayBuffer.isView(range)) {
-        buffer = this.uniform(range);
-        size = buffer.size;
-      } else {
-        buffer = range.storage.buffer;
-        offset = range.byteOffset;
-        size = Math.min(Math.ceil(range.byteLength / 16) * 16, range.storage.byteLength - offset);
-        buffers.push(buffer);
+      if ("storage" in resource) {
+        const { storage, byteOffset, byteLength } = resource as BufferRange;
+        id = storage.id;
+        offset = byteOffset;
+        size = Math.min(Math.ceil(byteLength / 16) * 16, storage.byteLength - byteOffset);
         // A buffer bound twice, in place of one that is not wanted, moves once.
-        if (!resources.some((r) => r.buffer === buffer && r.offset === offset)) bytes += range.byteLength;
-        this.capturing?.borrow(range.storage);
+        let again = false;
+        for (let k = 1; k < length; k += 4) again ||= key[k + 1] === id && key[k + 2] === offset >>> 0;
+        if (!again) bytes += byteLength;
+        this.capturing?.borrow(storage);
+      } else {
+        const uniform = this.uniform(kernel, slots ? slots[i]! : null, resource as UniformSource);
+        resources[i] = uniform;
+        id = uniform.id;
+        size = uniform.buffer.size;
       }
-      key += `|${binding}:${bufferId(buffer)}:${offset}:${size}`;
-      resources.push({ binding, buffer, offset, size });
+      // Of an offset beyond 32 bits the rest goes beside the binding.
+      key[length] = (slots ? slots[i]!.binding : i) + 1024 * Math.floor(offset / 2 ** 32);
+      key[length + 1] = id;
+      key[length + 2] = offset;
+      key[length + 3] = size;
+      length += 4;
     }
-    let bindGroup = this.bindGroups.get(key);
-    if (!bindGroup) {
-      bindGroup = this.device.createBindGroup({
-        label: this.lastLabel,
-        layout: kernel.layout,
-        entries: resources.map(({ binding, ...resource }) => ({ binding, resource })),
-      });
-      this.bindGroups.set(key, bindGroup);
+    let group = this.bindGroups.get(key, length);
+    if (!group) {
+      group = this.bind(kernel, slots, resources);
+      this.bindGroups.set(key, length, group);
     }
     const { flops = 0 } = spec;
     const { layer } = this;
     this.commands.dispatch(
-      { kernel, bindGroup, grid, label: label || kernel.name, layer, bytes, flops },
-      buffers,
+      { kernel, bindGroup: group.bindGroup, grid, label: label || kernel.name, layer, bytes, flops },
+      group.buffers,
     );
   }
 
-  private checkBindings(bindings: readonly Binding[], grid: Grid): void {
-    checkArray("gpu.run", "bindings", bindings, "tensors, buffer ranges, constants or null");
-    checkArray("gpu.run", "grid", grid, "workgroups in x, y and z");
-    if (grid.length < 1 || grid.length > 3 || grid[0] === undefined) {
-      throw new ShapeError(
-        `gpu.run: grid is ${show(grid)}; expected workgroups in x, y and z, at least in x`,
-      );
-    }
+  private bind(
+    { layout }: Kernel,
+    slots: readonly Slot[] | null,
+    resources: readonly (BoundResource | null)[],
+  ): BoundGroup {
+    const buffers: GPUBuffer[] = [];
+    const entries: GPUBindGroupEntry[] = [];
+    resources.forEach((resource, i) => {
+      if (resource === null) return;
+      const binding = slots ? slots[i]!.binding : i;
+      if (resource instanceof UniformBuffer) {
+        const { buffer } = resource;
+        entries.push({ binding, resource: { buffer, offset: 0, size: buffer.size } });
+      } else {
+        const { storage, byteOffset: offset, byteLength } = resource as BufferRange;
+        const size = Math.min(Math.ceil(byteLength / 16) * 16, storage.byteLength - offset);
+        buffers.push(storage.buffer);
+        entries.push({ binding, resource: { buffer: storage.buffer, offset, size } });
+      }
+    });
+    return { bindGroup: this.device.createBindGroup({ label: this.lastLabel, layout, entries }), buffers };
+  }
+
+  private checkList(bindings: readonly Binding[]): void {
     for (let i = 0; i < bindings.length; i += 1) {
       const bound = bindings[i];
       if (bound === null || bound instanceof ArrayBuffer || ArrayBuffer.isView(bound)) continue;
-      if (bound instanceof Tensor) {
-        if (bound.gpu === this) continue;
-        throw new ShapeError(`gpu.run: binding ${i} is a Tensor of another Gpu; expected one of this Gpu`);
-      }
-      if (!((bound as Partial<BufferRange> | undefined)?.storage instanceof Storage)) {
-        throw new ShapeError(
-          `gpu.run: binding ${i} is ${show(bound)}; expected a Tensor, a range, an ArrayBuffer or view of constants, or null`,
+      this.checkBuffer(
+        `binding ${i}`,
+        bound,
+        "a Tensor, a range, an ArrayBuffer or view of constants, or null",
+      );
+    }
+  }
+
+  private checkNamed(kernel: KernelSource, bindings: NamedBindings): void {
+    if (!isPlain(bindings)) {
+      throw new UsageError(
+        `gpu.run: bindings is ${show(bindings)}; expected an object of tensors and constants by name, or a list of them`,
+      );
+    }
+    const slots = slotsOf(kernel);
+    for (const slot of slots) {
+      const bound = named(kernel, slot, bindings);
+      const name = `binding ${slot.name}`;
+      if (slot.access !== "uniform") this.checkBuffer(name, bound, "a Tensor or a range");
+      else if (bound instanceof ArrayBuffer || ArrayBuffer.isView(bound)) continue;
+      else if (!slot.layout) {
+        throw new UsageError(
+          `gpu.run: ${name} is ${show(bound)}; expected an ArrayBuffer or view of its bytes`,
         );
-      }
+      } else if (!isPlain(bound)) {
+        throw new UsageError(
+          `gpu.run: ${name} is ${show(bound)}; expected an object of numbers by field, or bytes`,
+        );
+      } else pack(`gpu.run: ${name}`, slot.layout, bound as UniformFields, true);
+    }
+    for (const name in bindings) {
+      if (slots.some((slot) => slot.name === name || slot.aliases.includes(name))) continue;
+      const names = slots.map((slot) => slot.name);
+      const near = nearest(name, names);
+      throw new UsageError(
+        `gpu.run: ${kernel.module.name}.${kernel.entry} has no binding ${name}${near ? `; did you mean ${near}?` : ""}; expected ` +
+          names.join(", "),
+      );
+    }
+  }
+
+  private checkBuffer(name: string, bound: unknown, expected: string): void {
+    if (bound instanceof Tensor) {
+      if (bound.gpu === this) return;
+      throw new ShapeError(`gpu.run: ${name} is a Tensor of another Gpu; expected one of this Gpu`);
+    }
+    if (!((bound as Partial<BufferRange> | undefined)?.storage instanceof Storage)) {
+      throw new ShapeError(`gpu.run: ${name} is ${show(bound)}; expected ${expected}`);
     }
   }
 
@@ -497,22 +610,18 @@ export class Gpu {
   }
 
   /** Internal: sets every 4-byte word of a range. */
-  fillWords(range: BufferRange, bits: number): void {
+  fillWords(range: BufferRange, word: number): void {
     const vec4s = Math.ceil(range.byteLength / 16);
-    const size = new Uint32Array([vec4s, bits]);
-    this.dispatch({ shader: "memory", entry: "fill" }, [range, null, size], memoryGrid(vec4s), "fill");
+    const bindings = { out: range, filling: { vec4s, word } };
+    this.dispatch({ shader: "memory", entry: "fill" }, bindings, memoryGrid(vec4s), "fill");
   }
 
   /** Internal: copies a range, in whole vec4s. */
   copyRange(from: BufferRange, to: BufferRange): void {
     const vec4s = Math.ceil(from.byteLength / 16);
     this.willWrite(to);
-    this.dispatch(
-      { shader: "memory", entry: "copy" },
-      [to, from, new Uint32Array([vec4s, 0])],
-      memoryGrid(vec4s),
-      "copy",
-    );
+    const bindings = { acc: to, x: from, size: { vec4s } };
+    this.dispatch({ shader: "memory", entry: "copy" }, bindings, memoryGrid(vec4s), "copy");
   }
 
   /** Internal: `acc += x` for two tensors of one size and float type. */
@@ -525,13 +634,15 @@ export class Gpu {
       );
     }
     const vec4s = Math.ceil(x.size / 4);
-    const shader = acc.dtype === "float16" ? "cast" : "memory";
-    this.dispatch(
-      { shader, entry: "accumulate" },
-      [acc.overwrite(), x, new Uint32Array([vec4s, 0])],
-      memoryGrid(vec4s),
-      "accumulate",
-    );
+    const grid = memoryGrid(vec4s);
+    const [into, size] = [acc.overwrite(), { vec4s }];
+    if (acc.dtype === "float16") {
+      const bindings = { halves: into, from_halves: x, size };
+      this.dispatch({ shader: "cast", entry: "accumulate" }, bindings, grid, "accumulate");
+    } else {
+      const bindings = { acc: into, x, size };
+      this.dispatch({ shader: "memory", entry: "accumulate" }, bindings, grid, "accumulate");
+    }
   }
 
   /** Internal, debug mode: remembers whether `x` holds NaN or infinity, to be reported at the next sync. */
@@ -542,13 +653,9 @@ export class Gpu {
       this.finiteFlag.fill(0xffffffff);
     }
     const ticket = this.checkedLabels.push(`${op} (output ${x.shape.join("×")})`) - 1;
-    const vec4s = x.size; // words here: the check reads one at a time
-    this.dispatch(
-      { shader: "memory", entry: "check_finite" },
-      [this.finiteFlag, x, new Uint32Array([vec4s, ticket])],
-      memoryGrid(vec4s),
-      "check_finite",
-    );
+    const bindings = { flag: this.finiteFlag, words: x, check: { words: x.size, ticket } };
+    const grid = memoryGrid(x.size);
+    this.dispatch({ shader: "memory", entry: "check_finite" }, bindings, grid, "check_finite");
   }
 
   // --- completion --------------------------------------------------------------------------------------
@@ -764,32 +871,46 @@ export class Gpu {
     this.commands.destroy();
     this.pool.destroy();
     this.bindGroups.clear();
-    for (const buffer of this.uniforms.values()) buffer.destroy();
+    for (const { buffer } of this.uniforms.values()) buffer.destroy();
     this.uniforms.clear();
     this.pending.clear();
     if (this.ownsDevice) this.device.destroy();
     for (const wake of this.waiting) wake();
   }
 
-  private uniform(data: ArrayBuffer | ArrayBufferView): GPUBuffer {
-    const bytes = ArrayBuffer.isView(data)
-      ? new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
-      : new Uint8Array(data);
-    let key = "";
-    for (const byte of bytes) key += String.fromCharCode(byte);
-    let buffer = this.uniforms.get(key);
-    if (!buffer) {
+  /** The buffer that holds the given bytes, or fields: one for each content. */
+  private uniform(kernel: Kernel, slot: Slot | null, value: UniformSource): UniformBuffer {
+    let words: Uint32Array;
+    let count: number;
+    if (value instanceof ArrayBuffer || ArrayBuffer.isView(value)) {
+      const bytes = ArrayBuffer.isView(value)
+        ? new Uint8Array(value.buffer, value.byteOffset, value.byteLength)
+        : new Uint8Array(value);
+      count = Math.max(4, Math.ceil(bytes.byteLength / 16) * 4);
+      words = new Uint32Array(count);
+      new Uint8Array(words.buffer).set(bytes);
+    } else {
+      const layout = slot?.layout;
+      const what = `${kernel.name}: binding ${slot?.name}`;
+      if (!layout)
+        throw new UsageError(`${what} is ${show(value)}; expected an ArrayBuffer or view of its bytes`);
+      words = pack(what, layout, value, false);
+      count = layout.words;
+    }
+    let uniform = this.uniforms.get(words, count);
+    if (!uniform) {
       // Filled at creation, so that it needs no place in the queue and may be made inside a capture.
-      buffer = this.device.createBuffer({
-        size: Math.max(16, Math.ceil(bytes.byteLength / 16) * 16),
+      const buffer = this.device.createBuffer({
+        size: 4 * count,
         usage: GPUBufferUsage.UNIFORM,
         mappedAtCreation: true,
       });
-      new Uint8Array(buffer.getMappedRange()).set(bytes);
+      new Uint32Array(buffer.getMappedRange()).set(words.subarray(0, count));
       buffer.unmap();
-      this.uniforms.set(key, buffer);
+      uniform = new UniformBuffer(buffer);
+      this.uniforms.set(words, count, uniform);
     }
-    return buffer;
+    return uniform;
   }
 
   private fail(error: FusenormError): void {
@@ -806,6 +927,48 @@ export class Gpu {
       this.failure = null;
       throw failure;
     }
+  }
+}
+
+/** Constants in a buffer. */
+class UniformBuffer {
+  readonly id: number;
+  constructor(readonly buffer: GPUBuffer) {
+    this.id = bufferId(buffer);
+  }
+}
+
+type UniformSource = ArrayBuffer | ArrayBufferView | UniformFields;
+
+/** What is bound, as far as it is known: a uniform has its buffer last. */
+type BoundResource = BufferRange | UniformSource | UniformBuffer;
+
+interface BoundGroup {
+  bindGroup: GPUBindGroup;
+  /** Those that a later host write might touch. */
+  buffers: readonly GPUBuffer[];
+}
+
+type NamedBindings = Readonly<Record<string, NamedBinding>>;
+type KernelSource = Pick<Kernel, "module" | "entry">;
+
+/** What `bindings` has for `slot`, perhaps under another name of the same binding. @throws UsageError */
+function named({ module, entry }: KernelSource, slot: Slot, bindings: NamedBindings): NamedBinding {
+  const value = bindings[slot.name];
+  if (value !== undefined && value !== null) return value;
+  const alias = slot.aliases.find((name) => bindings[name] !== undefined);
+  if (alias !== undefined) return bindings[alias]!;
+  const names = module.slotsOf(entry)!.map(({ name }) => name);
+  throw new UsageError(
+    `gpu.run: ${module.name}.${entry}: binding ${slot.name} is ${value}, among ${Object.keys(bindings).join(", ")}; expected ` +
+      `${names.join(", ")}`,
+  );
+}
+
+function checkGrid(grid: Grid): void {
+  checkArray("gpu.run", "grid", grid, "workgroups in x, y and z");
+  if (grid.length < 1 || grid.length > 3 || grid[0] === undefined) {
+    throw new ShapeError(`gpu.run: grid is ${show(grid)}; expected workgroups in x, y and z, at least in x`);
   }
 }
 

@@ -1,9 +1,9 @@
 // Geometry and dispatches of shaders/batch_norm.wgsl.
 
-import { shaders } from "../generated/shaders.ts";
 import type { Grid } from "../gpu/commands.ts";
 import type { Binding, Gpu } from "../gpu/device.ts";
-import type { KernelSpec } from "../gpu/kernel.ts";
+import type { EntryOf, KernelSpec } from "../gpu/kernel.ts";
+import { link } from "../gpu/link.ts";
 import { Recent } from "../gpu/recent.ts";
 import type { Partials } from "../tensor/deferred.ts";
 import type { DType } from "../tensor/dtype.ts";
@@ -38,11 +38,10 @@ interface Division {
   y: number;
 }
 
-/** The kernels over tensors in float32, or in float16: one body, two ways to its elements. */
-const body = shaders.batch_norm + shaders.moments + shaders.relu;
+/** The kernels over tensors in float32, or in float16. */
 const modules = {
-  float32: { name: "batch_norm", source: body + shaders.batch_norm_f32 },
-  float16: { name: "batch_norm_f16", source: body + shaders.batch_norm_f16 },
+  float32: link("batch_norm"),
+  float16: link("batch_norm", { elements: "batch_norm_f16" }),
 };
 
 /** `software`: no workgroup memory; `_one`: all in one dispatch. */
@@ -167,7 +166,11 @@ export class BatchNormKernels {
   }
 
   /** One of the kernels of shaders/batch_norm_statistics.wgsl. */
-  statisticsKernel(ctx: Pick<Context, "run">, entry: string, bound: Record<number, Binding>): void {
+  statisticsKernel(
+    ctx: Pick<Context, "run">,
+    entry: EntryOf<"batch_norm_statistics">,
+    bound: Record<number, Binding>,
+  ): void {
     const { channels } = this.layout;
     const constants = { WORKGROUP_SIZE: GPU_WORKGROUP };
     const bindings = Array.from({ length: 8 }, (_, slot) => bound[slot] ?? null);

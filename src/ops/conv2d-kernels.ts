@@ -1,9 +1,9 @@
 // Which kernel of shaders/conv2d*.wgsl does a convolution, and with what grid.
 
 import type { NormTail } from "../autograd/tape.ts";
-import { shaders } from "../generated/shaders.ts";
 import type { Binding, Gpu } from "../gpu/device.ts";
 import type { KernelSpec } from "../gpu/kernel.ts";
+import { link } from "../gpu/link.ts";
 import type { Variant } from "../gpu/variants.ts";
 import type { Partials, Recipe } from "../tensor/deferred.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -429,35 +429,18 @@ function rowConstants(gpu: Gpu, g: ConvGeometry, map: GatherMap): Record<string,
   };
 }
 
-const modules = new Map<string, { name: string; source: string }>();
-
-/** A family's kernels, with what they read and what becomes of their sums: files joined. */
+/** A family's kernels, with what they read and what becomes of their sums. */
 function moduleOf(
   family: "conv2d_subgroup" | "conv2d_tile",
   input: Operand["part"],
   dy: Operand["part"],
   output: Output["part"],
-): { name: string; source: string } {
-  const name = [
-    family,
-    ...(input === "plain" ? [] : [input === "normalise" ? "x_normalised" : "x_norm_gradient"]),
-    ...(dy === "plain" ? [] : ["dy_norm_gradient"]),
-    ...(output === "plain" ? [] : [output === "statistics" ? "statistics" : "norm_sums"]),
-  ].join("+");
-  let module = modules.get(name);
-  if (!module) {
-    const parts = [
-      shaders[family],
-      shaders[`conv2d_input_${input}`],
-      dy === "gradient" ? shaders.conv2d_dy_gradient : shaders.conv2d_dy_plain,
-      ...(output === "gradient" ? [] : [shaders.conv2d_output_bias]),
-      shaders[`conv2d_output_${output}`],
-      shaders.relu,
-    ];
-    module = { name, source: parts.join("\n") };
-    modules.set(name, module);
-  }
-  return module;
+) {
+  return link(family, {
+    input: `conv2d_input_${input}`,
+    dy: dy === "gradient" ? "conv2d_dy_gradient" : "conv2d_dy_plain",
+    output: `conv2d_output_${output}`,
+  });
 }
 
 /** Whether a part of batch-norm is folded in: by what was measured here, else by the class of adapter. */

@@ -10,8 +10,8 @@ import {
 } from "../autograd/tape.ts";
 import { FusenormError, OverwrittenTensorError } from "../errors.ts";
 import type { Grid } from "../gpu/commands.ts";
-import type { Binding, Gpu } from "../gpu/device.ts";
-import type { KernelSpec } from "../gpu/kernel.ts";
+import type { Bindings, Gpu } from "../gpu/device.ts";
+import type { EntryOf, KernelSpec, Shader } from "../gpu/kernel.ts";
 import type { DType } from "../tensor/dtype.ts";
 import type { Shape } from "../tensor/shape.ts";
 import { Tensor } from "../tensor/tensor.ts";
@@ -50,7 +50,11 @@ export interface OpContext<I extends InputShapes = InputShapes> {
   /** Scratch, freed when this forward or backward returns. */
   temp(shape: Shape, dtype?: DType): Tensor;
   /** Dispatches a kernel; see `Gpu.run`. */
-  run(kernel: KernelSpec, bindings: readonly Binding[], grid: Grid): void;
+  run<S extends Shader, E extends EntryOf<S>>(
+    kernel: KernelSpec<S, E>,
+    bindings: Bindings<S, E>,
+    grid: Grid,
+  ): void;
 }
 
 export interface OpDefinition<I extends InputShapes, P, Plan extends { out: Shape }, S extends Saved> {

@@ -1,10 +1,11 @@
 import { ShapeError } from "../errors.ts";
+import type { UniformOf } from "../gpu/kernel.ts";
 import { checkFlag, checkOptions, optionNames, show } from "../options.ts";
 import { checkTensor } from "../tensor/check.ts";
 import { formatShape, type Shape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { defineOp } from "./define-op.ts";
-import { strideGrid } from "./kernels.ts";
+import { strideGrid } from "./grid.ts";
 import { mean } from "./reduce.ts";
 
 type Pair = number | readonly [number, number];
@@ -32,7 +33,7 @@ interface Pool2dPlan {
   x: Shape;
   vec4: boolean;
   /** `Sizes` of shaders/pool2d.wgsl for an output of so many elements. */
-  sizes(elements: number): Int32Array;
+  sizes(elements: number): UniformOf<"pool2d", "avg_grad", "sizes">;
 }
 
 const OPTIONS = optionNames<Pool2dOptions>({ stride: 0, padding: 0, ceilMode: 0 });
@@ -107,11 +108,12 @@ function poolPlan(op: string, x: Shape, params: Pool2dParams): Pool2dPlan {
     out: [n, rows, columns, channels],
     x,
     vec4: channels % 4 === 0,
-    sizes: (elements) =>
-      new Int32Array([
-        ...[Math.ceil(elements / 4), channels, height, width, rows, columns],
-        ...[...kernel, ...stride, top!, left!, bottom!, right!],
-      ]),
+    sizes: (elements) => ({
+      vec4s: Math.ceil(elements / 4),
+      ...{ channels, height, width, rows, columns, kernel, stride },
+      before: [top!, left!],
+      after: [bottom!, right!],
+    }),
   };
 }
 
@@ -128,7 +130,7 @@ const maxPool2dOp = defineOp({
     const unwritten = taps ?? ctx.temp([4], "uint32");
     ctx.run(
       { shader: "pool2d", entry: "max_forward", constants },
-      [out, plan.sizes(out.size), x, x, unwritten],
+      { out, sizes: plan.sizes(out.size), in_vec4: x, in_scalar: x, taps: unwritten },
       grid,
     );
     return { out, saved: { taps } };
@@ -138,7 +140,10 @@ const maxPool2dOp = defineOp({
     const { size, grid } = strideGrid(ctx.gpu, Math.ceil(dx.size / 4));
     ctx.run(
       { shader: "pool2d", entry: "max_grad", constants: { WORKGROUP_SIZE: size, VEC4: plan.vec4 ? 1 : 0 } },
-      [dx, plan.sizes(dx.size), grad, grad, null, taps!, taps!],
+      {
+        ...{ out: dx, sizes: plan.sizes(dx.size), in_vec4: grad, in_scalar: grad },
+        ...{ taps_vec4: taps!, taps_scalar: taps! },
+      },
       grid,
     );
     return { x: dx };
@@ -157,7 +162,11 @@ const avgPool2dOp = defineOp({
       VEC4: plan.vec4 ? 1 : 0,
       COUNT_PADDING: countIncludePad ? 1 : 0,
     };
-    ctx.run({ shader: "pool2d", entry: "avg_forward", constants }, [out, plan.sizes(out.size), x, x], grid);
+    ctx.run(
+      { shader: "pool2d", entry: "avg_forward", constants },
+      { out, sizes: plan.sizes(out.size), in_vec4: x, in_scalar: x },
+      grid,
+    );
     return { out, saved: {} };
   },
   backward(ctx, grad, _, plan, { countIncludePad = true }) {
@@ -168,7 +177,11 @@ const avgPool2dOp = defineOp({
       VEC4: plan.vec4 ? 1 : 0,
       COUNT_PADDING: countIncludePad ? 1 : 0,
     };
-    ctx.run({ shader: "pool2d", entry: "avg_grad", constants }, [dx, plan.sizes(dx.size), grad, grad], grid);
+    ctx.run(
+      { shader: "pool2d", entry: "avg_grad", constants },
+      { out: dx, sizes: plan.sizes(dx.size), in_vec4: grad, in_scalar: grad },
+      grid,
+    );
     return { x: dx };
   },
 });
