@@ -60,7 +60,9 @@ function describe({ module, line, kind, fn, before, after }: Judged | Mutant): s
 
 const unknown = modules.filter((module) => !(module in testsOf));
 if (unknown.length > 0) {
-  const known = readdirSync(`${root}shaders`).map((file) => file.replace(/\.wgsl$/, ""));
+  const known = readdirSync(`${root}shaders`, { recursive: true, encoding: "utf8" })
+    .filter((file) => file.endsWith(".wgsl"))
+    .map((file) => file.replaceAll("\\", "/").replace(/\.wgsl$/, ""));
   program.error(`mutate: no module ${unknown.join(", ")}; there are ${known.join(", ")}`);
 }
 

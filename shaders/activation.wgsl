@@ -7,6 +7,8 @@
 // Layout: flat float32, taken as vec4s (buffers are padded to 16 bytes). One invocation owns one vec4 per step of a
 // grid-stride loop. No barriers, no workgroup memory.
 
+//#hole activation: activation_none
+
 override WORKGROUP_SIZE: u32 = 256;
 
 struct Size { vec4s: u32 }

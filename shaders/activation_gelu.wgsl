@@ -7,6 +7,8 @@
 // The exponent needs more digits than float32 has: a^2 is the square of its upper half, which is exact, and the rest; and
 // exp is taken of at most ln(2) / 2, for a power of two.
 
+//#fills activation as gelu
+
 // P(z) and exp(-z^2 / 2).
 struct Normal { distribution: vec4<f32>, bell: vec4<f32> }
 

@@ -4,6 +4,8 @@
 // nothing cancels where tanh(u) is near -1. The derivative is s + z * s * (1 - s) * 2 u', of 2 u' = 2 sqrt(2 / pi) * (1 + 3 *
 // 0.044715 z^2). Beyond |z| = 30, where e is 0, 30 stands for |z| in u: its cube would overflow.
 
+//#fills activation as gelu_tanh
+
 struct Gate { s: vec4<f32>, slope: vec4<f32> }
 
 fn gate(z: vec4<f32>) -> Gate {

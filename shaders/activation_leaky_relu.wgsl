@@ -1,5 +1,7 @@
 // z where z > 0, else NEGATIVE_SLOPE * z. The gradient at 0, and at NaN, is NEGATIVE_SLOPE * dy, as in PyTorch.
 
+//#fills activation as leaky_relu
+
 override NEGATIVE_SLOPE: f32 = 0.01;
 
 // By the bits: a comparison may take NaN for either.

@@ -1,5 +1,7 @@
 // No activation. A part of other modules, as every activation_*.wgsl.
 
+//#fills activation as none
+
 fn activation(z: vec4<f32>) -> vec4<f32> {
   return z;
 }

@@ -1,6 +1,8 @@
 // Rectification, the one rule of it: zero where z is negative, else z, and NaN stays NaN. By the bits, since WGSL may assume
 // that there is no NaN, and a comparison then takes it for either. A part of several modules.
 
+//#fills activation as relu
+
 fn relu(z: vec4<f32>) -> vec4<f32> {
   return select(z, vec4<f32>(0), bitcast<vec4<u32>>(z) - vec4<u32>(0x80000000u) <= vec4<u32>(0x7f800000u));
 }

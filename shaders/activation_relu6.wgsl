@@ -1,5 +1,7 @@
 // min(max(z, 0), 6), and NaN stays NaN. By the bits, as in activation_relu.wgsl. The gradient is 0 at 0 and at 6.
 
+//#fills activation as relu6
+
 fn is_low(z: vec4<f32>) -> vec4<bool> {
   return bitcast<vec4<u32>>(z) - vec4<u32>(0x80000000u) <= vec4<u32>(0x7f800000u); // -0 to -infinity
 }

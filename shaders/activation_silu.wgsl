@@ -3,6 +3,8 @@
 // Of exp only values up to 1 are used, so that it can't overflow: with e = exp(-|z|), s and 1 - s are 1 / (1 + e) and
 // e / (1 + e), the larger one on the side of z. Neither is a difference, so both are good to a few units in the last place.
 
+//#fills activation as silu
+
 // s and 1 - s.
 struct Sigmoid { one: vec4<f32>, other: vec4<f32> }
 

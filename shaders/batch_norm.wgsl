@@ -39,6 +39,10 @@
 // rows in a workgroup, coalesced, then a tree over Y in workgroup memory; a barrier stands before each of its steps.
 // Every sum has a fixed order: results have the same bits in every run on one adapter.
 
+//#import lib/moments
+//#hole elements: batch_norm_f32
+//#hole activation: activation_none
+
 override WORKGROUP_SIZE: u32 = 64;
 // Columns and rows of a workgroup in the `_workgroup` entry points.
 override X: u32 = 1;

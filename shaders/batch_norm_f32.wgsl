@@ -1,5 +1,7 @@
 // The tensors of batch_norm.wgsl in float32.
 
+//#fills elements as float32
+
 @group(0) @binding(0) var<storage, read_write> y: array<vec4<f32>>;
 @group(0) @binding(0) var<storage, read_write> dx: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;

@@ -1,6 +1,8 @@
 // What grad_weight reads as dy, where that is the gradient of a batch-norm's input and not worked out yet:
 // a * (dz + (x - origin) * p + q), see batch_norm.wgsl. dz is bound as `w`.
 
+//#fills dy as dy_norm_gradient
+
 @group(0) @binding(8) var<storage, read> dy_numbers: array<vec4<f32>>; // [4, OC]: p, q, origin, a
 @group(0) @binding(9) var<storage, read> dy_other: array<vec4<f32>>; // the batch-norm's input
 

@@ -1,5 +1,7 @@
 // What grad_weight reads as dy (bound as `w`), as it lies in memory; part of conv2d_subgroup.wgsl and conv2d_tile.wgsl.
 
+//#fills dy as dy_plain
+
 struct DyChannels { unused: u32 }
 fn dy_channels_of(quad: u32) -> DyChannels {
   return DyChannels(quad);

@@ -1,6 +1,8 @@
 // What a convolution reads, normalised, and its activation, on the way: the batch-norm before it, folded in. As
 // conv2d_input_plain.wgsl; with VEC4 only. The numbers per channel and the expressions are those of batch_norm.wgsl.
 
+//#fills input as x_normalised
+
 @group(0) @binding(2) var<storage, read> x4: array<vec4<f32>>;
 @group(0) @binding(6) var<storage, read> x_numbers: array<vec4<f32>>; // [5, IC]: origin, a, b, …
 

@@ -1,5 +1,7 @@
 // What a convolution reads, as it lies in memory; part of conv2d_subgroup.wgsl and conv2d_tile.wgsl.
 
+//#fills input as x_plain
+
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read> x4: array<vec4<f32>>;
 

@@ -2,6 +2,8 @@
 // contribution to its gradient: the others are added, the gradient goes through the activation, and the sums of dz and dz * xhat that
 // the batch-norm's backward needs are taken. As conv2d_output_plain.wgsl; the expressions are those of batch_norm.wgsl.
 
+//#fills output as norm_sums
+
 override JOIN: bool = false; // `out` holds the other contributions
 override MASKED: bool = false; // by the forward's mask, else by what the batch-norm makes of its input
 

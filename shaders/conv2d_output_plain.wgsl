@@ -1,6 +1,9 @@
 // What becomes of a convolution's sums: bias, what `out` holds already, or another tensor is added. Part of
 // conv2d_subgroup.wgsl and conv2d_tile.wgsl; bias and the other tensor are in conv2d_output_bias.wgsl.
 
+//#fills output as plain
+//#import conv2d_output_bias
+
 override JOIN: bool = false; // `out` holds other contributions to the same gradient
 
 // Whether two numbers of each result are added up over pixels, and written as rows of a partial result.

@@ -5,6 +5,9 @@
 // no more than thirty times what rounding its share of the mean would. Groups whose squares leave float32's range come out
 // infinite or too small; batch_norm.wgsl's `finalize_folded` sees it and measures the channel again.
 
+//#fills output as statistics
+//#import conv2d_output_bias
+
 @group(0) @binding(10) var<storage, read_write> partials: array<vec4<f32>>;
 
 const REDUCES = true;

@@ -1,9 +1,9 @@
 // One read per input, one write: the plain elementwise ops, and what their gradients need.
 //
-//   scale     out = factor·a
-//   binary    out = f(a, b)                   a as large as out, b broadcast
-//   ternary   out = f(a, b, c)                a as large as out, b and c broadcast alike
-//   expand    out = factor·b                  b broadcast
+//   scale                               out = factor·a
+//   add, sub, sub_reversed, mul, …      out = f(a, b)       a as large as out, b broadcast
+//   normalized, variance_grad           out = f(a, b, c)    a as large as out, b and c broadcast alike
+//   expand                              out = factor·b      b broadcast
 //
 // Layout: flat row-major float32, taken as vec4s (buffers are padded to 16 bytes). One invocation owns one vec4
 // of the output per step of a grid-stride loop, so any size fits any grid. No barriers, no workgroup memory.
@@ -16,13 +16,13 @@
 //   ANY       per element, by dimensions and strides (stride 0 where b repeats)
 
 override WORKGROUP_SIZE: u32 = 256;
-override OP: u32 = 0;
-override MODE: u32 = 0;
+override MODE: u32 = SAME;
 
 const SAME = 0u;
 const CHANNELS = 1u;
 const MIDDLE = 2u;
 const SPLAT = 3u;
+const ANY = 4u;
 
 struct Sizes {
   vec4s: u32, // of the output
@@ -100,30 +100,6 @@ fn load_c(i: u32) -> vec4<f32> {
   );
 }
 
-fn binary_op(x: vec4<f32>, y: vec4<f32>) -> vec4<f32> {
-  switch (OP) {
-    case 0u: { return x + y; }
-    case 1u: { return x - y; }
-    case 2u: { return y - x; }
-    case 3u: { return x * y; }
-    case 4u: { return (x - y) * (x - y); }
-    // normalize's gradients; y is the variance, sizes.factor its epsilon
-    case 5u: { return x * inverseSqrt(y + sizes.factor); } // dx, x = dy
-    case 6u: { return -x * inverseSqrt(y + sizes.factor); } // dmean, x = Σ dy
-    default: { // dvariance, x = Σ dy·(x − mean)
-      let rstd = inverseSqrt(y + sizes.factor);
-      return ((-0.5 * x * rstd) * rstd) * rstd;
-    }
-  }
-}
-
-fn ternary_op(x: vec4<f32>, y: vec4<f32>, z: vec4<f32>) -> vec4<f32> {
-  switch (OP) {
-    case 0u: { return (x - y) * inverseSqrt(z + sizes.factor); } // normalize: y mean, z variance
-    default: { return sizes.factor * (x - y) * z; } // variance's gradient: y mean, z upstream
-  }
-}
-
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn scale(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
   for (var i = id.x; i < sizes.vec4s; i += groups.x * WORKGROUP_SIZE) {
@@ -132,16 +108,79 @@ fn scale(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) 
 }
 
 @compute @workgroup_size(WORKGROUP_SIZE)
-fn binary(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+fn add(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
   for (var i = id.x; i < sizes.vec4s; i += groups.x * WORKGROUP_SIZE) {
-    out[i] = binary_op(a[i], load_b(i));
+    out[i] = a[i] + load_b(i);
   }
 }
 
 @compute @workgroup_size(WORKGROUP_SIZE)
-fn ternary(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+fn sub(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
   for (var i = id.x; i < sizes.vec4s; i += groups.x * WORKGROUP_SIZE) {
-    out[i] = ternary_op(a[i], load_b(i), load_c(i));
+    out[i] = a[i] - load_b(i);
+  }
+}
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn sub_reversed(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  for (var i = id.x; i < sizes.vec4s; i += groups.x * WORKGROUP_SIZE) {
+    out[i] = load_b(i) - a[i];
+  }
+}
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn mul(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  for (var i = id.x; i < sizes.vec4s; i += groups.x * WORKGROUP_SIZE) {
+    out[i] = a[i] * load_b(i);
+  }
+}
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn squared_difference(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  for (var i = id.x; i < sizes.vec4s; i += groups.x * WORKGROUP_SIZE) {
+    let difference = a[i] - load_b(i);
+    out[i] = difference * difference;
+  }
+}
+
+// dx of normalize: a = dy, b the variance, factor its epsilon
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn times_rstd(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  for (var i = id.x; i < sizes.vec4s; i += groups.x * WORKGROUP_SIZE) {
+    out[i] = a[i] * inverseSqrt(load_b(i) + sizes.factor);
+  }
+}
+
+// dmean of normalize: a = Σ dy
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn minus_times_rstd(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  for (var i = id.x; i < sizes.vec4s; i += groups.x * WORKGROUP_SIZE) {
+    out[i] = -a[i] * inverseSqrt(load_b(i) + sizes.factor);
+  }
+}
+
+// dvariance of normalize: a = Σ dy·(x − mean)
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn normalize_grad_variance(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  for (var i = id.x; i < sizes.vec4s; i += groups.x * WORKGROUP_SIZE) {
+    let rstd = inverseSqrt(load_b(i) + sizes.factor);
+    out[i] = ((-0.5 * a[i] * rstd) * rstd) * rstd;
+  }
+}
+
+// b the mean, c the variance
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn normalized(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  for (var i = id.x; i < sizes.vec4s; i += groups.x * WORKGROUP_SIZE) {
+    out[i] = (a[i] - load_b(i)) * inverseSqrt(load_c(i) + sizes.factor);
+  }
+}
+
+// b the mean, c upstream
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn variance_grad(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  for (var i = id.x; i < sizes.vec4s; i += groups.x * WORKGROUP_SIZE) {
+    out[i] = sizes.factor * (a[i] - load_b(i)) * load_c(i);
   }
 }
 

@@ -2,6 +2,8 @@
 // channels in whole vec4s. The numbers per channel and the expression are those of batch_norm.wgsl, so the elements have the bits
 // that they would have in memory.
 
+//#fills load as x_normalised
+
 @group(0) @binding(7) var<storage, read> x_numbers: array<vec4<f32>>; // [5, C]: origin, a, b, …
 
 struct Channels { origin: vec4<f32>, a: vec4<f32>, b: vec4<f32> }

@@ -14,6 +14,10 @@
 // What the forward kernels read goes through a part that is joined to this file: load_plain.wgsl, or with VEC4
 // load_normalised.wgsl, which makes x of what lies in memory.
 
+//#import lib/nan
+//#hole load: load_plain
+//#hole activation: activation_none
+
 override WORKGROUP_SIZE: u32 = 256;
 override VEC4: bool = true;
 override KEEP_TAPS: bool = false;
@@ -67,11 +71,6 @@ fn load_taps(n: i32, y: i32, x: i32, channel: u32) -> vec4<u32> {
   return vec4<u32>(taps_scalar[element]);
 }
 
-// Exponent and fraction bits: WGSL lets compilers assume that `v != v` never holds.
-fn is_nan(v: vec4<f32>) -> vec4<bool> {
-  return (bitcast<vec4<u32>>(v) & vec4<u32>(0x7fffffffu)) > vec4<u32>(0x7f800000u);
-}
-
 fn max_window(element: u32) -> Best {
   let at = place(element, sizes.rows, sizes.columns);
   let top = at.y * sizes.stride.x - sizes.before.x;
@@ -85,7 +84,7 @@ fn max_window(element: u32) -> Best {
     for (var s = s_start; s < s_end; s++) {
       let value = made(load(at.n, top + r, left + s, at.channel, sizes.height, sizes.width), channels);
       let first = best.tap == vec4<u32>(0xffffffffu);
-      let better = first | is_nan(value) | ((value > best.value) & !is_nan(best.value));
+      let better = first | are_nan(value) | ((value > best.value) & !are_nan(best.value));
       best.value = select(best.value, value, better);
       best.tap = select(best.tap, vec4<u32>(u32(r * sizes.kernel.y + s)), better);
     }

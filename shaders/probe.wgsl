@@ -15,21 +15,24 @@
 
 override WORKGROUP_SIZE: u32 = 64;
 
-struct Sizes {
-  count: u32, // elements; for argmax rows; for cosines pairs of rows
-  columns: u32, // of a row; bins of the histogram
-  shift: u32, // digits: of the byte that is counted
-  offset: u32, // pack, step: in the packed vector
-  prefix: u32,
-  mask: u32,
-  low: f32, // histogram; deviation: centre; step: alpha
-  high: f32,
-}
+struct Histogram { count: u32, bins: u32, low: f32, high: f32 }
+struct Digits { count: u32, shift: u32, prefix: u32, mask: u32 } // shift: of the byte that is counted
+struct Deviation { count: u32, centre: f32 }
+struct Cosines { rows: u32, columns: u32 }
+struct Argmax { rows: u32, columns: u32 }
+struct Pack { count: u32, offset: u32 } // offset: in the packed vector
+struct Step { count: u32, offset: u32, alpha: f32 }
 
 @group(0) @binding(0) var<storage, read_write> counts: array<atomic<u32>>;
 @group(0) @binding(0) var<storage, read_write> out: array<f32>;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
-@group(0) @binding(2) var<uniform> sizes: Sizes;
+@group(0) @binding(2) var<uniform> of_histogram: Histogram;
+@group(0) @binding(2) var<uniform> of_digits: Digits;
+@group(0) @binding(2) var<uniform> of_deviation: Deviation;
+@group(0) @binding(2) var<uniform> of_cosines: Cosines;
+@group(0) @binding(2) var<uniform> of_argmax: Argmax;
+@group(0) @binding(2) var<uniform> of_pack: Pack;
+@group(0) @binding(2) var<uniform> of_step: Step;
 @group(0) @binding(3) var<storage, read> direction: array<f32>;
 
 // Exponent bits, not `x != x`: WGSL may assume that no NaN occurs.
@@ -39,17 +42,17 @@ fn is_finite(value: f32) -> bool {
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn histogram(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-  let bins = sizes.columns;
-  for (var i = id.x; i < sizes.count; i += groups.x * WORKGROUP_SIZE) {
+  let bins = of_histogram.bins;
+  for (var i = id.x; i < of_histogram.count; i += groups.x * WORKGROUP_SIZE) {
     let value = x[i];
     var bin = bins + 2u;
     if (is_finite(value)) {
-      if (value < sizes.low) {
+      if (value < of_histogram.low) {
         bin = bins;
-      } else if (value >= sizes.high) {
+      } else if (value >= of_histogram.high) {
         bin = bins + 1u;
       } else {
-        bin = min(u32((value - sizes.low) / (sizes.high - sizes.low) * f32(bins)), bins - 1u);
+        bin = min(u32((value - of_histogram.low) / (of_histogram.high - of_histogram.low) * f32(bins)), bins - 1u);
       }
     }
     atomicAdd(&counts[bin], 1u);
@@ -64,36 +67,36 @@ fn key(value: f32) -> u32 {
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn digits(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-  for (var i = id.x; i < sizes.count; i += groups.x * WORKGROUP_SIZE) {
+  for (var i = id.x; i < of_digits.count; i += groups.x * WORKGROUP_SIZE) {
     let k = key(x[i]);
-    if ((k & sizes.mask) == sizes.prefix) {
-      atomicAdd(&counts[(k >> sizes.shift) & 255u], 1u);
+    if ((k & of_digits.mask) == of_digits.prefix) {
+      atomicAdd(&counts[(k >> of_digits.shift) & 255u], 1u);
     }
   }
 }
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn deviation(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-  for (var i = id.x; i < sizes.count; i += groups.x * WORKGROUP_SIZE) {
-    out[i] = abs(x[i] - sizes.low);
+  for (var i = id.x; i < of_deviation.count; i += groups.x * WORKGROUP_SIZE) {
+    out[i] = abs(x[i] - of_deviation.centre);
   }
 }
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn cosines(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-  let rows = sizes.offset;
-  for (var pair = id.x; pair < sizes.count; pair += groups.x * WORKGROUP_SIZE) {
-    let a = pair / rows * sizes.columns;
-    let b = pair % rows * sizes.columns;
+  let rows = of_cosines.rows;
+  for (var pair = id.x; pair < rows * rows; pair += groups.x * WORKGROUP_SIZE) {
+    let a = pair / rows * of_cosines.columns;
+    let b = pair % rows * of_cosines.columns;
     // Scaled by the largest element of each row, so that squares neither overflow nor vanish.
     var largest = vec2<f32>(0.0);
-    for (var c = 0u; c < sizes.columns; c += 1u) {
+    for (var c = 0u; c < of_cosines.columns; c += 1u) {
       largest = max(largest, abs(vec2<f32>(x[a + c], x[b + c])));
     }
     let unit = 1.0 / max(largest, vec2<f32>(1e-37));
     var product = 0.0;
     var squares = vec2<f32>(0.0);
-    for (var c = 0u; c < sizes.columns; c += 1u) {
+    for (var c = 0u; c < of_cosines.columns; c += 1u) {
       let v = vec2<f32>(x[a + c], x[b + c]) * unit;
       product += v.x * v.y;
       squares += v * v;
@@ -104,10 +107,10 @@ fn cosines(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn argmax(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-  for (var row = id.x; row < sizes.count; row += groups.x * WORKGROUP_SIZE) {
+  for (var row = id.x; row < of_argmax.rows; row += groups.x * WORKGROUP_SIZE) {
     var best = 0u;
-    for (var c = 1u; c < sizes.columns; c += 1u) {
-      if (x[row * sizes.columns + c] > x[row * sizes.columns + best]) {
+    for (var c = 1u; c < of_argmax.columns; c += 1u) {
+      if (x[row * of_argmax.columns + c] > x[row * of_argmax.columns + best]) {
         best = c;
       }
     }
@@ -117,17 +120,17 @@ fn argmax(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups)
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn pack(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-  for (var i = id.x; i < sizes.count; i += groups.x * WORKGROUP_SIZE) {
-    out[sizes.offset + i] = x[i];
+  for (var i = id.x; i < of_pack.count; i += groups.x * WORKGROUP_SIZE) {
+    out[of_pack.offset + i] = x[i];
   }
 }
 
 // x holds the origin.
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn step(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-  for (var i = id.x; i < sizes.count; i += groups.x * WORKGROUP_SIZE) {
-    let start = x[sizes.offset + i];
-    let end = start - sizes.low * direction[sizes.offset + i];
-    out[i] = select(end, start, sizes.low == 0.0);
+  for (var i = id.x; i < of_step.count; i += groups.x * WORKGROUP_SIZE) {
+    let start = x[of_step.offset + i];
+    let end = start - of_step.alpha * direction[of_step.offset + i];
+    out[i] = select(end, start, of_step.alpha == 0.0);
   }
 }

@@ -21,14 +21,22 @@
 //   lanes      one invocation owns one (o, slice, column); no barriers
 //   tree       X columns × Y sub-slices of one slice; the sub-slices are added in a tree in workgroup memory
 
+//#hole load: load_plain
+//#hole activation: activation_none
+
 override WORKGROUP_SIZE: u32 = 64;
 override X: u32 = 64;
 override Y: u32 = 4;
-override TERM: u32 = 0;
+override TERM: u32 = X_ALONE;
 override VEC4: bool = true;
 override ROW: bool = false;
 override TAIL: bool = false; // ROW: the axis ends within the last vec4
 override LAST: bool = true; // one slice: apply the scale, add up a row's vec4
+
+const X_ALONE = 0u;
+const PRODUCT = 1u; // x·z
+const SQUARED_DEVIATION = 2u; // (x − centre)²
+const PRODUCT_WITH_DEVIATION = 3u; // z·(x − centre)
 
 struct Sizes {
   outer: u32,
@@ -68,7 +76,7 @@ fn load_z(index: u32) -> vec4<f32> {
 }
 
 fn load_centre(o: u32, column: u32) -> vec4<f32> {
-  if (TERM < 2u) {
+  if (TERM < SQUARED_DEVIATION) {
     return vec4<f32>(0.0);
   }
   let base = o * sizes.inner;
@@ -92,11 +100,11 @@ fn column_of(o: u32, column: u32) -> Column {
 fn term(index: u32, row: u32, at: Column) -> vec4<f32> {
   let x = made(load_x(index), at.channels);
   var value = x;
-  if (TERM == 1u) {
+  if (TERM == PRODUCT) {
     value = x * load_z(index);
-  } else if (TERM == 2u) {
+  } else if (TERM == SQUARED_DEVIATION) {
     value = (x - at.centre) * (x - at.centre);
-  } else if (TERM == 3u) {
+  } else if (TERM == PRODUCT_WITH_DEVIATION) {
     value = load_z(index) * (x - at.centre);
   }
   if (TAIL) {

@@ -8,6 +8,8 @@
 //   forward, grad_input            one invocation owns one row; no barriers
 //   forward_tree, grad_input_tree  one workgroup owns one row: maximum and sums by a tree in workgroup memory
 
+//#import lib/nan
+
 override WORKGROUP_SIZE: u32 = 64; // _tree: a power of two
 
 const BLOCK = 128u;
@@ -16,7 +18,8 @@ struct Sizes { rows: u32, classes: u32 }
 
 @group(0) @binding(0) var<storage, read_write> out: array<f32>; // y or dx
 @group(0) @binding(1) var<uniform> sizes: Sizes;
-@group(0) @binding(2) var<storage, read> x: array<f32>; // x or y
+@group(0) @binding(2) var<storage, read> x: array<f32>;
+@group(0) @binding(2) var<storage, read> y: array<f32>;
 @group(0) @binding(3) var<storage, read> dy: array<f32>;
 
 var<workgroup> partial: array<f32, WORKGROUP_SIZE>;
@@ -27,11 +30,6 @@ fn row_max(base: u32, first: u32, step: u32) -> f32 {
     m = max(m, x[base + k]);
   }
   return m;
-}
-
-// By the bits: WGSL lets compilers assume that `v != v` never holds, and exp of NaN differs between adapters.
-fn is_nan(v: f32) -> bool {
-  return (bitcast<u32>(v) & 0x7fffffffu) > 0x7f800000u;
 }
 
 fn row_sum(base: u32, first: u32, step: u32, m: f32) -> f32 {
@@ -54,7 +52,7 @@ fn row_product(base: u32, first: u32, step: u32) -> f32 {
     var part = 0.0;
     let end = min(k + BLOCK * step, sizes.classes);
     for (; k < end; k += step) {
-      part += x[base + k] * dy[base + k];
+      part += y[base + k] * dy[base + k];
     }
     sum += part;
   }
@@ -69,7 +67,7 @@ fn store_forward(base: u32, first: u32, step: u32, m: f32, sum: f32) {
 
 fn store_grad(base: u32, first: u32, step: u32, product: f32) {
   for (var k = first; k < sizes.classes; k += step) {
-    out[base + k] = x[base + k] * (dy[base + k] - product);
+    out[base + k] = y[base + k] * (dy[base + k] - product);
   }
 }
 

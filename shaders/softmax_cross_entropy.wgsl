@@ -10,6 +10,8 @@
 //   forward_tree  one workgroup owns one row: maximum and sums by a tree in workgroup memory
 //   grad_input    one invocation owns one element per step of a grid-stride loop
 
+//#import lib/nan
+
 override WORKGROUP_SIZE: u32 = 64; // forward_tree: a power of two
 override SMOOTHING: f32 = 0.0;
 override PER_ROW: bool = false; // grad_input: upstream is [N], not a scalar
@@ -35,11 +37,6 @@ fn row_max(base: u32, first: u32, step: u32) -> f32 {
     m = max(m, logits[base + k]);
   }
   return m;
-}
-
-// By the bits: WGSL lets compilers assume that `v != v` never holds, and exp and log of NaN differ between adapters.
-fn is_nan(v: f32) -> bool {
-  return (bitcast<u32>(v) & 0x7fffffffu) > 0x7f800000u;
 }
 
 // (Σ exp(z − m), Σ (z − m))

@@ -10,14 +10,21 @@
 
 override WORKGROUP_SIZE: u32 = 256;
 
+// Dimensions and strides are of the walk through the strided side, outermost first.
 struct Sizes {
   count: u32,
   rank: u32,
   offset: u32,
-  value_bits: u32,
   dims: array<vec4<u32>, 2>,
   strides: array<vec4<u32>, 2>,
-  // place
+}
+
+struct Places {
+  count: u32,
+  rank: u32,
+  value_bits: u32,
+  dims: array<vec4<u32>, 2>, // of out
+  strides: array<vec4<u32>, 2>,
   starts: array<vec4<u32>, 2>,
   steps: array<vec4<u32>, 2>,
   extents: array<vec4<u32>, 2>, // of x
@@ -26,6 +33,7 @@ struct Sizes {
 @group(0) @binding(0) var<storage, read_write> out_vec4: array<vec4<u32>>;
 @group(0) @binding(0) var<storage, read_write> out_word: array<u32>;
 @group(0) @binding(1) var<uniform> sizes: Sizes;
+@group(0) @binding(1) var<uniform> places: Places;
 @group(0) @binding(2) var<storage, read> x_vec4: array<vec4<u32>>;
 @group(0) @binding(2) var<storage, read> x_word: array<u32>;
 
@@ -46,14 +54,14 @@ fn placed(i: u32) -> u32 {
   var rest = i;
   var index = 0u;
   var inside = true;
-  for (var d = sizes.rank; d > 0u; d--) {
+  for (var d = places.rank; d > 0u; d--) {
     let j = (d - 1u) / 4u;
     let k = (d - 1u) % 4u;
-    let dim = sizes.dims[j][k];
-    let distance = rest % dim - sizes.starts[j][k]; // before the start: wraps to a large number
-    let step = sizes.steps[j][k];
-    inside = inside && distance % step == 0u && distance / step < sizes.extents[j][k];
-    index += (distance / step) * sizes.strides[j][k];
+    let dim = places.dims[j][k];
+    let distance = rest % dim - places.starts[j][k]; // before the start: wraps to a large number
+    let step = places.steps[j][k];
+    inside = inside && distance % step == 0u && distance / step < places.extents[j][k];
+    index += (distance / step) * places.strides[j][k];
     rest /= dim;
   }
   return select(OUTSIDE, index, inside);
@@ -89,9 +97,9 @@ fn scatter_vec4(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workg
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn place(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-  for (var i = id.x; i < sizes.count; i += groups.x * WORKGROUP_SIZE) {
+  for (var i = id.x; i < places.count; i += groups.x * WORKGROUP_SIZE) {
     let index = placed(i);
-    var word = sizes.value_bits;
+    var word = places.value_bits;
     if (index != OUTSIDE) {
       word = x_word[index];
     }
@@ -101,9 +109,9 @@ fn place(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) 
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn place_vec4(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-  for (var i = id.x; i < sizes.count; i += groups.x * WORKGROUP_SIZE) {
+  for (var i = id.x; i < places.count; i += groups.x * WORKGROUP_SIZE) {
     let index = placed(i);
-    var words = vec4<u32>(sizes.value_bits);
+    var words = vec4<u32>(places.value_bits);
     if (index != OUTSIDE) {
       words = x_vec4[index];
     }

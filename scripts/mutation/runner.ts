@@ -4,8 +4,8 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import type { File, Suite, Task, Test } from "@vitest/runner";
 import { VitestTestRunner } from "vitest/runners";
-import { shaders } from "../../src/generated/shaders.ts";
-import { KernelCache, type KernelSpec } from "../../src/gpu/kernel.ts";
+import { reflections, shaders } from "../../src/generated/shaders.ts";
+import { KernelCache, type KernelSpec, moduleOf } from "../../src/gpu/kernel.ts";
 import { type Job, pidFile } from "./job.ts";
 
 const jobFile = process.env.FUSENORM_MUTATION!;
@@ -19,20 +19,11 @@ if (!job.mutant) note();
 
 function note(): void {
   const { get, warmup } = KernelCache.prototype;
-  const parts = new Map<string, string[]>();
-  const modules = Object.entries(shaders);
-  const overrides = new Map(
-    modules.map(([name, source]) => [name, [...source.matchAll(/^override (\w+)/gm)].map(([, one]) => one!)]),
-  );
-  const add = ({ shader, entry, constants = {} }: KernelSpec) => {
-    const key = typeof shader === "string" ? shader : shader.source;
-    if (!parts.has(key)) {
-      const linked = modules.filter(([, source]) => key.includes(source)).map(([name]) => name);
-      parts.set(key, typeof shader === "string" ? [shader] : linked);
-    }
-    for (const module of parts.get(key)!) {
-      uses.add(`${module}|${entry}`);
-      for (const name of overrides.get(module)!) if (!(name in constants)) uses.add(`${module}?${name}`);
+  const add = (spec: KernelSpec) => {
+    const { entry, constants = {} } = spec;
+    for (const { name } of moduleOf(spec).files) {
+      uses.add(`${name}|${entry}`);
+      for (const one of reflections[name]!.overrides) if (!(one in constants)) uses.add(`${name}?${one}`);
     }
   };
   KernelCache.prototype.get = function (spec) {

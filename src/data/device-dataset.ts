@@ -92,15 +92,15 @@ export class DeviceDataset {
     };
     const grid = Math.min(Math.ceil((batch * height * width) / 64), this.gpu.isSoftware ? 64 : 4096);
     for (const { pixels, labels: bytes, first, count } of this.chunks) {
-      const chunk = new Uint32Array([first, count, batch, this.options.seed]);
+      const chunk = { first, count, batch, seed: this.options.seed };
       this.gpu.run(
         { shader: "gather_batch", entry: "forward", constants },
-        [images, pixels, indices, chunk, epoch, this.table],
+        { images, pixels, indices, chunk, epoch, table: this.table },
         [grid],
       );
       this.gpu.run(
         { shader: "gather_batch", entry: "labels", constants: sizes },
-        [labels, bytes, indices, chunk],
+        { labels_out: labels, pixels: bytes, indices, chunk },
         [Math.ceil(batch / 64)],
       );
     }

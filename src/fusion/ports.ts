@@ -3,12 +3,12 @@
 // A port names parts of shaders, their constants and what they bind. Who offers a port knows what the part means; who links
 // the part into its kernel need not.
 
-import type { ShaderName } from "../generated/shaders.ts";
+import type { PartsOf } from "../generated/shaders.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 
 /** An activation: a part of a shader, shaders/activation_*.wgsl, that computes it and its gradient. */
 export interface ActivationPart {
-  readonly part: ShaderName;
+  readonly part: PartsOf<"activation">["activation"];
   readonly constants: Readonly<Record<string, number>>;
 }
 

@@ -16,6 +16,8 @@ export interface MemoryStats {
 export class Storage {
   /** Tells what was made earlier and what later. */
   readonly serial = takeSerial();
+  /** Of the buffer, for the keys of bind groups. */
+  readonly id: number;
   /** Where a parameter that lived here has gone, for plans that still read it here; null while none has. */
   movedTo: string | null = null;
   private references = 1;
@@ -29,7 +31,9 @@ export class Storage {
     readonly byteLength: number,
     /** Where the buffer goes when nobody holds it; null for a caller's own buffer. */
     readonly pool: BufferPool | null,
-  ) {}
+  ) {
+    this.id = bufferId(buffer);
+  }
 
   get live(): boolean {
     return this.references > 0;

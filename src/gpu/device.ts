@@ -1,4 +1,11 @@
-import { DeviceError, DeviceLostError, FusenormError, NonFiniteError, ShapeError } from "../errors.ts";
+import {
+  DeviceError,
+  DeviceLostError,
+  FusenormError,
+  NonFiniteError,
+  ShapeError,
+  UsageError,
+} from "../errors.ts";
 import {
   checkArray,
   checkChoice,
@@ -7,6 +14,8 @@ import {
   checkInteger,
   checkOptions,
   checkText,
+  isPlain,
+  nearest,
   optionNames,
   show,
   synchronous,
@@ -19,11 +28,22 @@ import { Tensor, type TensorOptions } from "../tensor/tensor.ts";
 import { alive } from "./alive.ts";
 import { BufferPool, bufferId, type MemoryStats, Storage } from "./buffers.ts";
 import { Commands, type Dispatch, type Grid } from "./commands.ts";
-import { checkSpec, type Kernel, KernelCache, type KernelSpec, sourceOf } from "./kernel.ts";
+import {
+  type BindingsByName,
+  checkSpec,
+  type EntryOf,
+  type Kernel,
+  KernelCache,
+  type KernelSpec,
+  moduleOf,
+  type Shader,
+  slotsOf,
+} from "./kernel.ts";
 import { Pending } from "./pending.ts";
 import { Plan } from "./plan.ts";
 import { type KernelTiming, Profiler } from "./profiler.ts";
-import { writtenBindings } from "./reflect.ts";
+import type { Slot } from "./reflect.ts";
+import { pack, type UniformFields } from "./uniforms.ts";
 import { type Choice, Variants } from "./variants.ts";
 import { WordCache } from "./words.ts";
 
@@ -76,8 +96,16 @@ export interface DispatchNote {
   bytes: number;
 }
 
-/** A buffer range or a small block of constants, bound in the order of the shader's `@binding`s. */
+/** What stands at one `@binding` in a list of them: null leaves its number out. */
 export type Binding = Tensor | BufferRange | ArrayBuffer | ArrayBufferView | null;
+
+/** What a shader's binding of some name takes: a buffer, or a uniform by its fields or its bytes. */
+export type NamedBinding = Tensor | BufferRange | ArrayBuffer | ArrayBufferView | UniformFields;
+
+/** What a kernel binds: by name, or as a list in the order of the shader's `@binding`s. */
+export type Bindings<S extends Shader = Shader, E extends string = string> =
+  | BindingsByName<S, E, Tensor | BufferRange, NamedBinding>
+  | readonly Binding[];
 
 export interface BufferRange {
   storage: Storage;
@@ -160,7 +188,7 @@ export class Gpu {
   /** Internal: the tensors whose elements are not in memory, or may be given back. */
   readonly pending = new Pending();
   /** Constants in buffers. What is dropped is not destroyed, since captured plans may still bind it. */
-  private readonly uniforms = new WordCache<GPUBuffer>(UNIFORM_CACHE);
+  private readonly uniforms = new WordCache<UniformBuffer>(UNIFORM_CACHE);
   private readonly bindGroups = new WordCache<BoundGroup>(BIND_GROUP_CACHE);
   /** Of the bind group that is looked for. */
   private readonly key = new Uint32Array(1 + 4 * MOST_BINDINGS);
@@ -382,22 +410,34 @@ export class Gpu {
   // --- kernels -----------------------------------------------------------------------------------------
 
   /**
-   * Dispatches one kernel. `bindings[i]` is bound at `@binding(i)`; null leaves that number out; an
-   * `ArrayBuffer` or view becomes a uniform buffer. What the kernel may write (`read_write` in its source) counts as
-   * overwritten: a graph that saved it will refuse its backward.
+   * Dispatches one kernel. `bindings` has a tensor or buffer range for each storage binding that the entry point uses, by the
+   * shader's name for it, and for each uniform its fields. Or a list: `bindings[i]` is bound at `@binding(i)`; null leaves that
+   * number out; an `ArrayBuffer` or view becomes a uniform buffer. What the kernel may write (`read_write` in its source)
+   * counts as overwritten: a graph that saved it will refuse its backward.
    */
-  run(spec: KernelSpec, bindings: readonly Binding[], grid: Grid, label = ""): void {
-    checkSpec("gpu.run", spec);
+  run<S extends Shader, E extends EntryOf<S>>(
+    spec: KernelSpec<S, E>,
+    bindings: Bindings<S, E>,
+    grid: Grid,
+    label = "",
+  ): void {
+    checkSpec("gpu.run", spec as KernelSpec);
     checkText("gpu.run", "label", label);
-    this.checkBindings(bindings, grid);
+    checkGrid(grid);
+    const source = { module: moduleOf(spec as KernelSpec), entry: spec.entry };
+    const { slots, values } = Array.isArray(bindings)
+      ? this.listed(source, bindings)
+      : this.named(source, bindings as NamedBindings);
     this.check();
-    for (const index of writtenBindings(sourceOf(spec), spec.entry)) {
-      const bound = bindings[index];
+    slots.forEach(({ access }, i) => {
+      if (access !== "read_write") return;
+      const bound = values[i]!;
       if (bound instanceof Tensor) bound.overwrite();
-      else if (bound && "storage" in bound) this.willWrite(bound);
-    }
+      else if ("storage" in bound) this.willWrite(bound as BufferRange);
+    });
     // A copy: kernels are remembered by their specs, and the caller may change this one.
-    this.dispatch({ ...spec, constants: { ...spec.constants } }, bindings, grid, label);
+    const kept = { ...spec, constants: { ...spec.constants } } as KernelSpec;
+    this.encode(kept, this.kernels.get(kept), slots, values, grid, label);
   }
 
   /** Internal: to be called before a kernel or the host overwrites bytes that somebody may have seen already. */
@@ -407,22 +447,39 @@ export class Gpu {
   }
 
   /** Internal: `run` for kernels that write nothing but new tensors. */
-  dispatch(spec: KernelSpec, bindings: readonly Binding[], grid: Grid, label = ""): void {
+  dispatch<S extends Shader, E extends EntryOf<S>>(
+    spec: KernelSpec<S, E>,
+    bindings: BindingsByName<S, E, Tensor | BufferRange, NamedBinding>,
+    grid: Grid,
+    label = "",
+  ): void {
     this.check();
+    const kernel = this.kernels.get(spec as KernelSpec);
+    const slots = slotsOf(kernel);
+    const values: NamedBinding[] = [];
+    for (const slot of slots) values.push(boundTo(kernel, slot, bindings as NamedBindings));
+    this.encode(spec as KernelSpec, kernel, slots, values, grid, label);
+  }
+
+  private encode(
+    spec: KernelSpec,
+    kernel: Kernel,
+    slots: readonly Slot[],
+    values: readonly NamedBinding[],
+    grid: Grid,
+    label: string,
+  ): void {
     // First of all, since what is not in memory takes kernels of its own.
-    const ranges: (BufferRange | ArrayBuffer | ArrayBufferView | GPUBuffer | null)[] = [];
-    for (const bound of bindings) ranges.push(bound instanceof Tensor ? bound.range : bound);
-    const kernel = this.kernels.get(spec);
+    const resources: BoundResource[] = [];
+    for (const value of values) resources.push(value instanceof Tensor ? value.range : value);
     const limit = this.limits.maxComputeWorkgroupsPerDimension;
-    if (
-      grid.some(
-        (groups) => groups !== undefined && !(Number.isInteger(groups) && groups >= 1 && groups <= limit),
-      )
-    ) {
-      throw new DeviceError(
-        `gpu.run: ${kernel.name}: grid ${show(grid)} is outside 1 to ${limit} workgroups in a dimension; expected integers, ` +
-          "folded with gpu.fold where they are many",
-      );
+    for (const groups of grid) {
+      if (groups !== undefined && !(Number.isInteger(groups) && groups >= 1 && groups <= limit)) {
+        throw new DeviceError(
+          `gpu.run: ${kernel.name}: grid ${show(grid)} is outside 1 to ${limit} workgroups in a dimension; expected integers, ` +
+            "folded with gpu.fold where they are many",
+        );
+      }
     }
     this.lastLabel = label || kernel.name;
     // Of each binding: its number, the buffer, offset and size.
@@ -430,34 +487,37 @@ export class Gpu {
     key[0] = kernel.id;
     let length = 1;
     let bytes = 0;
-    for (let binding = 0; binding < ranges.length; binding += 1) {
-      const bound = ranges[binding] as Exclude<(typeof ranges)[number], GPUBuffer>;
-      if (bound === null) continue;
+    for (let i = 0; i < slots.length; i += 1) {
+      const resource = resources[i]!;
+      let id: number;
       let offset = 0;
-      if (bound instanceof ArrayBuffer || ArrayBuffer.isView(bound)) {
-        const buffer = this.uniform(bound);
-        ranges[binding] = buffer;
-        key[length + 1] = bufferId(buffer);
-        key[length + 3] = buffer.size;
-      } else {
-        const { storage, byteOffset, byteLength } = bound;
-        const id = bufferId(storage.buffer);
+      let size: number;
+      if ("storage" in resource) {
+        const { storage, byteOffset, byteLength } = resource as BufferRange;
+        id = storage.id;
         offset = byteOffset;
+        size = boundSize(resource as BufferRange);
         // A buffer bound twice, in place of one that is not wanted, moves once.
         let again = false;
         for (let k = 1; k < length; k += 4) again ||= key[k + 1] === id && key[k + 2] === offset >>> 0;
         if (!again) bytes += byteLength;
         this.capturing?.borrow(storage);
-        key[length + 1] = id;
-        key[length + 3] = boundSize(bound);
+      } else {
+        const uniform = this.uniform(kernel, slots[i]!, resource as UniformSource);
+        resources[i] = uniform;
+        id = uniform.id;
+        size = uniform.buffer.size;
       }
-      key[length] = binding + MOST_BINDINGS * Math.floor(offset / 2 ** 32);
+      // Of an offset beyond 32 bits the rest goes beside the binding.
+      key[length] = slots[i]!.binding + MOST_BINDINGS * Math.floor(offset / 2 ** 32);
+      key[length + 1] = id;
       key[length + 2] = offset;
+      key[length + 3] = size;
       length += 4;
     }
     let group = this.bindGroups.get(key, length);
     if (!group) {
-      group = this.bind(kernel, ranges as readonly (BufferRange | GPUBuffer | null)[]);
+      group = this.bind(kernel, slots, resources);
       this.bindGroups.set(key, length, group);
     }
     const { bindGroup, buffers } = group;
@@ -469,40 +529,88 @@ export class Gpu {
     );
   }
 
-  private bind({ layout }: Kernel, bound: readonly (BufferRange | GPUBuffer | null)[]): BoundGroup {
+  private bind({ layout }: Kernel, slots: readonly Slot[], resources: readonly BoundResource[]): BoundGroup {
     const buffers: GPUBuffer[] = [];
     const entries: GPUBindGroupEntry[] = [];
-    bound.forEach((one, binding) => {
-      if (one === null) return;
-      if ("storage" in one) {
-        const { buffer } = one.storage;
+    resources.forEach((resource, i) => {
+      const { binding } = slots[i]!;
+      if (resource instanceof UniformBuffer) {
+        const { buffer } = resource;
+        entries.push({ binding, resource: { buffer, offset: 0, size: buffer.size } });
+      } else {
+        const range = resource as BufferRange;
+        const { buffer } = range.storage;
         buffers.push(buffer);
-        entries.push({ binding, resource: { buffer, offset: one.byteOffset, size: boundSize(one) } });
-      } else entries.push({ binding, resource: { buffer: one, offset: 0, size: one.size } });
+        entries.push({ binding, resource: { buffer, offset: range.byteOffset, size: boundSize(range) } });
+      }
     });
     return { bindGroup: this.device.createBindGroup({ label: this.lastLabel, layout, entries }), buffers };
   }
 
-  private checkBindings(bindings: readonly Binding[], grid: Grid): void {
-    checkArray("gpu.run", "bindings", bindings, "tensors, buffer ranges, constants or null");
-    checkArray("gpu.run", "grid", grid, "workgroups in x, y and z");
-    if (grid.length < 1 || grid.length > 3 || grid[0] === undefined) {
-      throw new ShapeError(
-        `gpu.run: grid is ${show(grid)}; expected workgroups in x, y and z, at least in x`,
-      );
-    }
-    for (let i = 0; i < bindings.length; i += 1) {
-      const bound = bindings[i];
-      if (bound === null || bound instanceof ArrayBuffer || ArrayBuffer.isView(bound)) continue;
-      if (bound instanceof Tensor) {
-        if (bound.gpu === this) continue;
-        throw new ShapeError(`gpu.run: binding ${i} is a Tensor of another Gpu; expected one of this Gpu`);
-      }
-      if (!((bound as Partial<BufferRange> | undefined)?.storage instanceof Storage)) {
-        throw new ShapeError(
-          `gpu.run: binding ${i} is ${show(bound)}; expected a Tensor, a range, an ArrayBuffer or view of constants, or null`,
+  /** What a list binds. @throws UsageError, ShapeError for what can't be bound */
+  private listed(source: KernelSource, bindings: readonly Binding[]): Bound {
+    const known = source.module.slotsOf(source.entry) ?? [];
+    const slots: Slot[] = [];
+    const values: NamedBinding[] = [];
+    bindings.forEach((bound, binding) => {
+      if (bound === null) return;
+      if (!(bound instanceof ArrayBuffer || ArrayBuffer.isView(bound))) {
+        this.checkBuffer(
+          `binding ${binding}`,
+          bound,
+          "a Tensor, a range, an ArrayBuffer or view of constants, or null",
         );
       }
+      const slot = known.find((one) => one.binding === binding);
+      slots.push(slot ?? { name: `${binding}`, aliases: [], binding, access: "read", layout: null });
+      values.push(bound);
+    });
+    return { slots, values };
+  }
+
+  /** What is bound by name. @throws UsageError, ShapeError for what can't be bound, is missing or not known */
+  private named(source: KernelSource, bindings: NamedBindings): Bound {
+    if (!isPlain(bindings)) {
+      throw new UsageError(
+        `gpu.run: bindings is ${show(bindings)}; expected an object of tensors and constants by name, or a list of them`,
+      );
+    }
+    const slots = slotsOf(source);
+    const values = slots.map((slot) => {
+      const bound = boundTo(source, slot, bindings);
+      const name = `binding ${slot.name}`;
+      if (slot.access !== "uniform") this.checkBuffer(name, bound, "a Tensor or a range");
+      else if (bound instanceof ArrayBuffer || ArrayBuffer.isView(bound)) return bound;
+      else if (!slot.layout) {
+        throw new UsageError(
+          `gpu.run: ${name} is ${show(bound)}; expected an ArrayBuffer or view of its bytes`,
+        );
+      } else if (!isPlain(bound)) {
+        throw new UsageError(
+          `gpu.run: ${name} is ${show(bound)}; expected an object of numbers by field, or bytes`,
+        );
+      } else pack(`gpu.run: ${name}`, slot.layout, bound as UniformFields, true);
+      return bound;
+    });
+    for (const name in bindings) {
+      if (slots.some((slot) => slot.name === name || slot.aliases.includes(name))) continue;
+      const names = slots.map((slot) => slot.name);
+      const near = nearest(name, names);
+      throw new UsageError(
+        `gpu.run: ${source.module.name}.${source.entry} has no binding ${name}${near ? `; did you mean ${near}?` : ""}; ` +
+          `expected ${names.join(", ")}`,
+      );
+    }
+    return { slots, values };
+  }
+
+  private checkBuffer(name: string, bound: unknown, expected: string): void {
+    if (bound instanceof Tensor) {
+      if (bound.gpu === this) return;
+      throw new ShapeError(`gpu.run: ${name} is a Tensor of another Gpu; expected one of this Gpu`);
+    }
+    if (!((bound as Partial<BufferRange> | undefined)?.storage instanceof Storage)) {
+      throw new ShapeError(`gpu.run: ${name} is ${show(bound)}; expected ${expected}`);
     }
   }
 
@@ -526,22 +634,18 @@ export class Gpu {
   }
 
   /** Internal: sets every 4-byte word of a range. */
-  fillWords(range: BufferRange, bits: number): void {
+  fillWords(range: BufferRange, word: number): void {
     const vec4s = Math.ceil(range.byteLength / 16);
-    const size = new Uint32Array([vec4s, bits]);
-    this.dispatch({ shader: "memory", entry: "fill" }, [range, null, size], memoryGrid(vec4s), "fill");
+    const bindings = { out: range, filling: { vec4s, word } };
+    this.dispatch({ shader: "memory", entry: "fill" }, bindings, memoryGrid(vec4s), "fill");
   }
 
   /** Internal: copies a range, in whole vec4s. */
   copyRange(from: BufferRange, to: BufferRange): void {
     const vec4s = Math.ceil(from.byteLength / 16);
     this.willWrite(to);
-    this.dispatch(
-      { shader: "memory", entry: "copy" },
-      [to, from, new Uint32Array([vec4s, 0])],
-      memoryGrid(vec4s),
-      "copy",
-    );
+    const bindings = { acc: to, x: from, size: { vec4s } };
+    this.dispatch({ shader: "memory", entry: "copy" }, bindings, memoryGrid(vec4s), "copy");
   }
 
   /** Internal: `acc += x` for two tensors of one size and float type. */
@@ -554,13 +658,15 @@ export class Gpu {
       );
     }
     const vec4s = Math.ceil(x.size / 4);
-    const shader = acc.dtype === "float16" ? "cast" : "memory";
-    this.dispatch(
-      { shader, entry: "accumulate" },
-      [acc.overwrite(), x, new Uint32Array([vec4s, 0])],
-      memoryGrid(vec4s),
-      "accumulate",
-    );
+    const grid = memoryGrid(vec4s);
+    const [into, size] = [acc.overwrite(), { vec4s }];
+    if (acc.dtype === "float16") {
+      const bindings = { halves: into, from_halves: x, size };
+      this.dispatch({ shader: "cast", entry: "accumulate" }, bindings, grid, "accumulate");
+    } else {
+      const bindings = { acc: into, x, size };
+      this.dispatch({ shader: "memory", entry: "accumulate" }, bindings, grid, "accumulate");
+    }
   }
 
   /** Internal, debug mode: remembers whether `x` holds NaN or infinity, to be reported at the next sync. */
@@ -571,13 +677,9 @@ export class Gpu {
       this.finiteFlag.fill(0xffffffff);
     }
     const ticket = this.checkedLabels.push(`${op} (output ${x.shape.join("×")})`) - 1;
-    const vec4s = x.size; // words here: the check reads one at a time
-    this.dispatch(
-      { shader: "memory", entry: "check_finite" },
-      [this.finiteFlag, x, new Uint32Array([vec4s, ticket])],
-      memoryGrid(vec4s),
-      "check_finite",
-    );
+    const bindings = { flag: this.finiteFlag, words: x, check: { words: x.size, ticket } };
+    const grid = memoryGrid(x.size);
+    this.dispatch({ shader: "memory", entry: "check_finite" }, bindings, grid, "check_finite");
   }
 
   // --- completion --------------------------------------------------------------------------------------
@@ -789,38 +891,46 @@ export class Gpu {
     this.commands.destroy();
     this.pool.destroy();
     this.bindGroups.clear();
-    for (const buffer of this.uniforms.values()) buffer.destroy();
+    for (const { buffer } of this.uniforms.values()) buffer.destroy();
     this.uniforms.clear();
     this.pending.clear();
     if (this.ownsDevice) this.device.destroy();
     for (const wake of this.waiting) wake();
   }
 
-  private uniform(data: ArrayBuffer | ArrayBufferView): GPUBuffer {
-    const bytes = ArrayBuffer.isView(data)
-      ? new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
-      : new Uint8Array(data);
-    const count = Math.ceil(bytes.byteLength / 4);
-    const aligned = bytes.byteLength % 4 === 0 && bytes.byteOffset % 4 === 0;
+  /** The buffer that holds the given bytes, or fields: one for each content. */
+  private uniform(kernel: Kernel, slot: Slot | null, value: UniformSource): UniformBuffer {
     let words: Uint32Array;
-    if (aligned) words = new Uint32Array(bytes.buffer, bytes.byteOffset, count);
-    else {
+    let count: number;
+    if (value instanceof ArrayBuffer || ArrayBuffer.isView(value)) {
+      const bytes = ArrayBuffer.isView(value)
+        ? new Uint8Array(value.buffer, value.byteOffset, value.byteLength)
+        : new Uint8Array(value);
+      count = Math.max(4, Math.ceil(bytes.byteLength / 16) * 4);
       words = new Uint32Array(count);
       new Uint8Array(words.buffer).set(bytes);
+    } else {
+      const layout = slot?.layout;
+      const what = `${kernel.name}: binding ${slot?.name}`;
+      if (!layout)
+        throw new UsageError(`${what} is ${show(value)}; expected an ArrayBuffer or view of its bytes`);
+      words = pack(what, layout, value, false);
+      count = layout.words;
     }
-    let buffer = this.uniforms.get(words, count);
-    if (!buffer) {
+    let uniform = this.uniforms.get(words, count);
+    if (!uniform) {
       // Filled at creation, so that it needs no place in the queue and may be made inside a capture.
-      buffer = this.device.createBuffer({
-        size: Math.max(16, Math.ceil(bytes.byteLength / 16) * 16),
+      const buffer = this.device.createBuffer({
+        size: 4 * count,
         usage: GPUBufferUsage.UNIFORM,
         mappedAtCreation: true,
       });
-      new Uint8Array(buffer.getMappedRange()).set(bytes);
+      new Uint32Array(buffer.getMappedRange()).set(words.subarray(0, count));
       buffer.unmap();
-      this.uniforms.set(words, count, buffer);
+      uniform = new UniformBuffer(buffer);
+      this.uniforms.set(words, count, uniform);
     }
-    return buffer;
+    return uniform;
   }
 
   private fail(error: FusenormError): void {
@@ -837,6 +947,49 @@ export class Gpu {
       this.failure = null;
       throw failure;
     }
+  }
+}
+
+/** Constants in a buffer. */
+class UniformBuffer {
+  readonly id: number;
+  constructor(readonly buffer: GPUBuffer) {
+    this.id = bufferId(buffer);
+  }
+}
+
+type UniformSource = ArrayBuffer | ArrayBufferView | UniformFields;
+
+/** What is bound, as far as it is known: a uniform has its buffer last. */
+type BoundResource = BufferRange | UniformSource | UniformBuffer;
+
+/** What a kernel's slots are bound to, in their order. */
+interface Bound {
+  slots: readonly Slot[];
+  values: readonly NamedBinding[];
+}
+
+/** What a kernel binds, whatever it is. */
+export type NamedBindings = Readonly<Record<string, NamedBinding>>;
+type KernelSource = Pick<Kernel, "module" | "entry">;
+
+/** What `bindings` has for `slot`, perhaps under another name of the same binding. @throws UsageError */
+function boundTo({ module, entry }: KernelSource, slot: Slot, bindings: NamedBindings): NamedBinding {
+  const value = bindings[slot.name];
+  if (value !== undefined && value !== null) return value;
+  const alias = slot.aliases.find((name) => bindings[name] !== undefined);
+  if (alias !== undefined) return bindings[alias]!;
+  const names = module.slotsOf(entry)!.map(({ name }) => name);
+  throw new UsageError(
+    `gpu.run: ${module.name}.${entry}: binding ${slot.name} is ${value}, among ${Object.keys(bindings).join(", ")}; expected ` +
+      `${names.join(", ")}`,
+  );
+}
+
+function checkGrid(grid: Grid): void {
+  checkArray("gpu.run", "grid", grid, "workgroups in x, y and z");
+  if (grid.length < 1 || grid.length > 3 || grid[0] === undefined) {
+    throw new ShapeError(`gpu.run: grid is ${show(grid)}; expected workgroups in x, y and z, at least in x`);
   }
 }
 

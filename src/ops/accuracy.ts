@@ -1,7 +1,8 @@
 import { checkTensor } from "../tensor/check.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { defineOp } from "./define-op.ts";
-import { reduceInto, strideGrid } from "./kernels.ts";
+import { strideGrid } from "./grid.ts";
+import { reduceInto } from "./reduce-kernels.ts";
 
 const accuracyOp = defineOp({
   name: "accuracy",
@@ -12,10 +13,9 @@ const accuracyOp = defineOp({
     const out = ctx.empty(shape);
     const correct = ctx.temp([rows]);
     const { size, grid } = strideGrid(ctx.gpu, rows);
-    const sizes = new Uint32Array([rows, classes]);
     ctx.run(
       { shader: "accuracy", entry: "forward", constants: { WORKGROUP_SIZE: size } },
-      [correct, sizes, logits, labels],
+      { correct, sizes: { rows, classes }, logits, labels },
       grid,
     );
     reduceInto(ctx, out, correct, [rows], [true]);

@@ -3,12 +3,12 @@
 
 import { ShapeError, UsageError } from "../errors.ts";
 import { type ActivationPart, isRectifier, NO_ACTIVATION } from "../fusion/ports.ts";
-import { type ShaderName, shaders } from "../generated/shaders.ts";
+import { link } from "../gpu/link.ts";
 import { checkChoice, checkNumber, checkOptions, isPlain, oneOf, optionNames, show } from "../options.ts";
 import { checkTensor } from "../tensor/check.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { defineOp, type OpContext } from "./define-op.ts";
-import { strideGrid } from "./kernels.ts";
+import { strideGrid } from "./grid.ts";
 
 /** By the names of `Activation`, with PyTorch's defaults. */
 const TABLE = {
@@ -58,18 +58,6 @@ function checkSlope(op: string, name: string, slope: number): void {
   }
 }
 
-const modules = new Map<ShaderName, { name: string; source: string }>();
-
-/** shaders/activation.wgsl with one activation. */
-function moduleOf(part: ShaderName): { name: string; source: string } {
-  let module = modules.get(part);
-  if (!module) {
-    module = { name: part, source: shaders.activation + shaders[part] };
-    modules.set(part, module);
-  }
-  return module;
-}
-
 /** y from x; or dx, where `dy` is given. */
 function run(
   ctx: Pick<OpContext, "gpu" | "run">,
@@ -79,14 +67,12 @@ function run(
   dy: Tensor | null,
 ): void {
   const vec4s = Math.ceil(out.size / 4);
-  const { size, grid } = strideGrid(ctx.gpu, vec4s);
-  const spec = {
-    shader: moduleOf(part),
-    entry: dy ? "backward" : "forward",
-    constants: { ...constants, WORKGROUP_SIZE: size },
-  };
-  const bindings = [out, x, new Uint32Array([vec4s])];
-  ctx.run(spec, dy ? [...bindings, dy] : bindings, grid);
+  const { size: workgroup, grid } = strideGrid(ctx.gpu, vec4s);
+  const shader = link("activation", { activation: part });
+  const own = { ...constants, WORKGROUP_SIZE: workgroup };
+  const size = { vec4s };
+  if (dy) ctx.run({ shader, entry: "backward", constants: own }, { out, x, size, dy }, grid);
+  else ctx.run({ shader, entry: "forward", constants: own }, { out, x, size }, grid);
 }
 
 function defineActivation(name: string) {
@@ -116,7 +102,7 @@ function defineActivation(name: string) {
   });
 }
 
-const ops = new Map<ShaderName, ReturnType<typeof defineActivation>>(
+const ops = new Map<ActivationPart["part"], ReturnType<typeof defineActivation>>(
   Object.values(TABLE).map(({ part }) => [part, defineActivation(part.slice("activation_".length))]),
 );
 

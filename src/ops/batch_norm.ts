@@ -198,7 +198,7 @@ const batchNormOp = defineOp({
     kernels.backward(ctx, x, grad, numbers, all, choice);
     const dstatistics = needsGrad.statistics ? ctx.grad("statistics") : null;
     if (dstatistics) {
-      kernels.statisticsKernel(ctx, "given_grad", { 0: dstatistics, 2: numbers, 5: dgamma, 6: dbeta });
+      kernels.statisticsKernel(ctx, "given_grad", { out: dstatistics, a: numbers, dgamma, dbeta });
     }
     return {
       x: dx,

@@ -1,10 +1,11 @@
 // Geometry and dispatches of shaders/batch_norm.wgsl.
 
 import { type ActivationPart, NO_ACTIVATION, type Partials } from "../fusion/ports.ts";
-import { shaders } from "../generated/shaders.ts";
+import type { Kernels } from "../generated/shaders.ts";
 import type { Grid } from "../gpu/commands.ts";
-import type { Binding, Gpu } from "../gpu/device.ts";
+import type { Gpu } from "../gpu/device.ts";
 import type { KernelSpec } from "../gpu/kernel.ts";
+import { link } from "../gpu/link.ts";
 import { Recent } from "../gpu/recent.ts";
 import type { Choice } from "../gpu/variants.ts";
 import type { DType } from "../tensor/dtype.ts";
@@ -42,33 +43,44 @@ interface Division {
 
 type Element = "float32" | "float16";
 
-const modules = new Map<string, { name: string; source: string }>();
+/** How the kernels reach the elements of their tensors. */
+const ELEMENTS = { float32: "batch_norm_f32", float16: "batch_norm_f16" } as const;
 
-/** The kernels over tensors in float32, or in float16, with an activation: one body, two ways to its elements. */
-function moduleOf(dtype: Element, part: ActivationPart["part"]): { name: string; source: string } {
-  const key = `${dtype}+${part}`;
-  let module = modules.get(key);
-  if (!module) {
-    const body = shaders.batch_norm + shaders.moments + shaders[part];
-    module =
-      dtype === "float16"
-        ? { name: "batch_norm_f16", source: body + shaders.batch_norm_f16 }
-        : { name: "batch_norm", source: body + shaders.batch_norm_f32 };
-    modules.set(key, module);
-  }
-  return module;
+type StatisticsEntries = Kernels<Tensor>["batch_norm_statistics"]["entries"];
+type Entries = Kernels<Tensor>["batch_norm"]["entries"];
+/** Entry points, but for their twins with workgroup memory. */
+type Entry = Exclude<keyof Entries, `${string}_workgroup`>;
+type BoundBy<E extends Entry> = E extends Entry ? Omit<Entries[E], "params"> : never;
+
+/** How one of the kernels is dispatched. */
+interface How {
+  division: Division;
+  grid: Grid;
+  flags?: Readonly<Record<string, boolean>>;
+  /** Whichever it was: its key is that of the pass. */
+  choice?: BatchNormChoice | null;
+  activation?: ActivationPart;
+  /** Of the uniform. */
+  params?: { eps: number; momentum: number | null } | null;
 }
 
 /**
- * `software`: no workgroup memory; `_one`: all in one dispatch. A call for which one dispatch won't do (the average over all
- * batches is counted up after it; too few buffers; no dx) runs that family's several.
+ * `runs`: no workgroup memory, each invocation takes runs of rows; `one`: all in one dispatch. A call for which one dispatch
+ * won't do (the average over all batches is counted up after it; too few buffers; no dx) runs that family's several.
  */
-type Variant = "software" | "workgroup" | "software_one" | "workgroup_one";
+const VARIANTS = {
+  software: { runs: true, one: false, several: "software" },
+  workgroup: { runs: false, one: false, several: "workgroup" },
+  software_one: { runs: true, one: true, several: "software" },
+  workgroup_one: { runs: false, one: true, several: "workgroup" },
+} as const;
+
+type Variant = keyof typeof VARIANTS;
 
 export type BatchNormChoice = Choice<Variant>;
 
-const SEVERAL: readonly Variant[] = ["software", "workgroup"];
-const ALL: readonly Variant[] = [...SEVERAL, "software_one", "workgroup_one"];
+const ALL = Object.keys(VARIANTS) as readonly Variant[];
+const SEVERAL = ALL.filter((variant) => !VARIANTS[variant].one);
 
 type Pass = "forward" | "backward";
 
@@ -78,7 +90,7 @@ const RUNNING_BUFFERS = 3;
 
 /** Whether a variant takes one dispatch. */
 export function takesOne(variant: Variant): boolean {
-  return variant.endsWith("_one");
+  return VARIANTS[variant].one;
 }
 
 const SOFTWARE_WORKGROUP = 32;
@@ -107,15 +119,15 @@ function gcd(a: number, b: number): number {
 }
 
 function divide({ width4, rows }: Layout, variant: Variant, software: boolean): Division {
-  const runs = variant.startsWith("software");
+  const { runs, one } = VARIANTS[variant];
   const workgroup = software ? SOFTWARE_WORKGROUP : GPU_WORKGROUP;
-  const lanes = variant === "software_one" ? SOFTWARE_ONE_WORKGROUP : workgroup;
+  const lanes = runs && one ? SOFTWARE_ONE_WORKGROUP : workgroup;
   // Columns: whole rows of up to 64 vec4s, so that a workgroup reads runs of up to 1 KiB.
-  const wide = variant === "workgroup_one" ? 4 : 64;
+  const wide = one ? 4 : 64;
   const tiles = Math.ceil(width4 / wide);
   const x = runs ? 0 : Math.ceil(width4 / tiles);
   const y = runs ? 0 : Math.floor(GPU_WORKGROUP / x);
-  if (variant.endsWith("_one")) return { slices: 1, sliceRows: rows, stride: 0, lanes, x, y };
+  if (one) return { slices: 1, sliceRows: rows, stride: 0, lanes, x, y };
   const wanted = runs
     ? Math.min(Math.floor(SOFTWARE_LANES / width4), Math.floor(rows / 16))
     : Math.min(Math.floor(GPU_WORKGROUPS / tiles), Math.floor(rows / (8 * y)));
@@ -187,28 +199,31 @@ export class BatchNormKernels {
   statistics(ctx: Context, out: Tensor, x: Tensor): void {
     const division = this.division(this.family());
     const partials = ctx.temp([division.slices, 3, this.width]);
-    const stats = this.spec("stats", division, { SMALL_EPS: true });
-    this.run(ctx, stats, division, { 0: partials, 1: x }, null, this.columnGrid(division));
-    const finalize = this.spec("finalize_statistics", lanesOnly(division), { SMALL_EPS: true });
+    const flags = { SMALL_EPS: true };
+    this.run(ctx, "stats", { partials, x }, { division, flags, grid: this.columnGrid(division) });
     const grid = this.laneGrid(division, this.layout.channels);
-    this.run(ctx, finalize, division, { 2: partials, 3: out }, null, grid);
+    const lanes = lanesOnly(division);
+    this.run(ctx, "finalize_statistics", { slices: partials, saved: out }, { division: lanes, flags, grid });
   }
 
   /** dx of `statistics` at x, where `grad` is that of the [4, channels]. */
   statisticsGrad(ctx: Context, dx: Tensor, x: Tensor, statistics: Tensor, grad: Tensor): void {
     const affine = ctx.temp([5, this.width]);
-    this.statisticsKernel(ctx, "input_grad", { 0: affine, 2: statistics, 4: grad });
+    this.statisticsKernel(ctx, "input_grad", { out: affine, a: statistics, grad });
     this.apply(ctx, dx, x, affine, { residual: null, activation: NO_ACTIVATION, mask: null }, null, null);
   }
 
   /** One of the kernels of shaders/batch_norm_statistics.wgsl. */
-  statisticsKernel(ctx: Pick<Context, "run">, entry: string, bound: Record<number, Binding>): void {
+  statisticsKernel<E extends keyof StatisticsEntries>(
+    ctx: Pick<Context, "run">,
+    entry: E,
+    bindings: Omit<StatisticsEntries[E], "params">,
+  ): void {
     const { channels } = this.layout;
     const constants = { WORKGROUP_SIZE: GPU_WORKGROUP };
-    const bindings = Array.from({ length: 8 }, (_, slot) => bound[slot] ?? null);
-    bindings[7] = new Uint32Array([channels, this.width]);
-    const grid = this.gpu.fold(Math.ceil(channels / GPU_WORKGROUP));
-    ctx.run({ shader: "batch_norm_statistics", entry, constants }, bindings, grid);
+    const spec: KernelSpec = { shader: "batch_norm_statistics", entry, constants };
+    const params = { channels, width: this.width };
+    ctx.run(spec, { ...bindings, params }, this.gpu.fold(Math.ceil(channels / GPU_WORKGROUP)));
   }
 
   /** Whether kernels around a pass in several dispatches may do part of it: channels in whole vec4s. */
@@ -240,7 +255,7 @@ export class BatchNormKernels {
 
   /** How a pass in several dispatches is divided. */
   private sliced({ variant }: BatchNormChoice): Division {
-    return this.division(variant.startsWith("software") ? "software" : "workgroup");
+    return this.division(VARIANTS[variant].several);
   }
 
   /** Training: y, and the channels' numbers into `saved`. Moves the running statistics, if there are any. */
@@ -252,7 +267,7 @@ export class BatchNormKernels {
     params: MeasureParams & ApplyParams,
     choice: BatchNormChoice,
   ): void {
-    const { gamma, beta, runningMean, runningVar, numBatchesTracked, residual, activation, mask } = params;
+    const { gamma, beta, runningMean, residual, activation, mask } = params;
     const buffers = ONE_BUFFERS.forward + (runningMean ? RUNNING_BUFFERS : 0);
     const fits = params.momentum !== null && this.gpu.limits.maxStorageBuffersPerShaderStage >= buffers;
     if (!takesOne(choice.variant) || !fits) {
@@ -261,38 +276,36 @@ export class BatchNormKernels {
       return;
     }
     const division = this.division(choice.variant);
-    const affine = { 8: gamma ?? x, 9: beta ?? x };
-    const running = runningMean && {
-      4: numBatchesTracked ?? ctx.temp([1]),
-      5: runningMean,
-      6: runningVar,
+    const flags = {
+      ...this.affineFlags(params),
+      SMALL_EPS: params.eps < SMALL_EPS,
+      HAS_RESIDUAL: residual !== null,
+      HAS_MASK: mask !== null,
     };
-    const suffix = runningMean ? "_running" : "";
-    const flags = { ...this.affineFlags(params), SMALL_EPS: params.eps < SMALL_EPS };
-    const tail = { HAS_RESIDUAL: residual !== null, HAS_MASK: mask !== null };
-    const one = this.spec(`forward${suffix}`, division, { ...flags, ...tail }, choice, activation);
-    const given = { 2: residual ?? x, 10: mask ?? ctx.temp([1]) };
-    const bindings = { 0: y, 1: x, 3: saved, ...given, ...running, ...affine };
-    this.run(ctx, one, division, bindings, params, this.columnGrid(division));
+    const how = { division, flags, choice, activation, params, grid: this.columnGrid(division) };
+    const bindings = {
+      ...{ y, x, saved, residual: residual ?? x, mask: mask ?? ctx.temp([1]) },
+      ...{ gamma: gamma ?? x, beta: beta ?? x },
+    };
+    const running = this.running(ctx, params);
+    if (running) this.run(ctx, "forward_running", { ...bindings, ...running }, how);
+    else this.run(ctx, "forward", bindings, how);
   }
 
   /** The numbers of the channels into `saved`, in two dispatches. Moves the running statistics, if there are any. */
   measure(ctx: Context, x: Tensor, saved: Tensor, params: MeasureParams, choice: BatchNormChoice): void {
     const division = this.sliced(choice);
-    const { gamma, beta, runningMean, runningVar, numBatchesTracked } = params;
+    const { gamma, beta } = params;
     const partials = ctx.temp([division.slices, 3, this.width]);
     const small = { SMALL_EPS: params.eps < SMALL_EPS };
-    const stats = this.spec("stats", division, small, choice);
-    this.run(ctx, stats, division, { 0: partials, 1: x }, params, this.columnGrid(division));
+    const how = { division, choice, params };
+    this.run(ctx, "stats", { partials, x }, { ...how, flags: small, grid: this.columnGrid(division) });
     const flags = { ...this.affineFlags(params), ...small };
-    const finalize = this.spec(runningMean ? "finalize_running" : "finalize", division, flags, choice);
-    const running = runningMean && {
-      4: numBatchesTracked ?? ctx.temp([1]),
-      5: runningMean,
-      6: runningVar,
-    };
-    const bindings = { 2: partials, 3: saved, ...running, 8: gamma ?? x, 9: beta ?? x };
-    this.run(ctx, finalize, division, bindings, params, this.channelGrid(division));
+    const merging = { ...how, flags, grid: this.channelGrid(division) };
+    const bindings = { slices: partials, saved, gamma: gamma ?? x, beta: beta ?? x };
+    const running = this.running(ctx, params);
+    if (running) this.run(ctx, "finalize_running", { ...bindings, ...running }, merging);
+    else this.run(ctx, "finalize", bindings, merging);
     partials.dispose(); // before y is allocated
   }
 
@@ -308,15 +321,24 @@ export class BatchNormKernels {
     params: MeasureParams,
     choice: BatchNormChoice,
   ): void {
-    const { gamma, beta, runningMean, runningVar, numBatchesTracked } = params;
+    const { gamma, beta } = params;
     const division = { ...this.sliced(choice), slices: groups };
-    const counter = numBatchesTracked ?? ctx.temp([1]);
-    const running = runningMean && { 4: counter, 5: runningMean, 6: runningVar };
     const flags = { ...this.affineFlags(params), SMALL_EPS: params.eps < SMALL_EPS, COUNTED: true };
-    const entry = runningMean ? "finalize_folded_running" : "finalize_folded";
-    const spec = this.spec(entry, division, flags, choice);
-    const bindings = { 1: x, 2: values, 3: saved, ...running, 8: gamma ?? values, 9: beta ?? values };
-    this.run(ctx, spec, division, bindings, params, this.channelGrid(division));
+    const how = { division, flags, choice, params, grid: this.channelGrid(division) };
+    const bindings = { x, slices: values, saved, gamma: gamma ?? values, beta: beta ?? values };
+    const running = this.running(ctx, params);
+    if (running) this.run(ctx, "finalize_folded_running", { ...bindings, ...running }, how);
+    else this.run(ctx, "finalize_folded", bindings, how);
+  }
+
+  /** The running statistics, and where the batches are counted; null where there are none. */
+  private running(ctx: Context, { runningMean, runningVar, numBatchesTracked }: MeasureParams) {
+    if (!runningMean || !runningVar) return null;
+    return {
+      batches: numBatchesTracked ?? ctx.temp([1]),
+      running_mean: runningMean,
+      running_var: runningVar,
+    };
   }
 
   /** What `apply` has to count up: with the average over all batches, every channel has to have read it. */
@@ -330,28 +352,28 @@ export class BatchNormKernels {
 
   /** The same from statistics of `statistics`, perhaps merged over several batches. */
   measureGiven(ctx: Context, x: Tensor, saved: Tensor, statistics: Tensor, params: MeasureParams): void {
-    const { gamma, beta, runningMean, runningVar, numBatchesTracked } = params;
-    const division = this.division(this.family());
-    const entry = runningMean ? "finalize_given_running" : "finalize_given";
-    const finalize = this.spec(entry, lanesOnly(division), this.affineFlags(params));
-    const running = runningMean && { 4: numBatchesTracked ?? ctx.temp([1]), 5: runningMean, 6: runningVar };
-    const bindings = { 2: statistics, 3: saved, ...running, 8: gamma ?? x, 9: beta ?? x };
-    this.run(ctx, finalize, division, bindings, params, this.laneGrid(division, this.layout.channels));
+    const { gamma, beta } = params;
+    const division = lanesOnly(this.division(this.family()));
+    const grid = this.laneGrid(division, this.layout.channels);
+    const how = { division, flags: this.affineFlags(params), params, grid };
+    const bindings = { slices: statistics, saved, gamma: gamma ?? x, beta: beta ?? x };
+    const running = this.running(ctx, params);
+    if (running) this.run(ctx, "finalize_given_running", { ...bindings, ...running }, how);
+    else this.run(ctx, "finalize_given", bindings, how);
   }
 
   /** Inference: the channels' numbers, of the running statistics, into `saved`; `apply` then gives y. */
   infer(ctx: Context, saved: Tensor, params: MeasureParams): void {
-    const { gamma, beta, runningMean, runningVar } = params;
-    const division = this.division(this.family());
-    const spec = this.spec("finalize_inference", lanesOnly(division), this.affineFlags(params));
+    const { gamma, beta } = params;
+    const [given_mean, given_var] = [params.runningMean!, params.runningVar!];
+    const division = lanesOnly(this.division(this.family()));
     const bindings = {
-      3: saved,
-      5: runningMean,
-      6: runningVar,
-      8: gamma ?? runningMean,
-      9: beta ?? runningMean,
+      ...{ saved, given_mean, given_var },
+      ...{ gamma: gamma ?? given_mean, beta: beta ?? given_mean },
     };
-    this.run(ctx, spec, division, bindings, params, this.laneGrid(division, this.layout.channels));
+    const grid = this.laneGrid(division, this.layout.channels);
+    const how = { division, flags: this.affineFlags(params), params, grid };
+    this.run(ctx, "finalize_inference", bindings, how);
   }
 
   /** For statistics computed elsewhere (`variance` biased): moves the running ones, and counts the batch. */
@@ -360,8 +382,11 @@ export class BatchNormKernels {
     const { runningMean, runningVar, numBatchesTracked } = params;
     const counter = numBatchesTracked ?? gpu.zeros([1]);
     const division = lanesOnly(this.division("software"));
-    const bindings = { 1: mean, 2: variance, 4: counter, 5: runningMean, 6: runningVar };
-    this.run(gpu, this.spec("update_running", division), division, bindings, params, [1]);
+    const bindings = {
+      ...{ batch_mean: mean, batch_var: variance, batches: counter },
+      ...{ running_mean: runningMean!, running_var: runningVar! },
+    };
+    this.run(gpu, "update_running", bindings, { division, params, grid: [1] });
     if (counter !== numBatchesTracked) counter.dispose();
   }
 
@@ -378,16 +403,13 @@ export class BatchNormKernels {
     const joined = mask !== null || residual !== null;
     if (takesOne(choice.variant) && dx) {
       const division = this.division(choice.variant);
-      const entry = mask ? "backward_residual" : residual ? "backward_joined" : "backward";
-      const part = mask ? NO_ACTIVATION : activation;
-      const one = this.spec(entry, division, { BATCH_STATISTICS: batchStatistics }, choice, part);
-      const after = {
-        ...(mask && { 4: mask }),
-        5: joined ? dz : ctx.temp([4]),
-        ...(residual && { 6: residual }),
-      };
-      const bindings = { 0: dx, 1: x, 2: dy, 3: saved, ...after, 8: dgamma, 9: dbeta };
-      this.run(ctx, one, division, bindings, null, this.columnGrid(division));
+      const flags = { BATCH_STATISTICS: batchStatistics };
+      const how = { division, flags, choice, grid: this.columnGrid(division) };
+      const bindings = { dx, x, dy, constants: saved, dz: joined ? dz : ctx.temp([4]), dgamma, dbeta };
+      if (mask) this.run(ctx, "backward_residual", { ...bindings, mask_before: mask }, how);
+      else if (residual) {
+        this.run(ctx, "backward_joined", { ...bindings, summand: residual }, { ...how, activation });
+      } else this.run(ctx, "backward", bindings, { ...how, activation });
       return;
     }
     const slopes = ctx.temp([4, this.width]);
@@ -437,22 +459,14 @@ export class BatchNormKernels {
   ): Partials {
     const division = this.sliced(choice);
     const values = make([division.slices, 2, this.width]);
-    const entry = mask ? "grad_stats_residual" : residual ? "grad_stats_joined" : "grad_stats";
-    const flags: Record<string, boolean> = mask || residual ? {} : { KEEPS_DZ: dz !== null };
-    const spec = this.spec(entry, division, flags, choice, mask ? NO_ACTIVATION : activation);
-    const after = {
-      ...(mask && { 4: mask }),
-      5: dz ?? ctx.temp([4]),
-      ...(!mask && residual && { 6: residual }),
-    };
-    this.run(
-      ctx,
-      spec,
-      division,
-      { 0: values, 1: x, 2: dy, 3: saved, ...after },
-      null,
-      this.columnGrid(division),
-    );
+    const how = { division, choice, grid: this.columnGrid(division) };
+    const bindings = { partials: values, x, dy, constants: saved, dz: dz ?? ctx.temp([4]) };
+    if (mask) this.run(ctx, "grad_stats_residual", { ...bindings, mask_before: mask }, how);
+    else if (residual) {
+      this.run(ctx, "grad_stats_joined", { ...bindings, summand: residual }, { ...how, activation });
+    } else {
+      this.run(ctx, "grad_stats", bindings, { ...how, activation, flags: { KEEPS_DZ: dz !== null } });
+    }
     return { values, groups: division.slices };
   }
 
@@ -466,9 +480,9 @@ export class BatchNormKernels {
     choice: BatchNormChoice,
   ): void {
     const division = { ...this.sliced(choice), slices: groups };
-    const finalize = this.spec("grad_finalize", division, { BATCH_STATISTICS: batchStatistics }, choice);
-    const sums = { 0: slopes, 2: values, 3: saved, 8: dgamma, 9: dbeta };
-    this.run(ctx, finalize, division, sums, null, this.channelGrid(division));
+    const flags = { BATCH_STATISTICS: batchStatistics };
+    const bindings = { affine: slopes, slices: values, numbers: saved, dgamma, dbeta };
+    this.run(ctx, "grad_finalize", bindings, { division, flags, choice, grid: this.channelGrid(division) });
   }
 
   /** dx from dz, or from dy with the activation that dy is past; and `addend`, if that is given. */
@@ -485,9 +499,9 @@ export class BatchNormKernels {
   ): void {
     const division = this.sliced(choice);
     const flags = { HAS_ADDEND: addend !== null, STRIDED: division.stride > 0 };
-    const apply = this.spec("grad_apply", lanesOnly(division), flags, choice, activation);
-    const bindings = { 0: dx, 1: x, 2: dz, 3: saved, 4: slopes, 6: addend ?? dz };
-    this.run(ctx, apply, division, bindings, null, this.applyGrid(division));
+    const bindings = { dx, x, dy: dz, constants: saved, slopes, addend: addend ?? dz };
+    const how = { division: lanesOnly(division), flags, choice, activation, grid: this.applyGrid(division) };
+    this.run(ctx, "grad_apply", bindings, how);
   }
 
   /** y from x and the channels' numbers, for `choice` or for an op without one. Counts the batch in `counter`, if that is given. */
@@ -506,16 +520,13 @@ export class BatchNormKernels {
       HAS_MASK: mask !== null,
       STRIDED: division.stride > 0,
     };
-    const spec = this.spec(
-      counter ? "apply_counting" : "apply",
-      lanesOnly(division),
-      flags,
-      choice,
-      activation,
-    );
-    const given = { 2: residual ?? x, 10: mask ?? ctx.temp([1]) };
-    const bindings = { 0: y, 1: x, 3: saved, ...given, ...(counter && { 4: counter }) };
-    this.run(ctx, spec, division, bindings, null, this.applyGrid(division));
+    const how = { division: lanesOnly(division), flags, choice, activation, grid: this.applyGrid(division) };
+    const bindings = {
+      ...{ y, x, constants: saved },
+      ...{ residual: residual ?? x, mask: mask ?? ctx.temp([1]) },
+    };
+    if (counter) this.run(ctx, "apply_counting", { ...bindings, batches: counter }, how);
+    else this.run(ctx, "apply", bindings, how);
   }
 
   private family(): "software" | "workgroup" {
@@ -537,13 +548,14 @@ export class BatchNormKernels {
 
   /** `entry`, with suffix `_workgroup` where the division has one. */
   private spec(
-    entry: string,
-    { slices, lanes, x, y }: Division,
-    flags: Record<string, boolean> = {},
-    choice: BatchNormChoice | null = null,
-    { part, constants: given }: ActivationPart = NO_ACTIVATION,
+    entry: Entry,
+    {
+      division: { slices, lanes, x, y },
+      flags = {},
+      choice = null,
+      activation: { part, constants: given } = NO_ACTIVATION,
+    }: How,
   ): KernelSpec {
-    const perChannel = entry.includes("finalize");
     const flag = Object.values(flags);
     const key = `${choice?.kernel},${entry},${lanes},${x},${y},${slices},${flag},${part},${Object.values(given)}`;
     let spec = this.specs.get(key);
@@ -551,15 +563,14 @@ export class BatchNormKernels {
       const constants: Record<string, number> = { ...given };
       for (const [name, value] of Object.entries(flags)) constants[name] = value ? 1 : 0;
       if (y === 0) constants.WORKGROUP_SIZE = lanes;
-      else if (perChannel) Object.assign(constants, { X: 1, Y: this.mergers(slices) });
+      else if (entry.includes("finalize")) Object.assign(constants, { X: 1, Y: this.mergers(slices) });
       else Object.assign(constants, { X: x, Y: y });
-      const serves = choice ? [choice] : []; // whichever it was: its key is that of the pass
       constants.HAS_TAIL = this.layout.tail > 0 ? 1 : 0;
       spec = {
-        shader: moduleOf(this.dtype, part),
+        shader: link("batch_norm", { elements: ELEMENTS[this.dtype], activation: part }),
         entry: y > 0 ? `${entry}_workgroup` : entry,
         constants,
-        serves,
+        serves: choice ? [choice] : [],
       };
       this.specs.set(key, spec);
     }
@@ -572,26 +583,15 @@ export class BatchNormKernels {
     return Math.min(GPU_WORKGROUP, 2 ** Math.ceil(Math.log2(Math.max(1, partials))));
   }
 
-  private run(
-    ctx: Pick<Context, "run">,
-    spec: KernelSpec,
-    division: Division,
-    bound: Record<number, Binding | undefined>,
-    params: { eps: number; momentum: number | null } | null,
-    grid: Grid,
-  ): void {
-    const bindings = Array.from({ length: 11 }, (_, slot) => bound[slot] ?? null);
-    bindings[7] = this.params(division, params?.eps ?? 0, params ? (params.momentum ?? -1) : 0);
-    ctx.run(spec, bindings, grid);
-  }
-
-  /** `Params` of the shader. */
-  private params({ slices, sliceRows, stride }: Division, eps: number, momentum: number): ArrayBuffer {
+  private run<E extends Entry>(ctx: Pick<Context, "run">, entry: E, bindings: BoundBy<E>, how: How): void {
     const { channels, width4, rows, tail, count } = this.layout;
-    const params = new ArrayBuffer(40);
-    new Uint32Array(params).set([channels, width4, rows, tail, slices, sliceRows, stride]);
-    new Float32Array(params).set([count, eps, momentum], 7);
-    return params;
+    const { slices, sliceRows, stride } = how.division;
+    const { eps, momentum } = how.params ?? { eps: 0, momentum: 0 };
+    const params = {
+      ...{ channels, width4, rows, tail, slices, slice_rows: sliceRows, stride },
+      ...{ count, eps, momentum: momentum ?? -1 },
+    };
+    ctx.run(this.spec(entry, how), { ...bindings, params }, how.grid);
   }
 
   private laneGrid({ lanes }: Division, count: number): [number, number] {

@@ -47,18 +47,15 @@ const mergeOp = defineOp({
   },
   forward(ctx, { a, b }, plan) {
     const out = ctx.empty(plan.out);
-    batchNormKernels(ctx.gpu, 1, plan.channels, "float32").statisticsKernel(ctx, "merge", {
-      0: out,
-      2: a,
-      3: b,
-    });
+    const kernels = batchNormKernels(ctx.gpu, 1, plan.channels, "float32");
+    kernels.statisticsKernel(ctx, "merge", { out, a, b });
     return { out, saved: { a, b } };
   },
   backward(ctx, grad, { a, b }, plan) {
     const da = ctx.needsGrad.a ? ctx.grad("a") : ctx.temp(plan.out);
     const db = ctx.needsGrad.b ? ctx.grad("b") : ctx.temp(plan.out);
     const kernels = batchNormKernels(ctx.gpu, 1, plan.channels, "float32");
-    kernels.statisticsKernel(ctx, "merge_grad", { 0: da, 1: db, 2: a, 3: b, 4: grad });
+    kernels.statisticsKernel(ctx, "merge_grad", { da, db, a, b, grad });
     return { a: ctx.needsGrad.a ? da : null, b: ctx.needsGrad.b ? db : null };
   },
 });

@@ -1,6 +1,7 @@
 // How a small tensor meets a large one: which axes repeat, and how a kernel finds its operand.
 
 import { ShapeError } from "../errors.ts";
+import type { ValuesOf } from "../gpu/kernel.ts";
 import { formatShape, type Shape, sizeOf } from "../tensor/shape.ts";
 
 /** Neighbouring axes that are all reduced (or repeated), or all kept. Axes of size 1 belong to neither. */
@@ -53,12 +54,12 @@ export function broadcastShapes(op: string, a: Shape, b: Shape): Shape {
   });
 }
 
-/** `MODE` of shaders/elementwise.wgsl. */
-export const Mode = { same: 0, channels: 1, middle: 2, splat: 3, any: 4 } as const;
+/** How shaders/elementwise.wgsl finds an operand. */
+export type Mode = ValuesOf<"elementwise">;
 
 /** What the elementwise kernels need to know to read an operand that repeats along some axes. */
 export interface OperandLayout {
-  mode: number;
+  mode: Mode;
   /** vec4s of the large tensor. */
   vec4s: number;
   inner: number;
@@ -73,20 +74,20 @@ const MAX_RANK = 8; // of shaders/elementwise.wgsl
 export function operandLayout(op: string, large: Shape, repeated: readonly boolean[]): OperandLayout {
   const groups = groupAxes(large, repeated);
   const vec4s = Math.ceil(sizeOf(large) / 4);
-  const layout = { mode: Mode.any as number, vec4s, inner: 1, block: vec4s, dims: [], strides: [] };
+  const layout = { mode: "ANY" as Mode, vec4s, inner: 1, block: vec4s, dims: [], strides: [] };
   const at = groups.findIndex((group) => group.reduced);
-  if (at < 0) return { ...layout, mode: Mode.same };
+  if (at < 0) return { ...layout, mode: "SAME" };
   if (groups.filter((group) => group.reduced).length === 1) {
     const outer = groups.slice(0, at).reduce((product, group) => product * group.size, 1);
     const middle = groups[at]!.size;
     const inner = groups.slice(at + 1).reduce((product, group) => product * group.size, 1);
     if (inner % 4 === 0) {
       const powerOfTwo = Number.isInteger(Math.log2(inner));
-      const mode = outer === 1 && powerOfTwo ? Mode.channels : Mode.middle;
+      const mode = outer === 1 && powerOfTwo ? "CHANNELS" : "MIDDLE";
       return { ...layout, mode, inner: inner / 4, block: (middle * inner) / 4 };
     }
     if (inner === 1 && (outer === 1 || middle % 4 === 0)) {
-      return { ...layout, mode: Mode.splat, block: Math.ceil(middle / 4) };
+      return { ...layout, mode: "SPLAT", block: Math.ceil(middle / 4) };
     }
   }
   if (groups.length > MAX_RANK) {

@@ -4,7 +4,7 @@ import { checkTensor, FLOATS } from "../tensor/check.ts";
 import type { DType } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { defineOp, type OpContext } from "./define-op.ts";
-import { strideGrid } from "./kernels.ts";
+import { strideGrid } from "./grid.ts";
 
 type Float = "float32" | "float16";
 
@@ -28,12 +28,14 @@ const castOp = defineOp({
 function castInto(ctx: Pick<OpContext, "gpu" | "run">, out: Tensor, x: Tensor): void {
   const vec4s = Math.ceil(out.size / 4);
   const { size, grid } = strideGrid(ctx.gpu, vec4s);
-  const entry = out.dtype === "float16" ? "narrow" : "widen";
-  ctx.run(
-    { shader: "cast", entry, constants: { WORKGROUP_SIZE: size } },
-    [out, x, new Uint32Array([vec4s])],
-    grid,
-  );
+  const constants = { WORKGROUP_SIZE: size };
+  if (out.dtype === "float16") {
+    const bindings = { halves: out, from_floats: x, size: { vec4s } };
+    ctx.run({ shader: "cast", entry: "narrow", constants }, bindings, grid);
+  } else {
+    const bindings = { floats: out, from_halves: x, size: { vec4s } };
+    ctx.run({ shader: "cast", entry: "widen", constants }, bindings, grid);
+  }
 }
 
 /**

@@ -1,12 +1,13 @@
 // Which kernel of shaders/conv2d*.wgsl does a convolution, and with what grid.
 
 import { FusenormError } from "../errors.ts";
-import { type ActivationPart, type Load, NO_ACTIVATION, type Partials, type Store } from "../fusion/ports.ts";
-import { shaders } from "../generated/shaders.ts";
-import type { Binding, Gpu } from "../gpu/device.ts";
+import { type Load, NO_ACTIVATION, type Partials, type Store } from "../fusion/ports.ts";
+import type { PartsOf } from "../generated/shaders.ts";
+import type { Gpu, NamedBinding } from "../gpu/device.ts";
 import type { KernelSpec } from "../gpu/kernel.ts";
+import { type LinkedShader, link } from "../gpu/link.ts";
 import { Recent } from "../gpu/recent.ts";
-import type { Choice, Variant } from "../gpu/variants.ts";
+import type { Choice } from "../gpu/variants.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { OpContext } from "./define-op.ts";
 import { onlyLanes, subgroupLanes } from "./subgroups.ts";
@@ -32,11 +33,46 @@ export interface ConvGeometry {
   groups: number;
 }
 
+/**
+ * What does a convolution: one of a channel at a time (depthwise), four by four numbers of one invocation (scalar), a register
+ * block of a subgroup's lanes (`row`: along rows of the map), or a tile of a workgroup. Of tiles: rows × columns, and how much
+ * of the sum is held at a time (16 KiB in all, and no more blocks of 4 × 4 of either operand than lanes). The tiles of
+ * `grad_weight` have as many columns as 3×3 filters over as many channels as rows, or a third of them.
+ */
+const KERNELS = {
+  depthwise: { family: "depthwise" },
+  scalar_4x4: { family: "scalar" },
+  scalar_1x4: { family: "scalar" },
+  subgroup_4x8: { family: "subgroup", row: false, channels: 8 },
+  subgroup_4x16: { family: "subgroup", row: false, channels: 16 },
+  subgroup_row_4x8: { family: "subgroup", row: true, channels: 8 },
+  subgroup_row_4x16: { family: "subgroup", row: true, channels: 16 },
+  tile_256x16: { family: "tile", entry: "8x4", BM: 256, BN: 16, BK: 8 },
+  tile_128x32: { family: "tile", entry: "8x4", BM: 128, BN: 32, BK: 16 },
+  tile_64x64_8x4: { family: "tile", entry: "8x4", BM: 64, BN: 64, BK: 16 },
+  tile_64x64: { family: "tile", entry: "8x8", BM: 64, BN: 64, BK: 16 },
+  tile_128x64: { family: "tile", entry: "8x8", BM: 128, BN: 64, BK: 16 },
+  tile_128x128: { family: "tile", entry: "8x8", BM: 128, BN: 128, BK: 8 },
+  tile_16x144: { family: "tile", entry: "8x4", BM: 16, BN: 144, BK: 8 },
+  tile_32x96: { family: "tile", entry: "8x4", BM: 32, BN: 96, BK: 16 },
+} as const;
+
+export type ConvVariant = keyof typeof KERNELS;
+export type ConvChoice = Choice<ConvVariant>;
+type Tile = Extract<(typeof KERNELS)[ConvVariant], { family: "tile" }>;
+type Lanes = Extract<(typeof KERNELS)[ConvVariant], { family: "subgroup" }>;
+
+/** The kernel of a variant with holes for what its neighbours do; null for others. */
+function blockOf(variant: ConvVariant): Tile | Lanes | null {
+  const kernel = KERNELS[variant];
+  return kernel.family === "tile" || kernel.family === "subgroup" ? kernel : null;
+}
+
 /** The variants that can do one kernel here, best guess first. */
 export interface ConvVariants {
-  forward: readonly Variant[];
-  grad_input: readonly Variant[];
-  grad_weight: readonly Variant[];
+  forward: readonly ConvVariant[];
+  grad_input: readonly ConvVariant[];
+  grad_weight: readonly ConvVariant[];
 }
 
 type Context = Pick<OpContext, "gpu" | "empty" | "temp" | "run">;
@@ -47,7 +83,7 @@ const WORKGROUP = 64;
 interface Known {
   /** The sizes as the chooser knows them. */
   shape: string;
-  variants: Map<string, readonly Variant[]>;
+  variants: Map<string, readonly ConvVariant[]>;
   specs: Map<string, KernelSpec>;
 }
 
@@ -101,7 +137,7 @@ export function conv2dVariants(gpu: Gpu, g: ConvGeometry): ConvVariants {
   };
 }
 
-function variantsOf(gpu: Gpu, g: ConvGeometry, pass: keyof ConvVariants): readonly Variant[] {
+function variantsOf(gpu: Gpu, g: ConvGeometry, pass: keyof ConvVariants): readonly ConvVariant[] {
   if (isDepthwise(g)) return ["depthwise"];
   if (pass === "grad_weight") return gradWeightVariants(gpu, g);
   return gatherVariants(gpu, g, pass === "forward" ? forwardMap(g) : backwardMap(g));
@@ -121,7 +157,7 @@ export interface Tail {
 export function runForward(
   ctx: Context,
   g: ConvGeometry,
-  choice: Choice,
+  choice: ConvChoice,
   { out, x, weight, bias }: { out: Tensor; x: Tensor; weight: Tensor; bias: Tensor | null },
   tail: Tail = {},
 ): Partials | null {
@@ -129,33 +165,32 @@ export function runForward(
   if (variant === "depthwise") {
     const lanes = Math.ceil(g.K / 4) * Math.ceil((g.N * g.P * g.Q) / 4);
     const constants = { ...depthwiseSizes(g), HAS_BIAS: bias ? 1 : 0 };
-    const bindings = [out, x, x, null, null, weight, bias ?? weight, batchOf(g)];
     ctx.run(
       { shader: "conv2d_depthwise", entry: "forward", constants, ...countedOf(g, choice) },
-      bindings,
+      { out, x, x4: x, weight, bias: bias ?? weight, batch: batchOf(g) },
       foldLanes(ctx, lanes),
     );
     return null;
   }
-  if (variant !== "scalar_4x4") {
+  const block = blockOf(variant);
+  if (block) {
     const input = operand(ctx.gpu, g, "forward.input", x, forwardMap(g).vec4);
-    return gather(ctx, g, forwardMap(g), choice, { out, input, weight, bias }, tail);
+    return gather(ctx, g, forwardMap(g), block, choice, { out, input, weight, bias }, tail);
   }
   const constants = { ...sizes(g), HAS_BIAS: bias ? 1 : 0 };
   const blocks = Math.ceil(g.K / g.groups / 4) * g.groups * Math.ceil((g.N * g.P * g.Q) / (4 * WORKGROUP));
   // Without a bias any buffer of at least K numbers may stand at its place.
-  const bindings = [out, x, weight, bias ?? weight, null, batchOf(g)];
   ctx.run(
     { shader: "conv2d", entry: "forward", constants, ...countedOf(g, choice) },
-    bindings,
+    { out, x, weight, bias: bias ?? weight, batch: batchOf(g) },
     ctx.gpu.fold(blocks),
   );
   return null;
 }
 
 /** Whether a kernel of `variant` has a `Tail`. */
-export function gathers(variant: Variant): boolean {
-  return /^(tile|subgroup)/.test(variant);
+export function gathers(variant: ConvVariant): boolean {
+  return blockOf(variant) !== null;
 }
 
 /** Whether the kernel that does `pass` has a hole for `part`, and filling it is faster here. */
@@ -163,10 +198,11 @@ export function accepts(
   gpu: Gpu,
   g: ConvGeometry,
   pass: "forward" | "grad_input",
-  variant: Variant,
+  variant: ConvVariant,
   part: string,
 ): boolean {
-  const fits = variant.startsWith("tile") || (variant.startsWith("subgroup") && onlyLanes(gpu) > 0);
+  const { family } = KERNELS[variant];
+  const fits = family === "tile" || (family === "subgroup" && onlyLanes(gpu) > 0);
   const known = pass === "forward" ? part === "statistics" : part === "norm_sums";
   const room = gpu.limits.maxStorageBuffersPerShaderStage >= 10;
   return fits && known && room && isFused(gpu, g, `${pass}.output`);
@@ -176,40 +212,42 @@ export function accepts(
 export function gradInput(
   ctx: Context,
   g: ConvGeometry,
-  choice: Choice,
+  choice: ConvChoice,
   { out: dx, dy, weight }: { out: Tensor; dy: Tensor; weight: Tensor },
   tail: Tail = {},
 ): Partials | null {
   const { variant } = choice;
   if (variant === "depthwise") {
     const lanes = Math.ceil(g.C / 4) * Math.ceil((g.N * g.H * g.W) / 4);
-    const kernel: KernelSpec = {
-      shader: "conv2d_depthwise",
-      entry: "grad_input",
-      constants: depthwiseSizes(g),
-      ...countedOf(g, choice),
-    };
-    ctx.run(kernel, [dx, null, null, dy, dy, weight, null, batchOf(g)], foldLanes(ctx, lanes));
+    ctx.run(
+      {
+        shader: "conv2d_depthwise",
+        entry: "grad_input",
+        constants: depthwiseSizes(g),
+        ...countedOf(g, choice),
+      },
+      { out: dx, dy, dy4: dy, weight, batch: batchOf(g) },
+      foldLanes(ctx, lanes),
+    );
     return null;
   }
-  if (variant !== "scalar_4x4") {
+  const block = blockOf(variant);
+  if (block) {
     const map = backwardMap(g);
     // A kernel has one activation: that of the gradient's sink.
     const loads = map.vec4 && !(tail.store?.activation && dy.load?.activation);
     const input = operand(ctx.gpu, g, "grad_input.input", dy, loads);
-    return gather(ctx, g, map, choice, { out: dx, input, weight, bias: null }, tail);
+    return gather(ctx, g, map, block, choice, { out: dx, input, weight, bias: null }, tail);
   }
   const { strideH, strideW } = g;
   const phasePixels = g.N * Math.ceil(g.H / strideH) * Math.ceil(g.W / strideW);
   const blocks =
     Math.ceil(g.C / g.groups / 4) * g.groups * strideH * strideW * Math.ceil(phasePixels / (4 * WORKGROUP));
-  const kernel: KernelSpec = {
-    shader: "conv2d",
-    entry: "grad_input",
-    constants: sizes(g),
-    ...countedOf(g, choice),
-  };
-  ctx.run(kernel, [dx, null, weight, null, dy, batchOf(g)], ctx.gpu.fold(blocks));
+  ctx.run(
+    { shader: "conv2d", entry: "grad_input", constants: sizes(g), ...countedOf(g, choice) },
+    { out: dx, weight, dy, batch: batchOf(g) },
+    ctx.gpu.fold(blocks),
+  );
   return null;
 }
 
@@ -222,23 +260,25 @@ export function gradWeight(ctx: Context, g: ConvGeometry, dw: Tensor, dy: Tensor
   if (variant === "depthwise") {
     const lanes = Math.ceil(g.K / 4) * columns;
     return sumOfSlices(ctx, dw, columns, g.N * g.P, Math.ceil(lanes / WORKGROUP), [choice], (out, slices) => {
-      const kernel: KernelSpec = {
-        shader: "conv2d_depthwise",
-        entry: "grad_weight",
-        constants: depthwiseSizes(g),
-        ...countedOf(g, choice),
-      };
-      const bindings = [out, x, x, dy, dy, null, null, batchOf(g, slices)];
-      ctx.run(kernel, bindings, foldLanes(ctx, lanes * slices));
+      ctx.run(
+        {
+          shader: "conv2d_depthwise",
+          entry: "grad_weight",
+          constants: depthwiseSizes(g),
+          ...countedOf(g, choice),
+        },
+        { out, x, x4: x, dy, dy4: dy, batch: batchOf(g, slices) },
+        foldLanes(ctx, lanes * slices),
+      );
     });
   }
-  if (variant === "scalar_1x4") {
+  const block = blockOf(variant);
+  if (!block) {
     const tiles = Math.ceil(columns / WORKGROUP) * Math.ceil(g.K / g.groups / 4) * g.groups;
     return sumOfSlices(ctx, dw, columns, g.N * g.P, tiles, [choice], (out, slices) => {
-      const bindings = [out, x, null, null, dy, batchOf(g, slices)];
       ctx.run(
         { shader: "conv2d", entry: "grad_weight", constants: sizes(g), ...countedOf(g, choice) },
-        bindings,
+        { out, x, dy, batch: batchOf(g, slices) },
         ctx.gpu.fold(tiles * slices),
       );
     });
@@ -246,9 +286,8 @@ export function gradWeight(ctx: Context, g: ConvGeometry, dw: Tensor, dy: Tensor
   const map = forwardMap(g);
   const input = operand(ctx.gpu, g, "grad_weight.input", x, map.vec4);
   const upstream = operand(ctx.gpu, g, "grad_weight.dy", dy, true);
-  const tile = TILES[variant];
-  const row = variant.startsWith("subgroup_row");
-  const channels = variant.endsWith("x16") ? 16 : 8;
+  const tile = block.family === "tile" ? block : null;
+  const { row, channels } = block.family === "subgroup" ? block : { row: false, channels: block.BN };
   // As few lanes without work as whole subgroups allow: 3×3 filters over 16 channels have 36 quads of columns, 12 of which
   // are at the left of a filter row.
   const lanes = Math.ceil(columns / 4) / (row ? 3 : 1);
@@ -258,17 +297,15 @@ export function gradWeight(ctx: Context, g: ConvGeometry, dw: Tensor, dy: Tensor
       ? Math.ceil(columns / tile.BN) * Math.ceil(g.K / g.groups / tile.BM)
       : Math.ceil(lanes / workgroup) * Math.ceil(g.K / g.groups / channels)) * g.groups;
   const activation = input.activation ?? NO_ACTIVATION;
-  const module = moduleOf(
-    tile ? "conv2d_tile" : "conv2d_subgroup",
-    input.part,
-    upstream.part,
-    "plain",
-    activation,
-  );
+  const shader = shaderOf(block, {
+    input: partOf("x", input.part),
+    dy: partOf("dy", upstream.part),
+    activation: activation.part,
+  });
   return sumOfSlices(ctx, dw, columns, g.N * g.P, tiles, [choice], (out, slices) => {
     const given = [...Object.values(input.constants), ...Object.values(activation.constants)];
-    const kernel = specOf(ctx.gpu, g, `weight,${variant},${module.key},${given}`, () => ({
-      shader: module,
+    const kernel = specOf(ctx.gpu, g, `weight,${variant},${shader.name},${given}`, () => ({
+      shader,
       entry: tile ? `grad_weight_${tile.entry}` : row ? "grad_weight_row" : "grad_weight_16",
       constants: {
         ...mapSizes(g, map),
@@ -286,7 +323,7 @@ export function gradWeight(ctx: Context, g: ConvGeometry, dw: Tensor, dy: Tensor
       ...boundAs("dy", upstream),
       batch: batchOf(g, slices),
     };
-    ctx.run(kernel, listed(module, bindings), ctx.gpu.fold(tiles * slices));
+    ctx.run(kernel, bindings, ctx.gpu.fold(tiles * slices));
   });
 }
 
@@ -299,8 +336,8 @@ export function gradBias(ctx: Context, g: ConvGeometry, db: Tensor, dy: Tensor):
 export function sumRows(ctx: Context, sums: Tensor, dy: Tensor, rows: number, columns: number): Tensor {
   const tiles = Math.ceil(columns / WORKGROUP);
   return sumOfSlices(ctx, sums, columns, rows, tiles, [], (out, slices) => {
-    const size = new Uint32Array([slices, columns, rows]);
-    ctx.run({ shader: "conv2d", entry: "sum_rows" }, [out, dy, size], ctx.gpu.fold(tiles * slices));
+    const size = { slices, count: columns, rows };
+    ctx.run({ shader: "conv2d", entry: "sum_rows" }, { out, source: dy, size }, ctx.gpu.fold(tiles * slices));
   });
 }
 
@@ -329,19 +366,22 @@ function backwardMap(g: ConvGeometry): GatherMap {
   return { grad: true, IH, IW, IC, OH, OW, OC, vec4: (IC / g.groups) % 4 === 0 };
 }
 
-function gatherVariants(gpu: Gpu, g: ConvGeometry, map: GatherMap): Variant[] {
+const WIDE_FIRST = [16, 8] as const;
+const NARROW_FIRST = [8, 16] as const;
+
+function gatherVariants(gpu: Gpu, g: ConvGeometry, map: GatherMap): ConvVariant[] {
   const perGroup = map.OC / g.groups;
   if (perGroup % 4 !== 0) return ["scalar_4x4"];
   const lanes = subgroupLanes(gpu);
-  const subgroup: Variant[] = [];
+  const subgroup: ConvVariant[] = [];
   if (lanes > 0) {
     // A block of 16 channels takes about 1.6 times as long as one of 8.
-    const sizes = 1.6 * Math.ceil(perGroup / 16) <= Math.ceil(perGroup / 8) ? [16, 8] : [8, 16];
-    subgroup.push(...sizes.map((size) => `subgroup_4x${size}`));
+    const sizes = 1.6 * Math.ceil(perGroup / 16) <= Math.ceil(perGroup / 8) ? WIDE_FIRST : NARROW_FIRST;
+    subgroup.push(...sizes.map((size) => `subgroup_4x${size}` as const));
     if (g.S === 3 && g.strideW === 1 && g.dilationW === 1) {
       // Rows are cut into quads: worth it unless much of the last quad is empty. Narrow subgroups spill beyond 8.
       const waste = (4 * Math.ceil(map.OW / 4)) / map.OW;
-      const rows = (lanes < 8 ? [8, 16] : sizes).map((size) => `subgroup_row_4x${size}`);
+      const rows = (lanes < 8 ? NARROW_FIRST : sizes).map((size) => `subgroup_row_4x${size}` as const);
       subgroup.splice(waste <= 1.2 ? 0 : 2, 0, ...rows);
     }
   }
@@ -356,7 +396,7 @@ function gatherVariants(gpu: Gpu, g: ConvGeometry, map: GatherMap): Variant[] {
           : pixels * map.OC >= BUSY * 128 * 64
             ? "tile_128x64"
             : "tile_64x64_8x4";
-  const gather: Variant[] = [
+  const gather: ConvVariant[] = [
     "tile_256x16",
     "tile_128x32",
     "tile_64x64_8x4",
@@ -367,18 +407,18 @@ function gatherVariants(gpu: Gpu, g: ConvGeometry, map: GatherMap): Variant[] {
   return inOrder(gpu, subgroup, [best, ...gather.filter((name) => name !== best)], ["scalar_4x4"]);
 }
 
-function gradWeightVariants(gpu: Gpu, g: ConvGeometry): Variant[] {
+function gradWeightVariants(gpu: Gpu, g: ConvGeometry): ConvVariant[] {
   const perGroup = g.K / g.groups;
   if (perGroup % 4 !== 0) return ["scalar_1x4"];
   const lanes = subgroupLanes(gpu);
-  const subgroup: Variant[] = lanes > 0 ? ["subgroup_4x16"] : [];
+  const subgroup: ConvVariant[] = lanes > 0 ? ["subgroup_4x16"] : [];
   if (lanes > 0 && g.S === 3 && g.strideW === 1 && g.dilationW === 1 && (g.C / g.groups) % 4 === 0) {
     // As in `gatherVariants`, but however narrow the map is.
     const wide = lanes >= 8 && 1.6 * Math.ceil(perGroup / 16) <= Math.ceil(perGroup / 8);
-    subgroup.unshift(...(wide ? [16, 8] : [8, 16]).map((size) => `subgroup_row_4x${size}`));
+    subgroup.unshift(...(wide ? WIDE_FIRST : NARROW_FIRST).map((size) => `subgroup_row_4x${size}` as const));
   }
   const best = perGroup <= 16 ? "tile_16x144" : perGroup <= 32 ? "tile_32x96" : "tile_64x64";
-  const tiles: Variant[] = ["tile_16x144", "tile_32x96", "tile_64x64", "tile_128x64"];
+  const tiles: ConvVariant[] = ["tile_16x144", "tile_32x96", "tile_64x64", "tile_128x64"];
   return inOrder(gpu, subgroup, [best, ...tiles.filter((name) => name !== best)], ["scalar_1x4"]);
 }
 
@@ -395,11 +435,11 @@ function operand(gpu: Gpu, g: ConvGeometry, name: string, tensor: Tensor, vec4: 
 }
 
 /** An operand's bindings as those of the port `x` or `dy`. */
-function boundAs(port: "x" | "dy", { part, elements, bindings }: Operand): Record<string, Tensor> {
+function boundAs(port: "x" | "dy", { elements, bindings }: Operand): Record<string, Tensor> {
   const named: Record<string, Tensor> = {};
   if (port === "x") {
+    named.x = elements;
     named.x4 = elements;
-    if (part === "plain") named.x = elements;
   }
   for (const [name, tensor] of Object.entries(bindings)) named[`${port}_${name}`] = tensor;
   return named;
@@ -409,15 +449,15 @@ function gather(
   ctx: Context,
   g: ConvGeometry,
   map: GatherMap,
-  choice: Choice,
+  block: Tile | Lanes,
+  choice: ConvChoice,
   /** weight: [K, R, S, C / groups] */
   { out, input, weight, bias }: { out: Tensor; input: Operand; weight: Tensor; bias: Tensor | null },
   { addend = null, joins = false, store = null }: Tail,
 ): Partials | null {
   const { variant } = choice;
-  const tile = TILES[variant];
-  const row = variant.startsWith("subgroup_row");
-  const channels = tile ? tile.BN : variant.endsWith("x16") ? 16 : 8;
+  const tile = block.family === "tile" ? block : null;
+  const { row, channels } = block.family === "subgroup" ? block : { row: false, channels: block.BN };
   const phases = map.grad ? g.strideH * g.strideW : 1;
   const rows = map.grad ? Math.ceil(map.OH / g.strideH) : map.OH;
   const columns = map.grad ? Math.ceil(map.OW / g.strideW) : map.OW;
@@ -434,21 +474,17 @@ function gather(
   const workgroups = perPixels * blocks;
   const output = store?.part ?? "plain";
   const activation = input.activation ?? store?.activation ?? NO_ACTIVATION;
-  const module = moduleOf(tile ? "conv2d_tile" : "conv2d_subgroup", input.part, "plain", output, activation);
-  const bindings: Record<string, Binding> = {
-    out,
-    ...boundAs("x", input),
-    w: weight,
-    w4: weight,
+  const shader = shaderOf(block, {
+    input: partOf("x", input.part),
+    output: partOf("output", output),
+    activation: activation.part,
+  });
+  // Without a bias or an addend any buffer of at least as many numbers may stand at its place.
+  const bindings: Record<string, NamedBinding> = {
+    ...{ out, ...boundAs("x", input), w: weight, w4: weight, bias: bias ?? weight, addend: addend ?? weight },
     ...store?.bindings,
-    batch: batchOf(g, 1, inTurn),
+    batch: { ...batchOf(g), BLOCKS: inTurn },
   };
-  const takesBias = "bias" in module.slots;
-  if (takesBias) {
-    // Without a bias or an addend any buffer of at least as many numbers may stand at its place.
-    bindings.bias = bias ?? weight;
-    bindings.addend = addend ?? weight;
-  }
   let partials: Partials | null = null;
   const lanes = onlyLanes(ctx.gpu);
   if (store) {
@@ -458,15 +494,14 @@ function gather(
   }
   const flags = `${bias !== null},${addend !== null},${joins}`;
   const given = [input.constants, store?.constants ?? {}, activation.constants].flatMap(Object.values);
-  const kernel = specOf(ctx.gpu, g, `${map.grad},${variant},${module.key},${flags},${given}`, () => ({
-    shader: module,
+  const kernel = specOf(ctx.gpu, g, `${map.grad},${variant},${shader.name},${flags},${given}`, () => ({
+    shader,
     entry: tile ? `conv_${tile.entry}` : `conv_${row ? "row_" : ""}${channels}`,
     constants: {
       ...mapSizes(g, map),
       ...(tile ? tileSizes(tile) : { NARROW: narrow(ctx.gpu) }),
       ...(row && channels === 16 ? rowConstants(ctx.gpu, g, map) : {}),
-      ...(takesBias ? { HAS_BIAS: bias ? 1 : 0, HAS_ADDEND: addend ? 1 : 0 } : {}),
-      ...(output === "statistics" ? {} : { JOIN: joins ? 1 : 0 }),
+      ...(map.grad ? { JOIN: joins ? 1 : 0 } : { HAS_BIAS: bias ? 1 : 0, HAS_ADDEND: addend ? 1 : 0 }),
       ...(store && !tile ? { LANES: lanes } : {}),
       ...input.constants,
       ...store?.constants,
@@ -474,7 +509,7 @@ function gather(
     },
     ...countedOf(g, choice),
   }));
-  ctx.run(kernel, listed(module, bindings), ctx.gpu.fold(workgroups));
+  ctx.run(kernel, bindings, ctx.gpu.fold(workgroups));
   return partials;
 }
 
@@ -493,77 +528,40 @@ function rowConstants(gpu: Gpu, g: ConvGeometry, map: GatherMap): Record<string,
   };
 }
 
-/** A family's kernels with their parts: one source, and the numbers of its bindings by name. */
-interface ConvModule {
-  /** Of all parts. */
-  key: string;
-  /** Of the parts that tell something, as profiles show it. */
-  name: string;
-  source: string;
-  slots: Readonly<Record<string, number>>;
-}
+type Family = "conv2d_subgroup" | "conv2d_tile";
 
-const modules = new Map<string, ConvModule>();
-
-/** The holes of a convolution, and the parts that fit there. */
-const PARTS: Readonly<Record<"x" | "dy" | "output", Readonly<Record<string, string>>>> = {
+/** By hole: which file of shaders/ is meant by the name of a part. */
+const PARTS = {
   x: {
-    plain: shaders.conv2d_input_plain,
-    normalised: shaders.conv2d_input_normalise,
-    norm_gradient: shaders.conv2d_input_gradient,
+    plain: "conv2d_input_plain",
+    normalised: "conv2d_input_normalise",
+    norm_gradient: "conv2d_input_gradient",
   },
-  dy: { plain: shaders.conv2d_dy_plain, norm_gradient: shaders.conv2d_dy_gradient },
+  dy: { plain: "conv2d_dy_plain", norm_gradient: "conv2d_dy_gradient" },
   output: {
-    plain: shaders.conv2d_output_bias + shaders.conv2d_output_plain,
-    statistics: shaders.conv2d_output_bias + shaders.conv2d_output_statistics,
-    norm_sums: shaders.conv2d_output_gradient,
+    plain: "conv2d_output_plain",
+    statistics: "conv2d_output_statistics",
+    norm_sums: "conv2d_output_gradient",
   },
-};
+} as const satisfies Record<
+  "x" | "dy" | "output",
+  Record<string, PartsOf<Family>["input" | "dy" | "output"]>
+>;
 
-/** A family's kernels, with what they read and what becomes of their sums: files joined. */
-function moduleOf(
-  family: "conv2d_subgroup" | "conv2d_tile",
-  x: string,
-  dy: string,
-  output: string,
-  { part: activation }: ActivationPart,
-): ConvModule {
-  const key = `${family},${x},${dy},${output},${activation}`;
-  let module = modules.get(key);
-  if (!module) {
-    const filled = Object.entries({ x, dy, output }).filter(([, part]) => part !== "plain");
-    const name = [
-      family,
-      ...filled.map(([hole, part]) => (hole === "output" ? part : `${hole}_${part}`)),
-    ].join("+");
-    const source = [
-      shaders[family],
-      PARTS.x[x],
-      PARTS.dy[dy],
-      PARTS.output[output],
-      shaders[activation],
-    ].join("\n");
-    const slots = Object.fromEntries(
-      [...source.matchAll(/@binding\((\d+)\) var<[^>]*> (\w+)/g)].map(([, slot, name]) => [
-        name,
-        Number(slot),
-      ]),
-    );
-    module = { key, name, source, slots };
-    modules.set(key, module);
-  }
-  return module;
+/** @throws FusenormError for a part that nobody asked `accepts` or `operand` about */
+function partOf<H extends keyof typeof PARTS>(
+  hole: H,
+  part: string,
+): (typeof PARTS)[H][keyof (typeof PARTS)[H]] {
+  const parts = PARTS[hole];
+  if (!Object.hasOwn(parts, part))
+    throw new FusenormError(`internal: conv2d has no part ${part} for ${hole}`);
+  return parts[part as keyof typeof parts];
 }
 
-/** Bindings by name as a list. */
-function listed({ name: module, slots }: ConvModule, bindings: Readonly<Record<string, Binding>>): Binding[] {
-  const list: Binding[] = Array<null>(1 + Math.max(...Object.values(slots))).fill(null);
-  for (const name in bindings) {
-    const slot = slots[name];
-    if (slot === undefined) throw new FusenormError(`internal: ${module} has no binding ${name}`);
-    list[slot] = bindings[name]!;
-  }
-  return list;
+/** The family's kernels, with what they read and what becomes of their sums. */
+function shaderOf({ family }: Tile | Lanes, parts: Partial<PartsOf<Family>>): LinkedShader<Family> {
+  return family === "tile" ? link("conv2d_tile", parts) : link("conv2d_subgroup", parts);
 }
 
 /** Whether a tensor is added by the convolution rather than after it. */
@@ -602,8 +600,8 @@ function mapSizes(g: ConvGeometry, map: GatherMap): Record<string, number> {
 }
 
 /** `Batch` of the shaders: what the batch size decides is a uniform, so that one pipeline serves every batch. */
-function batchOf(g: ConvGeometry, slices = 1, blocks = 1): Uint32Array {
-  return new Uint32Array([g.N, slices, blocks]);
+function batchOf({ N }: ConvGeometry, slices = 1) {
+  return { N, SLICES: slices, BLOCKS: 1 };
 }
 
 /** Whether subgroups may be too small for the kernels that count on 8 lanes. */
@@ -611,28 +609,12 @@ function narrow(gpu: Gpu): number {
   return subgroupLanes(gpu) < 8 ? 1 : 0;
 }
 
-/**
- * Tiles of conv2d_tile.wgsl: rows × columns, and how much of the sum is held at a time (16 KiB in all, and no more blocks
- * of 4 × 4 of either operand than lanes). Those of `grad_weight` have as many columns as 3×3 filters over as many
- * channels as rows, or a third of them.
- */
-const TILES: Partial<Record<Variant, { entry: "8x8" | "8x4"; BM: number; BN: number; BK: number }>> = {
-  tile_256x16: { entry: "8x4", BM: 256, BN: 16, BK: 8 },
-  tile_128x32: { entry: "8x4", BM: 128, BN: 32, BK: 16 },
-  tile_64x64_8x4: { entry: "8x4", BM: 64, BN: 64, BK: 16 },
-  tile_64x64: { entry: "8x8", BM: 64, BN: 64, BK: 16 },
-  tile_128x64: { entry: "8x8", BM: 128, BN: 64, BK: 16 },
-  tile_128x128: { entry: "8x8", BM: 128, BN: 128, BK: 8 },
-  tile_16x144: { entry: "8x4", BM: 16, BN: 144, BK: 8 },
-  tile_32x96: { entry: "8x4", BM: 32, BN: 96, BK: 16 },
-};
-
 /** Workgroups below which a large GPU is not busy. */
 const BUSY = 264;
 /** Workgroups that keep a processor's cores busy to the end. */
 const SOFTWARE_WORKGROUPS = 16;
 
-function tileSizes({ entry, BM, BN, BK }: NonNullable<(typeof TILES)[Variant]>): Record<string, number> {
+function tileSizes({ entry, BM, BN, BK }: Tile): Record<string, number> {
   return { BM, BN, BK, WORKGROUP: (BM / 8) * (BN / (entry === "8x8" ? 8 : 4)) };
 }
 
@@ -656,10 +638,10 @@ function foldLanes(ctx: Context, lanes: number): [number, number] {
 /** Kernels that lean on subgroups as SIMD lanes go first where a processor does the work, tiles elsewhere. */
 function inOrder(
   gpu: Gpu,
-  subgroup: readonly Variant[],
-  tiles: readonly Variant[],
-  scalar: readonly Variant[],
-): Variant[] {
+  subgroup: readonly ConvVariant[],
+  tiles: readonly ConvVariant[],
+  scalar: readonly ConvVariant[],
+): ConvVariant[] {
   return gpu.isSoftware ? [...subgroup, ...scalar, ...tiles] : [...tiles, ...subgroup, ...scalar];
 }
 
@@ -669,7 +651,7 @@ function shapeOf(g: ConvGeometry): string {
 }
 
 /** Chooses the variant for a kernel; what comes of it is handed on. */
-export function pick(gpu: Gpu, g: ConvGeometry, pass: keyof ConvVariants): Choice {
+export function pick(gpu: Gpu, g: ConvGeometry, pass: keyof ConvVariants): ConvChoice {
   const { shape, variants } = knownOf(gpu, g);
   const key = gpu.isSoftware ? pass : `hardware ${pass}`;
   let candidates = variants.get(key);
@@ -702,11 +684,13 @@ function sumOfSlices(
   const quads = count * Math.ceil(columns / 4);
   const scratch = ctx.temp([slices, 4 * quads]);
   partials(scratch, slices);
-  const size = new Uint32Array([slices, columns, count]);
+  const size = { slices, count: columns, rows: count };
   const parallel = !ctx.gpu.isSoftware && slices >= 32;
   const entry = parallel ? "sum_partials_workgroup" : "sum_partials";
   const workgroups = Math.ceil(quads / (parallel ? 4 : WORKGROUP));
-  ctx.run({ shader: "conv2d", entry, serves }, [out, scratch, size], [Math.min(1024, workgroups)]);
+  ctx.run({ shader: "conv2d", entry, serves }, { out, partials: scratch, size }, [
+    Math.min(1024, workgroups),
+  ]);
   return out;
 }
 
@@ -722,7 +706,7 @@ function flopsOf(g: ConvGeometry): number {
 }
 
 /** What profiles and `autotune` count a dispatch as. */
-function countedOf(g: ConvGeometry, choice: Choice): Pick<KernelSpec, "flops" | "serves"> {
+function countedOf(g: ConvGeometry, choice: ConvChoice): Pick<KernelSpec, "flops" | "serves"> {
   return { flops: flopsOf(g), serves: [choice] };
 }
 

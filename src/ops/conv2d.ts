@@ -3,7 +3,6 @@
 import { ShapeError } from "../errors.ts";
 import type { Partials } from "../fusion/ports.ts";
 import type { Gpu } from "../gpu/device.ts";
-import type { Choice } from "../gpu/variants.ts";
 import { checkInteger, checkOptions, optionNames, show } from "../options.ts";
 import type { Work } from "../tensor/lazy.ts";
 import { formatShape, type Shape } from "../tensor/shape.ts";
@@ -11,6 +10,7 @@ import { Tensor } from "../tensor/tensor.ts";
 import {
   accepts,
   adds,
+  type ConvChoice,
   type ConvGeometry,
   gathers,
   gradBias,
@@ -22,7 +22,7 @@ import {
   type Tail,
 } from "./conv2d-kernels.ts";
 import { defineOp, inLayer, type OpContext } from "./define-op.ts";
-import { Binary, binary, sameLayout } from "./kernels.ts";
+import { binary, sameLayout } from "./elementwise-kernels.ts";
 
 export interface Conv2dOptions {
   /** [K], added to every pixel. Default none. */
@@ -77,7 +77,7 @@ interface Forward {
   gpu: Gpu;
   layer: string;
   geometry: ConvGeometry;
-  choice: Choice;
+  choice: ConvChoice;
   x: Tensor;
   weight: Tensor;
   bias: Tensor | null;
@@ -109,7 +109,7 @@ function sumWork(given: Forward, self: Tensor, other: Tensor): Work {
     accepts: (part) => own.isPending && accepts(gpu, geometry, "forward", choice.variant, part),
     run(out, store) {
       if (own.isPending) return run(kernel, out, { store, addend });
-      inLayer(gpu, "add", layer, (ctx) => binary(ctx, Binary.add, out, own, addend, sameLayout(out.shape)));
+      inLayer(gpu, "add", layer, (ctx) => binary(ctx, "add", out, own, addend, sameLayout(out.shape)));
       return null;
     },
   };

@@ -4,8 +4,8 @@ import { type Around, type Contribution, isRecording, record, watcher } from "..
 import { FusenormError, OverwrittenTensorError } from "../errors.ts";
 import type { GradientSink, Partials } from "../fusion/ports.ts";
 import type { Grid } from "../gpu/commands.ts";
-import type { Binding, Gpu } from "../gpu/device.ts";
-import type { KernelSpec } from "../gpu/kernel.ts";
+import type { Bindings, Gpu, NamedBindings } from "../gpu/device.ts";
+import type { EntryOf, KernelSpec, Shader } from "../gpu/kernel.ts";
 import type { DType } from "../tensor/dtype.ts";
 import type { Shape } from "../tensor/shape.ts";
 import { Tensor } from "../tensor/tensor.ts";
@@ -46,7 +46,11 @@ export interface OpContext<I extends InputShapes = InputShapes> {
   /** Scratch, freed when this forward or backward returns. */
   temp(shape: Shape, dtype?: DType): Tensor;
   /** Dispatches a kernel; see `Gpu.run`. */
-  run(kernel: KernelSpec, bindings: readonly Binding[], grid: Grid): void;
+  run<S extends Shader, E extends EntryOf<S>>(
+    kernel: KernelSpec<S, E>,
+    bindings: Bindings<S, E>,
+    grid: Grid,
+  ): void;
 }
 
 export interface OpDefinition<I extends InputShapes, P, Plan extends { out: Shape }, S extends Saved> {
@@ -234,7 +238,10 @@ function inContext<I extends InputShapes, R>(
         temporary.push(tensor);
         return tensor;
       },
-      run: (kernel, bindings, grid) => gpu[how](kernel, bindings, grid, label),
+      run(kernel, bindings, grid) {
+        if (how === "run") gpu.run(kernel, bindings, grid, label);
+        else gpu.dispatch(kernel as KernelSpec, bindings as NamedBindings, grid, label);
+      },
     });
     return { result, made };
   } catch (error) {

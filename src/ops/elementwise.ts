@@ -7,17 +7,8 @@ import { checkShape, formatShape, type Shape, sameShape } from "../tensor/shape.
 import { Tensor } from "../tensor/tensor.ts";
 import { broadcastShapes, type OperandLayout, operandLayout, repeatedAxes } from "./broadcast.ts";
 import { defineOp } from "./define-op.ts";
-import {
-  Binary,
-  binary,
-  expandInto,
-  reduceInto,
-  sameLayout,
-  scaleInto,
-  Term,
-  Ternary,
-  ternary,
-} from "./kernels.ts";
+import { type Binary, binary, expandInto, sameLayout, scaleInto, ternary } from "./elementwise-kernels.ts";
+import { reduceInto } from "./reduce-kernels.ts";
 
 const scaleOp = defineOp({
   name: "scale",
@@ -56,18 +47,18 @@ function broadcastPlan(op: string, a: Shape, b: Shape): BroadcastPlan {
 }
 
 /** out = ±a ± b, a of the output's shape. */
-function defineSum(name: string, kernel: number, signs: { a: 1 | -1; b: 1 | -1 }) {
+function defineSum(name: string, entry: Binary, signs: { a: 1 | -1; b: 1 | -1 }) {
   return defineOp({
     name,
     inputs: { a: "...", b: "..." },
     infer: ({ a, b }) => broadcastPlan(name, a, b),
     forward(ctx, { a, b }, plan) {
       const graph = ctx.needsGrad.a || ctx.needsGrad.b;
-      const sum = kernel === Binary.add && sameShape(plan.out, plan.b);
+      const sum = entry === "add" && sameShape(plan.out, plan.b);
       const folded = sum ? (a.plus(b, graph) ?? b.plus(a, graph)) : null;
       if (folded) return { out: folded, saved: {} };
       const out = ctx.empty(plan.out);
-      binary(ctx, kernel, out, a, b, plan.layout);
+      binary(ctx, entry, out, a, b, plan.layout);
       return { out, saved: {} };
     },
     // da = ±dy; db = ±Σ dy over the axes along which b repeats
@@ -89,15 +80,15 @@ function defineSum(name: string, kernel: number, signs: { a: 1 | -1; b: 1 | -1 }
         b: ctx.needsGrad.b ? (repeats ? summed() : signed("b", plan.b)) : null,
       };
     },
-    passes: kernel === Binary.add ? ["a", "b"] : [],
+    passes: entry === "add" ? ["a", "b"] : [],
     sink: (_gpu, _saved, plan, _params, ofInput) =>
       plan.repeated.includes(true) ? null : (ofInput?.plus() ?? null),
   });
 }
 
-const addOp = defineSum("add", Binary.add, { a: 1, b: 1 });
-const subOp = defineSum("sub", Binary.sub, { a: 1, b: -1 });
-const subReversedOp = defineSum("sub", Binary.subReversed, { a: -1, b: 1 });
+const addOp = defineSum("add", "add", { a: 1, b: 1 });
+const subOp = defineSum("sub", "sub", { a: 1, b: -1 });
+const subReversedOp = defineSum("sub", "sub_reversed", { a: -1, b: 1 });
 
 const mulOp = defineOp({
   name: "mul",
@@ -105,7 +96,7 @@ const mulOp = defineOp({
   infer: ({ a, b }) => broadcastPlan("mul", a, b),
   forward(ctx, { a, b }, plan) {
     const out = ctx.empty(plan.out);
-    binary(ctx, Binary.mul, out, a, b, plan.layout);
+    binary(ctx, "mul", out, a, b, plan.layout);
     return { out, saved: { a: ctx.needsGrad.b ? a : null, b: ctx.needsGrad.a ? b : null } };
   },
   // da = dy·b; db = Σ dy·a over the axes along which b repeats
@@ -114,14 +105,14 @@ const mulOp = defineOp({
     let db: Tensor | null = null;
     if (b) {
       da = ctx.grad("a");
-      binary(ctx, Binary.mul, da, grad, b, plan.layout);
+      binary(ctx, "mul", da, grad, b, plan.layout);
     }
     if (a) {
       db = ctx.grad("b");
       if (plan.repeated.includes(true)) {
-        reduceInto(ctx, db, a, plan.out, plan.repeated, { term: Term.product, z: grad });
+        reduceInto(ctx, db, a, plan.out, plan.repeated, { term: "PRODUCT", z: grad });
       } else {
-        binary(ctx, Binary.mul, db, grad, a, sameLayout(plan.out));
+        binary(ctx, "mul", db, grad, a, sameLayout(plan.out));
       }
     }
     return { a: da, b: db };
@@ -228,7 +219,7 @@ const normalizeOp = defineOp({
   },
   forward(ctx, { x, mean, variance }, plan, { eps }) {
     const out = ctx.empty(plan.out);
-    ternary(ctx, Ternary.normalize, out, x, mean, variance, plan.layout, eps);
+    ternary(ctx, "normalized", out, x, mean, variance, plan.layout, eps);
     return { out, saved: { x: ctx.needsGrad.variance ? x : null, mean, variance } };
   },
   // rstd = (variance + eps)^-1/2: dx = dy·rstd, dmean = -rstd·Σ dy, dvariance = -rstd³/2 · Σ dy·(x − mean)
@@ -239,23 +230,23 @@ const normalizeOp = defineOp({
     let dvariance: Tensor | null = null;
     if (ctx.needsGrad.x) {
       dx = ctx.grad("x");
-      binary(ctx, Binary.timesRstd, dx, grad, variance, plan.layout, eps);
+      binary(ctx, "times_rstd", dx, grad, variance, plan.layout, eps);
     }
     if (ctx.needsGrad.mean) {
       const sum = ctx.temp(plan.statistics);
       dmean = ctx.grad("mean");
       reduceInto(ctx, sum, grad, plan.out, plan.repeated);
-      binary(ctx, Binary.minusTimesRstd, dmean, sum, variance, perStatistic, eps);
+      binary(ctx, "minus_times_rstd", dmean, sum, variance, perStatistic, eps);
     }
     if (x) {
       const sum = ctx.temp(plan.statistics);
       dvariance = ctx.grad("variance");
       reduceInto(ctx, sum, x, plan.out, plan.repeated, {
-        term: Term.productWithDeviation,
+        term: "PRODUCT_WITH_DEVIATION",
         z: grad,
         centre: mean,
       });
-      binary(ctx, Binary.varianceGradOfNormalize, dvariance, sum, variance, perStatistic, eps);
+      binary(ctx, "normalize_grad_variance", dvariance, sum, variance, perStatistic, eps);
     }
     return { x: dx, mean: dmean, variance: dvariance };
   },

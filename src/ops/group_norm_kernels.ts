@@ -1,9 +1,9 @@
 // Dispatches of shaders/group_norm.wgsl, for groupNorm and layerNorm.
 
 import { ShapeError } from "../errors.ts";
-import { shaders } from "../generated/shaders.ts";
 import type { Grid } from "../gpu/commands.ts";
-import type { Binding } from "../gpu/device.ts";
+import type { Gpu } from "../gpu/device.ts";
+import type { ConstantsOf } from "../gpu/kernel.ts";
 import type { Choice } from "../gpu/variants.ts";
 import { show } from "../options.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -26,8 +26,6 @@ export interface GroupParams {
   beta: Tensor | null;
   eps: number;
 }
-
-const module = { name: "group_norm", source: shaders.group_norm + shaders.moments };
 
 const SOFTWARE_WORKGROUP = 8; // as many workgroups, and so threads, as there are groups of lanes
 const GPU_WORKGROUP = 256;
@@ -52,9 +50,13 @@ export function normalizeUnits(
   saved: Tensor,
   params: GroupParams,
 ): void {
-  const { gamma, beta } = params;
-  const bound = { 0: y, 1: x, 2: x, 3: saved, 4: gamma ?? x, 5: beta ?? x };
-  runUnits(ctx, units, "forward", bound, params);
+  const { gamma, beta, eps } = params;
+  const { suffix, serves, constants, grid } = unitKernel(ctx.gpu, units, "forward", params);
+  ctx.run(
+    { shader: "group_norm", entry: `forward${suffix}`, constants, serves },
+    { y, x, x4: x, saved, gamma: gamma ?? x, beta: beta ?? x, params: paramsOf(units, eps) },
+    grid,
+  );
 }
 
 export interface GroupGrads {
@@ -72,8 +74,15 @@ export function normalizeUnitsGrad(
   params: GroupParams,
   { dx, dgamma, dbeta }: GroupGrads,
 ): void {
-  const read = { 1: x, 2: x, 3: saved, 7: dy, 8: dy };
-  if (dx) runUnits(ctx, units, "grad_input", { 0: dx, ...read, 4: params.gamma ?? x }, params);
+  const read = { x, x4: x, statistics: saved, dy, dy4: dy };
+  if (dx) {
+    const { suffix, serves, constants, grid } = unitKernel(ctx.gpu, units, "grad_input", params);
+    ctx.run(
+      { shader: "group_norm", entry: `grad_input${suffix}`, constants, serves },
+      { dx, ...read, gamma: params.gamma ?? x, params: paramsOf(units, params.eps) },
+      grid,
+    );
+  }
   if (!dgamma && !dbeta) return;
   const { images, groups, width } = units;
   const software = ctx.gpu.isSoftware;
@@ -84,26 +93,34 @@ export function normalizeUnitsGrad(
   const channels = groups * width;
   const partials = ctx.temp([slices, 2, channels]);
   const size = software ? SOFTWARE_WORKGROUP : GPU_WORKGROUP;
-  const run = (entry: string, bound: Record<number, Binding>, lanes: number) => {
-    const constants = { WORKGROUP_SIZE: size, VEC4: vec4(units) };
-    const grid = ctx.gpu.fold(Math.ceil(lanes / size));
-    runKernel(ctx, entry, constants, bound, paramsOf(units, 0, slices, sliceImages), grid);
-  };
-  run("grad_affine", { 0: partials, ...read }, columns * slices);
-  const g = dgamma ?? ctx.temp([channels]);
-  const b = dbeta ?? ctx.temp([channels]);
-  run("finish_affine", { 0: g, 1: partials, 2: b }, channels);
+  const constants = { WORKGROUP_SIZE: size, VEC4: vec4(units) };
+  const sliced = { ...paramsOf(units, 0), slices, slice_images: sliceImages };
+  const gridOf = (lanes: number) => ctx.gpu.fold(Math.ceil(lanes / size));
+  ctx.run(
+    { shader: "group_norm", entry: "grad_affine", constants },
+    { partials, ...read, params: sliced },
+    gridOf(columns * slices),
+  );
+  ctx.run(
+    { shader: "group_norm", entry: "finish_affine", constants },
+    {
+      dgamma: dgamma ?? ctx.temp([channels]),
+      sums: partials,
+      dbeta: dbeta ?? ctx.temp([channels]),
+      params: sliced,
+    },
+    gridOf(channels),
+  );
 }
 
-function runUnits(
-  ctx: Context,
+/** How the units are shared out: one to each invocation, or one to each workgroup of the entry points with that suffix. */
+function unitKernel(
+  gpu: Gpu,
   units: Units,
-  entry: string,
-  bound: Record<number, Binding>,
+  entry: "forward" | "grad_input",
   { gamma, beta, eps }: GroupParams,
-): void {
+): UnitKernel {
   const { images, pixels, groups, width } = units;
-  const { gpu } = ctx;
   const quads = pixels * Math.ceil(width / 4);
   const choice = gpu.variants.pick(
     `group_norm.${entry}`,
@@ -118,16 +135,21 @@ function runUnits(
     SMALL_EPS: eps < SMALL_EPS ? 1 : 0,
   };
   const count = images * groups;
-  const numbers = paramsOf(units, eps, 1, images);
   const serves = [choice];
   if (choice.variant === "lanes") {
     const size = gpu.isSoftware ? SOFTWARE_WORKGROUP : GPU_WORKGROUP;
-    const grid = gpu.fold(Math.ceil(count / size));
-    runKernel(ctx, entry, { ...flags, WORKGROUP_SIZE: size }, bound, numbers, grid, serves);
-  } else {
-    const lanes = Math.min(GPU_WORKGROUP, 2 ** Math.ceil(Math.log2(Math.max(quads, 2))));
-    runKernel(ctx, `${entry}_workgroup`, { ...flags, LANES: lanes }, bound, numbers, gpu.fold(count), serves);
+    const constants = { ...flags, WORKGROUP_SIZE: size };
+    return { suffix: "", serves, constants, grid: gpu.fold(Math.ceil(count / size)) };
   }
+  const LANES = Math.min(GPU_WORKGROUP, 2 ** Math.ceil(Math.log2(Math.max(quads, 2))));
+  return { suffix: "_workgroup", serves, constants: { ...flags, LANES }, grid: gpu.fold(count) };
+}
+
+interface UnitKernel {
+  suffix: "" | "_workgroup";
+  serves: readonly Choice[];
+  constants: ConstantsOf<"group_norm">;
+  grid: Grid;
 }
 
 /** Whole quads lie on 16-byte boundaries. */
@@ -135,23 +157,6 @@ function vec4({ width }: Units): number {
   return width % 4 === 0 ? 1 : 0;
 }
 
-function paramsOf(units: Units, eps: number, slices: number, sliceImages: number): ArrayBuffer {
-  const params = new ArrayBuffer(28);
-  new Uint32Array(params).set([units.images, units.pixels, units.groups, units.width, slices, sliceImages]);
-  new Float32Array(params)[6] = eps;
-  return params;
-}
-
-function runKernel(
-  ctx: Context,
-  entry: string,
-  constants: Record<string, number>,
-  bound: Record<number, Binding>,
-  params: ArrayBuffer,
-  grid: Grid,
-  serves?: readonly Choice[],
-): void {
-  const bindings = Array.from({ length: 9 }, (_, slot) => bound[slot] ?? null);
-  bindings[6] = params;
-  ctx.run({ shader: module, entry, constants, ...(serves && { serves }) }, bindings, grid);
+function paramsOf({ images, pixels, groups, width }: Units, eps: number) {
+  return { images, pixels, groups, width, slices: 1, slice_images: images, eps };
 }

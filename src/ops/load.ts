@@ -1,67 +1,57 @@
 // What the kernels of pooling and of sums read: elements in memory, or what they make of others as they load them.
 
-import { type ActivationPart, type Load, NO_ACTIVATION } from "../fusion/ports.ts";
-import { shaders } from "../generated/shaders.ts";
+import { type Load, NO_ACTIVATION } from "../fusion/ports.ts";
+import type { PartsOf } from "../generated/shaders.ts";
 import type { Gpu } from "../gpu/device.ts";
+import { type LinkedShader, link } from "../gpu/link.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 
-/** Files with a hole for how they load. */
+/** Modules with a hole for how they load. */
 type Module = "pool2d" | "reduce";
 
-/** What fits there: its WGSL, and which bindings of a `Load` it has, from number 7 on. */
-const PARTS: Readonly<Record<string, { source: string; bindings: readonly string[] }>> = {
-  plain: { source: shaders.load_plain, bindings: [] },
-  normalised: { source: shaders.load_normalised, bindings: ["numbers"] },
+/** What fits there: the part, and under which name it has each binding of a `Load`. */
+const PARTS: Readonly<
+  Record<string, { load: PartsOf<Module>["load"]; names: Readonly<Record<string, string>> }>
+> = {
+  normalised: { load: "load_normalised", names: { numbers: "x_numbers" } },
 };
 
-const modules = new Map<string, { name: string; source: string }>();
-
-/** A file's kernels with a part in the hole, and the activation that it calls. */
-export function withLoad(
-  file: Module,
-  part = "plain",
-  activation: ActivationPart = NO_ACTIVATION,
-): { name: string; source: string } {
-  const key = `${file},${part},${activation.part}`;
-  let module = modules.get(key);
-  if (!module) {
-    const name = part === "plain" ? file : `${file}+x_${part}`;
-    const source = [shaders[file], PARTS[part]!.source, shaders[activation.part]].join("\n");
-    module = { name, source };
-    modules.set(key, module);
-  }
-  return module;
-}
-
 /** How one dispatch reads its input; what is in memory is there before anything else of the kernel is chosen and timed. */
-export interface Input extends Pick<Load, "elements" | "constants"> {
-  shader: { name: string; source: string };
-  /** From number 7 on. */
-  bindings: readonly Tensor[];
+export interface Input<M extends Module> extends Pick<Load, "elements" | "constants" | "bindings"> {
+  shader: LinkedShader<M>;
 }
 
 /** `x` as it lies in memory. */
-export function plainInput(file: Module, x: Tensor): Input {
-  return { shader: withLoad(file), elements: x.materialize(), constants: {}, bindings: [] };
+export function plainInput<M extends Module>(module: M, x: Tensor): Input<M> {
+  return { shader: link(module), elements: x.materialize(), constants: {}, bindings: {} };
 }
 
 /**
  * `x`, of which the kernel reads vec4s of channels: made on the way where that can be done and is faster here, by what was
  * measured at `shape`, else by `fuses`.
  */
-export function inputOf(gpu: Gpu, file: Module, x: Tensor, shape: string, fuses: boolean): Input {
+export function inputOf<M extends Module>(
+  gpu: Gpu,
+  module: M,
+  x: Tensor,
+  shape: string,
+  fuses: boolean,
+): Input<M> {
   const { load } = x;
   const part = load && PARTS[load.part];
-  if (!part) return plainInput(file, x);
+  if (!part) return plainInput(module, x);
   const fallback = fuses ? "fused" : "separate";
-  const choice = gpu.variants.pick(`${file}.input`, shape, ["fused", "separate"], fallback, "work");
-  if (choice.variant === "separate") return plainInput(file, x);
-  const { elements, bindings } = load;
-  const activation = load.activation ?? NO_ACTIVATION;
+  const choice = gpu.variants.pick(`${module}.input`, shape, ["fused", "separate"], fallback, "work");
+  if (choice.variant === "separate") return plainInput(module, x);
+  const { elements, activation } = load;
+  const { part: named, constants } = activation ?? NO_ACTIVATION;
+  const bindings: Record<string, Tensor> = {};
+  for (const name in part.names) bindings[part.names[name]!] = load.bindings[name]!;
+  const holes: Partial<PartsOf<Module>> = { load: part.load, activation: named };
   return {
-    shader: withLoad(file, load.part, activation),
+    shader: link(module, holes as Partial<PartsOf<M>>),
     elements: elements.materialize(),
-    constants: { ...load.constants, ...activation.constants },
-    bindings: part.bindings.map((name) => bindings[name]!),
+    constants: { ...load.constants, ...constants },
+    bindings,
   };
 }

@@ -1,7 +1,6 @@
 // Which kernel of shaders/matmul*.wgsl does a product, and with what grid.
 
 import type { Gpu } from "../gpu/device.ts";
-import type { KernelSpec } from "../gpu/kernel.ts";
 import type { Variant } from "../gpu/variants.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { OpContext } from "./define-op.ts";
@@ -47,17 +46,20 @@ export function multiply(
   bias: Tensor | null = null,
 ): void {
   const [M, N, K] = [a.rows, b.columns, a.columns];
-  const size = [M, N, K, a.rowStride, a.columnStride, b.rowStride, b.columnStride, bias ? 1 : 0];
+  const size = {
+    ...{ M, N, K, A_M: a.rowStride, A_K: a.columnStride, B_K: b.rowStride, B_N: b.columnStride },
+    has_bias: bias ? 1 : 0,
+  };
   // Without a bias any buffer may stand at its place: what is read there is not used.
   const biasOrAny = bias ?? b.tensor;
   const candidates = matmulVariants(ctx.gpu, N);
-  const shape = size.join("x");
+  const shape = Object.values(size).join("x");
   const choice = ctx.gpu.variants.pick("matmul.forward", shape, candidates, candidates[0]!);
   const { variant } = choice;
   const counted = { flops: 2 * M * N * K, serves: [choice] };
   if (variant === "scalar_4x4") {
     const blocks = Math.ceil(N / 4) * Math.ceil(M / (4 * WORKGROUP));
-    const bindings = [out, a.tensor, b.tensor, biasOrAny, new Uint32Array(size)];
+    const bindings = { out, a: a.tensor, b: b.tensor, bias: biasOrAny, size };
     ctx.run({ shader: "matmul", entry: "forward", ...counted }, bindings, ctx.gpu.fold(blocks));
     return;
   }
@@ -67,7 +69,7 @@ export function multiply(
     A_VEC4: K % 4 === 0 && alongColumns(a) ? 1 : kWhole && alongColumns(transposed(a)) ? 2 : 0,
     B_VEC4: K % 4 === 0 && alongColumns(transposed(b)) ? 1 : tile && alongColumns(b) ? 2 : 0,
   };
-  const bindings = [out, a.tensor, a.tensor, b.tensor, b.tensor, biasOrAny, new Uint32Array(size)];
+  const bindings = { out, a: a.tensor, a4: a.tensor, b: b.tensor, b4: b.tensor, bias: biasOrAny, size };
   if (tile) {
     const tiles = Math.ceil(M / 64) * Math.ceil(N / 64);
     ctx.run(
@@ -81,13 +83,11 @@ export function multiply(
   const workgroup = M <= 32 ? 8 : M <= 64 ? 16 : M <= 128 ? 32 : WORKGROUP; // no more idle lanes than need be
   const constants = { ...vec4, NARROW: subgroupLanes(ctx.gpu) < 8 ? 1 : 0, WORKGROUP: workgroup };
   const blocks = Math.ceil(N / columns) * Math.ceil(M / (4 * workgroup));
-  const kernel: KernelSpec = {
-    shader: "matmul_subgroup",
-    entry: `forward_${columns}`,
-    constants,
-    ...counted,
-  };
-  ctx.run(kernel, bindings, ctx.gpu.fold(blocks));
+  ctx.run(
+    { shader: "matmul_subgroup", entry: `forward_${columns}`, constants, ...counted },
+    bindings,
+    ctx.gpu.fold(blocks),
+  );
 }
 
 /** Whether a matrix's rows can be read in whole vec4s. */

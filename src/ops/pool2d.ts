@@ -1,12 +1,13 @@
 import { ShapeError } from "../errors.ts";
 import type { Gpu } from "../gpu/device.ts";
+import type { UniformOf } from "../gpu/kernel.ts";
 import { checkFlag, checkOptions, optionNames, show } from "../options.ts";
 import { checkTensor } from "../tensor/check.ts";
 import { formatShape, type Shape, sizeOf } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { defineOp } from "./define-op.ts";
-import { strideGrid } from "./kernels.ts";
-import { type Input, inputOf, plainInput, withLoad } from "./load.ts";
+import { strideGrid } from "./grid.ts";
+import { type Input, inputOf, plainInput } from "./load.ts";
 import { mean } from "./reduce.ts";
 
 type Pair = number | readonly [number, number];
@@ -36,7 +37,7 @@ interface Pool2dPlan {
   kernel: readonly [number, number];
   stride: readonly [number, number];
   /** `Sizes` of shaders/pool2d.wgsl for an output of so many elements. */
-  sizes(elements: number): Int32Array;
+  sizes(elements: number): UniformOf<"pool2d", "avg_grad", "sizes">;
 }
 
 const OPTIONS = optionNames<Pool2dOptions>({ stride: 0, padding: 0, ceilMode: 0 });
@@ -113,11 +114,12 @@ function poolPlan(op: string, x: Shape, params: Pool2dParams): Pool2dPlan {
     vec4: channels % 4 === 0,
     kernel,
     stride,
-    sizes: (elements) =>
-      new Int32Array([
-        ...[Math.ceil(elements / 4), channels, height, width, rows, columns],
-        ...[...kernel, ...stride, top!, left!, bottom!, right!],
-      ]),
+    sizes: (elements) => ({
+      vec4s: Math.ceil(elements / 4),
+      ...{ channels, height, width, rows, columns, kernel, stride },
+      before: [top!, left!],
+      after: [bottom!, right!],
+    }),
   };
 }
 
@@ -125,7 +127,7 @@ function poolPlan(op: string, x: Shape, params: Pool2dParams): Pool2dPlan {
 const MOST_LOADS = 3;
 
 /** What a forward kernel reads. */
-function inputFor(gpu: Gpu, x: Tensor, { out, vec4, kernel, stride }: Pool2dPlan): Input {
+function inputFor(gpu: Gpu, x: Tensor, { out, vec4, kernel, stride }: Pool2dPlan): Input<"pool2d"> {
   if (!vec4 || !x.load) return plainInput("pool2d", x);
   const loads = (sizeOf(out) * kernel[0] * kernel[1]) / x.size;
   const shape = [...x.shape, ...kernel, ...stride].join("x");
@@ -151,7 +153,10 @@ const maxPool2dOp = defineOp({
     };
     ctx.run(
       { shader, entry: "max_forward", constants },
-      [out, plan.sizes(out.size), elements, elements, unwritten, null, null, ...input.bindings],
+      {
+        ...{ out, sizes: plan.sizes(out.size), in_vec4: elements, in_scalar: elements, taps: unwritten },
+        ...input.bindings,
+      },
       grid,
     );
     return { out, saved: { taps } };
@@ -160,12 +165,11 @@ const maxPool2dOp = defineOp({
     const dx = ctx.grad("x");
     const { size, grid } = strideGrid(ctx.gpu, Math.ceil(dx.size / 4));
     ctx.run(
+      { shader: "pool2d", entry: "max_grad", constants: { WORKGROUP_SIZE: size, VEC4: plan.vec4 ? 1 : 0 } },
       {
-        shader: withLoad("pool2d"),
-        entry: "max_grad",
-        constants: { WORKGROUP_SIZE: size, VEC4: plan.vec4 ? 1 : 0 },
+        ...{ out: dx, sizes: plan.sizes(dx.size), in_vec4: grad, in_scalar: grad },
+        ...{ taps_vec4: taps!, taps_scalar: taps! },
       },
-      [dx, plan.sizes(dx.size), grad, grad, null, taps!, taps!],
       grid,
     );
     return { x: dx };
@@ -188,7 +192,7 @@ const avgPool2dOp = defineOp({
     };
     ctx.run(
       { shader, entry: "avg_forward", constants },
-      [out, plan.sizes(out.size), elements, elements, null, null, null, ...input.bindings],
+      { out, sizes: plan.sizes(out.size), in_vec4: elements, in_scalar: elements, ...input.bindings },
       grid,
     );
     return { out, saved: {} };
@@ -202,8 +206,8 @@ const avgPool2dOp = defineOp({
       COUNT_PADDING: countIncludePad ? 1 : 0,
     };
     ctx.run(
-      { shader: withLoad("pool2d"), entry: "avg_grad", constants },
-      [dx, plan.sizes(dx.size), grad, grad],
+      { shader: "pool2d", entry: "avg_grad", constants },
+      { out: dx, sizes: plan.sizes(dx.size), in_vec4: grad, in_scalar: grad },
       grid,
     );
     return { x: dx };

@@ -6,7 +6,8 @@ import { formatShape, normalizeAxes, type Shape, sizeOf } from "../tensor/shape.
 import type { Tensor } from "../tensor/tensor.ts";
 import { type OperandLayout, operandLayout } from "./broadcast.ts";
 import { defineOp } from "./define-op.ts";
-import { expandInto, reduceInto, Term, Ternary, ternary } from "./kernels.ts";
+import { expandInto, ternary } from "./elementwise-kernels.ts";
+import { reduceInto } from "./reduce-kernels.ts";
 
 export interface ReduceAxesOptions {
   /** Keep reduced axes with size 1. Default false. */
@@ -130,7 +131,7 @@ const varianceOp = defineOp({
     const out = ctx.empty(plan.out);
     reduceInto(ctx, out, x, plan.x, plan.reduced, {
       scale: 1 / plan.divisor,
-      term: Term.squaredDeviation,
+      term: "SQUARED_DEVIATION",
       centre,
     });
     return { out, saved: { x, centre } };
@@ -139,7 +140,7 @@ const varianceOp = defineOp({
   backward(ctx, grad, { x, centre }, plan) {
     if (!ctx.needsGrad.x) return { x: null, mean: null };
     const dx = ctx.grad("x");
-    ternary(ctx, Ternary.varianceGrad, dx, x, centre, grad, plan.layout, 2 / plan.divisor);
+    ternary(ctx, "variance_grad", dx, x, centre, grad, plan.layout, 2 / plan.divisor);
     return { x: dx, mean: null };
   },
 });

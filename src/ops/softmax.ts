@@ -1,39 +1,37 @@
 import { ShapeError } from "../errors.ts";
+import type { Grid } from "../gpu/commands.ts";
+import type { Gpu } from "../gpu/device.ts";
+import type { Choice } from "../gpu/variants.ts";
 import { type Shape, sizeOf } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { defineOp, type OpContext } from "./define-op.ts";
-import { strideGrid } from "./kernels.ts";
+import { defineOp } from "./define-op.ts";
+import { strideGrid } from "./grid.ts";
 
-/** Dispatches `entry` with one invocation to a row, or `entry`_tree with one workgroup to a row. */
-export function runRows(
-  ctx: Pick<OpContext, "gpu" | "run">,
-  shader: "softmax" | "softmax_cross_entropy",
-  entry: string,
-  constants: Record<string, number>,
-  bindings: Parameters<OpContext["run"]>[1],
-  rows: number,
-  classes: number,
-): void {
-  const choice = ctx.gpu.variants.pick(
+/**
+ * How `rows` rows are shared out: one invocation to each, or one workgroup in the entry points whose names end in `_tree`.
+ */
+export function rowKernel(gpu: Gpu, shader: string, rows: number, classes: number): RowKernel {
+  const choice = gpu.variants.pick(
     shader,
     `${rows}x${classes}`,
     ["lanes", "tree"],
-    ctx.gpu.isSoftware || classes < 64 ? "lanes" : "tree",
+    gpu.isSoftware || classes < 64 ? "lanes" : "tree",
   );
   const serves = [choice];
-  if (choice.variant === "tree") {
-    const lanes = Math.min(128, 2 ** Math.ceil(Math.log2(classes)));
-    const spec = {
-      shader,
-      entry: `${entry}_tree`,
-      constants: { ...constants, WORKGROUP_SIZE: lanes },
-      serves,
-    };
-    ctx.run(spec, bindings, ctx.gpu.fold(rows));
-  } else {
-    const { size, grid } = strideGrid(ctx.gpu, rows);
-    ctx.run({ shader, entry, constants: { ...constants, WORKGROUP_SIZE: size }, serves }, bindings, grid);
-  }
+  if (choice.variant === "lanes") return { suffix: "", serves, ...strideGrid(gpu, rows) };
+  return {
+    suffix: "_tree",
+    serves,
+    size: Math.min(128, 2 ** Math.ceil(Math.log2(classes))),
+    grid: gpu.fold(rows),
+  };
+}
+
+interface RowKernel {
+  suffix: "" | "_tree";
+  serves: readonly Choice[];
+  size: number;
+  grid: Grid;
 }
 
 const softmaxOp = defineOp({
@@ -46,14 +44,24 @@ const softmaxOp = defineOp({
   },
   forward(ctx, { x }, plan) {
     const out = ctx.empty(plan.out);
-    const sizes = new Uint32Array([plan.rows, plan.classes]);
-    runRows(ctx, "softmax", "forward", {}, [out, sizes, x], plan.rows, plan.classes);
+    const { rows, classes } = plan;
+    const { suffix, serves, size, grid } = rowKernel(ctx.gpu, "softmax", rows, classes);
+    ctx.run(
+      { shader: "softmax", entry: `forward${suffix}`, constants: { WORKGROUP_SIZE: size }, serves },
+      { out, sizes: { rows, classes }, x },
+      grid,
+    );
     return { out, saved: { out } };
   },
   backward(ctx, grad, { out }, plan) {
     const dx = ctx.grad("x");
-    const sizes = new Uint32Array([plan.rows, plan.classes]);
-    runRows(ctx, "softmax", "grad_input", {}, [dx, sizes, out, grad], plan.rows, plan.classes);
+    const { rows, classes } = plan;
+    const { suffix, serves, size, grid } = rowKernel(ctx.gpu, "softmax", rows, classes);
+    ctx.run(
+      { shader: "softmax", entry: `grad_input${suffix}`, constants: { WORKGROUP_SIZE: size }, serves },
+      { out: dx, sizes: { rows, classes }, y: out, dy: grad },
+      grid,
+    );
     return { x: dx };
   },
 });

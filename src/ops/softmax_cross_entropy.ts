@@ -2,8 +2,9 @@ import { ShapeError } from "../errors.ts";
 import { checkChoice, checkOptions, optionNames, show } from "../options.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { defineOp } from "./define-op.ts";
-import { reduceInto, strideGrid } from "./kernels.ts";
-import { runRows } from "./softmax.ts";
+import { strideGrid } from "./grid.ts";
+import { reduceInto } from "./reduce-kernels.ts";
+import { rowKernel } from "./softmax.ts";
 
 export interface SoftmaxCrossEntropyOptions {
   /** What becomes of the N losses: their mean (default), their sum, or themselves. */
@@ -27,9 +28,7 @@ const softmaxCrossEntropyOp = defineOp({
     }
     const [rows, classes] = logits as readonly [number, number];
     const factor = reduction === "mean" ? 1 / rows : 1;
-    const sizes = new ArrayBuffer(16);
-    new Uint32Array(sizes).set([rows, classes, 0, NAN_BITS]);
-    new Float32Array(sizes)[2] = factor;
+    const sizes = { rows, classes, factor, nan_bits: NAN_BITS };
     return { out: reduction === "none" ? [rows] : [], rows, classes, factor, sizes };
   },
   forward(
@@ -41,9 +40,13 @@ const softmaxCrossEntropyOp = defineOp({
     const out = ctx.empty(shape);
     const losses = reduction === "none" ? out : ctx.temp([rows]);
     const statistics = ctx.empty([rows, 2]);
-    const constants = { SMOOTHING: labelSmoothing };
-    const bindings = [losses, statistics, logits, labels, sizes];
-    runRows(ctx, "softmax_cross_entropy", "forward", constants, bindings, rows, classes);
+    const { suffix, serves, size, grid } = rowKernel(ctx.gpu, "softmax_cross_entropy", rows, classes);
+    const constants = { WORKGROUP_SIZE: size, SMOOTHING: labelSmoothing };
+    ctx.run(
+      { shader: "softmax_cross_entropy", entry: `forward${suffix}`, constants, serves },
+      { loss: losses, saved: statistics, logits, labels, sizes },
+      grid,
+    );
     if (losses !== out) reduceInto(ctx, out, losses, [rows], [true], { scale: factor });
     return { out, saved: { logits, labels, statistics } };
   },
@@ -63,7 +66,7 @@ const softmaxCrossEntropyOp = defineOp({
     };
     ctx.run(
       { shader: "softmax_cross_entropy", entry: "grad_input", constants },
-      [dlogits, statistics, logits, labels, sizes, grad],
+      { dlogits, statistics, logits, labels, sizes, upstream: grad },
       grid,
     );
     return { logits: dlogits, labels: null };

@@ -3,7 +3,8 @@
 import { ShapeError } from "../errors.ts";
 import { formatShape, type Shape, sizeOf } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { type KernelContext, strideGrid } from "./kernels.ts";
+import type { KernelContext } from "./elementwise-kernels.ts";
+import { strideGrid } from "./grid.ts";
 
 const MAX_RANK = 8; // of shaders/strided.wgsl
 
@@ -66,19 +67,20 @@ function move(
     strides.every((stride, axis) => axis === last || stride % 4 === 0);
   const per = vec4 ? 4 : 1;
   const count = sizeOf(dims) / per;
-  const sizes = new Uint32Array(44);
-  sizes.set([count, dims.length, offset / per, 0]);
-  dims.forEach((dim, axis) => {
-    sizes[4 + axis] = axis === last ? dim / per : dim;
-    sizes[12 + axis] = axis === last ? strides[axis]! : strides[axis]! / per;
-  });
+  const sizes = {
+    ...{ count, rank: dims.length, offset: offset / per },
+    dims: dims.map((dim, axis) => (axis === last ? dim / per : dim)),
+    strides: strides.map((stride, axis) => (axis === last ? stride : stride / per)),
+  };
   const { size, grid } = strideGrid(ctx.gpu, count);
-  const spec = {
-    shader: "strided",
-    entry: vec4 ? `${entry}_vec4` : entry,
-    constants: { WORKGROUP_SIZE: size },
-  } as const;
-  ctx.run(spec, [out, sizes, x], grid);
+  const constants = { WORKGROUP_SIZE: size };
+  if (vec4) {
+    const bindings = { out_vec4: out, sizes, x_vec4: x };
+    ctx.run({ shader: "strided", entry: `${entry}_vec4`, constants }, bindings, grid);
+  } else {
+    const bindings = { out_word: out, sizes, x_word: x };
+    ctx.run({ shader: "strided", entry, constants }, bindings, grid);
+  }
 }
 
 /** out = the strided part of x, in order. */
@@ -130,20 +132,20 @@ export function placeInto(
   const strides = stridesOf(axes.map(({ extent }) => extent));
   const count = sizeOf(axes.map(({ dim }) => dim));
   floats[0] = value;
-  const sizes = new Uint32Array(44);
-  sizes.set([count, axes.length, 0, words[0]!]);
-  axes.forEach(({ dim, start, step, extent }, axis) => {
-    sizes[4 + axis] = dim;
-    sizes[12 + axis] = strides[axis]!;
-    sizes[20 + axis] = start;
-    sizes[28 + axis] = step;
-    sizes[36 + axis] = extent;
-  });
+  const places = {
+    ...{ count, rank: axes.length, value_bits: words[0]!, strides },
+    dims: axes.map(({ dim }) => dim),
+    starts: axes.map(({ start }) => start),
+    steps: axes.map(({ step }) => step),
+    extents: axes.map(({ extent }) => extent),
+  };
   const { size, grid } = strideGrid(ctx.gpu, count);
-  const spec = {
-    shader: "strided",
-    entry: vec4 ? "place_vec4" : "place",
-    constants: { WORKGROUP_SIZE: size },
-  } as const;
-  ctx.run(spec, [out, sizes, x], grid);
+  const constants = { WORKGROUP_SIZE: size };
+  if (vec4) {
+    const bindings = { out_vec4: out, places, x_vec4: x };
+    ctx.run({ shader: "strided", entry: "place_vec4", constants }, bindings, grid);
+  } else {
+    const bindings = { out_word: out, places, x_word: x };
+    ctx.run({ shader: "strided", entry: "place", constants }, bindings, grid);
+  }
 }

@@ -1,5 +1,6 @@
 import { ShapeError } from "../errors.ts";
 import type { Gpu } from "../gpu/device.ts";
+import type { UniformOf } from "../gpu/kernel.ts";
 import { checkOptions, optionNames, show } from "../options.ts";
 import { formatShape, type Shape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -25,7 +26,7 @@ interface SubsamplePlan {
   units: number;
   outUnits: number;
   /** `Sizes` of shaders/subsample.wgsl. */
-  sizes: Uint32Array;
+  sizes: UniformOf<"subsample", "forward", "sizes">;
 }
 
 /** Lanes and workgroups for `rows` rows of `width` pixels of `units`. */
@@ -70,17 +71,21 @@ const subsampleOp = defineOp({
       suffix: vec4 ? "_vec4" : "",
       units: units!,
       outUnits: outUnits!,
-      sizes: Uint32Array.of(
-        ...[n * rows, height, width, units!],
-        ...[rows, columns, outUnits!, unitsBefore!, stride],
-      ),
+      sizes: {
+        ...{ rows: n * rows, height, width, channels: units!, stride },
+        ...{ out_height: rows, out_width: columns, out_channels: outUnits!, before: unitsBefore! },
+      },
     };
   },
   forward(ctx, { x }, plan) {
     const out = ctx.empty(plan.out);
     const [n, rows, columns] = plan.out as readonly [number, number, number, number];
     const { grid, ...rest } = laneGrid(ctx.gpu, n * rows, columns, plan.outUnits);
-    ctx.run({ shader: "subsample", entry: `forward${plan.suffix}`, ...rest }, [out, plan.sizes, x], grid);
+    ctx.run(
+      { shader: "subsample", entry: `forward${plan.suffix}`, ...rest },
+      { out_word: out, sizes: plan.sizes, in_word: x },
+      grid,
+    );
     return { out, saved: {} };
   },
   // dx = dy at the pixels that were taken, 0 elsewhere
@@ -88,7 +93,11 @@ const subsampleOp = defineOp({
     const dx = ctx.grad("x");
     const [n, rows, columns] = plan.out as readonly [number, number, number, number];
     const { grid, ...rest } = laneGrid(ctx.gpu, n * rows, columns, stride * plan.units);
-    ctx.run({ shader: "subsample", entry: `grad${plan.suffix}`, ...rest }, [dx, plan.sizes, grad], grid);
+    ctx.run(
+      { shader: "subsample", entry: `grad${plan.suffix}`, ...rest },
+      { out_word: dx, sizes: plan.sizes, in_word: grad },
+      grid,
+    );
     return { x: dx };
   },
 });

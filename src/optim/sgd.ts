@@ -1,4 +1,5 @@
 import { ShapeError, UsageError } from "../errors.ts";
+import type { Grid } from "../gpu/commands.ts";
 import type { Gpu } from "../gpu/device.ts";
 import { checkState, type StateDict } from "../nn/module.ts";
 import { checkFlag, checkOptions, isPlain, optionNames, show } from "../options.ts";
@@ -135,26 +136,19 @@ export class SGD {
   step(): void {
     const { momentum, dampening, weightDecay, nesterov } = this.options;
     const [values, gradients, velocities] = this.packed;
-    const constants: Record<string, number> =
-      momentum > 0
-        ? { MOMENTUM: momentum, DAMPENING: dampening, WEIGHT_DECAY: weightDecay, NESTEROV: nesterov ? 1 : 0 }
-        : { WEIGHT_DECAY: weightDecay };
-    const entry = momentum > 0 ? "step" : "plain";
+    const WEIGHT_DECAY = weightDecay;
+    const constants = { MOMENTUM: momentum, DAMPENING: dampening, WEIGHT_DECAY, NESTEROV: nesterov ? 1 : 0 };
     for (const { grad, byteOffset, byteEnd } of this.runs()) {
       const at = (packed: Tensor) => ({ ...packed.range, byteOffset, byteLength: byteEnd - byteOffset });
       const vec4s = Math.ceil((grad?.byteLength ?? byteEnd - byteOffset) / 16);
-      this.gpu.run(
-        { shader: "sgd", entry, constants },
-        [
-          at(values!),
-          grad ?? at(gradients!),
-          this.state,
-          new Uint32Array([vec4s]),
-          ...(velocities ? [at(velocities)] : []),
-        ],
-        [Math.max(1, Math.min(this.gpu.isSoftware ? 16 : 2048, Math.ceil(vec4s / 64)))],
-        "sgd",
-      );
+      const bindings = { w: at(values!), grad: grad ?? at(gradients!), state: this.state, size: { vec4s } };
+      const grid: Grid = [Math.max(1, Math.min(this.gpu.isSoftware ? 16 : 2048, Math.ceil(vec4s / 64)))];
+      if (velocities) {
+        const spec = { shader: "sgd", entry: "step", constants } as const;
+        this.gpu.run(spec, { ...bindings, v: at(velocities) }, grid, "sgd");
+      } else {
+        this.gpu.run({ shader: "sgd", entry: "plain", constants: { WEIGHT_DECAY } }, bindings, grid, "sgd");
+      }
     }
   }
 

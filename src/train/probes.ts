@@ -8,7 +8,7 @@ import { BatchNorm2d, Conv2d } from "../nn/layers.ts";
 import { Module } from "../nn/module.ts";
 import { inferConv2d } from "../ops/conv2d.ts";
 import { defineOp } from "../ops/define-op.ts";
-import { strideGrid } from "../ops/kernels.ts";
+import { strideGrid } from "../ops/grid.ts";
 import { mean, sum, variance } from "../ops/reduce.ts";
 import { softmaxCrossEntropy } from "../ops/softmax_cross_entropy.ts";
 import {
@@ -371,8 +371,9 @@ export class GradientLine {
       const origin = gpu.keep(gpu.empty([offset]));
       const gradient = gpu.keep(gpu.empty([offset]));
       for (const { tensor, offset: at } of parameters) {
-        runProbe(gpu, "pack", origin, tensor, { count: tensor.size, offset: at });
-        runProbe(gpu, "pack", gradient, tensor.grad!, { count: tensor.size, offset: at });
+        const of_pack = { count: tensor.size, offset: at };
+        runProbe(gpu, "pack", tensor.size, { out: origin, x: tensor, of_pack });
+        runProbe(gpu, "pack", tensor.size, { out: gradient, x: tensor.grad!, of_pack });
       }
       return new GradientLine(gpu, parameters, origin, gradient, value);
     });
@@ -382,14 +383,12 @@ export class GradientLine {
   moveTo(alpha: number): void {
     checkNumber("GradientLine.moveTo", "alpha", alpha);
     for (const { tensor, offset } of this.parameters) {
-      runProbe(
-        this.gpu,
-        "step",
-        tensor,
-        this.origin,
-        { count: tensor.size, offset, low: alpha },
-        this.gradient,
-      );
+      runProbe(this.gpu, "step", tensor.size, {
+        out: tensor,
+        x: this.origin,
+        of_step: { count: tensor.size, offset, alpha },
+        direction: this.gradient,
+      });
     }
   }
 
@@ -397,7 +396,8 @@ export class GradientLine {
   weights(): Tensor {
     const packed = this.gpu.keep(this.gpu.empty(this.origin.shape));
     for (const { tensor, offset } of this.parameters) {
-      runProbe(this.gpu, "pack", packed, tensor, { count: tensor.size, offset });
+      const of_pack = { count: tensor.size, offset };
+      runProbe(this.gpu, "pack", tensor.size, { out: packed, x: tensor, of_pack });
     }
     return packed;
   }
@@ -627,7 +627,7 @@ export function alignmentSums(
       const total = gpu.empty(perImage);
       gpu.run(
         { shader: "alignment", entry: "per_image", constants },
-        [magnitude, total, x, dy, new Uint32Array([N])],
+        { magnitude, total, x, dy, batch: { N } },
         grid,
         "probe alignment",
       );

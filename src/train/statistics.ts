@@ -2,54 +2,32 @@
 
 import { noGrad } from "../autograd/tape.ts";
 import { ShapeError } from "../errors.ts";
-import type { Gpu } from "../gpu/device.ts";
+import type { Bindings, Gpu } from "../gpu/device.ts";
+import type { EntryOf } from "../gpu/kernel.ts";
 import { mul, scale, sub } from "../ops/elementwise.ts";
-import { strideGrid } from "../ops/kernels.ts";
+import { strideGrid } from "../ops/grid.ts";
 import { mean, sum } from "../ops/reduce.ts";
 import { checkOptions, show } from "../options.ts";
 import { checkTensor } from "../tensor/check.ts";
 import { formatShape, sameShape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 
-interface ProbeSizes {
-  count: number;
-  columns?: number;
-  shift?: number;
-  offset?: number;
-  prefix?: number;
-  mask?: number;
-  low?: number;
-  high?: number;
-}
-
-/** Internal: one dispatch of an entry point of shaders/probe.wgsl. */
-export function runProbe(
+/** Dispatches `entry` of shaders/probe.wgsl for `count` elements, or rows. */
+export function runProbe<E extends EntryOf<"probe">>(
   gpu: Gpu,
-  entry: string,
-  out: Tensor,
-  x: Tensor,
-  sizes: ProbeSizes,
-  direction?: Tensor,
+  entry: E,
+  count: number,
+  bindings: Bindings<"probe", E>,
 ): void {
-  const { count, columns = 0, shift = 0, offset = 0, prefix = 0, mask = 0, low = 0, high = 0 } = sizes;
-  const bytes = new ArrayBuffer(32);
-  new Uint32Array(bytes).set([count, columns, shift, offset, prefix, mask]);
-  new Float32Array(bytes).set([low, high], 6);
   const { size, grid } = strideGrid(gpu, count);
-  const bindings = direction ? [out, x, bytes, direction] : [out, x, bytes];
   gpu.run({ shader: "probe", entry, constants: { WORKGROUP_SIZE: size } }, bindings, grid, `probe ${entry}`);
 }
 
-async function counted(
-  x: Tensor,
-  entry: string,
-  bins: number,
-  sizes: Partial<ProbeSizes>,
-): Promise<Uint32Array> {
-  const { gpu } = x;
+/** What `count` leaves in a number for each bin. */
+async function counted(gpu: Gpu, bins: number, count: (counts: Tensor) => void): Promise<Uint32Array> {
   const counts = gpu.keep(gpu.zeros([bins], { dtype: "uint32" }));
   try {
-    runProbe(gpu, entry, counts, x, { count: x.size, ...sizes });
+    count(counts);
     return (await counts.read()) as Uint32Array;
   } finally {
     counts.dispose();
@@ -86,7 +64,9 @@ export async function histogram(
       `histogram: ${show(bins)} bins from ${show(low)} to ${show(high)}; expected finite low < high and 1 to ${MOST_BINS} bins`,
     );
   }
-  const all = await counted(x, "histogram", bins + 3, { columns: bins, low, high });
+  const all = await counted(x.gpu, bins + 3, (counts) => {
+    runProbe(x.gpu, "histogram", x.size, { counts, x, of_histogram: { count: x.size, bins, low, high } });
+  });
   return {
     low,
     high,
@@ -112,7 +92,10 @@ export async function orderStatistic(x: Tensor, rank: number): Promise<number> {
   let prefix = 0;
   let mask = 0;
   for (const shift of [24, 16, 8, 0]) {
-    const counts = await counted(x, "digits", 256, { shift, prefix, mask });
+    const of_digits = { count: x.size, shift, prefix, mask };
+    const counts = await counted(x.gpu, 256, (counts) => {
+      runProbe(x.gpu, "digits", x.size, { counts, x, of_digits });
+    });
     let digit = 0;
     for (; before >= counts[digit]!; digit += 1) before -= counts[digit]!;
     prefix = (prefix | (digit << shift)) >>> 0;
@@ -181,7 +164,7 @@ export async function describe(x: Tensor): Promise<TensorStatistics> {
       const centred = sub(unit, average);
       const squares = mul(centred, centred);
       const distance = gpu.empty(x.shape);
-      runProbe(gpu, "deviation", distance, x, { count, low: middle });
+      runProbe(gpu, "deviation", count, { out: distance, x, of_deviation: { count, centre: middle } });
       return [average, mean(squares), mean(mul(squares, squares)), distance] as const;
     }),
   );
@@ -210,14 +193,17 @@ export async function describe(x: Tensor): Promise<TensorStatistics> {
 export function rowCosines(x: Tensor): Tensor {
   const [rows, columns] = matrix("rowCosines", x);
   const out = x.gpu.empty([rows, rows]);
-  runProbe(x.gpu, "cosines", out, x, { count: rows * rows, columns, offset: rows });
+  runProbe(x.gpu, "cosines", rows * rows, { out, x, of_cosines: { rows, columns } });
   return out;
 }
 
 /** How many rows of `x` [rows, columns] have their (first) largest element in each column. */
 export async function argmaxCounts(x: Tensor): Promise<number[]> {
   const [rows, columns] = matrix("argmaxCounts", x);
-  return Array.from(await counted(x, "argmax", columns, { count: rows, columns }));
+  const all = await counted(x.gpu, columns, (counts) => {
+    runProbe(x.gpu, "argmax", rows, { counts, x, of_argmax: { rows, columns } });
+  });
+  return Array.from(all);
 }
 
 /** Σ (a − b)² over all elements. */

@@ -2,8 +2,17 @@
 
 import { expect } from "vitest";
 import type { Load, Partials, Store } from "../../src/fusion/ports.ts";
+import type { NamedBindings } from "../../src/gpu/device.ts";
+import type { KernelSpec } from "../../src/gpu/kernel.ts";
 import { type Conv2dOptions, inferConv2d } from "../../src/ops/conv2d.ts";
-import { accepts, gradInput, gradWeight, pick, runForward } from "../../src/ops/conv2d-kernels.ts";
+import {
+  accepts,
+  type ConvVariant,
+  gradInput,
+  gradWeight,
+  pick,
+  runForward,
+} from "../../src/ops/conv2d-kernels.ts";
 import { sizeOf } from "../../src/tensor/shape.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { conv2dReference, conv2dReferenceGrad, type ReferenceConv } from "../reference/conv2d.ts";
@@ -56,7 +65,8 @@ async function forced<T>(
       gpu,
       empty,
       temp: empty,
-      run: (kernel, bindings, grid) => gpu.run(kernel, bindings, grid, "conv2d"),
+      run: (kernel, bindings, grid) =>
+        gpu.dispatch(kernel as KernelSpec, bindings as NamedBindings, grid, "conv2d"),
     });
   } finally {
     for (const kernel of Object.keys(variants)) gpu.variants.force(`conv2d.${kernel}`, null);
@@ -160,7 +170,7 @@ async function merged({ values, groups }: Partials, channels: number) {
 }
 
 export interface ForwardCase {
-  variant: string;
+  variant: ConvVariant;
   x: Four;
   weight: Four;
   extra?: Extra;
@@ -225,7 +235,7 @@ export async function checkForward({
 }
 
 export interface GradCase {
-  variant: string;
+  variant: ConvVariant;
   /** Of the convolution's input; what is looked for is its gradient. */
   x: Four;
   weight: Four;
@@ -305,7 +315,7 @@ export async function checkGradInput({ variant, x, weight, extra = {}, dy: kind,
 }
 
 export interface WeightCase {
-  variant: string;
+  variant: ConvVariant;
   x: Four;
   weight: Four;
   extra?: Extra;

@@ -6,7 +6,9 @@ import explained from "./explained.json" with { type: "json" };
 import { testsOf } from "./tests-of.ts";
 
 const root = new URL("../../", import.meta.url);
-const modules = readdirSync(new URL("shaders", root)).map((file) => file.replace(/\.wgsl$/, ""));
+const modules = readdirSync(new URL("shaders", root), { recursive: true, encoding: "utf8" })
+  .filter((file) => file.endsWith(".wgsl"))
+  .map((file) => file.replaceAll("\\", "/").replace(/\.wgsl$/, ""));
 const textOf = (module: string) => readFileSync(new URL(`shaders/${module}.wgsl`, root), "utf8");
 
 const changes = (text: string) =>

@@ -167,8 +167,8 @@ describe("batch-norm in the convolutions around it", () => {
         "conv2d_subgroup+statistics.conv",
         "batch_norm.finalize_folded",
         "batch_norm.apply",
-        "elementwise.binary",
-        "elementwise.binary",
+        "elementwise.mul",
+        "elementwise.add",
       ]);
       x.dispose();
       w.dispose();

@@ -176,7 +176,7 @@ describe.skipIf(onlyLanes(gpu) === 0 || maxStorageBuffersPerShaderStage < 10)(
     });
 
     it("works out both sides of dw on the way, along rows", async () => {
-      for (const variant of ["subgroup_row_4x16", "subgroup_row_4x8"]) {
+      for (const variant of ["subgroup_row_4x16", "subgroup_row_4x8"] as const) {
         const one = { variant, x: [2, 7, 9, 16], weight: [24, 3, 3, 16] } as const;
         const padding: [number, number, number, number] = [1, 1, 1, 1];
         await checkGradWeight({ ...one, extra: { padding }, input: "rectify", dy: "plain" });

@@ -315,7 +315,8 @@ suite("probes of a network", () => {
     const out = gpu.zeros([count]);
     const [from, along] = [origin, direction].map((data) => gpu.tensor(data, [offset + count]));
     for (const alpha of [0, 1, -0.25]) {
-      runProbe(gpu, "step", out, from!, { count, offset, low: alpha }, along!);
+      const of_step = { count, offset, alpha };
+      runProbe(gpu, "step", count, { out, x: from!, of_step, direction: along! });
       const values = await out.read();
       const wrong = values.findIndex((value, i) => {
         const start = origin[offset + i]!;

@@ -1,125 +1,21 @@
-// Dispatches of the elementwise and reduction kernels, which several ops' forwards and backwards share.
+// Dispatches of shaders/reduce.wgsl, which several ops' forwards and backwards share.
 
-import type { Gpu } from "../gpu/device.ts";
+import type { ValuesOf } from "../gpu/kernel.ts";
 import { type Shape, sizeOf } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { type AxisGroup, groupAxes, type OperandLayout, operandLayout } from "./broadcast.ts";
-import type { OpContext } from "./define-op.ts";
+import { type AxisGroup, groupAxes, operandLayout } from "./broadcast.ts";
+import { binary, type KernelContext, sameLayout } from "./elementwise-kernels.ts";
+import { strideGrid } from "./grid.ts";
 import { inputOf, plainInput } from "./load.ts";
 
-/** What the helpers below use of an op's context. */
-export type KernelContext = Pick<OpContext, "gpu" | "temp" | "run">;
-
-/** Workgroups and their size for a grid-stride loop over `items`: a software adapter has no use for thousands. */
-export function strideGrid(gpu: Gpu, items: number): { size: number; grid: [number] } {
-  const size = gpu.isSoftware ? 64 : 256;
-  return { size, grid: [Math.max(1, Math.min(Math.ceil(items / size), gpu.isSoftware ? 64 : 16384))] };
-}
-
-/** `OP` of the entry points of shaders/elementwise.wgsl. */
-export const Binary = {
-  add: 0,
-  sub: 1,
-  subReversed: 2,
-  mul: 3,
-  squaredDifference: 4,
-  timesRstd: 5,
-  minusTimesRstd: 6,
-  varianceGradOfNormalize: 7,
-} as const;
-export const Ternary = { normalize: 0, varianceGrad: 1 } as const;
-
-function layoutBytes(layout: OperandLayout, factor: number): ArrayBuffer {
-  const bytes = new ArrayBuffer(96);
-  const words = new Uint32Array(bytes);
-  words.set([layout.vec4s, 0, layout.inner, layout.block, layout.dims.length]);
-  new Float32Array(bytes)[1] = factor;
-  words.set(layout.dims, 8);
-  words.set(layout.strides, 16);
-  return bytes;
-}
-
-/** out = factor·a, of one size. */
-export function scaleInto(ctx: KernelContext, out: Tensor, a: Tensor, factor: number): void {
-  const { size, grid } = strideGrid(ctx.gpu, Math.ceil(out.size / 4));
-  const layout = operandLayout("", [out.size], [false]);
-  const constants = { WORKGROUP_SIZE: size };
-  ctx.run({ shader: "elementwise", entry: "scale", constants }, [out, a, layoutBytes(layout, factor)], grid);
-}
-
-/** out = f(a, b): a as large as out, b as `layout` says. */
-export function binary(
-  ctx: KernelContext,
-  op: number,
-  out: Tensor,
-  a: Tensor,
-  b: Tensor,
-  layout: OperandLayout,
-  factor = 1,
-): void {
-  const { size, grid } = strideGrid(ctx.gpu, layout.vec4s);
-  const constants = { WORKGROUP_SIZE: size, OP: op, MODE: layout.mode };
-  ctx.run(
-    { shader: "elementwise", entry: "binary", constants },
-    [out, a, layoutBytes(layout, factor), b, b],
-    grid,
-  );
-}
-
-/** out = f(a, b, c): a as large as out, b and c as `layout` says. */
-export function ternary(
-  ctx: KernelContext,
-  op: number,
-  out: Tensor,
-  a: Tensor,
-  b: Tensor,
-  c: Tensor,
-  layout: OperandLayout,
-  factor = 1,
-): void {
-  const { size, grid } = strideGrid(ctx.gpu, layout.vec4s);
-  const constants = { WORKGROUP_SIZE: size, OP: op, MODE: layout.mode };
-  ctx.run(
-    { shader: "elementwise", entry: "ternary", constants },
-    [out, a, layoutBytes(layout, factor), b, b, c, c],
-    grid,
-  );
-}
-
-/** out = factor·b, repeated as `layout` says. */
-export function expandInto(
-  ctx: KernelContext,
-  out: Tensor,
-  b: Tensor,
-  layout: OperandLayout,
-  factor = 1,
-): void {
-  const { size, grid } = strideGrid(ctx.gpu, layout.vec4s);
-  const constants = { WORKGROUP_SIZE: size, MODE: layout.mode };
-  ctx.run(
-    { shader: "elementwise", entry: "expand", constants },
-    [out, null, layoutBytes(layout, factor), b, b],
-    grid,
-  );
-}
-
-/** The operand has the shape of the output. */
-export function sameLayout(shape: Shape): OperandLayout {
-  return operandLayout(
-    "",
-    shape,
-    shape.map(() => false),
-  );
-}
-
-/** `TERM` of shaders/reduce.wgsl. */
-export const Term = { x: 0, product: 1, squaredDeviation: 2, productWithDeviation: 3 } as const;
+/** What is summed: x, x·z, (x − centre)² or z·(x − centre). */
+export type Term = ValuesOf<"reduce">;
 
 export interface ReduceOptions {
   /** Multiplies the sum. Default 1. */
   scale?: number;
-  /** x (default), x·z, (x − centre)² or z·(x − centre). */
-  term?: number;
+  /** Default X_ALONE. */
+  term?: Term;
   /** As large as x. */
   z?: Tensor;
   /** As large as the output. */
@@ -135,7 +31,7 @@ export function reduceInto(
   reduced: readonly boolean[],
   options: ReduceOptions = {},
 ): void {
-  const { scale = 1, term = Term.x } = options;
+  const { scale = 1, term = "X_ALONE" } = options;
   const groups = groupAxes(shape, reduced);
   const at = groups.findLastIndex((group) => group.reduced);
   const rest = groups.filter((_, i) => i !== at);
@@ -148,11 +44,11 @@ export function reduceInto(
     return;
   }
   // Several groups (NCHW's N and HW, say): one at a time, innermost first, the terms made before.
-  const terms = term === Term.x ? x : makeTerms(ctx, x, shape, reduced, term, options);
+  const terms = term === "X_ALONE" ? x : makeTerms(ctx, x, shape, reduced, term, options);
   const partial = ctx.temp([outer * inner]);
   // In a unit in which no sum in between overflows.
   const unit = shrinkFor(rows);
-  reduceOne(ctx, partial, terms, outer, rows, inner, { scale: unit, term: Term.x });
+  reduceOne(ctx, partial, terms, outer, rows, inner, { scale: unit, term: "X_ALONE" });
   const left = rest.map((group) => group.reduced);
   reduceInto(ctx, out, partial, sizes(rest), left, { scale: scale / unit });
 }
@@ -167,22 +63,22 @@ function makeTerms(
   x: Tensor,
   shape: Shape,
   reduced: readonly boolean[],
-  term: number,
+  term: Term,
   { z, centre }: ReduceOptions,
 ): Tensor {
   const terms = ctx.temp(shape);
-  if (term === Term.product) {
-    binary(ctx, Binary.mul, terms, x, z!, sameLayout(shape));
+  if (term === "PRODUCT") {
+    binary(ctx, "mul", terms, x, z!, sameLayout(shape));
     return terms;
   }
   const repeated = operandLayout("reduction", shape, reduced);
-  if (term === Term.squaredDeviation) {
-    binary(ctx, Binary.squaredDifference, terms, x, centre!, repeated);
+  if (term === "SQUARED_DEVIATION") {
+    binary(ctx, "squared_difference", terms, x, centre!, repeated);
     return terms;
   }
   const deviations = ctx.temp(shape);
-  binary(ctx, Binary.sub, deviations, x, centre!, repeated);
-  binary(ctx, Binary.mul, terms, deviations, z!, sameLayout(shape));
+  binary(ctx, "sub", deviations, x, centre!, repeated);
+  binary(ctx, "mul", terms, deviations, z!, sameLayout(shape));
   return terms;
 }
 
@@ -204,7 +100,7 @@ function reduceOne(
   const columns = row ? 1 : inner / (vec4 ? 4 : 1);
   const shape = `${outer}x${axis}x${inner}`;
   // A column that is four channels can be made on the way.
-  const byChannel = options.term === Term.x && vec4 && !row && inner === x.shape.at(-1);
+  const byChannel = options.term === "X_ALONE" && vec4 && !row && inner === x.shape.at(-1);
   let input = byChannel ? inputOf(ctx.gpu, "reduce", x, shape, true) : plainInput("reduce", x);
   const choice = ctx.gpu.variants.pick(
     "reduce",
@@ -225,8 +121,8 @@ function reduceOne(
     const slices = sliceCount(variant, outer, rows, columns, X, Y);
     const last = slices === 1;
     const target = last ? out : ctx.temp([outer * slices * columns * (vec4 ? 4 : 1)]);
-    const constants: Record<string, number> = {
-      TERM: first ? options.term : Term.x,
+    const constants = {
+      TERM: first ? options.term : "X_ALONE",
       VEC4: vec4 ? 1 : 0,
       ROW: row ? 1 : 0,
       TAIL: first && row && vec4 && axis % 4 !== 0 ? 1 : 0,
@@ -235,13 +131,18 @@ function reduceOne(
     };
     const shrink = shrinkFor(Math.ceil(rows / slices) * (last && row && vec4 ? 4 : 1));
     unit *= shrink;
-    const layout = new ArrayBuffer(32);
-    new Uint32Array(layout).set([outer, rows, columns, slices, axis, inner]);
-    new Float32Array(layout).set([options.scale / unit, shrink], 6);
+    const sizes = {
+      ...{ outer, rows, columns, slices, elements: axis, inner },
+      ...{ scale: options.scale / unit, shrink },
+    };
     const { shader, elements } = input;
     const z = options.z && first ? options.z : elements;
     const centre = options.centre ?? elements;
-    const bindings = [target, layout, elements, elements, z, z, centre, ...input.bindings];
+    const bindings = {
+      ...{ out: target, sizes, x_vec4: elements, x_scalar: elements },
+      ...{ z_vec4: z, z_scalar: z, centre },
+      ...input.bindings,
+    };
     if (variant === "lanes") {
       const { size, grid } = strideGrid(ctx.gpu, outer * slices * columns);
       ctx.run(

@@ -1,0 +1,345 @@
+// The linker of shaders/: reads the directives of its files, checks that every combination of parts makes a whole module,
+// and says what each module binds.
+//
+//   //#import lib/moments                    joins another file to the module, once
+//   //#hole input: conv2d_input_plain        a part that is chosen at run time, and the one that stands there otherwise
+//   //#fills input as x_normalised           this file is a part for such holes; what it is called in a module's name
+//
+// A file with entry points is a module. All files of a module share one scope, as WGSL has only one.
+
+import {
+  type Layout,
+  type Reflection,
+  readSource,
+  reflect,
+  type Source,
+  slotsOf,
+} from "../src/gpu/reflect.ts";
+import { predeclared } from "./wgsl-names.ts";
+
+/** What is wrong with the shaders, where: `shaders/softmax.wgsl:12: ...`. */
+export class LinkError extends Error {
+  override name = "LinkError";
+}
+
+interface File {
+  name: string;
+  text: string;
+  source: Source;
+  imports: { name: string; line: number }[];
+  holes: { name: string; part: string; line: number }[];
+  fills: { hole: string; label: string; line: number } | null;
+}
+
+export interface Linked {
+  /** Files of a module or a part, in the order in which they are joined. */
+  files: string[];
+  /** The default part of each hole. */
+  holes: Record<string, string>;
+}
+
+export interface Library {
+  /** The text of each file that some module uses, without comments. */
+  texts: Record<string, string>;
+  reflections: Record<string, Reflection>;
+  modules: Record<string, Linked>;
+  parts: Record<string, { hole: string; label: string; files: string[] }>;
+}
+
+/** @param texts WGSL by name: the path below shaders/, without .wgsl. @throws LinkError */
+export function linkLibrary(texts: Readonly<Record<string, string>>): Library {
+  const files = new Map(Object.entries(texts).map(([name, text]) => [name, readFile(name, text)]));
+  const library: Library = { texts: {}, reflections: {}, modules: {}, parts: {} };
+  for (const file of files.values()) {
+    library.texts[file.name] = withoutComments(file.text);
+    const joined = joinedFiles(files, file);
+    if (file.fills) {
+      if (joined.some(({ holes }) => holes.length > 0))
+        throw at(file, file.fills.line, "a part can't have holes of its own");
+      library.parts[file.name] = {
+        hole: file.fills.hole,
+        label: file.fills.label,
+        files: joined.map(({ name }) => name),
+      };
+    }
+  }
+  const filled = new Set<string>();
+  /** By file, what is linked with it somewhere. */
+  const neighbours = new Map<File, Set<File>>([...files.values()].map((file) => [file, new Set()]));
+  const entryPoints: [module: File, all: readonly File[]][] = [];
+  for (const file of files.values()) {
+    if (file.source.entries.length === 0) continue;
+    if (file.fills) throw at(file, file.fills.line, "a part can't have entry points");
+    const joined = joinedFiles(files, file);
+    const holes: Record<string, string> = {};
+    for (const owner of joined) {
+      for (const hole of owner.holes) {
+        if (hole.name in holes) throw at(owner, hole.line, `hole ${hole.name} is there twice`);
+        const part = library.parts[hole.part];
+        if (!part) {
+          const why = files.has(hole.part) ? `says no //#fills ${hole.name}` : "does not exist";
+          throw at(owner, hole.line, `the part ${hole.part} ${why}`);
+        }
+        if (part.hole !== hole.name)
+          throw at(owner, hole.line, `${hole.part} fills ${part.hole}, not ${hole.name}`);
+        holes[hole.name] = hole.part;
+        filled.add(hole.name);
+      }
+    }
+    library.modules[file.name] = { files: joined.map(({ name }) => name), holes };
+    for (const combination of combinations(library, holes)) {
+      const all = [...joined];
+      for (const part of combination) {
+        for (const name of library.parts[part]!.files) {
+          const one = files.get(name)!;
+          if (!all.includes(one)) all.push(one);
+        }
+      }
+      checkScope(all);
+      for (const one of all) for (const other of all) if (other !== one) neighbours.get(one)!.add(other);
+      entryPoints.push([file, all]);
+    }
+  }
+  for (const { fills, ...file } of files.values()) {
+    if (fills && !filled.has(fills.hole)) throw at(file, fills.line, `no module has a hole ${fills.hole}`);
+  }
+  const used = new Set(Object.values(library.modules).flatMap((module) => module.files));
+  for (const part of Object.values(library.parts)) for (const name of part.files) used.add(name);
+  for (const file of files.values()) {
+    if (!used.has(file.name)) throw at(file, 1, "no module uses this file; import it, or delete it");
+  }
+  for (const file of files.values()) {
+    const others = [...neighbours.get(file)!].map(({ source }) => source);
+    library.reflections[file.name] = reflect(file.source, others);
+  }
+  for (const [file, all] of entryPoints) {
+    for (const entry of file.source.entries) checkNumbers(file, all, library, entry);
+  }
+  return library;
+}
+
+/** Every choice of parts for `holes`: lists of names. */
+export function combinations(library: Library, holes: Readonly<Record<string, string>>): string[][] {
+  let all: string[][] = [[]];
+  for (const [hole, ordinary] of Object.entries(holes)) {
+    const others = Object.keys(library.parts).filter((name) => library.parts[name]!.hole === hole);
+    const choices = [ordinary, ...others.filter((name) => name !== ordinary)];
+    all = all.flatMap((chosen) => choices.map((part) => [...chosen, part]));
+  }
+  return all;
+}
+
+function at(file: Pick<File, "name">, line: number, message: string): LinkError {
+  return new LinkError(`shaders/${file.name}.wgsl:${line}: ${message}`);
+}
+
+function lineAt(text: string, index: number): number {
+  return text.slice(0, index).split("\n").length;
+}
+
+function readFile(name: string, text: string): File {
+  const file: File = { name, text, source: readSource(text), imports: [], holes: [], fills: null };
+  if (!text.endsWith("\n")) throw at(file, text.split("\n").length, "expected a line break at the end");
+  text.split("\n").forEach((content, i) => {
+    const line = i + 1;
+    const match = /^\s*\/\/#\s*(\w*)\s*(.*?)\s*$/.exec(content);
+    if (!match) return;
+    const [, directive, rest] = match as unknown as [string, string, string];
+    const words = {
+      import: /^([\w/]+)$/.exec(rest),
+      hole: /^(\w+)\s*:\s*([\w/]+)$/.exec(rest),
+      fills: /^(\w+)\s+as\s+(\w+)$/.exec(rest),
+    }[directive];
+    if (directive === "import" && words) file.imports.push({ name: words[1]!, line });
+    else if (directive === "hole" && words) file.holes.push({ name: words[1]!, part: words[2]!, line });
+    else if (directive === "fills" && words && !file.fills)
+      file.fills = { hole: words[1]!, label: words[2]!, line };
+    else {
+      throw at(
+        file,
+        line,
+        `can't read ${content.trim()}; expected //#import file, //#hole name: part, or (once) //#fills hole as label`,
+      );
+    }
+  });
+  return file;
+}
+
+/** `file` and what it imports, each once. */
+function joinedFiles(files: ReadonlyMap<string, File>, file: File): File[] {
+  const joined: File[] = [];
+  const visit = (one: File, path: readonly File[]) => {
+    if (!joined.includes(one)) joined.push(one);
+    else if (!path.includes(one)) return;
+    for (const { name, line } of one.imports) {
+      const next = files.get(name);
+      if (!next) throw at(one, line, `there is no shaders/${name}.wgsl to import`);
+      if (next === one || path.includes(next)) {
+        throw at(
+          one,
+          line,
+          `imports go in a circle: ${[...path, one, next].map((each) => each.name).join(" → ")}`,
+        );
+      }
+      if (next.fills) throw at(one, line, `${name} is a part; name it in a hole`);
+      if (next.source.entries.length > 0) throw at(one, line, `${name} is a module; import its helpers`);
+      visit(next, [...path, one]);
+    }
+  };
+  visit(file, []);
+  // Directives of WGSL have to stand before everything else.
+  for (const one of joined.slice(1)) {
+    const index = one.text.search(/^(enable|requires|diagnostic)\b/m);
+    if (index >= 0) throw at(one, lineAt(one.text, index), "only a module can enable an extension");
+  }
+  return joined;
+}
+
+/** Every name is declared, once. */
+function checkScope(files: readonly File[]): void {
+  const owners = new Map<string, File>();
+  for (const file of files) {
+    for (const [name, index] of file.source.declared) {
+      const owner = owners.get(name);
+      if (owner) {
+        const line = lineAt(file.text, index);
+        throw at(
+          file,
+          line,
+          `${name} is declared in shaders/${owner.name}.wgsl already, which is linked with it`,
+        );
+      }
+      owners.set(name, file);
+    }
+  }
+  for (const file of files) {
+    for (const uses of file.source.uses.values()) {
+      for (const { name, at: index } of uses) {
+        if (owners.has(name) || predeclared.has(name)) continue;
+        const chain = files.map((one) => one.name).join(", ");
+        throw at(file, lineAt(file.text, index), `${name} is not declared, nor imported (linked: ${chain})`);
+      }
+    }
+  }
+}
+
+/** An entry point has one name for each binding number. */
+function checkNumbers(file: File, files: readonly File[], library: Library, entry: string): void {
+  const slots = slotsOf(
+    files.map(({ name }) => library.reflections[name]!),
+    entry,
+  )!;
+  for (const [i, slot] of slots.entries()) {
+    const next = slots[i + 1];
+    if (next?.binding === slot.binding) {
+      const line = lineAt(file.text, file.source.declared.get(entry)!);
+      throw at(file, line, `${entry} uses ${slot.name} and ${next.name}, both @binding(${slot.binding})`);
+    }
+  }
+}
+
+/** The same lines, without what only readers need. */
+function withoutComments(text: string): string {
+  return text.replace(/[ \t]*\/\/[^\n]*/g, "");
+}
+
+/** Modules as they ship: whole, with comments, the parts in their holes being the default ones. */
+export function wholeModules(
+  texts: Readonly<Record<string, string>>,
+  { modules, parts }: Library,
+): Record<string, string> {
+  const whole: Record<string, string> = {};
+  for (const [name, { files, holes }] of Object.entries(modules)) {
+    const all = new Set(files);
+    for (const part of Object.values(holes)) for (const file of parts[part]!.files) all.add(file);
+    const [first, ...rest] = [...all];
+    whole[name] = [
+      texts[first!]!,
+      ...rest.map((file) => `\n// --- ${file}.wgsl ---\n\n${texts[file]!}`),
+    ].join("");
+  }
+  return whole;
+}
+
+// --- what is generated ---------------------------------------------------------------------------------------
+
+/** src/generated/shaders.ts */
+export function generate(library: Library): string {
+  const { texts, reflections, modules, parts } = library;
+  const record = (value: object) => JSON.stringify(value, null, 0);
+  const table = (values: object) =>
+    Object.entries(values)
+      .map(([name, value]) => `  ${JSON.stringify(name)}: ${JSON.stringify(value)},\n`)
+      .join("");
+  const types = Object.entries(modules).map(([name, module]) => moduleType(library, name, module));
+  return `// Written by scripts/embed-shaders.ts from shaders/: nothing here is to be edited.
+import type { Reflection } from "../gpu/reflect.ts";
+
+/** WGSL by file, without comments; the lines are those of the file. */
+export const shaders: Record<string, string> = {
+${table(texts)}};
+
+/** What each file declares. */
+export const reflections: Record<string, Reflection> = {
+${table(reflections)}};
+
+/** The files of each module, and the default part of each of its holes. */
+export const modules = {
+${table(modules)}} as const satisfies Record<string, { files: readonly string[]; holes: Record<string, string> }>;
+
+/** What may stand in a hole, with the files that it brings. */
+export const parts: Record<string, { hole: string; label: string; files: readonly string[] }> = ${record(parts)};
+
+export type ShaderName = keyof Kernels<unknown>;
+export type PartsOf<S extends ShaderName> = Kernels<unknown>[S]["parts"];
+
+/** By module: the override constants, the parts of each hole, and what each entry point binds. T: a buffer. */
+export interface Kernels<T> {
+${types.join("")}}
+`;
+}
+
+function moduleType(library: Library, name: string, { files, holes }: Linked): string {
+  const { reflections, parts } = library;
+  const choices = Object.keys(holes).map((hole) => {
+    const names = Object.keys(parts).filter((part) => parts[part]!.hole === hole);
+    return `${hole}: ${union(names)}`;
+  });
+  const linked = combinations(library, holes).map((combination) => {
+    const all = [...new Set([...files, ...combination.flatMap((part) => parts[part]!.files)])];
+    return all.map((file) => reflections[file]!);
+  });
+  const overrides = [...new Set(linked.flat().flatMap((one) => one.overrides))];
+  const values = reflections[name]!.overrides.length > 0 ? Object.keys(reflections[name]!.values) : [];
+  const entries = reflections[name]!.entries.map((entry) => {
+    const [ordinary, ...others] = linked.map((all) => slotsOf(all, entry)!);
+    // What only some parts bind is theirs to say.
+    const always = ordinary!.filter((slot) =>
+      others.every((slots) => slots.some((other) => other.name === slot.name)),
+    );
+    const types = always.map(({ name: binding, access, layout }) => {
+      return `${binding}: ${access === "uniform" ? uniformType(layout) : "T"}`;
+    });
+    return `      ${entry}: { ${types.join("; ")} };\n`;
+  });
+  return `  ${JSON.stringify(name)}: {
+    constants: ${union(overrides)};
+    values: ${union(values)};
+    parts: { ${choices.join("; ")} };
+    entries: {
+${entries.join("")}    };
+  };
+`;
+}
+
+function union(names: readonly string[]): string {
+  return names.length === 0 ? "never" : names.map((name) => JSON.stringify(name)).join(" | ");
+}
+
+function uniformType(layout: Layout | null): string {
+  if (!layout) return "ArrayBuffer | ArrayBufferView";
+  const fields = layout.fields.map(({ name, components, count }) => {
+    return `${name}: ${components * count === 1 ? "number" : "ArrayLike<number>"}`;
+  });
+  return `{ ${fields.join("; ")} }`;
+}
