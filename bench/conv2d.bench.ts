@@ -1,7 +1,7 @@
 // 3×3 and 1×1 convolutions of the residual networks, forward and backward.
 
-import type { Gpu } from "../src/gpu/device.ts";
-import { conv2d } from "../src/ops/conv2d.ts";
+import type { Gpu } from "../src/gpu.ts";
+import { conv2d } from "../src/ops/conv2d/conv2d.ts";
 import type { Tensor } from "../src/tensor/tensor.ts";
 import type { BenchCase, BenchGroup, Runnable } from "./lib/runner.ts";
 import { withVariants } from "./lib/variants.ts";

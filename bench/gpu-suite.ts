@@ -7,11 +7,11 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { Command, CommanderError, Option } from "commander";
+import { autotune, type TunedChoice } from "../src/autotune.ts";
 import { examine, format } from "../src/cli/doctor.ts";
 import { positiveInteger, positiveNumber } from "../src/cli/options.ts";
 import { FusenormError, UsageError } from "../src/errors.ts";
-import { autotune, type TunedChoice } from "../src/gpu/autotune.ts";
-import type { Gpu } from "../src/gpu/device.ts";
+import type { Gpu } from "../src/gpu.ts";
 import { writeFileAtomic } from "../src/node/files.ts";
 import { requestGpu } from "../src/node/request.ts";
 import { kernelTable, runBenches } from "./command.ts";
@@ -23,7 +23,7 @@ import {
   TABLE_NOTE,
   type TorchRow,
 } from "./gpu-suite-table.ts";
-import { runKernelTests } from "./kernel_tests.ts";
+import { runKernelTests } from "./kernel-tests.ts";
 import { eagerOp, fusenorm } from "./lib/fusenorm.ts";
 import { formatMs, htmlReport, markdownReport, provenance, textTables } from "./lib/report.ts";
 import { environment } from "./lib/results.ts";

@@ -1,10 +1,10 @@
 // Every suite of `npm run bench`. A new one is a file that exports a `Suite`, and its line here.
 
-import type { Gpu } from "../src/gpu/device.ts";
-import { batchNormSuite } from "./batch_norm.bench.ts";
+import type { Gpu } from "../src/gpu.ts";
+import { batchNormSuite } from "./batch-norm.bench.ts";
 import { conv2dSuite } from "./conv2d.bench.ts";
 import type { BenchGroup } from "./lib/runner.ts";
-import { trainingStepSuite } from "./training_step.bench.ts";
+import { trainingStepSuite } from "./training-step.bench.ts";
 
 export interface SuiteOptions {
   /** Fewer shapes. */

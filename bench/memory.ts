@@ -1,7 +1,7 @@
 // What a training step needs besides time: memory, and dispatches. Counted, not timed: nothing is executed.
 
-import type { Gpu } from "../src/gpu/device.ts";
-import type { Plan } from "../src/gpu/plan.ts";
+import type { Gpu } from "../src/gpu.ts";
+import type { Plan } from "../src/plan.ts";
 import { recordTraffic } from "./lib/traffic.ts";
 import { FUSIONS, type TrainingStepOptions, trainingStep } from "./lib/training.ts";
 

@@ -1,7 +1,7 @@
 // The linker of shaders/: reads the directives of its files, checks that every combination of parts makes a whole module,
 // and says what each module binds.
 //
-//   //#import lib/moments                    joins another file to the module, once
+//   //#import moments                        joins another file to the module, once
 //   //#hole input: conv2d_input_plain        a part that is chosen at run time, and the one that stands there otherwise
 //   //#fills input as x_normalised           this file is a part for such holes; what it is called in a module's name
 //
@@ -14,17 +14,16 @@ import {
   reflect,
   type Source,
   slotsOf,
-} from "../src/gpu/reflect.ts";
+} from "../src/device/reflect.ts";
+import type { ShaderFile } from "./shader-files.ts";
 import { predeclared } from "./wgsl-names.ts";
 
-/** What is wrong with the shaders, where: `shaders/softmax.wgsl:12: ...`. */
+/** What is wrong with the shaders, where: `shaders/softmax/softmax.wgsl:12: ...`. */
 export class LinkError extends Error {
   override name = "LinkError";
 }
 
-interface File {
-  name: string;
-  text: string;
+interface File extends ShaderFile {
   source: Source;
   imports: { name: string; line: number }[];
   holes: { name: string; part: string; line: number }[];
@@ -39,19 +38,22 @@ export interface Linked {
 }
 
 export interface Library {
-  /** The text of each file that some module uses, without comments. */
+  /** The text of each file, without comments. */
   texts: Record<string, string>;
+  /** Where it stands below shaders/. */
+  paths: Record<string, string>;
   reflections: Record<string, Reflection>;
   modules: Record<string, Linked>;
   parts: Record<string, { hole: string; label: string; files: string[] }>;
 }
 
-/** @param texts WGSL by name: the path below shaders/, without .wgsl. @throws LinkError */
-export function linkLibrary(texts: Readonly<Record<string, string>>): Library {
-  const files = new Map(Object.entries(texts).map(([name, text]) => [name, readFile(name, text)]));
-  const library: Library = { texts: {}, reflections: {}, modules: {}, parts: {} };
+/** @throws LinkError */
+export function linkLibrary(shaders: readonly ShaderFile[]): Library {
+  const files = new Map(shaders.map((file) => [file.name, readFile(file)]));
+  const library: Library = { texts: {}, paths: {}, reflections: {}, modules: {}, parts: {} };
   for (const file of files.values()) {
     library.texts[file.name] = withoutComments(file.text);
+    library.paths[file.name] = file.path;
     const joined = joinedFiles(files, file);
     if (file.fills) {
       if (joined.some(({ holes }) => holes.length > 0))
@@ -129,16 +131,17 @@ export function combinations(library: Library, holes: Readonly<Record<string, st
   return all;
 }
 
-function at(file: Pick<File, "name">, line: number, message: string): LinkError {
-  return new LinkError(`shaders/${file.name}.wgsl:${line}: ${message}`);
+function at(file: Pick<File, "path">, line: number, message: string): LinkError {
+  return new LinkError(`shaders/${file.path}:${line}: ${message}`);
 }
 
 function lineAt(text: string, index: number): number {
   return text.slice(0, index).split("\n").length;
 }
 
-function readFile(name: string, text: string): File {
-  const file: File = { name, text, source: readSource(text), imports: [], holes: [], fills: null };
+function readFile(shader: ShaderFile): File {
+  const { text } = shader;
+  const file: File = { ...shader, source: readSource(text), imports: [], holes: [], fills: null };
   if (!text.endsWith("\n")) throw at(file, text.split("\n").length, "expected a line break at the end");
   text.split("\n").forEach((content, i) => {
     const line = i + 1;
@@ -173,7 +176,7 @@ function joinedFiles(files: ReadonlyMap<string, File>, file: File): File[] {
     else if (!path.includes(one)) return;
     for (const { name, line } of one.imports) {
       const next = files.get(name);
-      if (!next) throw at(one, line, `there is no shaders/${name}.wgsl to import`);
+      if (!next) throw at(one, line, `there is no ${name}.wgsl in shaders/ to import`);
       if (next === one || path.includes(next)) {
         throw at(
           one,
@@ -203,11 +206,7 @@ function checkScope(files: readonly File[]): void {
       const owner = owners.get(name);
       if (owner) {
         const line = lineAt(file.text, index);
-        throw at(
-          file,
-          line,
-          `${name} is declared in shaders/${owner.name}.wgsl already, which is linked with it`,
-        );
+        throw at(file, line, `${name} is declared in shaders/${owner.path} already, which is linked with it`);
       }
       owners.set(name, file);
     }
@@ -243,19 +242,21 @@ function withoutComments(text: string): string {
   return text.replace(/[ \t]*\/\/[^\n]*/g, "");
 }
 
-/** Modules as they ship: whole, with comments, the parts in their holes being the default ones. */
+/** Modules as they ship: whole, with comments but without directives, the parts in their holes being the default ones. */
 export function wholeModules(
-  texts: Readonly<Record<string, string>>,
+  shaders: readonly ShaderFile[],
   { modules, parts }: Library,
 ): Record<string, string> {
+  const textOf = (name: string) =>
+    shaders.find((file) => file.name === name)!.text.replace(/^[ \t]*\/\/#.*\n(?:\n(?=\n))?/gm, "");
   const whole: Record<string, string> = {};
   for (const [name, { files, holes }] of Object.entries(modules)) {
     const all = new Set(files);
     for (const part of Object.values(holes)) for (const file of parts[part]!.files) all.add(file);
     const [first, ...rest] = [...all];
     whole[name] = [
-      texts[first!]!,
-      ...rest.map((file) => `\n// --- ${file}.wgsl ---\n\n${texts[file]!}`),
+      textOf(first!),
+      ...rest.map((file) => `\n// --- ${file}.wgsl ---\n\n${textOf(file)}`),
     ].join("");
   }
   return whole;
@@ -265,7 +266,7 @@ export function wholeModules(
 
 /** src/generated/shaders.ts */
 export function generate(library: Library): string {
-  const { texts, reflections, modules, parts } = library;
+  const { texts, paths, reflections, modules, parts } = library;
   const record = (value: object) => JSON.stringify(value, null, 0);
   const table = (values: object) =>
     Object.entries(values)
@@ -273,11 +274,14 @@ export function generate(library: Library): string {
       .join("");
   const types = Object.entries(modules).map(([name, module]) => moduleType(library, name, module));
   return `// Written by scripts/embed-shaders.ts from shaders/: nothing here is to be edited.
-import type { Reflection } from "../gpu/reflect.ts";
+import type { Reflection } from "../device/reflect.ts";
 
 /** WGSL by file, without comments; the lines are those of the file. */
 export const shaders: Record<string, string> = {
 ${table(texts)}};
+
+/** Where each file stands below shaders/. */
+export const paths: Record<string, string> = ${record(paths)};
 
 /** What each file declares. */
 export const reflections: Record<string, Reflection> = {

@@ -2,7 +2,7 @@
 // mutant that no test notices is a missing test, or changes nothing that can be seen; the latter are explained in
 // test/mutation/explained.json. See docs/reliability.md.
 
-import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { Command } from "commander";
 import { integer, positiveInteger } from "../src/cli/options.ts";
@@ -11,6 +11,7 @@ import { testsOf } from "../test/mutation/tests-of.ts";
 import { type Explained, explanation, sameChange } from "./mutation/explain.ts";
 import { type Mutant, mutantsOf, mutated } from "./mutation/mutants.ts";
 import { Session, type Verdict } from "./mutation/session.ts";
+import { shaderFiles } from "./shader-files.ts";
 
 type Judged = Omit<Mutant, "edit"> & Verdict;
 
@@ -44,7 +45,8 @@ const wanted: Judged[] | null = options.survivors
     )
   : null;
 
-const textOf = (module: string) => readFileSync(`${root}shaders/${module}.wgsl`, "utf8");
+const files = new Map(shaderFiles().map((file) => [file.name, file]));
+const textOf = (module: string) => files.get(module)!.text;
 
 /** The mutants of a module in the order in which they are tried. */
 function drawn(module: string): Mutant[] {
@@ -55,15 +57,12 @@ function drawn(module: string): Mutant[] {
 }
 
 function describe({ module, line, kind, fn, before, after }: Judged | Mutant): string {
-  return `shaders/${module}.wgsl:${line} ${kind}${fn ? ` in ${fn}` : ""}\n    − ${before}\n    + ${after}`;
+  return `shaders/${files.get(module)!.path}:${line} ${kind}${fn ? ` in ${fn}` : ""}\n    − ${before}\n    + ${after}`;
 }
 
 const unknown = modules.filter((module) => !(module in testsOf));
 if (unknown.length > 0) {
-  const known = readdirSync(`${root}shaders`, { recursive: true, encoding: "utf8" })
-    .filter((file) => file.endsWith(".wgsl"))
-    .map((file) => file.replaceAll("\\", "/").replace(/\.wgsl$/, ""));
-  program.error(`mutate: no module ${unknown.join(", ")}; there are ${known.join(", ")}`);
+  program.error(`mutate: no module ${unknown.join(", ")}; there are ${[...files.keys()].join(", ")}`);
 }
 
 const session = new Session();

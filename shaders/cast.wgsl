@@ -6,7 +6,7 @@
 //
 // One invocation: every so many-th vec4. No barriers.
 
-//#import lib/float16
+//#import float16
 
 override WORKGROUP_SIZE: u32 = 64;
 

@@ -14,7 +14,7 @@
 // Two families. `forward` and `backward`: one invocation takes a unit, without barriers. `_workgroup`: LANES invocations
 // take a unit, and combine in a tree in workgroup memory with a barrier before each step. Every sum has a fixed order.
 
-//#import lib/moments
+//#import moments
 
 override WORKGROUP_SIZE: u32 = 64;
 // Invocations that share a unit; 1 without workgroup memory.

@@ -14,7 +14,7 @@
 // What the forward kernels read goes through a part that is joined to this file: load_plain.wgsl, or with VEC4
 // load_normalised.wgsl, which makes x of what lies in memory.
 
-//#import lib/nan
+//#import nan
 //#hole load: load_plain
 //#hole activation: activation_none
 

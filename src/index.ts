@@ -2,24 +2,23 @@
 
 export { checkpoint } from "./autograd/checkpoint.ts";
 export { enableGrad, isRecording, noGrad } from "./autograd/tape.ts";
+export { type AutotuneOptions, autotune, type TunedChoice } from "./autotune.ts";
 export * from "./data/index.ts";
+export type { AdapterSummary } from "./device/adapter.ts";
+export type { Binding } from "./device/bindings.ts";
+export type { BufferRange } from "./device/buffers.ts";
+export type { Grid } from "./device/commands.ts";
+export type { KernelSpec } from "./device/kernels.ts";
+export type { KernelTiming } from "./device/profiler.ts";
 export * from "./errors.ts";
-export { type AutotuneOptions, autotune, type TunedChoice } from "./gpu/autotune.ts";
-export type { Grid } from "./gpu/commands.ts";
 export {
-  type AdapterSummary,
-  type Binding,
-  type BufferRange,
   type DebugOptions,
   type DispatchNote,
   Gpu,
   type GpuOptions,
   type GpuRequestOptions,
   type GpuStats,
-} from "./gpu/device.ts";
-export type { KernelSpec } from "./gpu/kernel.ts";
-export type { Plan } from "./gpu/plan.ts";
-export type { KernelTiming } from "./gpu/profiler.ts";
+} from "./gpu.ts";
 export { type Init, initWeights } from "./nn/init.ts";
 export {
   AvgPool2d,
@@ -68,17 +67,17 @@ export {
   relu6,
   silu,
 } from "./ops/activations.ts";
-export { type BatchNormOptions, batchNorm } from "./ops/batch_norm.ts";
-export { batchNormComposed } from "./ops/batch_norm_composed.ts";
+export { type BatchNormOptions, batchNorm } from "./ops/batch-norm/batch-norm.ts";
+export { batchNormComposed } from "./ops/batch-norm/composed.ts";
 export {
   batchNormStatistics,
   mergeStatistics,
   type SyncBatchNormOptions,
   syncBatchNorm,
-} from "./ops/batch_norm_statistics.ts";
+} from "./ops/batch-norm/statistics.ts";
 export { cast } from "./ops/cast.ts";
 export { concat, concatChannels } from "./ops/concat.ts";
-export { type Conv2dOptions, conv2d } from "./ops/conv2d.ts";
+export { type Conv2dOptions, conv2d } from "./ops/conv2d/conv2d.ts";
 export {
   customOp,
   customOp as defineOp,
@@ -86,12 +85,12 @@ export {
   type OpContext,
   type OpDefinition,
 } from "./ops/define-op.ts";
-export { add, expand, mul, normalize, scale, sub } from "./ops/elementwise.ts";
-export { groupNorm } from "./ops/group_norm.ts";
-export { layerNorm } from "./ops/layer_norm.ts";
+export { add, expand, mul, normalize, scale, sub } from "./ops/elementwise/elementwise.ts";
+export { groupNorm } from "./ops/group-norm/group-norm.ts";
+export { layerNorm } from "./ops/group-norm/layer-norm.ts";
 export * from "./ops/layout.ts";
 export { linear } from "./ops/linear.ts";
-export { type MatmulOptions, matmul } from "./ops/matmul.ts";
+export { type MatmulOptions, matmul } from "./ops/matmul/matmul.ts";
 export { pad, pad2d } from "./ops/pad.ts";
 export { permute, transpose } from "./ops/permute.ts";
 export {
@@ -101,14 +100,15 @@ export {
   maxPool2d,
   type Pool2dOptions,
 } from "./ops/pool2d.ts";
-export { mean, type ReduceAxesOptions, sum, type VarianceOptions, variance } from "./ops/reduce.ts";
+export { mean, type ReduceAxesOptions, sum, type VarianceOptions, variance } from "./ops/reduce/reduce.ts";
 export { flatten, reshape } from "./ops/reshape.ts";
 export { slice } from "./ops/slice.ts";
-export { softmax } from "./ops/softmax.ts";
-export { type SoftmaxCrossEntropyOptions, softmaxCrossEntropy } from "./ops/softmax_cross_entropy.ts";
+export { softmax } from "./ops/softmax/softmax.ts";
+export { type SoftmaxCrossEntropyOptions, softmaxCrossEntropy } from "./ops/softmax/softmax-cross-entropy.ts";
 export { type SubsampleOptions, subsample } from "./ops/subsample.ts";
 export { cosine, multiStep, type Schedule, stepDecay, warmup } from "./optim/schedule.ts";
 export { SGD, type SGDOptions } from "./optim/sgd.ts";
+export type { Plan } from "./plan.ts";
 export type { DType } from "./tensor/dtype.ts";
 export { Random, type Seed } from "./tensor/random.ts";
 export type { Shape } from "./tensor/shape.ts";

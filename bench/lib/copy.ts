@@ -1,6 +1,6 @@
 // The ceiling of everything that is bound by memory: a plain vec4 copy, in its fastest configuration for a size.
 
-import type { Gpu } from "../../src/gpu/device.ts";
+import type { Gpu } from "../../src/gpu.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";
 
 export interface CopyConfig {

@@ -2,13 +2,13 @@
 import { imageDataset } from "../../src/data/dataset.ts";
 import { DeviceDataset } from "../../src/data/device-dataset.ts";
 import { BatchSampler } from "../../src/data/loader.ts";
-import type { Gpu } from "../../src/gpu/device.ts";
-import type { Plan } from "../../src/gpu/plan.ts";
+import type { Gpu } from "../../src/gpu.ts";
 import { resnetCifar } from "../../src/nn/models/resnet.ts";
-import { batchNorm } from "../../src/ops/batch_norm.ts";
-import { conv2d } from "../../src/ops/conv2d.ts";
-import { softmaxCrossEntropy } from "../../src/ops/softmax_cross_entropy.ts";
+import { batchNorm } from "../../src/ops/batch-norm/batch-norm.ts";
+import { conv2d } from "../../src/ops/conv2d/conv2d.ts";
+import { softmaxCrossEntropy } from "../../src/ops/softmax/softmax-cross-entropy.ts";
 import { SGD } from "../../src/optim/sgd.ts";
+import type { Plan } from "../../src/plan.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";
 import {
   COMPARED_STEPS,

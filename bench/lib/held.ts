@@ -1,6 +1,6 @@
-import type { Gpu } from "../../src/gpu/device.ts";
-import { add } from "../../src/ops/elementwise.ts";
-import { mean } from "../../src/ops/reduce.ts";
+import type { Gpu } from "../../src/gpu.ts";
+import { add } from "../../src/ops/elementwise/elementwise.ts";
+import { mean } from "../../src/ops/reduce/reduce.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";
 
 /**

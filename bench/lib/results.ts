@@ -2,8 +2,8 @@
 
 import { existsSync, readFileSync } from "node:fs";
 import { cpus } from "node:os";
+import type { AdapterSummary } from "../../src/device/adapter.ts";
 import { DataError } from "../../src/errors.ts";
-import type { AdapterSummary } from "../../src/gpu/device.ts";
 import type { MemoryRow } from "../memory.ts";
 import type { GroupResult } from "./runner.ts";
 

@@ -1,7 +1,7 @@
 // Times groups of cases against each other and gathers what is known of each besides its time.
 
-import type { Gpu } from "../../src/gpu/device.ts";
-import type { KernelTiming } from "../../src/gpu/profiler.ts";
+import type { KernelTiming } from "../../src/device/profiler.ts";
+import type { Gpu } from "../../src/gpu.ts";
 import { type KernelSummary, summarizeTimings } from "../../src/train/profile-report.ts";
 import { type CopyConfig, copy as encodeCopy } from "./copy.ts";
 import { type Case, sampleInterleaved } from "./sampling.ts";

@@ -4,8 +4,8 @@
 // memory some of it (small tensors), and a kernel that reads a buffer twice moves more than the model says; both show
 // as an effective bandwidth above or below what a copy reaches. Constants are left out.
 
-import type { Dispatch } from "../../src/gpu/commands.ts";
-import type { Gpu } from "../../src/gpu/device.ts";
+import type { Dispatch } from "../../src/device/commands.ts";
+import type { Gpu } from "../../src/gpu.ts";
 
 /** Reads and writes its first operand, and reads a second one of the same size: three passes in two buffers. */
 const IN_PLACE = new Set(["memory.accumulate"]);

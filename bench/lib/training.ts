@@ -1,12 +1,12 @@
 // The training step that the benchmarks time: forward, loss, backward, SGD with momentum, on one batch of images.
 
-import type { Gpu } from "../../src/gpu/device.ts";
+import type { Gpu } from "../../src/gpu.ts";
 import { BatchNorm2d, type BatchNorm2dOptions, Conv2d } from "../../src/nn/layers.ts";
 import type { preactResnetCifar } from "../../src/nn/models/preact-resnet.ts";
 import { resnetCifar } from "../../src/nn/models/resnet.ts";
 import { relu } from "../../src/ops/activations.ts";
-import { add } from "../../src/ops/elementwise.ts";
-import { softmaxCrossEntropy } from "../../src/ops/softmax_cross_entropy.ts";
+import { add } from "../../src/ops/elementwise/elementwise.ts";
+import { softmaxCrossEntropy } from "../../src/ops/softmax/softmax-cross-entropy.ts";
 import { SGD } from "../../src/optim/sgd.ts";
 import type { Runnable } from "./runner.ts";
 import { LEARNING_RATE, MOMENTUM, normals } from "./work.ts";

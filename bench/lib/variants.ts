@@ -1,4 +1,4 @@
-import type { Gpu } from "../../src/gpu/device.ts";
+import type { Gpu } from "../../src/gpu.ts";
 import type { BenchCase } from "./runner.ts";
 
 /**

@@ -6,7 +6,7 @@ import { fileURLToPath } from "node:url";
 import { Command, CommanderError, Option } from "commander";
 import { positiveInteger, positiveNumber } from "../../src/cli/options.ts";
 import { FusenormError, UsageError } from "../../src/errors.ts";
-import { Gpu } from "../../src/gpu/device.ts";
+import { Gpu } from "../../src/gpu.ts";
 import { writeFileAtomic } from "../../src/node/files.ts";
 import { installNavigatorGpu } from "../../src/node/request.ts";
 import { fusenorm } from "../lib/fusenorm.ts";

@@ -4,8 +4,8 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import type { File, Suite, Task, Test } from "@vitest/runner";
 import { VitestTestRunner } from "vitest/runners";
+import { KernelCache, type KernelSpec, moduleOf } from "../../src/device/kernels.ts";
 import { reflections, shaders } from "../../src/generated/shaders.ts";
-import { KernelCache, type KernelSpec, moduleOf } from "../../src/gpu/kernel.ts";
 import { type Job, pidFile } from "./job.ts";
 
 const jobFile = process.env.FUSENORM_MUTATION!;

@@ -1,5 +1,5 @@
+import { nextSerial } from "../device/buffers.ts";
 import { OverwrittenTensorError, ShapeError } from "../errors.ts";
-import { nextSerial } from "../gpu/buffers.ts";
 import { checkFunction, show, synchronous } from "../options.ts";
 import { checkTensor, FLOATS } from "../tensor/check.ts";
 import { Tensor } from "../tensor/tensor.ts";

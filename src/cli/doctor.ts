@@ -1,6 +1,6 @@
 import type { Command } from "commander";
 import { FusenormError } from "../errors.ts";
-import { Gpu } from "../gpu/device.ts";
+import { Gpu } from "../gpu.ts";
 import { type AdapterClass, isLavapipe, type Survey, survey } from "../node/adapters.ts";
 import { type NodeAdapter, requestAdapter } from "../node/request.ts";
 import { type CopyBandwidth, type MatmulRate, measureCopyBandwidth, measureMatmul } from "./measure.ts";

@@ -1,5 +1,5 @@
-import type { Gpu } from "../gpu/device.ts";
-import { matmul } from "../ops/matmul.ts";
+import type { Gpu } from "../gpu.ts";
+import { matmul } from "../ops/matmul/matmul.ts";
 
 const MiB = 2 ** 20;
 

@@ -4,7 +4,7 @@ import type { Command } from "commander";
 import { DataError, UsageError } from "../errors.ts";
 import { textTable } from "../experiments/page.ts";
 import { runReport } from "../experiments/run-report.ts";
-import type { Gpu } from "../gpu/device.ts";
+import type { Gpu } from "../gpu.ts";
 import { loadDataset } from "../node/datasets.ts";
 import { writeFileAtomic } from "../node/files.ts";
 import { requestGpu } from "../node/request.ts";

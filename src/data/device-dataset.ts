@@ -1,5 +1,5 @@
 import { ShapeError } from "../errors.ts";
-import type { Gpu } from "../gpu/device.ts";
+import type { Gpu } from "../gpu.ts";
 import { checkInteger, checkOptions, optionNames } from "../options.ts";
 import { checkGpu, checkTensor, type TensorRule } from "../tensor/check.ts";
 import type { Tensor } from "../tensor/tensor.ts";

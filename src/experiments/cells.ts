@@ -3,8 +3,8 @@
 import { createHash } from "node:crypto";
 import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
+import type { AdapterSummary } from "../device/adapter.ts";
 import { DataError, UsageError } from "../errors.ts";
-import type { AdapterSummary } from "../gpu/device.ts";
 import { fromJson, toJson } from "../json.ts";
 import { writeFileAtomic } from "../node/files.ts";
 import { isPlain, show } from "../options.ts";

@@ -1,7 +1,7 @@
 // What each experiment is made of, and what runs it.
 
 import type { DatasetSplits } from "../data/dataset.ts";
-import type { Gpu } from "../gpu/device.ts";
+import type { Gpu } from "../gpu.ts";
 
 export const PRESETS = ["quick", "standard", "paper"] as const;
 /**

@@ -1,4 +1,4 @@
-import type { AdapterSummary } from "../gpu/device.ts";
+import type { AdapterSummary } from "../device/adapter.ts";
 import type { TrainHistory } from "../train/run-state.ts";
 import { escapeHtml, htmlFigures, htmlPage, htmlTable } from "./page.ts";
 import { lineChart } from "./plot.ts";

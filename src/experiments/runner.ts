@@ -1,5 +1,5 @@
 import { balancedIndices, type DatasetSplits, type ImageDataset, subset } from "../data/dataset.ts";
-import type { Gpu } from "../gpu/device.ts";
+import type { Gpu } from "../gpu.ts";
 import {
   type CellKey,
   listCells,

@@ -2,7 +2,7 @@
 
 import { channelMoments, type DatasetSplits, type ImageDataset, imageDataset } from "../data/dataset.ts";
 import { DataLoader } from "../data/loader.ts";
-import type { Gpu } from "../gpu/device.ts";
+import type { Gpu } from "../gpu.ts";
 import { Conv2d } from "../nn/layers.ts";
 import { type ResNetCifar, type ResNetNorm, resnetCifar } from "../nn/models/resnet.ts";
 import type { Tensor } from "../tensor/tensor.ts";

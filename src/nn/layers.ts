@@ -1,5 +1,5 @@
 import { ShapeError, UsageError } from "../errors.ts";
-import type { Gpu } from "../gpu/device.ts";
+import type { Gpu } from "../gpu.ts";
 import {
   type Activation,
   activate,
@@ -8,9 +8,9 @@ import {
   type GeluOptions,
   type LeakyReluOptions,
 } from "../ops/activations.ts";
-import { type BatchNormOptions, batchNorm } from "../ops/batch_norm.ts";
-import { batchNormComposed } from "../ops/batch_norm_composed.ts";
-import { type Conv2dOptions, checkConv2d, conv2d } from "../ops/conv2d.ts";
+import { type BatchNormOptions, batchNorm } from "../ops/batch-norm/batch-norm.ts";
+import { batchNormComposed } from "../ops/batch-norm/composed.ts";
+import { type Conv2dOptions, checkConv2d, conv2d } from "../ops/conv2d/conv2d.ts";
 import { linear } from "../ops/linear.ts";
 import {
   type AvgPool2dOptions,

@@ -1,5 +1,5 @@
 import { ShapeError } from "../errors.ts";
-import type { Gpu } from "../gpu/device.ts";
+import type { Gpu } from "../gpu.ts";
 import { checkFlag, isPlain, show } from "../options.ts";
 import { ANY, checkTensor } from "../tensor/check.ts";
 import type { DType } from "../tensor/dtype.ts";

@@ -1,6 +1,6 @@
 import { tmpdir } from "node:os";
 import { DeviceError } from "../errors.ts";
-import { checkGpuOptions, checkPowerPreference, Gpu, type GpuOptions } from "../gpu/device.ts";
+import { checkGpuOptions, checkPowerPreference, Gpu, type GpuOptions } from "../gpu.ts";
 import { checkArray, checkOptions, checkText, optionNames } from "../options.ts";
 import {
   type AdapterClass,

@@ -2,7 +2,7 @@ import { checkTensor } from "../tensor/check.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { defineOp } from "./define-op.ts";
 import { strideGrid } from "./grid.ts";
-import { reduceInto } from "./reduce-kernels.ts";
+import { reduceInto } from "./reduce/kernels.ts";
 
 const accuracyOp = defineOp({
   name: "accuracy",

@@ -1,9 +1,9 @@
 // Activations: y = act(x), dx = dy · act'(x). An activation is a part of a shader, shaders/activation_<name>.wgsl, and a line of
 // the table below; batch-norm links the same parts into its own kernels.
 
+import { link } from "../device/link.ts";
 import { ShapeError, UsageError } from "../errors.ts";
 import { type ActivationPart, isRectifier, NO_ACTIVATION } from "../fusion/ports.ts";
-import { link } from "../gpu/link.ts";
 import { checkChoice, checkNumber, checkOptions, isPlain, oneOf, optionNames, show } from "../options.ts";
 import { checkTensor } from "../tensor/check.ts";
 import type { Tensor } from "../tensor/tensor.ts";

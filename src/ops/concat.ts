@@ -1,5 +1,5 @@
+import { Recent } from "../device/recent.ts";
 import { ShapeError } from "../errors.ts";
-import { Recent } from "../gpu/recent.ts";
 import { checkTensors } from "../tensor/check.ts";
 import { formatShape, normalizeAxes, type Shape, sameShape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";

@@ -1,11 +1,12 @@
 // The contract every op follows: shapes checked in one place, forward with backward right beneath it.
 
 import { type Around, type Contribution, isRecording, record, watcher } from "../autograd/tape.ts";
+import type { Bindings, NamedBindings } from "../device/bindings.ts";
+import type { Grid } from "../device/commands.ts";
+import type { EntryOf, KernelSpec, Shader } from "../device/kernels.ts";
 import { FusenormError, OverwrittenTensorError } from "../errors.ts";
 import type { GradientSink, Partials } from "../fusion/ports.ts";
-import type { Grid } from "../gpu/commands.ts";
-import type { Bindings, Gpu, NamedBindings } from "../gpu/device.ts";
-import type { EntryOf, KernelSpec, Shader } from "../gpu/kernel.ts";
+import type { Gpu } from "../gpu.ts";
 import type { DType } from "../tensor/dtype.ts";
 import type { Shape } from "../tensor/shape.ts";
 import { Tensor } from "../tensor/tensor.ts";

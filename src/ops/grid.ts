@@ -1,4 +1,4 @@
-import type { Gpu } from "../gpu/device.ts";
+import type { Gpu } from "../gpu.ts";
 
 /** Workgroups and their size for a grid-stride loop over `items`: a software adapter has no use for thousands. */
 export function strideGrid(gpu: Gpu, items: number): { size: number; grid: [number] } {

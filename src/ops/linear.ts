@@ -1,7 +1,7 @@
 import type { Tensor } from "../tensor/tensor.ts";
-import { sumRows } from "./conv2d-kernels.ts";
+import { sumRows } from "./conv2d/kernels.ts";
 import { defineOp } from "./define-op.ts";
-import { matrix, multiply, transposed } from "./matmul-kernels.ts";
+import { matrix, multiply, transposed } from "./matmul/kernels.ts";
 
 const op = defineOp({
   name: "linear",

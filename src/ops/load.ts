@@ -1,9 +1,9 @@
 // What the kernels of pooling and of sums read: elements in memory, or what they make of others as they load them.
 
+import { type LinkedShader, link } from "../device/link.ts";
 import { type Load, NO_ACTIVATION } from "../fusion/ports.ts";
 import type { PartsOf } from "../generated/shaders.ts";
-import type { Gpu } from "../gpu/device.ts";
-import { type LinkedShader, link } from "../gpu/link.ts";
+import type { Gpu } from "../gpu.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 
 /** Modules with a hole for how they load. */

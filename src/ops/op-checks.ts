@@ -1,7 +1,7 @@
 // What `defineOp` checks of an op: its definition when it is made; its inputs, and what its parts return, at each call.
 
 import { ShapeError, UsageError } from "../errors.ts";
-import type { Gpu } from "../gpu/device.ts";
+import type { Gpu } from "../gpu.ts";
 import { checkArray, checkOptions, isPlain, optionNames, show } from "../options.ts";
 import { checkTensor, type TensorRule } from "../tensor/check.ts";
 import { checkDType, type DType } from "../tensor/dtype.ts";

@@ -1,6 +1,6 @@
+import type { UniformOf } from "../device/kernels.ts";
 import { ShapeError } from "../errors.ts";
-import type { Gpu } from "../gpu/device.ts";
-import type { UniformOf } from "../gpu/kernel.ts";
+import type { Gpu } from "../gpu.ts";
 import { checkFlag, checkOptions, optionNames, show } from "../options.ts";
 import { checkTensor } from "../tensor/check.ts";
 import { formatShape, type Shape, sizeOf } from "../tensor/shape.ts";
@@ -8,7 +8,7 @@ import type { Tensor } from "../tensor/tensor.ts";
 import { defineOp } from "./define-op.ts";
 import { strideGrid } from "./grid.ts";
 import { type Input, inputOf, plainInput } from "./load.ts";
-import { mean } from "./reduce.ts";
+import { mean } from "./reduce/reduce.ts";
 
 type Pair = number | readonly [number, number];
 

@@ -3,7 +3,7 @@
 import { ShapeError } from "../errors.ts";
 import { formatShape, type Shape, sizeOf } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import type { KernelContext } from "./elementwise-kernels.ts";
+import type { KernelContext } from "./elementwise/kernels.ts";
 import { strideGrid } from "./grid.ts";
 
 const MAX_RANK = 8; // of shaders/strided.wgsl

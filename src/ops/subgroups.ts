@@ -1,4 +1,4 @@
-import type { Gpu } from "../gpu/device.ts";
+import type { Gpu } from "../gpu.ts";
 
 /** How many lanes subgroups have on an adapter; 0 without subgroups. */
 interface Lanes {

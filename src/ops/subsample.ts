@@ -1,6 +1,6 @@
+import type { UniformOf } from "../device/kernels.ts";
 import { ShapeError } from "../errors.ts";
-import type { Gpu } from "../gpu/device.ts";
-import type { UniformOf } from "../gpu/kernel.ts";
+import type { Gpu } from "../gpu.ts";
 import { checkOptions, optionNames, show } from "../options.ts";
 import { formatShape, type Shape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";

@@ -1,6 +1,6 @@
+import type { Grid } from "../device/commands.ts";
 import { ShapeError, UsageError } from "../errors.ts";
-import type { Grid } from "../gpu/commands.ts";
-import type { Gpu } from "../gpu/device.ts";
+import type { Gpu } from "../gpu.ts";
 import { checkState, type StateDict } from "../nn/module.ts";
 import { checkFlag, checkOptions, isPlain, optionNames, show } from "../options.ts";
 import { formatShape, sameShape } from "../tensor/shape.ts";

@@ -1,6 +1,6 @@
 // How a tensor and a Gpu are told from other values by files that their classes depend on.
 
-import type { Gpu } from "../gpu/device.ts";
+import type { Gpu } from "../gpu.ts";
 import type { Tensor } from "./tensor.ts";
 
 /** Stands on the prototype of `Tensor`. */

@@ -1,7 +1,7 @@
 // Checks of tensors and GPUs that come from outside.
 
 import { ShapeError, UseAfterDisposeError } from "../errors.ts";
-import type { Gpu } from "../gpu/device.ts";
+import type { Gpu } from "../gpu.ts";
 import { checkArray, show } from "../options.ts";
 import { isGpu, isTensor } from "./brand.ts";
 import { DTYPES, type DType } from "./dtype.ts";

@@ -1,6 +1,6 @@
+import { type Storage, takeSerial } from "../device/buffers.ts";
 import type { ActivationPart, Load, Partials, Store } from "../fusion/ports.ts";
-import { type Storage, takeSerial } from "../gpu/buffers.ts";
-import type { Pending } from "../gpu/pending.ts";
+import type { Pending } from "./pending.ts";
 import type { Tensor } from "./tensor.ts";
 
 export type NewMask = (words: number) => Tensor;

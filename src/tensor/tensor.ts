@@ -1,9 +1,10 @@
+import { defaultGpu } from "../alive.ts";
 import { backward, drop, type GraphNode } from "../autograd/tape.ts";
+import { BINDABLE, type Bindable } from "../device/bindings.ts";
+import type { BufferRange, Storage } from "../device/buffers.ts";
 import { ShapeError, UsageError, UseAfterDisposeError } from "../errors.ts";
 import type { ActivationPart, Load, Partials, Store } from "../fusion/ports.ts";
-import { defaultGpu } from "../gpu/alive.ts";
-import type { Storage } from "../gpu/buffers.ts";
-import type { BufferRange, Gpu } from "../gpu/device.ts";
+import type { Gpu } from "../gpu.ts";
 import { checkFlag, checkInteger, checkOptions, optionNames, show } from "../options.ts";
 import { TENSOR } from "./brand.ts";
 import { checkGpu, checkTensor, FLOATS } from "./check.ts";
@@ -41,7 +42,7 @@ function tensorOptions(op: string, options: TensorOptions): Required<TensorOptio
 export type TensorData = Float32Array | Uint32Array | Uint8Array | Uint16Array;
 
 /** Row-major numbers on the GPU. A handle: several tensors may share one buffer (`detach`, `reshape`). */
-export class Tensor {
+export class Tensor implements Bindable {
   /** Set by the user on leaves; ops set it on their outputs. */
   requiresGrad = false;
   /** dLoss/dThis after `backward`, on leaves that require it. Kept until `zeroGrad` or `dispose`. */
@@ -174,6 +175,10 @@ export class Tensor {
     const tensor = new Tensor(gpu, shape, "float32", new Lazy(work, shape, compute, gpu.pending), 0);
     gpu.track(tensor);
     return tensor;
+  }
+
+  get [BINDABLE](): true {
+    return true;
   }
 
   get [TENSOR](): true {

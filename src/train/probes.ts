@@ -3,14 +3,14 @@
 
 import { noGrad } from "../autograd/tape.ts";
 import { ShapeError } from "../errors.ts";
-import type { Gpu } from "../gpu/device.ts";
+import type { Gpu } from "../gpu.ts";
 import { BatchNorm2d, Conv2d } from "../nn/layers.ts";
 import { Module } from "../nn/module.ts";
-import { inferConv2d } from "../ops/conv2d.ts";
+import { inferConv2d } from "../ops/conv2d/conv2d.ts";
 import { defineOp } from "../ops/define-op.ts";
 import { strideGrid } from "../ops/grid.ts";
-import { mean, sum, variance } from "../ops/reduce.ts";
-import { softmaxCrossEntropy } from "../ops/softmax_cross_entropy.ts";
+import { mean, sum, variance } from "../ops/reduce/reduce.ts";
+import { softmaxCrossEntropy } from "../ops/softmax/softmax-cross-entropy.ts";
 import {
   checkArray,
   checkFunction,

@@ -1,4 +1,4 @@
-import type { KernelTiming } from "../gpu/profiler.ts";
+import type { KernelTiming } from "../device/profiler.ts";
 
 /** One kernel's share of a profile. */
 export interface KernelSummary {

@@ -1,6 +1,7 @@
 import type { DatasetSplits } from "../data/dataset.ts";
+import type { AdapterSummary } from "../device/adapter.ts";
 import { DeviceError, DeviceLostError, UsageError } from "../errors.ts";
-import type { AdapterSummary, Gpu } from "../gpu/device.ts";
+import type { Gpu } from "../gpu.ts";
 import { checkFunction, checkNumber, isPlain, show } from "../options.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 import type { TrainHistory } from "./run-state.ts";

@@ -1,12 +1,13 @@
 // Statistics of one tensor, computed on the GPU: only results are read back.
 
 import { noGrad } from "../autograd/tape.ts";
+import type { Bindings } from "../device/bindings.ts";
+import type { EntryOf } from "../device/kernels.ts";
 import { ShapeError } from "../errors.ts";
-import type { Bindings, Gpu } from "../gpu/device.ts";
-import type { EntryOf } from "../gpu/kernel.ts";
-import { mul, scale, sub } from "../ops/elementwise.ts";
+import type { Gpu } from "../gpu.ts";
+import { mul, scale, sub } from "../ops/elementwise/elementwise.ts";
 import { strideGrid } from "../ops/grid.ts";
-import { mean, sum } from "../ops/reduce.ts";
+import { mean, sum } from "../ops/reduce/reduce.ts";
 import { checkOptions, show } from "../options.ts";
 import { checkTensor } from "../tensor/check.ts";
 import { formatShape, sameShape } from "../tensor/shape.ts";

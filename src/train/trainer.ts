@@ -2,14 +2,13 @@ import { noGrad } from "../autograd/tape.ts";
 import { channelMoments, type DatasetSplits, type ImageDataset } from "../data/dataset.ts";
 import { DeviceDataset } from "../data/device-dataset.ts";
 import { BatchSampler, DataLoader } from "../data/loader.ts";
+import type { KernelTiming } from "../device/profiler.ts";
 import { DataError, FusenormError, UsageError } from "../errors.ts";
-import { Gpu } from "../gpu/device.ts";
-import type { Plan } from "../gpu/plan.ts";
-import type { KernelTiming } from "../gpu/profiler.ts";
+import { Gpu } from "../gpu.ts";
 import { type ResNetCifar, resnetCifar } from "../nn/models/resnet.ts";
 import { Module, type StateDict } from "../nn/module.ts";
 import { accuracy } from "../ops/accuracy.ts";
-import { softmaxCrossEntropy } from "../ops/softmax_cross_entropy.ts";
+import { softmaxCrossEntropy } from "../ops/softmax/softmax-cross-entropy.ts";
 import { cosine, multiStep, type Schedule, warmup } from "../optim/schedule.ts";
 import { SGD } from "../optim/sgd.ts";
 import {
@@ -21,6 +20,7 @@ import {
   optionNames,
   show,
 } from "../options.ts";
+import type { Plan } from "../plan.ts";
 import { checkGpu } from "../tensor/check.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Checkpoint } from "./checkpoint.ts";

@@ -1,4 +1,4 @@
-import { Gpu } from "../../src/gpu/device.ts";
+import { Gpu } from "../../src/gpu.ts";
 
 /** One kernel of the package in the page: who does it, and what comes out. */
 export default async function (): Promise<{ adapter: string; values: number[]; live: number }> {

@@ -1,6 +1,6 @@
 import { beforeAll, describe, expect, it } from "vitest";
 import { noGrad } from "../../src/autograd/tape.ts";
-import type { Gpu } from "../../src/gpu/device.ts";
+import type { Gpu } from "../../src/gpu.ts";
 import { testGpu } from "../helpers/gpu.ts";
 import { relativeError } from "../helpers/numbers.ts";
 import { square } from "../helpers/square.ts";

@@ -1,11 +1,11 @@
 import { afterEach, describe, expect, it, vi } from "vitest";
+import { autotune, type TunedChoice } from "../../src/autotune.ts";
+import type { KernelTiming } from "../../src/device/profiler.ts";
+import { Variants } from "../../src/device/variants.ts";
 import { DataError } from "../../src/errors.ts";
-import { autotune, type TunedChoice } from "../../src/gpu/autotune.ts";
-import type { KernelTiming } from "../../src/gpu/profiler.ts";
-import { Variants } from "../../src/gpu/variants.ts";
 import { relu } from "../../src/ops/activations.ts";
-import { batchNorm } from "../../src/ops/batch_norm.ts";
-import { conv2d } from "../../src/ops/conv2d.ts";
+import { batchNorm } from "../../src/ops/batch-norm/batch-norm.ts";
+import { conv2d } from "../../src/ops/conv2d/conv2d.ts";
 
 import type { Tensor } from "../../src/tensor/tensor.ts";
 import { testGpu } from "../helpers/gpu.ts";

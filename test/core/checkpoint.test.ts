@@ -3,7 +3,7 @@ import { checkpoint } from "../../src/autograd/checkpoint.ts";
 import { noGrad } from "../../src/autograd/tape.ts";
 import { BatchNorm2d, Conv2d, ReLU, Sequential } from "../../src/nn/layers.ts";
 import { relu } from "../../src/ops/activations.ts";
-import { scale } from "../../src/ops/elementwise.ts";
+import { scale } from "../../src/ops/elementwise/elementwise.ts";
 import { Random } from "../../src/tensor/random.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";
 import { testGpu } from "../helpers/gpu.ts";

@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { Gpu } from "../../src/gpu/device.ts";
+import { Gpu } from "../../src/gpu.ts";
 import { requestGpu } from "../../src/node/request.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { square } from "../helpers/square.ts";

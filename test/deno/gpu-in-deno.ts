@@ -1,4 +1,4 @@
-import { Gpu } from "../../src/gpu/device.ts";
+import { Gpu } from "../../src/gpu.ts";
 
 let shared: Promise<Gpu> | null = null;
 

@@ -3,18 +3,18 @@
 
 import { setTimeout as delay } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { autotune } from "../../src/autotune.ts";
 import { DeviceDataset } from "../../src/data/device-dataset.ts";
 import { DataLoader } from "../../src/data/loader.ts";
 import { DeviceLostError } from "../../src/errors.ts";
-import { autotune } from "../../src/gpu/autotune.ts";
-import type { Gpu } from "../../src/gpu/device.ts";
+import type { Gpu } from "../../src/gpu.ts";
 import { resnetCifar } from "../../src/nn/models/resnet.ts";
 import { requestGpu } from "../../src/node/request.ts";
 import { relu } from "../../src/ops/activations.ts";
-import { conv2d } from "../../src/ops/conv2d.ts";
-import { matmul } from "../../src/ops/matmul.ts";
-import { sum } from "../../src/ops/reduce.ts";
-import { softmaxCrossEntropy } from "../../src/ops/softmax_cross_entropy.ts";
+import { conv2d } from "../../src/ops/conv2d/conv2d.ts";
+import { matmul } from "../../src/ops/matmul/matmul.ts";
+import { sum } from "../../src/ops/reduce/reduce.ts";
+import { softmaxCrossEntropy } from "../../src/ops/softmax/softmax-cross-entropy.ts";
 import { SGD } from "../../src/optim/sgd.ts";
 import { Random } from "../../src/tensor/random.ts";
 import { describe as describeTensor, histogram } from "../../src/train/statistics.ts";

@@ -1,7 +1,7 @@
 // Checks a program of ./program.ts: numbers, gradients, buffers, a plan's replay, and which dispatches it takes.
 
 import { expect } from "vitest";
-import type { DispatchNote } from "../../src/gpu/device.ts";
+import type { DispatchNote } from "../../src/gpu.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";
 import { type Choices, hash, withChoices } from "../helpers/choices.ts";
 import { testGpu } from "../helpers/gpu.ts";

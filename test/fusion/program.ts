@@ -1,10 +1,10 @@
 // Small programs around batch-norm, written once: the package runs them, and the reference runs them in float64.
 
 import { relu } from "../../src/ops/activations.ts";
-import { batchNorm } from "../../src/ops/batch_norm.ts";
+import { batchNorm } from "../../src/ops/batch-norm/batch-norm.ts";
 import { cast } from "../../src/ops/cast.ts";
-import { conv2d } from "../../src/ops/conv2d.ts";
-import { add, mul, scale } from "../../src/ops/elementwise.ts";
+import { conv2d } from "../../src/ops/conv2d/conv2d.ts";
+import { add, mul, scale } from "../../src/ops/elementwise/elementwise.ts";
 import { linear } from "../../src/ops/linear.ts";
 import { avgPool2d, globalAvgPool2d, maxPool2d } from "../../src/ops/pool2d.ts";
 import { flatten, reshape } from "../../src/ops/reshape.ts";

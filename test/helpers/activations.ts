@@ -1,4 +1,4 @@
-import type { BatchNormOptions } from "../../src/ops/batch_norm.ts";
+import type { BatchNormOptions } from "../../src/ops/batch-norm/batch-norm.ts";
 
 /** The activations that `batchNorm` has: what is added here is tested in test/fusion and in the random programs. */
 export const ACTIVATIONS = [

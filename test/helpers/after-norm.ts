@@ -1,11 +1,11 @@
 // Ops that read the output of a batch-norm, which they can make as they load it.
 
 import { expect } from "vitest";
-import type { Gpu } from "../../src/gpu/device.ts";
-import { batchNorm } from "../../src/ops/batch_norm.ts";
+import type { Gpu } from "../../src/gpu.ts";
+import { batchNorm } from "../../src/ops/batch-norm/batch-norm.ts";
 import { type Shape, sizeOf } from "../../src/tensor/shape.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";
-import { batchNormReference } from "../reference/batch_norm.ts";
+import { batchNormReference } from "../reference/batch-norm.ts";
 import { checkOp } from "./check-op.ts";
 import { testGpu } from "./gpu.ts";
 import { normals } from "./numbers.ts";

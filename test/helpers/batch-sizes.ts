@@ -1,11 +1,11 @@
 // A small network on batches of many sizes, for what must not grow with their number.
 
 import { noGrad } from "../../src/autograd/tape.ts";
-import type { Gpu } from "../../src/gpu/device.ts";
+import type { Gpu } from "../../src/gpu.ts";
 import { BatchNorm2d, Conv2d, Linear, ReLU, Sequential } from "../../src/nn/layers.ts";
 import { maxPool2d } from "../../src/ops/pool2d.ts";
-import { mean, sum } from "../../src/ops/reduce.ts";
-import { softmaxCrossEntropy } from "../../src/ops/softmax_cross_entropy.ts";
+import { mean, sum } from "../../src/ops/reduce/reduce.ts";
+import { softmaxCrossEntropy } from "../../src/ops/softmax/softmax-cross-entropy.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";
 
 const [H, W, C] = [2, 2, 4];

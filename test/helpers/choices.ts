@@ -1,7 +1,7 @@
 // Makes the choosers of kernels choose for a test: by a rule, instead of `gpu.variants.force` for each kernel by name.
 
-import type { Gpu } from "../../src/gpu/device.ts";
-import { choiceOf } from "../../src/gpu/variants.ts";
+import { choiceOf } from "../../src/device/variants.ts";
+import type { Gpu } from "../../src/gpu.ts";
 
 export interface Choices {
   /** The class of adapter that the choosers believe in. */

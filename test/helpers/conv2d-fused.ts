@@ -1,10 +1,10 @@
 // Checks what the kernels of conv2d do of the batch-norms around a convolution: kernels alone, each part forced.
 
 import { expect } from "vitest";
+import type { NamedBindings } from "../../src/device/bindings.ts";
+import type { KernelSpec } from "../../src/device/kernels.ts";
 import type { Load, Partials, Store } from "../../src/fusion/ports.ts";
-import type { NamedBindings } from "../../src/gpu/device.ts";
-import type { KernelSpec } from "../../src/gpu/kernel.ts";
-import { type Conv2dOptions, inferConv2d } from "../../src/ops/conv2d.ts";
+import { type Conv2dOptions, inferConv2d } from "../../src/ops/conv2d/conv2d.ts";
 import {
   accepts,
   type ConvVariant,
@@ -12,7 +12,7 @@ import {
   gradWeight,
   pick,
   runForward,
-} from "../../src/ops/conv2d-kernels.ts";
+} from "../../src/ops/conv2d/kernels.ts";
 import { sizeOf } from "../../src/tensor/shape.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { conv2dReference, conv2dReferenceGrad, type ReferenceConv } from "../reference/conv2d.ts";

@@ -1,4 +1,4 @@
-import type { Gpu } from "../../src/gpu/device.ts";
+import type { Gpu } from "../../src/gpu.ts";
 
 /** Runs `body` as if a grid dimension held `limit` workgroups, so that small cases fold their grids. */
 export async function withFoldAt(gpu: Gpu, limit: number, body: () => Promise<void>): Promise<void> {

@@ -1,4 +1,4 @@
-import type { Gpu } from "../../src/gpu/device.ts";
+import type { Gpu } from "../../src/gpu.ts";
 import { requestGpu } from "../../src/node/request.ts";
 
 let shared: Promise<Gpu> | null = null;

@@ -1,6 +1,6 @@
 // Right arguments for every public function, constructor and method.
 
-import type { Gpu } from "../../src/gpu/device.ts";
+import type { Gpu } from "../../src/gpu.ts";
 import * as core from "../../src/index.ts";
 import * as node from "../../src/node/index.ts";
 import {

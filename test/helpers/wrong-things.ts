@@ -1,7 +1,7 @@
 // A table of right arguments, and what becomes of a call when one of them is replaced by something wrong.
 
 import { FusenormError } from "../../src/errors.ts";
-import type { Gpu } from "../../src/gpu/device.ts";
+import type { Gpu } from "../../src/gpu.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 
 /** One argument or option: a right value, and which other values are right as well. */

@@ -1,15 +1,15 @@
-import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import { applies, type Explained, sameChange } from "../../scripts/mutation/explain.ts";
 import { mutantsOf, mutated } from "../../scripts/mutation/mutants.ts";
+import { shaderFiles } from "../../scripts/shader-files.ts";
 import explained from "./explained.json" with { type: "json" };
 import { testsOf } from "./tests-of.ts";
 
 const root = new URL("../../", import.meta.url);
-const modules = readdirSync(new URL("shaders", root), { recursive: true, encoding: "utf8" })
-  .filter((file) => file.endsWith(".wgsl"))
-  .map((file) => file.replaceAll("\\", "/").replace(/\.wgsl$/, ""));
-const textOf = (module: string) => readFileSync(new URL(`shaders/${module}.wgsl`, root), "utf8");
+const files = new Map(shaderFiles().map(({ name, text }) => [name, text]));
+const modules = [...files.keys()];
+const textOf = (module: string) => files.get(module)!;
 
 const changes = (text: string) =>
   mutantsOf("m", text).map(({ line, kind, fn, before, after }) => [line, kind, fn, before, after]);

@@ -2,13 +2,13 @@
 // that use the module are run.
 
 const conv2d = ["test/ops/conv2d.test.ts"];
-const fused = ["test/ops/conv2d_fused_tile.test.ts", "test/ops/conv2d_fused_subgroup.test.ts"];
+const fused = ["test/ops/conv2d-fused-tile.test.ts", "test/ops/conv2d-fused-subgroup.test.ts"];
 const activations = ["test/ops/activations.test.ts"];
 const order = "test/ops/order.test.ts";
 const batchNorm = [
-  "test/ops/batch_norm.test.ts",
+  "test/ops/batch-norm.test.ts",
   order,
-  "test/ops/batch_norm_folded.test.ts",
+  "test/ops/batch-norm-folded.test.ts",
   "test/fusion/fusion.test.ts",
 ];
 
@@ -19,15 +19,15 @@ export const testsOf: Record<string, readonly string[]> = {
   activation_gelu_tanh: activations,
   activation_hard_swish: activations,
   activation_leaky_relu: activations,
-  activation_none: ["test/ops/batch_norm.test.ts"],
+  activation_none: ["test/ops/batch-norm.test.ts"],
   activation_relu: activations,
   activation_relu6: activations,
   activation_silu: activations,
   alignment: ["test/train/probes.test.ts"],
   batch_norm: batchNorm,
-  batch_norm_f16: ["test/ops/batch_norm.test.ts", order],
+  batch_norm_f16: ["test/ops/batch-norm.test.ts", order],
   batch_norm_f32: batchNorm,
-  batch_norm_statistics: ["test/ops/batch_norm_statistics.test.ts", order],
+  batch_norm_statistics: ["test/ops/batch-norm-statistics.test.ts", order],
   cast: ["test/ops/cast.test.ts"],
   conv2d: [...conv2d, ...fused, order],
   conv2d_depthwise: conv2d,
@@ -45,22 +45,22 @@ export const testsOf: Record<string, readonly string[]> = {
   copy: ["test/ops/copy.test.ts"],
   elementwise: ["test/ops/elementwise.test.ts"],
   gather_batch: ["test/data/loader.test.ts", "test/data/device-dataset.test.ts"],
-  group_norm: ["test/ops/group_norm.test.ts", order],
+  group_norm: ["test/ops/group-norm.test.ts", order],
   load_normalised: ["test/ops/pool2d.test.ts", "test/ops/reduce.test.ts"],
   load_plain: ["test/ops/pool2d.test.ts", "test/ops/reduce.test.ts"],
   matmul: ["test/ops/matmul.test.ts", "test/ops/linear.test.ts"],
   matmul_subgroup: ["test/ops/matmul.test.ts"],
   matmul_tile: ["test/ops/matmul.test.ts"],
   memory: ["test/core/memory.test.ts", "test/core/gpu.test.ts"],
-  "lib/float16": ["test/ops/cast.test.ts", "test/ops/batch_norm.test.ts", order],
-  "lib/moments": ["test/ops/group_norm.test.ts", "test/ops/batch_norm.test.ts", order],
-  "lib/nan": ["test/ops/pool2d.test.ts", order],
+  float16: ["test/ops/cast.test.ts", "test/ops/batch-norm.test.ts", order],
+  moments: ["test/ops/group-norm.test.ts", "test/ops/batch-norm.test.ts", order],
+  nan: ["test/ops/pool2d.test.ts", order],
   pool2d: ["test/ops/pool2d.test.ts", order],
   probe: ["test/train/probes.test.ts"],
   reduce: ["test/ops/reduce.test.ts", order],
   sgd: ["test/optim/sgd.test.ts"],
   softmax: ["test/ops/softmax.test.ts", order],
-  softmax_cross_entropy: ["test/ops/softmax_cross_entropy.test.ts", order],
+  softmax_cross_entropy: ["test/ops/softmax-cross-entropy.test.ts", order],
   strided: ["test/ops/shapes.test.ts", "test/ops/elementwise.test.ts"],
   subsample: ["test/ops/subsample.test.ts"],
 };

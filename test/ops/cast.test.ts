@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { ShapeError } from "../../src/errors.ts";
 import { cast } from "../../src/ops/cast.ts";
-import { add, mul } from "../../src/ops/elementwise.ts";
+import { add, mul } from "../../src/ops/elementwise/elementwise.ts";
 import { halfToNumber, numberToHalf } from "../../src/tensor/tensor.ts";
 import { checkOp } from "../helpers/check-op.ts";
 import { testGpu } from "../helpers/gpu.ts";

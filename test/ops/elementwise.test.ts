@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { ShapeError } from "../../src/errors.ts";
 import { relu } from "../../src/ops/activations.ts";
-import { add, expand, mul, normalize, scale, sub } from "../../src/ops/elementwise.ts";
+import { add, expand, mul, normalize, scale, sub } from "../../src/ops/elementwise/elementwise.ts";
 import { sizeOf } from "../../src/tensor/shape.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";
 import { checkOp, type OpCase } from "../helpers/check-op.ts";

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { ShapeError } from "../../src/errors.ts";
 import { linear } from "../../src/ops/linear.ts";
-import { matmulVariants } from "../../src/ops/matmul-kernels.ts";
+import { matmulVariants } from "../../src/ops/matmul/kernels.ts";
 import { checkOp, type OpCase } from "../helpers/check-op.ts";
 import { testGpu } from "../helpers/gpu.ts";
 import { matmulReference } from "../reference/matmul.ts";

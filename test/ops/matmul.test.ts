@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { ShapeError } from "../../src/errors.ts";
-import { matmul } from "../../src/ops/matmul.ts";
-import { matmulVariants } from "../../src/ops/matmul-kernels.ts";
+import { matmulVariants } from "../../src/ops/matmul/kernels.ts";
+import { matmul } from "../../src/ops/matmul/matmul.ts";
 import { checkOp, type OpCase } from "../helpers/check-op.ts";
 import { withFoldAt } from "../helpers/fold.ts";
 import { testGpu } from "../helpers/gpu.ts";

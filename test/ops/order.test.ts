@@ -2,26 +2,26 @@
 // value is put at every place where a sum might begin, and results are compared with float64.
 
 import { describe, expect, it } from "vitest";
-import type { Gpu } from "../../src/gpu/device.ts";
+import type { Gpu } from "../../src/gpu.ts";
 import { relu } from "../../src/ops/activations.ts";
-import { type BatchNormOptions, batchNorm } from "../../src/ops/batch_norm.ts";
-import { batchNormComposed } from "../../src/ops/batch_norm_composed.ts";
-import { batchNormStatistics, mergeStatistics } from "../../src/ops/batch_norm_statistics.ts";
-import { conv2d } from "../../src/ops/conv2d.ts";
-import { groupNorm } from "../../src/ops/group_norm.ts";
-import { layerNorm } from "../../src/ops/layer_norm.ts";
+import { type BatchNormOptions, batchNorm } from "../../src/ops/batch-norm/batch-norm.ts";
+import { batchNormComposed } from "../../src/ops/batch-norm/composed.ts";
+import { batchNormStatistics, mergeStatistics } from "../../src/ops/batch-norm/statistics.ts";
+import { conv2d } from "../../src/ops/conv2d/conv2d.ts";
+import { groupNorm } from "../../src/ops/group-norm/group-norm.ts";
+import { layerNorm } from "../../src/ops/group-norm/layer-norm.ts";
 import { avgPool2d, globalAvgPool2d, maxPool2d } from "../../src/ops/pool2d.ts";
-import { mean, sum, variance } from "../../src/ops/reduce.ts";
-import { softmax } from "../../src/ops/softmax.ts";
-import { softmaxCrossEntropy } from "../../src/ops/softmax_cross_entropy.ts";
+import { mean, sum, variance } from "../../src/ops/reduce/reduce.ts";
+import { softmax } from "../../src/ops/softmax/softmax.ts";
+import { softmaxCrossEntropy } from "../../src/ops/softmax/softmax-cross-entropy.ts";
 import type { Shape } from "../../src/tensor/shape.ts";
 import { sizeOf } from "../../src/tensor/shape.ts";
 import { halfToNumber, numberToHalf } from "../../src/tensor/tensor.ts";
 import { testGpu } from "../helpers/gpu.ts";
 import { normals } from "../helpers/numbers.ts";
-import { batchNormReference, batchNormReferenceGrad, channelStatistics } from "../reference/batch_norm.ts";
+import { batchNormReference, batchNormReferenceGrad, channelStatistics } from "../reference/batch-norm.ts";
 import { meanOf, reduceReference, varianceOf } from "../reference/elementwise.ts";
-import { groupNormReference, groupNormReferenceGrad } from "../reference/group_norm.ts";
+import { groupNormReference, groupNormReferenceGrad } from "../reference/group-norm.ts";
 
 const gpu = await testGpu();
 const { NaN: nan, POSITIVE_INFINITY: inf } = Number;

@@ -1,6 +1,6 @@
 import { afterEach, describe, expect, it } from "vitest";
 import { ShapeError } from "../../src/errors.ts";
-import { batchNorm } from "../../src/ops/batch_norm.ts";
+import { batchNorm } from "../../src/ops/batch-norm/batch-norm.ts";
 import { avgPool2d, globalAvgPool2d, maxPool2d } from "../../src/ops/pool2d.ts";
 import { sizeOf } from "../../src/tensor/shape.ts";
 import { type AfterNorm, checkAfterNorm } from "../helpers/after-norm.ts";

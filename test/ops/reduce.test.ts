@@ -1,14 +1,14 @@
 import { afterEach, describe, expect, it } from "vitest";
 import { ShapeError } from "../../src/errors.ts";
-import { batchNorm } from "../../src/ops/batch_norm.ts";
-import { mean, sum, variance } from "../../src/ops/reduce.ts";
+import { batchNorm } from "../../src/ops/batch-norm/batch-norm.ts";
+import { mean, sum, variance } from "../../src/ops/reduce/reduce.ts";
 import { reshape } from "../../src/ops/reshape.ts";
 import { sizeOf } from "../../src/tensor/shape.ts";
 import { type AfterNorm, checkAfterNorm } from "../helpers/after-norm.ts";
 import { checkOp, type OpCase } from "../helpers/check-op.ts";
 import { testGpu } from "../helpers/gpu.ts";
 import { normals, relativeError } from "../helpers/numbers.ts";
-import { channelStatistics } from "../reference/batch_norm.ts";
+import { channelStatistics } from "../reference/batch-norm.ts";
 import { meanOf, reduceReference, varianceOf } from "../reference/elementwise.ts";
 
 /** Each way through the kernel, and sizes around its edges. */

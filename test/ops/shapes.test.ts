@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { ShapeError } from "../../src/errors.ts";
 import { concat, concatChannels } from "../../src/ops/concat.ts";
-import { mul } from "../../src/ops/elementwise.ts";
+import { mul } from "../../src/ops/elementwise/elementwise.ts";
 import {
   fromNCHW,
   toNCHW,

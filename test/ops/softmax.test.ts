@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
-import { add } from "../../src/ops/elementwise.ts";
-import { softmax } from "../../src/ops/softmax.ts";
+import { add } from "../../src/ops/elementwise/elementwise.ts";
+import { softmax } from "../../src/ops/softmax/softmax.ts";
 import { checkOp } from "../helpers/check-op.ts";
 import { testGpu } from "../helpers/gpu.ts";
 import { normals } from "../helpers/numbers.ts";

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { add, mul } from "../../src/ops/elementwise.ts";
+import { add, mul } from "../../src/ops/elementwise/elementwise.ts";
 import { SGD, type SGDOptions } from "../../src/optim/sgd.ts";
 import { testGpu } from "../helpers/gpu.ts";
 import { normals, relativeError } from "../helpers/numbers.ts";

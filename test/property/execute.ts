@@ -2,7 +2,8 @@
 
 import { checkpoint } from "../../src/autograd/checkpoint.ts";
 import { noGrad } from "../../src/autograd/tape.ts";
-import type { Binding, Gpu } from "../../src/gpu/device.ts";
+import type { Binding } from "../../src/device/bindings.ts";
+import type { Gpu } from "../../src/gpu.ts";
 import {
   AvgPool2d,
   BatchNorm2d,
@@ -15,20 +16,20 @@ import {
 } from "../../src/nn/layers.ts";
 import { Module } from "../../src/nn/module.ts";
 import { relu } from "../../src/ops/activations.ts";
-import { batchNorm } from "../../src/ops/batch_norm.ts";
+import { batchNorm } from "../../src/ops/batch-norm/batch-norm.ts";
 import { cast } from "../../src/ops/cast.ts";
 import { concat } from "../../src/ops/concat.ts";
-import { conv2d } from "../../src/ops/conv2d.ts";
-import { add, mul, scale, sub } from "../../src/ops/elementwise.ts";
-import { groupNorm } from "../../src/ops/group_norm.ts";
+import { conv2d } from "../../src/ops/conv2d/conv2d.ts";
+import { add, mul, scale, sub } from "../../src/ops/elementwise/elementwise.ts";
+import { groupNorm } from "../../src/ops/group-norm/group-norm.ts";
 import { linear } from "../../src/ops/linear.ts";
 import { pad } from "../../src/ops/pad.ts";
 import { permute } from "../../src/ops/permute.ts";
 import { avgPool2d, globalAvgPool2d, maxPool2d } from "../../src/ops/pool2d.ts";
-import { mean, sum } from "../../src/ops/reduce.ts";
+import { mean, sum } from "../../src/ops/reduce/reduce.ts";
 import { flatten, reshape } from "../../src/ops/reshape.ts";
 import { slice } from "../../src/ops/slice.ts";
-import { softmax } from "../../src/ops/softmax.ts";
+import { softmax } from "../../src/ops/softmax/softmax.ts";
 import { subsample } from "../../src/ops/subsample.ts";
 import { SGD } from "../../src/optim/sgd.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";

@@ -20,8 +20,8 @@ import {
 } from "../../src/data/dataset.ts";
 import { gunzip } from "../../src/data/gzip.ts";
 import { encodeIdx, parseIdx, readIdxDataset } from "../../src/data/idx.ts";
+import { Variants } from "../../src/device/variants.ts";
 import { DataError, FusenormError } from "../../src/errors.ts";
-import { Variants } from "../../src/gpu/variants.ts";
 import { downloadFile, fetchDataset } from "../../src/node/download.ts";
 import { unpackTar } from "../../src/node/unpack.ts";
 import { Random } from "../../src/tensor/random.ts";

@@ -2,7 +2,7 @@
 
 import { halfToNumber, numberToHalf } from "../../src/tensor/tensor.ts";
 import { type ActivationName, activations } from "./activations.ts";
-import { batchNormReference, batchNormReferenceGrad, channelStatistics } from "./batch_norm.ts";
+import { batchNormReference, batchNormReferenceGrad, channelStatistics } from "./batch-norm.ts";
 import { conv2dReference, conv2dReferenceGrad, outputShape, type ReferenceConv } from "./conv2d.ts";
 import {
   broadcastIndex,
@@ -14,7 +14,7 @@ import {
   sumTo,
   varianceOf,
 } from "./elementwise.ts";
-import { groupNormReference, groupNormReferenceGrad } from "./group_norm.ts";
+import { groupNormReference, groupNormReferenceGrad } from "./group-norm.ts";
 import { matmulReference } from "./matmul.ts";
 import { type Pool2dGeometry, pool2dReference, windowCount } from "./pool2d.ts";
 import { crossEntropyRow, rowsOf, softmaxRow } from "./softmax.ts";

@@ -1,6 +1,6 @@
 // Training of resnetCifar in float64: forward, backward and SGD by naive loops, parameter by parameter.
 
-import { batchNormReference, batchNormReferenceGrad } from "./batch_norm.ts";
+import { batchNormReference, batchNormReferenceGrad } from "./batch-norm.ts";
 import { conv2dReference, conv2dReferenceGrad, outputShape } from "./conv2d.ts";
 
 type Shape4 = [number, number, number, number];

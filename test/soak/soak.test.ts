@@ -8,7 +8,7 @@ import { DeviceDataset } from "../../src/data/device-dataset.ts";
 import { resnetCifar } from "../../src/nn/models/resnet.ts";
 import { requestGpu } from "../../src/node/request.ts";
 import { accuracy } from "../../src/ops/accuracy.ts";
-import { softmaxCrossEntropy } from "../../src/ops/softmax_cross_entropy.ts";
+import { softmaxCrossEntropy } from "../../src/ops/softmax/softmax-cross-entropy.ts";
 import { SGD } from "../../src/optim/sgd.ts";
 import { squares } from "../helpers/squares.ts";
 

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { resnetCifar } from "../../src/nn/models/resnet.ts";
-import { softmaxCrossEntropy } from "../../src/ops/softmax_cross_entropy.ts";
+import { softmaxCrossEntropy } from "../../src/ops/softmax/softmax-cross-entropy.ts";
 import { SGD } from "../../src/optim/sgd.ts";
 import { testGpu } from "../helpers/gpu.ts";
 import { generator, normals, relativeError } from "../helpers/numbers.ts";

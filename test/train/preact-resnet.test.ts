@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 import { preactResnetCifar } from "../../src/nn/models/preact-resnet.ts";
 import { resnetCifar } from "../../src/nn/models/resnet.ts";
 import type { Module } from "../../src/nn/module.ts";
-import { softmaxCrossEntropy } from "../../src/ops/softmax_cross_entropy.ts";
+import { softmaxCrossEntropy } from "../../src/ops/softmax/softmax-cross-entropy.ts";
 import { withChoices } from "../helpers/choices.ts";
 import { testGpu } from "../helpers/gpu.ts";
 import { normals, relativeError } from "../helpers/numbers.ts";

@@ -9,8 +9,8 @@ import {
   ReLU,
   Sequential,
 } from "../../src/nn/layers.ts";
-import { mul } from "../../src/ops/elementwise.ts";
-import { sum } from "../../src/ops/reduce.ts";
+import { mul } from "../../src/ops/elementwise/elementwise.ts";
+import { sum } from "../../src/ops/reduce/reduce.ts";
 import { Random } from "../../src/tensor/random.ts";
 import {
   activations,

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { DeviceError, DeviceLostError } from "../../src/errors.ts";
-import type { Gpu } from "../../src/gpu/device.ts";
+import type { Gpu } from "../../src/gpu.ts";
 import { requestGpu } from "../../src/node/request.ts";
 import type { Checkpoint } from "../../src/train/checkpoint.ts";
 import { type DeviceLoss, type RecoveryOptions, trainThroughLosses } from "../../src/train/recovery.ts";

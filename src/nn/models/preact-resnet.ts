@@ -1,5 +1,5 @@
-import type { Gpu } from "../../gpu/device.ts";
-import { add } from "../../ops/elementwise.ts";
+import type { Gpu } from "../../gpu.ts";
+import { add } from "../../ops/elementwise/elementwise.ts";
 import { globalAvgPool2d } from "../../ops/pool2d.ts";
 import { checkArray, checkInstance, checkInteger, checkOptions, optionNames } from "../../options.ts";
 import { checkGpu, checkTensor } from "../../tensor/check.ts";

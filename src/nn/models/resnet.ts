@@ -1,7 +1,7 @@
 import { UsageError } from "../../errors.ts";
-import type { Gpu } from "../../gpu/device.ts";
+import type { Gpu } from "../../gpu.ts";
 import { relu } from "../../ops/activations.ts";
-import { add } from "../../ops/elementwise.ts";
+import { add } from "../../ops/elementwise/elementwise.ts";
 import { globalAvgPool2d } from "../../ops/pool2d.ts";
 import { subsample } from "../../ops/subsample.ts";
 import {

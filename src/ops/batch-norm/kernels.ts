@@ -1,0 +1,638 @@
+// Geometry and dispatches of shaders/batch_norm/batch_norm.wgsl.
+
+import type { Grid } from "../../device/commands.ts";
+import type { KernelSpec } from "../../device/kernels.ts";
+import { link } from "../../device/link.ts";
+import { Recent } from "../../device/recent.ts";
+import type { Choice } from "../../device/variants.ts";
+import { type ActivationPart, NO_ACTIVATION, type Partials } from "../../fusion/ports.ts";
+import type { Kernels } from "../../generated/shaders.ts";
+import type { Gpu } from "../../gpu.ts";
+import type { DType } from "../../tensor/dtype.ts";
+import type { Shape } from "../../tensor/shape.ts";
+import type { Tensor } from "../../tensor/tensor.ts";
+import type { OpContext } from "../define-op.ts";
+
+type Context = Pick<OpContext, "gpu" | "temp" | "run">;
+
+/** How [count, channels] is laid out in vec4 columns and wide rows; see the shader's head. */
+export interface Layout {
+  channels: number;
+  /** Values per channel. */
+  count: number;
+  /** vec4s in a wide row. */
+  width4: number;
+  /** Full wide rows. */
+  rows: number;
+  /** Elements after them. */
+  tail: number;
+}
+
+/** How a variant divides the work. */
+interface Division {
+  slices: number;
+  sliceRows: number;
+  /** Invocations of the apply kernels where neighbours take neighbouring vec4s; 0 where they take runs of rows. */
+  stride: number;
+  /** Invocations of a workgroup of kernels without workgroup memory. */
+  lanes: number;
+  /** Columns and rows of a workgroup; 0 for kernels without workgroup memory. */
+  x: number;
+  y: number;
+}
+
+type Element = "float32" | "float16";
+
+/** How the kernels reach the elements of their tensors. */
+const ELEMENTS = { float32: "batch_norm_f32", float16: "batch_norm_f16" } as const;
+
+type StatisticsEntries = Kernels<Tensor>["batch_norm_statistics"]["entries"];
+type Entries = Kernels<Tensor>["batch_norm"]["entries"];
+/** Entry points, but for their twins with workgroup memory. */
+type Entry = Exclude<keyof Entries, `${string}_workgroup`>;
+type BoundBy<E extends Entry> = E extends Entry ? Omit<Entries[E], "params"> : never;
+
+/** How one of the kernels is dispatched. */
+interface How {
+  division: Division;
+  grid: Grid;
+  flags?: Readonly<Record<string, boolean>>;
+  /** Whichever it was: its key is that of the pass. */
+  choice?: BatchNormChoice | null;
+  activation?: ActivationPart;
+  /** Of the uniform. */
+  params?: { eps: number; momentum: number | null } | null;
+}
+
+/**
+ * `runs`: no workgroup memory, each invocation takes runs of rows; `one`: all in one dispatch. A call for which one dispatch
+ * won't do (the average over all batches is counted up after it; too few buffers; no dx) runs that family's several.
+ */
+const VARIANTS = {
+  software: { runs: true, one: false, several: "software" },
+  workgroup: { runs: false, one: false, several: "workgroup" },
+  software_one: { runs: true, one: true, several: "software" },
+  workgroup_one: { runs: false, one: true, several: "workgroup" },
+} as const;
+
+type Variant = keyof typeof VARIANTS;
+
+export type BatchNormChoice = Choice<Variant>;
+
+const ALL = Object.keys(VARIANTS) as readonly Variant[];
+const SEVERAL = ALL.filter((variant) => !VARIANTS[variant].one);
+
+type Pass = "forward" | "backward";
+
+/** Storage buffers that one dispatch binds at least; with running statistics, `RUNNING_BUFFERS` more. */
+const ONE_BUFFERS = { forward: 7, backward: 8 };
+const RUNNING_BUFFERS = 3;
+
+/** Whether a variant takes one dispatch. */
+export function takesOne(variant: Variant): boolean {
+  return VARIANTS[variant].one;
+}
+
+const SOFTWARE_WORKGROUP = 32;
+const SOFTWARE_ONE_WORKGROUP = 8; // as many workgroups, and so threads, as there are groups of lanes
+const SOFTWARE_LANES = 512;
+/** Rows in a word of the ReLU's mask. Slices begin at whole words. */
+const MASK_ROWS = 8;
+const GPU_WORKGROUP = 256;
+const GPU_WORKGROUPS = 1024;
+const GPU_LANES = 2 ** 18;
+/** Rows up to which one dispatch is faster than three on lavapipe, if there are 16 columns or more to share out. */
+const SOFTWARE_ONE_ROWS = 1024;
+/** On a GPU: a workgroup takes so many rows in little more than the time that a dispatch takes. */
+const GPU_ONE_ROWS = 1024;
+/** Below this, variances under 1e-27 count: see `SMALL_EPS` in shaders/moments.wgsl. */
+export const SMALL_EPS = 1e-20;
+
+export function batchNormLayout(count: number, channels: number): Layout {
+  const width4 = channels / gcd(channels, 4); // least common multiple of channels and 4, in vec4s
+  const rows = Math.floor((count * channels) / (4 * width4));
+  return { channels, count, width4, rows, tail: count * channels - 4 * width4 * rows };
+}
+
+function gcd(a: number, b: number): number {
+  return b === 0 ? a : gcd(b, a % b);
+}
+
+function divide({ width4, rows }: Layout, variant: Variant, software: boolean): Division {
+  const { runs, one } = VARIANTS[variant];
+  const workgroup = software ? SOFTWARE_WORKGROUP : GPU_WORKGROUP;
+  const lanes = runs && one ? SOFTWARE_ONE_WORKGROUP : workgroup;
+  // Columns: whole rows of up to 64 vec4s, so that a workgroup reads runs of up to 1 KiB.
+  const wide = one ? 4 : 64;
+  const tiles = Math.ceil(width4 / wide);
+  const x = runs ? 0 : Math.ceil(width4 / tiles);
+  const y = runs ? 0 : Math.floor(GPU_WORKGROUP / x);
+  if (one) return { slices: 1, sliceRows: rows, stride: 0, lanes, x, y };
+  const wanted = runs
+    ? Math.min(Math.floor(SOFTWARE_LANES / width4), Math.floor(rows / 16))
+    : Math.min(Math.floor(GPU_WORKGROUPS / tiles), Math.floor(rows / (8 * y)));
+  const sliceRows = MASK_ROWS * Math.ceil(rows / Math.max(1, wanted) / MASK_ROWS);
+  const slices = sliceRows === 0 ? 1 : Math.ceil(rows / sliceRows);
+  const perColumn = Math.max(1, Math.min(Math.floor(GPU_LANES / width4), Math.ceil(rows / 4)));
+  return { slices, sliceRows, stride: runs ? 0 : width4 * perColumn, lanes, x, y };
+}
+
+/** For kernels without a `_workgroup` twin. */
+function lanesOnly(division: Division): Division {
+  return { ...division, x: 0, y: 0 };
+}
+
+export interface MeasureParams {
+  gamma: Tensor | null;
+  beta: Tensor | null;
+  runningMean: Tensor | null;
+  runningVar: Tensor | null;
+  numBatchesTracked: Tensor | null;
+  momentum: number | null;
+  eps: number;
+}
+
+interface ApplyParams {
+  residual: Tensor | null;
+  activation: ActivationPart;
+  /** Where the ReLU's mask goes, [maskWords]; null where backward won't need it. */
+  mask: Tensor | null;
+}
+
+interface GradParams {
+  activation: ActivationPart;
+  /** The forward's, with residual and ReLU; else null. */
+  mask: Tensor | null;
+  /** With another activation, what it needs to work out what that was of; else null. */
+  residual: Tensor | null;
+  /** Where dz goes if there is `mask` or `residual`. */
+  dz: Tensor;
+  dgamma: Tensor;
+  dbeta: Tensor;
+  /** Null where dx is not wanted. */
+  dx: Tensor | null;
+  /** The statistics depend on x. */
+  batchStatistics: boolean;
+}
+
+/** The kernels of one layout. */
+export class BatchNormKernels {
+  /** Elements in a row of per-channel numbers, each channel repeated. */
+  readonly width: number;
+  /** uint32 words of a ReLU's mask. */
+  readonly maskWords: number;
+  private readonly specs = new Map<string, KernelSpec>();
+  private readonly divisions = new Map<Variant, Division>();
+  private readonly key: string;
+
+  constructor(
+    private readonly gpu: Gpu,
+    private readonly layout: Layout,
+    private readonly dtype: Element,
+  ) {
+    this.width = 4 * layout.width4;
+    this.maskWords = Math.ceil((layout.rows + Math.sign(layout.tail)) / MASK_ROWS) * layout.width4;
+    this.key = `${layout.count}x${layout.channels}`;
+  }
+
+  /** Count, origin, offset and variance of each channel of x, into [4, channels]. */
+  statistics(ctx: Context, out: Tensor, x: Tensor): void {
+    const division = this.division(this.family());
+    const partials = ctx.temp([division.slices, 3, this.width]);
+    const flags = { SMALL_EPS: true };
+    this.run(ctx, "stats", { partials, x }, { division, flags, grid: this.columnGrid(division) });
+    const grid = this.laneGrid(division, this.layout.channels);
+    const lanes = lanesOnly(division);
+    this.run(ctx, "finalize_statistics", { slices: partials, saved: out }, { division: lanes, flags, grid });
+  }
+
+  /** dx of `statistics` at x, where `grad` is that of the [4, channels]. */
+  statisticsGrad(ctx: Context, dx: Tensor, x: Tensor, statistics: Tensor, grad: Tensor): void {
+    const affine = ctx.temp([5, this.width]);
+    this.statisticsKernel(ctx, "input_grad", { out: affine, a: statistics, grad });
+    this.apply(ctx, dx, x, affine, { residual: null, activation: NO_ACTIVATION, mask: null }, null, null);
+  }
+
+  /** One of the kernels of shaders/batch_norm/batch_norm_statistics.wgsl. */
+  statisticsKernel<E extends keyof StatisticsEntries>(
+    ctx: Pick<Context, "run">,
+    entry: E,
+    bindings: Omit<StatisticsEntries[E], "params">,
+  ): void {
+    const { channels } = this.layout;
+    const constants = { WORKGROUP_SIZE: GPU_WORKGROUP };
+    const spec: KernelSpec = { shader: "batch_norm_statistics", entry, constants };
+    const params = { channels, width: this.width };
+    ctx.run(spec, { ...bindings, params }, this.gpu.fold(Math.ceil(channels / GPU_WORKGROUP)));
+  }
+
+  /** Whether kernels around a pass in several dispatches may do part of it: channels in whole vec4s. */
+  get foldable(): boolean {
+    return this.layout.channels === 4 * this.layout.width4 && this.dtype === "float32";
+  }
+
+  /**
+   * The variant of a pass. `folds`: kernels around may do part of it unless that is one dispatch, and so the choice changes their
+   * time as well.
+   */
+  choose(pass: Pass, folds: boolean): BatchNormChoice {
+    const { gpu } = this;
+    const { count, width4 } = this.layout;
+    const { maxStorageBuffersPerShaderStage, maxComputeWorkgroupsPerDimension } = gpu.limits;
+    // `workgroup_one` takes 4 columns in a workgroup, and its grid is not folded.
+    const one =
+      this.layout.channels === 4 * width4 &&
+      maxStorageBuffersPerShaderStage >= ONE_BUFFERS[pass] &&
+      width4 <= 4 * maxComputeWorkgroupsPerDimension;
+    const family = this.family();
+    const few = gpu.isSoftware
+      ? count * Math.max(1, 16 / width4) <= SOFTWARE_ONE_ROWS
+      : count <= GPU_ONE_ROWS;
+    const reach = folds && this.foldable ? "work" : "kernel";
+    const fallback = one && few ? (`${family}_one` as const) : family;
+    return gpu.variants.pick(`batch_norm.${pass}`, this.key, one ? ALL : SEVERAL, fallback, reach);
+  }
+
+  /** How a pass in several dispatches is divided. */
+  private sliced({ variant }: BatchNormChoice): Division {
+    return this.division(VARIANTS[variant].several);
+  }
+
+  /** Training: y, and the channels' numbers into `saved`. Moves the running statistics, if there are any. */
+  train(
+    ctx: Context,
+    y: Tensor,
+    x: Tensor,
+    saved: Tensor,
+    params: MeasureParams & ApplyParams,
+    choice: BatchNormChoice,
+  ): void {
+    const { gamma, beta, runningMean, residual, activation, mask } = params;
+    const buffers = ONE_BUFFERS.forward + (runningMean ? RUNNING_BUFFERS : 0);
+    const fits = params.momentum !== null && this.gpu.limits.maxStorageBuffersPerShaderStage >= buffers;
+    if (!takesOne(choice.variant) || !fits) {
+      this.measure(ctx, x, saved, params, choice);
+      this.apply(ctx, y, x, saved, params, this.counter(params), choice);
+      return;
+    }
+    const division = this.division(choice.variant);
+    const flags = {
+      ...this.affineFlags(params),
+      SMALL_EPS: params.eps < SMALL_EPS,
+      HAS_RESIDUAL: residual !== null,
+      HAS_MASK: mask !== null,
+    };
+    const how = { division, flags, choice, activation, params, grid: this.columnGrid(division) };
+    const bindings = {
+      ...{ y, x, saved, residual: residual ?? x, mask: mask ?? ctx.temp([1]) },
+      ...{ gamma: gamma ?? x, beta: beta ?? x },
+    };
+    const running = this.running(ctx, params);
+    if (running) this.run(ctx, "forward_running", { ...bindings, ...running }, how);
+    else this.run(ctx, "forward", bindings, how);
+  }
+
+  /** The numbers of the channels into `saved`, in two dispatches. Moves the running statistics, if there are any. */
+  measure(ctx: Context, x: Tensor, saved: Tensor, params: MeasureParams, choice: BatchNormChoice): void {
+    const division = this.sliced(choice);
+    const { gamma, beta } = params;
+    const partials = ctx.temp([division.slices, 3, this.width]);
+    const small = { SMALL_EPS: params.eps < SMALL_EPS };
+    const how = { division, choice, params };
+    this.run(ctx, "stats", { partials, x }, { ...how, flags: small, grid: this.columnGrid(division) });
+    const flags = { ...this.affineFlags(params), ...small };
+    const merging = { ...how, flags, grid: this.channelGrid(division) };
+    const bindings = { slices: partials, saved, gamma: gamma ?? x, beta: beta ?? x };
+    const running = this.running(ctx, params);
+    if (running) this.run(ctx, "finalize_running", { ...bindings, ...running }, merging);
+    else this.run(ctx, "finalize", bindings, merging);
+    partials.dispose(); // before y is allocated
+  }
+
+  /**
+   * The numbers of the channels into `saved`, from a convolution's partial statistics of x, or of x itself where those left
+   * float32's range. Moves the running ones.
+   */
+  finalize(
+    ctx: Context,
+    x: Tensor,
+    saved: Tensor,
+    { values, groups }: Partials,
+    params: MeasureParams,
+    choice: BatchNormChoice,
+  ): void {
+    const { gamma, beta } = params;
+    const division = { ...this.sliced(choice), slices: groups };
+    const flags = { ...this.affineFlags(params), SMALL_EPS: params.eps < SMALL_EPS, COUNTED: true };
+    const how = { division, flags, choice, params, grid: this.channelGrid(division) };
+    const bindings = { x, slices: values, saved, gamma: gamma ?? values, beta: beta ?? values };
+    const running = this.running(ctx, params);
+    if (running) this.run(ctx, "finalize_folded_running", { ...bindings, ...running }, how);
+    else this.run(ctx, "finalize_folded", bindings, how);
+  }
+
+  /** The running statistics, and where the batches are counted; null where there are none. */
+  private running(ctx: Context, { runningMean, runningVar, numBatchesTracked }: MeasureParams) {
+    if (!runningMean || !runningVar) return null;
+    return {
+      batches: numBatchesTracked ?? ctx.temp([1]),
+      running_mean: runningMean,
+      running_var: runningVar,
+    };
+  }
+
+  /** What `apply` has to count up: with the average over all batches, every channel has to have read it. */
+  counter({
+    momentum,
+    runningMean,
+    numBatchesTracked,
+  }: Pick<MeasureParams, "momentum" | "runningMean" | "numBatchesTracked">): Tensor | null {
+    return momentum === null && runningMean ? numBatchesTracked : null;
+  }
+
+  /** The same from statistics of `statistics`, perhaps merged over several batches. */
+  measureGiven(ctx: Context, x: Tensor, saved: Tensor, statistics: Tensor, params: MeasureParams): void {
+    const { gamma, beta } = params;
+    const division = lanesOnly(this.division(this.family()));
+    const grid = this.laneGrid(division, this.layout.channels);
+    const how = { division, flags: this.affineFlags(params), params, grid };
+    const bindings = { slices: statistics, saved, gamma: gamma ?? x, beta: beta ?? x };
+    const running = this.running(ctx, params);
+    if (running) this.run(ctx, "finalize_given_running", { ...bindings, ...running }, how);
+    else this.run(ctx, "finalize_given", bindings, how);
+  }
+
+  /** Inference: the channels' numbers, of the running statistics, into `saved`; `apply` then gives y. */
+  infer(ctx: Context, saved: Tensor, params: MeasureParams): void {
+    const { gamma, beta } = params;
+    const [given_mean, given_var] = [params.runningMean!, params.runningVar!];
+    const division = lanesOnly(this.division(this.family()));
+    const bindings = {
+      ...{ saved, given_mean, given_var },
+      ...{ gamma: gamma ?? given_mean, beta: beta ?? given_mean },
+    };
+    const grid = this.laneGrid(division, this.layout.channels);
+    const how = { division, flags: this.affineFlags(params), params, grid };
+    this.run(ctx, "finalize_inference", bindings, how);
+  }
+
+  /** For statistics computed elsewhere (`variance` biased): moves the running ones, and counts the batch. */
+  updateRunning(mean: Tensor, variance: Tensor, params: Omit<MeasureParams, "gamma" | "beta">): void {
+    const { gpu } = this;
+    const { runningMean, runningVar, numBatchesTracked } = params;
+    const counter = numBatchesTracked ?? gpu.zeros([1]);
+    const division = lanesOnly(this.division("software"));
+    const bindings = {
+      ...{ batch_mean: mean, batch_var: variance, batches: counter },
+      ...{ running_mean: runningMean!, running_var: runningVar! },
+    };
+    this.run(gpu, "update_running", bindings, { division, params, grid: [1] });
+    if (counter !== numBatchesTracked) counter.dispose();
+  }
+
+  /** dgamma, dbeta and what else `params` wants, from dy and what the forward saved. */
+  backward(
+    ctx: Context,
+    x: Tensor,
+    dy: Tensor,
+    saved: Tensor,
+    params: GradParams,
+    choice: BatchNormChoice,
+  ): void {
+    const { activation, mask, residual, dz, dgamma, dbeta, dx, batchStatistics } = params;
+    const joined = mask !== null || residual !== null;
+    if (takesOne(choice.variant) && dx) {
+      const division = this.division(choice.variant);
+      const flags = { BATCH_STATISTICS: batchStatistics };
+      const how = { division, flags, choice, grid: this.columnGrid(division) };
+      const bindings = { dx, x, dy, constants: saved, dz: joined ? dz : ctx.temp([4]), dgamma, dbeta };
+      if (mask) this.run(ctx, "backward_residual", { ...bindings, mask_before: mask }, how);
+      else if (residual) {
+        this.run(ctx, "backward_joined", { ...bindings, summand: residual }, { ...how, activation });
+      } else this.run(ctx, "backward", bindings, { ...how, activation });
+      return;
+    }
+    const slopes = ctx.temp([4, this.width]);
+    this.measureGrad(ctx, x, dy, saved, slopes, params, choice);
+    const left = joined ? NO_ACTIVATION : activation;
+    if (dx) this.applyGrad(ctx, dx, x, joined ? dz : dy, saved, slopes, left, null, choice);
+  }
+
+  /** dgamma, dbeta and the coefficients of dx into `slopes`; with a mask or a residual, dz. In two dispatches. */
+  measureGrad(
+    ctx: Context,
+    x: Tensor,
+    dy: Tensor,
+    saved: Tensor,
+    slopes: Tensor,
+    params: Omit<GradParams, "dx">,
+    choice: BatchNormChoice,
+  ): void {
+    const { mask, residual, dz } = params;
+    const sums = this.sumGrad(
+      ctx,
+      ctx.temp,
+      x,
+      dy,
+      saved,
+      { ...params, dz: mask || residual ? dz : null },
+      choice,
+    );
+    this.finalizeGrad(ctx, slopes, sums, saved, params, choice);
+    sums.values.dispose();
+  }
+
+  /** Σdz and Σdz·x̂ of each channel and slice, in a tensor by `make`; and dz, if it is to be kept. */
+  sumGrad(
+    ctx: Context,
+    make: (shape: Shape) => Tensor,
+    x: Tensor,
+    dy: Tensor,
+    saved: Tensor,
+    {
+      activation,
+      mask,
+      residual,
+      dz,
+    }: Pick<GradParams, "activation" | "mask" | "residual"> & { dz: Tensor | null },
+    choice: BatchNormChoice,
+  ): Partials {
+    const division = this.sliced(choice);
+    const values = make([division.slices, 2, this.width]);
+    const how = { division, choice, grid: this.columnGrid(division) };
+    const bindings = { partials: values, x, dy, constants: saved, dz: dz ?? ctx.temp([4]) };
+    if (mask) this.run(ctx, "grad_stats_residual", { ...bindings, mask_before: mask }, how);
+    else if (residual) {
+      this.run(ctx, "grad_stats_joined", { ...bindings, summand: residual }, { ...how, activation });
+    } else {
+      this.run(ctx, "grad_stats", bindings, { ...how, activation, flags: { KEEPS_DZ: dz !== null } });
+    }
+    return { values, groups: division.slices };
+  }
+
+  /** dgamma, dbeta and the coefficients of dx, [4, width], from partial sums. */
+  finalizeGrad(
+    ctx: Context,
+    slopes: Tensor,
+    { values, groups }: Partials,
+    saved: Tensor,
+    { dgamma, dbeta, batchStatistics }: Pick<GradParams, "dgamma" | "dbeta" | "batchStatistics">,
+    choice: BatchNormChoice,
+  ): void {
+    const division = { ...this.sliced(choice), slices: groups };
+    const flags = { BATCH_STATISTICS: batchStatistics };
+    const bindings = { affine: slopes, slices: values, numbers: saved, dgamma, dbeta };
+    this.run(ctx, "grad_finalize", bindings, { division, flags, choice, grid: this.channelGrid(division) });
+  }
+
+  /** dx from dz, or from dy with the activation that dy is past; and `addend`, if that is given. */
+  applyGrad(
+    ctx: Pick<Context, "run">,
+    dx: Tensor,
+    x: Tensor,
+    dz: Tensor,
+    saved: Tensor,
+    slopes: Tensor,
+    activation: ActivationPart,
+    addend: Tensor | null,
+    choice: BatchNormChoice,
+  ): void {
+    const division = this.sliced(choice);
+    const flags = { HAS_ADDEND: addend !== null, STRIDED: division.stride > 0 };
+    const bindings = { dx, x, dy: dz, constants: saved, slopes, addend: addend ?? dz };
+    const how = { division: lanesOnly(division), flags, choice, activation, grid: this.applyGrid(division) };
+    this.run(ctx, "grad_apply", bindings, how);
+  }
+
+  /** y from x and the channels' numbers, for `choice` or for an op without one. Counts the batch in `counter`, if that is given. */
+  apply(
+    ctx: Context,
+    y: Tensor,
+    x: Tensor,
+    saved: Tensor,
+    { residual, activation, mask }: ApplyParams,
+    counter: Tensor | null,
+    choice: BatchNormChoice | null,
+  ): void {
+    const division = this.division(this.family());
+    const flags = {
+      HAS_RESIDUAL: residual !== null,
+      HAS_MASK: mask !== null,
+      STRIDED: division.stride > 0,
+    };
+    const how = { division: lanesOnly(division), flags, choice, activation, grid: this.applyGrid(division) };
+    const bindings = {
+      ...{ y, x, constants: saved },
+      ...{ residual: residual ?? x, mask: mask ?? ctx.temp([1]) },
+    };
+    if (counter) this.run(ctx, "apply_counting", { ...bindings, batches: counter }, how);
+    else this.run(ctx, "apply", bindings, how);
+  }
+
+  private family(): "software" | "workgroup" {
+    return this.gpu.isSoftware ? "software" : "workgroup";
+  }
+
+  private division(variant: Variant): Division {
+    let division = this.divisions.get(variant);
+    if (!division) {
+      division = divide(this.layout, variant, this.gpu.isSoftware);
+      this.divisions.set(variant, division);
+    }
+    return division;
+  }
+
+  private affineFlags({ gamma, beta }: MeasureParams) {
+    return { HAS_GAMMA: gamma !== null, HAS_BETA: beta !== null };
+  }
+
+  /** `entry`, with suffix `_workgroup` where the division has one. */
+  private spec(
+    entry: Entry,
+    {
+      division: { slices, lanes, x, y },
+      flags = {},
+      choice = null,
+      activation: { part, constants: given } = NO_ACTIVATION,
+    }: How,
+  ): KernelSpec {
+    const flag = Object.values(flags);
+    const key = `${choice?.kernel},${entry},${lanes},${x},${y},${slices},${flag},${part},${Object.values(given)}`;
+    let spec = this.specs.get(key);
+    if (!spec) {
+      const constants: Record<string, number> = { ...given };
+      for (const [name, value] of Object.entries(flags)) constants[name] = value ? 1 : 0;
+      if (y === 0) constants.WORKGROUP_SIZE = lanes;
+      else if (entry.includes("finalize")) Object.assign(constants, { X: 1, Y: this.mergers(slices) });
+      else Object.assign(constants, { X: x, Y: y });
+      constants.HAS_TAIL = this.layout.tail > 0 ? 1 : 0;
+      spec = {
+        shader: link("batch_norm", { elements: ELEMENTS[this.dtype], activation: part }),
+        entry: y > 0 ? `${entry}_workgroup` : entry,
+        constants,
+        serves: choice ? [choice] : [],
+      };
+      this.specs.set(key, spec);
+    }
+    return spec;
+  }
+
+  /** Invocations that merge a channel's partials in a workgroup. */
+  private mergers(slices: number): number {
+    const partials = (slices * this.width) / this.layout.channels;
+    return Math.min(GPU_WORKGROUP, 2 ** Math.ceil(Math.log2(Math.max(1, partials))));
+  }
+
+  private run<E extends Entry>(ctx: Pick<Context, "run">, entry: E, bindings: BoundBy<E>, how: How): void {
+    const { channels, width4, rows, tail, count } = this.layout;
+    const { slices, sliceRows, stride } = how.division;
+    const { eps, momentum } = how.params ?? { eps: 0, momentum: 0 };
+    const params = {
+      ...{ channels, width4, rows, tail, slices, slice_rows: sliceRows, stride },
+      ...{ count, eps, momentum: momentum ?? -1 },
+    };
+    ctx.run(this.spec(entry, how), { ...bindings, params }, how.grid);
+  }
+
+  private laneGrid({ lanes }: Division, count: number): [number, number] {
+    return this.gpu.fold(Math.ceil(count / lanes));
+  }
+
+  /** Every column of every slice. */
+  private columnGrid(division: Division): [number, number] {
+    const { width4 } = this.layout;
+    const { slices, x } = division;
+    return x > 0 ? [Math.ceil(width4 / x), slices] : this.laneGrid(division, width4 * slices);
+  }
+
+  private channelGrid(division: Division): [number, number] {
+    const { channels } = this.layout;
+    return division.x > 0 ? this.gpu.fold(channels) : this.laneGrid(division, channels);
+  }
+
+  private applyGrid(division: Division): [number, number] {
+    const { slices, stride } = division;
+    return this.laneGrid(division, stride > 0 ? stride : this.layout.width4 * slices);
+  }
+}
+
+/** Layouts whose kernels are remembered. */
+const MOST_LAYOUTS = 512;
+const known = new WeakMap<Gpu, Recent<string, BatchNormKernels>>();
+
+/** The kernels for [count, channels] of x's type on this adapter, made once while it is in use. */
+export function batchNormKernels(gpu: Gpu, count: number, channels: number, dtype: DType): BatchNormKernels {
+  let kernels = known.get(gpu);
+  if (!kernels) {
+    kernels = new Recent(MOST_LAYOUTS);
+    known.set(gpu, kernels);
+  }
+  const type = dtype === "float16" ? dtype : "float32";
+  const key = `${count}x${channels}${type}`;
+  let found = kernels.get(key);
+  if (!found) {
+    found = new BatchNormKernels(gpu, batchNormLayout(count, channels), type);
+    kernels.set(key, found);
+  }
+  return found;
+}

@@ -1,0 +1,263 @@
+// add, sub, mul, scale, normalize: one read per input and one write. What a library without fusion runs.
+
+import { ShapeError } from "../../errors.ts";
+import { show } from "../../options.ts";
+import { checkTensor } from "../../tensor/check.ts";
+import { checkShape, formatShape, type Shape, sameShape } from "../../tensor/shape.ts";
+import { Tensor } from "../../tensor/tensor.ts";
+import { defineOp } from "../define-op.ts";
+import { reduceInto } from "../reduce/kernels.ts";
+import { broadcastShapes, type OperandLayout, operandLayout, repeatedAxes } from "./broadcast.ts";
+import { type Binary, binary, expandInto, sameLayout, scaleInto, ternary } from "./kernels.ts";
+
+const scaleOp = defineOp({
+  name: "scale",
+  inputs: { x: "..." },
+  infer({ x }, { factor }: { factor: number }) {
+    if (!Number.isFinite(factor)) {
+      throw new ShapeError(
+        `scale: factor is ${show(factor)}; expected a finite number, or a tensor that broadcasts to x`,
+      );
+    }
+    return { out: x };
+  },
+  forward(ctx, { x }, plan, { factor }) {
+    const out = ctx.empty(plan.out);
+    scaleInto(ctx, out, x, factor);
+    return { out, saved: {} };
+  },
+  backward(ctx, grad, _saved, _plan, { factor }) {
+    const dx = ctx.grad("x");
+    scaleInto(ctx, dx, grad, factor);
+    return { x: dx };
+  },
+});
+
+interface BroadcastPlan {
+  out: Shape;
+  /** Axes of a along which b repeats. */
+  repeated: readonly boolean[];
+  layout: OperandLayout;
+  b: Shape;
+}
+
+function broadcastPlan(op: string, a: Shape, b: Shape): BroadcastPlan {
+  const repeated = repeatedAxes(op, "b", b, a);
+  return { out: a, repeated, layout: operandLayout(op, a, repeated), b };
+}
+
+/** out = ±a ± b, a of the output's shape. */
+function defineSum(name: string, entry: Binary, signs: { a: 1 | -1; b: 1 | -1 }) {
+  return defineOp({
+    name,
+    inputs: { a: "...", b: "..." },
+    infer: ({ a, b }) => broadcastPlan(name, a, b),
+    forward(ctx, { a, b }, plan) {
+      const graph = ctx.needsGrad.a || ctx.needsGrad.b;
+      const sum = entry === "add" && sameShape(plan.out, plan.b);
+      const folded = sum ? (a.plus(b, graph) ?? b.plus(a, graph)) : null;
+      if (folded) return { out: folded, saved: {} };
+      const out = ctx.empty(plan.out);
+      binary(ctx, entry, out, a, b, plan.layout);
+      return { out, saved: {} };
+    },
+    // da = ±dy; db = ±Σ dy over the axes along which b repeats
+    backward(ctx, grad, _, plan) {
+      const signed = (name: "a" | "b", shape: Shape) => {
+        if (signs[name] === 1) return grad.alias(shape);
+        const negative = ctx.grad(name);
+        scaleInto(ctx, negative, grad, -1);
+        return negative;
+      };
+      const summed = () => {
+        const db = ctx.grad("b");
+        reduceInto(ctx, db, grad, plan.out, plan.repeated, { scale: signs.b });
+        return db;
+      };
+      const repeats = plan.repeated.includes(true);
+      return {
+        a: ctx.needsGrad.a ? signed("a", plan.out) : null,
+        b: ctx.needsGrad.b ? (repeats ? summed() : signed("b", plan.b)) : null,
+      };
+    },
+    passes: entry === "add" ? ["a", "b"] : [],
+    sink: (_gpu, _saved, plan, _params, ofInput) =>
+      plan.repeated.includes(true) ? null : (ofInput?.plus() ?? null),
+  });
+}
+
+const addOp = defineSum("add", "add", { a: 1, b: 1 });
+const subOp = defineSum("sub", "sub", { a: 1, b: -1 });
+const subReversedOp = defineSum("sub", "sub_reversed", { a: -1, b: 1 });
+
+const mulOp = defineOp({
+  name: "mul",
+  inputs: { a: "...", b: "..." },
+  infer: ({ a, b }) => broadcastPlan("mul", a, b),
+  forward(ctx, { a, b }, plan) {
+    const out = ctx.empty(plan.out);
+    binary(ctx, "mul", out, a, b, plan.layout);
+    return { out, saved: { a: ctx.needsGrad.b ? a : null, b: ctx.needsGrad.a ? b : null } };
+  },
+  // da = dy·b; db = Σ dy·a over the axes along which b repeats
+  backward(ctx, grad, { a, b }, plan) {
+    let da: Tensor | null = null;
+    let db: Tensor | null = null;
+    if (b) {
+      da = ctx.grad("a");
+      binary(ctx, "mul", da, grad, b, plan.layout);
+    }
+    if (a) {
+      db = ctx.grad("b");
+      if (plan.repeated.includes(true)) {
+        reduceInto(ctx, db, a, plan.out, plan.repeated, { term: "PRODUCT", z: grad });
+      } else {
+        binary(ctx, "mul", db, grad, a, sameLayout(plan.out));
+      }
+    }
+    return { a: da, b: db };
+  },
+});
+
+const expandOp = defineOp({
+  name: "expand",
+  inputs: { x: "..." },
+  infer({ x }, { shape }: { shape: Shape }) {
+    checkShape("expand", shape);
+    const repeated = repeatedAxes("expand", "x", x, shape);
+    return { out: shape, repeated, layout: operandLayout("expand", shape, repeated), x };
+  },
+  forward(ctx, { x }, plan) {
+    const out = ctx.empty(plan.out);
+    expandInto(ctx, out, x, plan.layout);
+    return { out, saved: {} };
+  },
+  backward(ctx, grad, _, plan) {
+    const dx = ctx.grad("x");
+    reduceInto(ctx, dx, grad, plan.out, plan.repeated);
+    return { x: dx };
+  },
+});
+
+/**
+ * Repeats x to `shape`: each size of x, counted from the last axis, is equal or 1. Makes a copy.
+ * @throws ShapeError if x does not broadcast to `shape`.
+ */
+export function expand(x: Tensor, shape: Shape): Tensor {
+  return expandOp({ x }, { shape });
+}
+
+/** Runs the op with its larger input first; where neither has the output's shape, a is expanded first. */
+function broadcast(
+  name: string,
+  a: Tensor,
+  b: Tensor,
+  straight: typeof addOp,
+  reversed: typeof addOp,
+): Tensor {
+  checkTensor(name, "a", a);
+  checkTensor(name, "b", b, { with: ["a", a] });
+  const shape = broadcastShapes(name, a.shape, b.shape);
+  a.gpu.checkSize(name, shape, "float32", "output");
+  if (sameShape(a.shape, shape)) return straight({ a, b }, null);
+  if (sameShape(b.shape, shape)) return reversed({ a: b, b: a }, null);
+  return straight({ a: expand(a, shape), b }, null);
+}
+
+/**
+ * a + b, broadcast as NumPy and PyTorch do: equal shapes, a channel vector `[C]` against `[N, H, W, C]`, a
+ * scalar, `[N, 1, 1, C]`, ….
+ * @throws ShapeError if the shapes do not broadcast.
+ */
+export function add(a: Tensor, b: Tensor): Tensor {
+  return broadcast("add", a, b, addOp, addOp);
+}
+
+/** a − b, broadcast as in `add`. @throws ShapeError if the shapes do not broadcast. */
+export function sub(a: Tensor, b: Tensor): Tensor {
+  return broadcast("sub", a, b, subOp, subReversedOp);
+}
+
+/** a · b, element by element, broadcast as in `add`. @throws ShapeError if the shapes do not broadcast. */
+export function mul(a: Tensor, b: Tensor): Tensor {
+  return broadcast("mul", a, b, mulOp, mulOp);
+}
+
+/**
+ * x times a number, or times a tensor that broadcasts to x, such as a factor per channel `[C]`.
+ * @throws ShapeError if `factor` is not finite, or does not broadcast to x.
+ */
+export function scale(x: Tensor, factor: number | Tensor): Tensor {
+  checkTensor("scale", "x", x);
+  if (typeof factor === "number") return scaleOp({ x }, { factor });
+  if (!(factor instanceof Tensor)) {
+    throw new ShapeError(
+      `scale: factor is ${show(factor)}; expected a finite number, or a Tensor that broadcasts to x`,
+    );
+  }
+  checkTensor("scale", "factor", factor, { with: ["x", x] });
+  repeatedAxes("scale", "factor", factor.shape, x.shape);
+  return mulOp({ a: x, b: factor }, null);
+}
+
+const normalizeOp = defineOp({
+  name: "normalize",
+  inputs: { x: "...", mean: "...", variance: "..." },
+  infer({ x, mean, variance }, { eps }: { eps: number }) {
+    if (!sameShape(mean, variance)) {
+      throw new ShapeError(
+        `normalize: mean is ${formatShape(mean)}, variance ${formatShape(variance)}; expected the same shape`,
+      );
+    }
+    if (!(Number.isFinite(eps) && eps >= 0)) {
+      throw new ShapeError(
+        `normalize: eps is ${show(eps)}; expected a finite number that is not negative, such as 1e-5`,
+      );
+    }
+    const repeated = repeatedAxes("normalize", "mean", mean, x);
+    return { out: x, statistics: mean, repeated, layout: operandLayout("normalize", x, repeated) };
+  },
+  forward(ctx, { x, mean, variance }, plan, { eps }) {
+    const out = ctx.empty(plan.out);
+    ternary(ctx, "normalized", out, x, mean, variance, plan.layout, eps);
+    return { out, saved: { x: ctx.needsGrad.variance ? x : null, mean, variance } };
+  },
+  // rstd = (variance + eps)^-1/2: dx = dy·rstd, dmean = -rstd·Σ dy, dvariance = -rstd³/2 · Σ dy·(x − mean)
+  backward(ctx, grad, { x, mean, variance }, plan, { eps }) {
+    const perStatistic = sameLayout(plan.statistics);
+    let dx: Tensor | null = null;
+    let dmean: Tensor | null = null;
+    let dvariance: Tensor | null = null;
+    if (ctx.needsGrad.x) {
+      dx = ctx.grad("x");
+      binary(ctx, "times_rstd", dx, grad, variance, plan.layout, eps);
+    }
+    if (ctx.needsGrad.mean) {
+      const sum = ctx.temp(plan.statistics);
+      dmean = ctx.grad("mean");
+      reduceInto(ctx, sum, grad, plan.out, plan.repeated);
+      binary(ctx, "minus_times_rstd", dmean, sum, variance, perStatistic, eps);
+    }
+    if (x) {
+      const sum = ctx.temp(plan.statistics);
+      dvariance = ctx.grad("variance");
+      reduceInto(ctx, sum, x, plan.out, plan.repeated, {
+        term: "PRODUCT_WITH_DEVIATION",
+        z: grad,
+        centre: mean,
+      });
+      binary(ctx, "normalize_grad_variance", dvariance, sum, variance, perStatistic, eps);
+    }
+    return { x: dx, mean: dmean, variance: dvariance };
+  },
+});
+
+/**
+ * (x − mean) / √(variance + eps), differentiable in all three. `mean` and `variance` have one shape, which
+ * broadcasts to x's: `[C]` for batch-norm, what `mean(x, axes, { keepDims: true })` gives for others.
+ * @param eps default 1e-5
+ * @throws ShapeError if the shapes do not go together, or eps is negative or not finite.
+ */
+export function normalize(x: Tensor, mean: Tensor, variance: Tensor, eps = 1e-5): Tensor {
+  return normalizeOp({ x, mean, variance }, { eps });
+}

@@ -1,0 +1,72 @@
+import type { Grid } from "../../device/commands.ts";
+import type { Choice } from "../../device/variants.ts";
+import { ShapeError } from "../../errors.ts";
+import type { Gpu } from "../../gpu.ts";
+import { type Shape, sizeOf } from "../../tensor/shape.ts";
+import type { Tensor } from "../../tensor/tensor.ts";
+import { defineOp } from "../define-op.ts";
+import { strideGrid } from "../grid.ts";
+
+/**
+ * How `rows` rows are shared out: one invocation to each, or one workgroup in the entry points whose names end in `_tree`.
+ */
+export function rowKernel(gpu: Gpu, shader: string, rows: number, classes: number): RowKernel {
+  const choice = gpu.variants.pick(
+    shader,
+    `${rows}x${classes}`,
+    ["lanes", "tree"],
+    gpu.isSoftware || classes < 64 ? "lanes" : "tree",
+  );
+  const serves = [choice];
+  if (choice.variant === "lanes") return { suffix: "", serves, ...strideGrid(gpu, rows) };
+  return {
+    suffix: "_tree",
+    serves,
+    size: Math.min(128, 2 ** Math.ceil(Math.log2(classes))),
+    grid: gpu.fold(rows),
+  };
+}
+
+interface RowKernel {
+  suffix: "" | "_tree";
+  serves: readonly Choice[];
+  size: number;
+  grid: Grid;
+}
+
+const softmaxOp = defineOp({
+  name: "softmax",
+  inputs: { x: "..." },
+  infer({ x }): { out: Shape; rows: number; classes: number } {
+    const classes = x.at(-1);
+    if (classes === undefined) throw new ShapeError("softmax: x is a scalar []; expected [..., K]");
+    return { out: x, rows: sizeOf(x) / classes, classes };
+  },
+  forward(ctx, { x }, plan) {
+    const out = ctx.empty(plan.out);
+    const { rows, classes } = plan;
+    const { suffix, serves, size, grid } = rowKernel(ctx.gpu, "softmax", rows, classes);
+    ctx.run(
+      { shader: "softmax", entry: `forward${suffix}`, constants: { WORKGROUP_SIZE: size }, serves },
+      { out, sizes: { rows, classes }, x },
+      grid,
+    );
+    return { out, saved: { out } };
+  },
+  backward(ctx, grad, { out }, plan) {
+    const dx = ctx.grad("x");
+    const { rows, classes } = plan;
+    const { suffix, serves, size, grid } = rowKernel(ctx.gpu, "softmax", rows, classes);
+    ctx.run(
+      { shader: "softmax", entry: `grad_input${suffix}`, constants: { WORKGROUP_SIZE: size }, serves },
+      { out: dx, sizes: { rows, classes }, y: out, dy: grad },
+      grid,
+    );
+    return { x: dx };
+  },
+});
+
+/** exp(x) / Σ exp(x) over the last axis, with the maximum taken out first. @throws ShapeError for a scalar. */
+export function softmax(x: Tensor): Tensor {
+  return softmaxOp({ x }, null);
+}
