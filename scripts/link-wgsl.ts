@@ -329,7 +329,7 @@ function moduleType(library: Library, name: string, { files, holes }: Linked): s
   return `  ${JSON.stringify(name)}: {
     constants: ${union(overrides)};
     values: ${union(values)};
-    parts: { ${choices.join("; ")} };
+    parts: ${choices.length > 0 ? `{ ${choices.join("; ")} }` : "Record<string, never>"};
     entries: {
 ${entries.join("")}    };
   };

@@ -23,10 +23,10 @@ enable subgroups;
 // conv2d_dy_*.wgsl, conv2d_output_*.wgsl. Where the output REDUCES, the pixels of one subgroup make one partial result;
 // an invocation then takes BLOCKS times four pixels, one after the other, so that there are fewer of them.
 
-//#hole activation: activation_none
 //#hole input: conv2d_input_plain
 //#hole dy: conv2d_dy_plain
 //#hole output: conv2d_output_plain
+//#hole activation: activation_none
 
 override IH: u32 = 1;
 override IW: u32 = 1;

@@ -21,10 +21,10 @@
 // conv2d_dy_*.wgsl and conv2d_output_*.wgsl, which declare the bindings that are missing here. If the output REDUCES, the
 // pixels of one tile are a group.
 
-//#hole activation: activation_none
 //#hole input: conv2d_input_plain
 //#hole dy: conv2d_dy_plain
 //#hole output: conv2d_output_plain
+//#hole activation: activation_none
 
 override IH: u32 = 1;
 override IW: u32 = 1;

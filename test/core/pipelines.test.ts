@@ -99,8 +99,9 @@ describe.each(["software", "hardware"] as const)("batches of many sizes, with th
   afterEach(() => gpu.destroy());
 
   const cacheSizes = () => {
-    const { uniforms, bindGroups } = gpu as unknown as Record<string, WordCache<unknown>>;
-    return { uniforms: uniforms!, bindGroups: bindGroups! };
+    type Cache = WordCache<unknown>;
+    const { bindGroups } = gpu as unknown as { bindGroups: { groups: Cache; uniforms: { buffers: Cache } } };
+    return { uniforms: bindGroups.uniforms.buffers, bindGroups: bindGroups.groups };
   };
 
   it("share their pipelines, forward and backward", async () => {
