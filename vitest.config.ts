@@ -8,6 +8,7 @@ export default defineConfig({
     pool: "forks",
     maxWorkers: 1,
     isolate: false,
+    env: { FUSENORM_CHOICES: "off" },
     testTimeout: 400_000,
     hookTimeout: 400_000,
     coverage: {

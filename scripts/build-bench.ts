@@ -10,7 +10,7 @@ import { build, type Plugin } from "vite";
 const root = fileURLToPath(new URL("..", import.meta.url));
 const out = resolve(root, "dist/bench");
 
-/** `../src/gpu.ts` → `../gpu/device.js`: the built modules are used as they are, not bundled once more. */
+/** `../src/gpu.ts` → `../gpu.js`: the built modules are used as they are, not bundled once more. */
 const useBuiltPackage: Plugin = {
   name: "use-built-package",
   enforce: "pre",

@@ -8,7 +8,7 @@
 //
 // Layout. x, y and their gradients are [images, pixels, groups * width], gamma and beta [groups * width]. A unit is read
 // in quads, four channels of a pixel, the last of a group masked where width % 4 != 0; VEC4 loads a quad at once. Per unit
-// `saved` holds (origin, offset, rstd): mean = origin + offset. moments.wgsl, a part of this module, says why, and what is done
+// `saved` holds (origin, offset, rstd): mean = origin + offset. lib/moments.wgsl says why, and what is done
 // about squares out of range.
 //
 // Two families. `forward` and `backward`: one invocation takes a unit, without barriers. `_workgroup`: LANES invocations

@@ -34,8 +34,8 @@ const OPTIONS = optionNames<AutotuneOptions>({ rounds: 0, margin: 0, budgetMs: 0
 /**
  * Runs `work` (a training step, say) with every variant of every kernel in it, and makes `gpu.variants` remember the
  * fastest for each shape: by the time of the dispatches that serve a choice, or of all the work where a choice changes other
- * ops' kernels as well. If `work` throws, nothing is remembered. `gpu.variants.toJSON()` and `load` carry the choices to the
- * next process.
+ * ops' kernels as well. If `work` throws, nothing is remembered. In Node, where `requestGpu` made the
+ * `Gpu`, the choices are kept for the next process; elsewhere `gpu.variants.serialize()` and `restore` carry them there.
  * Must run eagerly: a captured plan has chosen already. What `work` computes is as valid as ever.
  * @throws DeviceError without `timestamp-query`
  */
@@ -116,6 +116,7 @@ export async function autotune(
       settle(key, pick, WORK_MARGIN);
     }
     for (const { kernel, shape, chosen } of choices) variants.remember(kernel, shape, chosen);
+    await variants.keep?.();
     return choices;
   } finally {
     trials.clear();

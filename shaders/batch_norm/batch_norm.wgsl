@@ -26,7 +26,7 @@
 // Precision. A mean of 1000 standard deviations, rounded to float32, is off by 3e-5 of them. So a mean is kept as
 // origin + offset: (x - origin) is exact near it, and
 //   y = (x - origin) * a + b,  a = rstd * gamma,  b = beta - offset * a;   xhat = (x - origin) * rstd + shift.
-// moments.wgsl, a part of this module, says how the origin is found, and what is done about squares out of range.
+// lib/moments.wgsl says how the origin is found, and what is done about squares out of range.
 //
 // The activation is a part of this module: one of activation_*.wgsl (see activation.wgsl). Backward works z out again from x
 // and, for activations other than the ReLU, the residual.

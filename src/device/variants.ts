@@ -56,9 +56,11 @@ export class Variants {
   readonly trials = new Map<string, Variant>();
   /** Called with each pick that was not forced, so that autotune can learn what there is to tune. */
   onPick: ((pick: Pick) => void) | null = null;
+  /** Called by `autotune` once it has chosen, to keep what `serialize` gives; `requestGpu` in Node sets it to a file in the cache. */
+  keep: (() => Promise<void>) | null = null;
 
   /** @param adapter what tells one adapter from another, with its driver */
-  constructor(private readonly adapter = "") {}
+  constructor(readonly adapter = "") {}
 
   /** @param shape a key of the sizes that the choice may depend on, e.g. `32x32x32x16` */
   pick<V extends Variant>(

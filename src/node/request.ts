@@ -11,6 +11,7 @@ import {
   parseWish,
   thisMachine,
 } from "./adapters.ts";
+import { keepChoices } from "./choices.ts";
 import { installHybridPoll } from "./poll.ts";
 
 /** Dawn's switches, by name. */
@@ -201,8 +202,8 @@ export async function requestAdapter(options: AdapterRequest = {}): Promise<Node
 }
 
 /**
- * A `Gpu` in Node: Dawn on the best adapter there is, with all its limits and features. End it with
- * `gpu.destroy()`.
+ * A `Gpu` in Node: Dawn on the best adapter there is, with all its limits and features, and with the variants that `autotune`
+ * chose on it before (in the cache, unless `FUSENORM_CHOICES=off`). End it with `gpu.destroy()`.
  * @throws DeviceError saying what was found and what to do
  */
 export async function requestGpu(options: NodeGpuOptions = {}): Promise<Gpu> {
@@ -211,7 +212,9 @@ export async function requestGpu(options: NodeGpuOptions = {}): Promise<Gpu> {
   checkRequest("requestGpu", options);
   checkGpuOptions("requestGpu", rest);
   const { adapter } = await requestAdapter({ adapter: wish, powerPreference, toggles });
-  return Gpu.fromAdapter(adapter, rest);
+  const gpu = await Gpu.fromAdapter(adapter, rest);
+  await keepChoices(gpu.variants);
+  return gpu;
 }
 
 /**

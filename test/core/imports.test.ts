@@ -1,4 +1,4 @@
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { dirname, relative, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
@@ -30,5 +30,71 @@ describe("the core that browsers load", () => {
     expect([...reached(resolve(src, "node/index.ts")).packages].join()).toMatch(
       /node:fs.*tar in node\/unpack\.ts/,
     );
+  });
+});
+
+/** What a file takes from others at run time; with `types`, at compile time too. */
+function importsOf(file: string, types: boolean): string[] {
+  const text = readFileSync(resolve(src, file), "utf8");
+  const pattern = types
+    ? /^(?:import|export)\s[^;]*?from\s+"(\.[^"]+)"/gm
+    : /^(?:import|export)\s(?!type\b)[^;]*?from\s+"(\.[^"]+)"/gm;
+  return [...text.matchAll(pattern)].map(([, target]) => relative(src, resolve(src, dirname(file), target!)));
+}
+
+const filesOf = (room: string) =>
+  readdirSync(resolve(src, room), { recursive: true, encoding: "utf8" })
+    .filter((file) => file.endsWith(".ts"))
+    .map((file) => `${room}/${file.replaceAll("\\", "/")}`);
+
+/** The rooms that a room may load from, beside itself and the files that belong to none (errors, options). */
+const ROOMS: Record<string, readonly string[]> = {
+  device: ["generated"],
+  fusion: [],
+  tensor: ["device", "fusion", "autograd"],
+  autograd: ["device", "fusion", "tensor"],
+  ops: ["device", "fusion", "tensor", "autograd"],
+  optim: ["device", "tensor", "ops", "nn"],
+  nn: ["device", "fusion", "tensor", "autograd", "ops"],
+  data: ["device", "tensor", "ops", "nn"],
+  train: ["device", "tensor", "autograd", "ops", "optim", "nn", "data", "fusion"],
+};
+const FACADE = ["gpu.ts", "plan.ts", "autotune.ts", "alive.ts"];
+const COMMON = ["errors.ts", "options.ts", "foreign.ts", "json.ts"];
+
+describe("the rooms of docs/architecture.md", () => {
+  it.each(Object.entries(ROOMS))("%s loads from those below it alone", (room, below) => {
+    const files = filesOf(room);
+    expect(files.length).toBeGreaterThan(0);
+    const rooms = new Set([room, ...below]);
+    const elsewhere = files.flatMap((file) =>
+      importsOf(file, false)
+        .filter((target) => {
+          const from = target.includes("/") ? target.split("/")[0]! : null;
+          if (from !== null) return !rooms.has(from);
+          return !COMMON.includes(target) && (room === "device" || !FACADE.includes(target));
+        })
+        .map((target) => `${file} ← ${target}`),
+    );
+    expect(elsewhere).toEqual([]);
+  });
+
+  it("device knows no tensor and no op, not even their types", () => {
+    const named = filesOf("device").flatMap((file) =>
+      importsOf(file, true).filter((target) => !/^(device|generated)\/|^(errors|options)\.ts$/.test(target)),
+    );
+    expect(named).toEqual([]);
+    expect(importsOf("gpu.ts", true)).toContain("tensor/tensor.ts"); // it can tell
+  });
+
+  it("device, tensor, fusion and autograd name no op", () => {
+    const ops = readdirSync(resolve(src, "ops")).map((name) => name.replace(/\.ts$/, ""));
+    expect(ops).toContain("batch-norm");
+    const named = ["device", "tensor", "fusion", "autograd"].flatMap(filesOf).flatMap((file) =>
+      importsOf(file, true)
+        .filter((target) => target.startsWith("ops/"))
+        .map((target) => `${file} ← ${target}`),
+    );
+    expect(named).toEqual([]);
   });
 });

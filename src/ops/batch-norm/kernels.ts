@@ -105,7 +105,7 @@ const GPU_LANES = 2 ** 18;
 const SOFTWARE_ONE_ROWS = 1024;
 /** On a GPU: a workgroup takes so many rows in little more than the time that a dispatch takes. */
 const GPU_ONE_ROWS = 1024;
-/** Below this, variances under 1e-27 count: see `SMALL_EPS` in shaders/moments.wgsl. */
+/** Below this, variances under 1e-27 count: see `SMALL_EPS` in shaders/lib/moments.wgsl. */
 export const SMALL_EPS = 1e-20;
 
 export function batchNormLayout(count: number, channels: number): Layout {

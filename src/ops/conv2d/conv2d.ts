@@ -1,4 +1,4 @@
-// Convolution: shapes and parameters here, the choice of kernels in conv2d-kernels.ts.
+// Convolution: shapes and parameters here, the choice of kernels in kernels.ts.
 
 import { ShapeError } from "../../errors.ts";
 import type { Partials } from "../../fusion/ports.ts";
