@@ -1,4 +1,4 @@
-// Links shaders/ and writes src/generated/shaders.ts, so that a browser bundle needs no loader. With a folder as argument: also
+// Links shaders/ and writes src/generated/, so that a browser bundle needs no loader. With a folder as argument: also
 // every module there as a file that compiles alone.
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
@@ -22,7 +22,7 @@ function write(target: string, text: string): void {
 try {
   const files = shaderFiles();
   const library = linkLibrary(files);
-  write(`${root}src/generated/shaders.ts`, generate(library));
+  for (const [name, text] of Object.entries(generate(library))) write(`${root}src/generated/${name}`, text);
   if (folder !== undefined) {
     rmSync(`${root}${folder}`, { recursive: true, force: true });
     for (const [name, text] of Object.entries(wholeModules(files, library))) {

@@ -264,43 +264,46 @@ export function wholeModules(
 
 // --- what is generated ---------------------------------------------------------------------------------------
 
-/** src/generated/shaders.ts */
-export function generate(library: Library): string {
+/** What is written into src/generated/: by file. */
+export function generate(library: Library): { "wgsl.ts": string; "shaders.ts": string } {
   const { texts, paths, reflections, modules, parts } = library;
-  const record = (value: object) => JSON.stringify(value, null, 0);
-  const table = (values: object) =>
-    Object.entries(values)
-      .map(([name, value]) => `  ${JSON.stringify(name)}: ${JSON.stringify(value)},\n`)
-      .join("");
+  const names = Object.keys(texts);
+  const files = names.map((name) => {
+    const file = { name, path: paths[name], text: texts[name], reflection: reflections[name] };
+    return `export const ${name}: ShaderFile = ${JSON.stringify(file)};\n`;
+  });
+  const list = (some: readonly string[]) => `[${some.map((name) => `wgsl.${name}`).join(", ")}]`;
+  const exported = Object.entries(modules).map(([name, module]) => {
+    const holes = Object.entries(module.holes).map(([hole, ordinary]) => {
+      const fitting = Object.entries(parts).filter(([, part]) => part.hole === hole);
+      const each = fitting.map(
+        ([one, part]) => `${one}: { label: "${part.label}", files: ${list(part.files)} }`,
+      );
+      return `${hole}: { ordinary: "${ordinary}", parts: { ${each.join(", ")} } }`;
+    });
+    const fields = `name: "${name}", files: ${list(module.files)}, holes: { ${holes.join(", ")} }`;
+    return `export const ${name}: ShaderModule<"${name}"> = { ${fields} };\n`;
+  });
   const types = Object.entries(modules).map(([name, module]) => moduleType(library, name, module));
-  return `// Written by scripts/embed-shaders.ts from shaders/: nothing here is to be edited.
-import type { Reflection } from "../device/reflect.ts";
+  const head = "// Written by scripts/embed-shaders.ts from shaders/: nothing here is to be edited.\n";
+  return {
+    "wgsl.ts": `${head}// The files: WGSL without comments, at the lines of the file.
+import type { ShaderFile } from "../device/link.ts";
 
-/** WGSL by file, without comments; the lines are those of the file. */
-export const shaders: Record<string, string> = {
-${table(texts)}};
+${files.join("")}`,
+    "shaders.ts": `${head}// The modules: their files, and what may stand in their holes. A module that is not imported is in no bundle.
+import type { ShaderModule } from "../device/link.ts";
+import * as wgsl from "./wgsl.ts";
 
-/** Where each file stands below shaders/. */
-export const paths: Record<string, string> = ${record(paths)};
-
-/** What each file declares. */
-export const reflections: Record<string, Reflection> = {
-${table(reflections)}};
-
-/** The files of each module, and the default part of each of its holes. */
-export const modules = {
-${table(modules)}} as const satisfies Record<string, { files: readonly string[]; holes: Record<string, string> }>;
-
-/** What may stand in a hole, with the files that it brings. */
-export const parts: Record<string, { hole: string; label: string; files: readonly string[] }> = ${record(parts)};
-
+${exported.join("")}
 export type ShaderName = keyof Kernels<unknown>;
 export type PartsOf<S extends ShaderName> = Kernels<unknown>[S]["parts"];
 
 /** By module: the override constants, the parts of each hole, and what each entry point binds. T: a buffer. */
 export interface Kernels<T> {
 ${types.join("")}}
-`;
+`,
+  };
 }
 
 function moduleType(library: Library, name: string, { files, holes }: Linked): string {

@@ -11,6 +11,7 @@ export type { Grid } from "./device/commands.ts";
 export type { KernelSpec } from "./device/kernels.ts";
 export type { KernelTiming } from "./device/profiler.ts";
 export * from "./errors.ts";
+export * as shaders from "./generated/shaders.ts";
 export {
   type DebugOptions,
   type DispatchNote,

@@ -1,5 +1,6 @@
 // The ceiling of everything that is bound by memory: a plain vec4 copy, in its fastest configuration for a size.
 
+import * as shaders from "../../src/generated/shaders.ts";
 import type { Gpu } from "../../src/gpu.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";
 
@@ -18,7 +19,7 @@ export interface CopyBandwidth extends CopyConfig {
 /** Encodes one copy of `x` to `y`. */
 export function copy(gpu: Gpu, x: Tensor, y: Tensor, { workgroupSize, workgroups }: CopyConfig): void {
   const constants = { WORKGROUP_SIZE: workgroupSize, VEC4S: Math.ceil(x.byteLength / 16) };
-  gpu.run({ shader: "copy", entry: "forward", constants }, [x, y], [workgroups]);
+  gpu.run({ shader: shaders.copy, entry: "forward", constants }, [x, y], [workgroups]);
 }
 
 /** The fastest of a few workgroup sizes and counts for tensors of `bytes`: the fewest ms of three calls each. */

@@ -5,13 +5,15 @@ import { readFileSync, writeFileSync } from "node:fs";
 import type { File, Suite, Task, Test } from "@vitest/runner";
 import { VitestTestRunner } from "vitest/runners";
 import { KernelCache, type KernelSpec, moduleOf } from "../../src/device/kernels.ts";
-import { reflections, shaders } from "../../src/generated/shaders.ts";
+import type { ShaderFile } from "../../src/device/link.ts";
+import * as wgsl from "../../src/generated/wgsl.ts";
 import { type Job, pidFile } from "./job.ts";
 
 const jobFile = process.env.FUSENORM_MUTATION!;
+const files: Readonly<Record<string, ShaderFile>> = wgsl;
 const job: Job = JSON.parse(readFileSync(jobFile, "utf8"));
 writeFileSync(pidFile(jobFile), String(process.pid));
-if (job.mutant) Object.assign(shaders, { [job.mutant.module]: job.mutant.source });
+if (job.mutant) Object.assign(files[job.mutant.module]!, { text: job.mutant.source });
 
 /** What the kernels that were asked for since the test began use: see `TaskMeta.uses`. */
 let uses = new Set<string>();
@@ -21,9 +23,10 @@ function note(): void {
   const { get, warmup } = KernelCache.prototype;
   const add = (spec: KernelSpec) => {
     const { entry, constants = {} } = spec;
-    for (const { name } of moduleOf(spec).files) {
+    for (const { file } of moduleOf(spec).files) {
+      const { name, reflection } = file;
       uses.add(`${name}|${entry}`);
-      for (const one of reflections[name]!.overrides) if (!(one in constants)) uses.add(`${name}?${one}`);
+      for (const one of reflection.overrides) if (!(one in constants)) uses.add(`${name}?${one}`);
     }
   };
   KernelCache.prototype.get = function (spec) {

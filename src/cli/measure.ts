@@ -1,3 +1,4 @@
+import * as shaders from "../generated/shaders.ts";
 import type { Gpu } from "../gpu.ts";
 import { matmul } from "../ops/matmul/matmul.ts";
 
@@ -49,7 +50,7 @@ export async function measureCopyBandwidth(gpu: Gpu): Promise<CopyBandwidth> {
         const constants = { WORKGROUP_SIZE: workgroupSize, VEC4S: vec4s };
         const ms = await medianCallMs(
           gpu,
-          () => gpu.run({ shader: "copy", entry: "forward", constants }, [x, y], [workgroups]),
+          () => gpu.run({ shader: shaders.copy, entry: "forward", constants }, [x, y], [workgroups]),
           gpu.isSoftware ? 60 : 20,
           3,
         );

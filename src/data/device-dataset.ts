@@ -1,4 +1,5 @@
 import { ShapeError } from "../errors.ts";
+import * as shaders from "../generated/shaders.ts";
 import type { Gpu } from "../gpu.ts";
 import { checkInteger, checkOptions, optionNames } from "../options.ts";
 import { checkGpu, checkTensor, type TensorRule } from "../tensor/check.ts";
@@ -94,12 +95,12 @@ export class DeviceDataset {
     for (const { pixels, labels: bytes, first, count } of this.chunks) {
       const chunk = { first, count, batch, seed: this.options.seed };
       this.gpu.run(
-        { shader: "gather_batch", entry: "forward", constants },
+        { shader: shaders.gather_batch, entry: "forward", constants },
         { images, pixels, indices, chunk, epoch, table: this.table },
         [grid],
       );
       this.gpu.run(
-        { shader: "gather_batch", entry: "labels", constants: sizes },
+        { shader: shaders.gather_batch, entry: "labels", constants: sizes },
         { labels_out: labels, pixels: bytes, indices, chunk },
         [Math.ceil(batch / 64)],
       );

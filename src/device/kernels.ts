@@ -1,7 +1,7 @@
 import { ShaderError, UsageError } from "../errors.ts";
-import { type Kernels, modules, type ShaderName } from "../generated/shaders.ts";
+import type { Kernels, ShaderName } from "../generated/shaders.ts";
 import { isPlain, nearest, show } from "../options.ts";
-import { type LinkedShader, link, Module } from "./link.ts";
+import { type LinkedShader, link, Module, type ShaderModule } from "./link.ts";
 import { Recent } from "./recent.ts";
 import type { Slot } from "./reflect.ts";
 import type { Choice } from "./variants.ts";
@@ -12,28 +12,30 @@ export interface UserShader {
   source: string;
 }
 
-/** One of the package's modules, by its name or linked with chosen parts, or your own. */
-export type Shader = ShaderName | LinkedShader | UserShader;
+/** One of the package's modules, perhaps linked with chosen parts, or your own. */
+export type Shader = ShaderModule | LinkedShader | UserShader;
 
 type EntriesOf<S extends ShaderName, T = unknown> = Kernels<T>[S]["entries"];
 
 /** Its entry points; any string for WGSL of your own. */
-export type EntryOf<S extends Shader> = S extends ShaderName
-  ? keyof EntriesOf<S> & string
-  : S extends LinkedShader<infer M>
+export type EntryOf<S extends Shader> =
+  S extends ShaderModule<infer M>
     ? keyof EntriesOf<M> & string
-    : string;
+    : S extends LinkedShader<infer M>
+      ? keyof EntriesOf<M> & string
+      : string;
 
 /** What an entry point binds, by name. `T`: a buffer, `U`: anything that can be bound. */
-export type BindingsByName<S extends Shader, E extends string, T, U> = S extends ShaderName
-  ? E extends keyof EntriesOf<S, T>
-    ? Readonly<EntriesOf<S, T>[E]>
-    : never
-  : S extends LinkedShader<infer M>
+export type BindingsByName<S extends Shader, E extends string, T, U> =
+  S extends ShaderModule<infer M>
     ? E extends keyof EntriesOf<M, T>
-      ? Readonly<EntriesOf<M, T>[E]> & Readonly<Record<string, U>> // parts may bind more
+      ? Readonly<EntriesOf<M, T>[E]>
       : never
-    : Readonly<Record<string, U>>;
+    : S extends LinkedShader<infer M>
+      ? E extends keyof EntriesOf<M, T>
+        ? Readonly<EntriesOf<M, T>[E]> & Readonly<Record<string, U>> // parts may bind more
+        : never
+      : Readonly<Record<string, U>>;
 
 /** The fields of a uniform. */
 export type UniformOf<
@@ -48,10 +50,10 @@ type OverridesOf<S extends ShaderName> = Kernels<unknown>[S]["constants"];
 export type ValuesOf<S extends ShaderName> = Kernels<unknown>[S]["values"];
 
 /** Override constants: numbers, or names of the shader's own constants that have one. */
-
-export type ConstantsOf<S extends Shader> = S extends ShaderName
-  ? { readonly [Name in OverridesOf<S> & string]?: number | ValuesOf<S> }
-  : Readonly<Record<string, number | string>>;
+export type ConstantsOf<S extends Shader> =
+  S extends ShaderModule<infer M>
+    ? { readonly [Name in OverridesOf<M> & string]?: number | ValuesOf<M> }
+    : Readonly<Record<string, number | string>>;
 
 /** One specialised entry point: `@compute fn <entry>` of a shader, with override constants. */
 export interface KernelSpec<S extends Shader = Shader, E extends string = string> {
@@ -238,8 +240,8 @@ const known = new Recent<string, Module>(MOST_MODULES);
 
 /** The WGSL that `spec` names or brings. */
 export function moduleOf({ shader }: KernelSpec): Module {
-  if (typeof shader === "string") return link(shader);
   if (shader instanceof Module) return shader;
+  if ("holes" in shader) return link(shader);
   const { name, source } = shader;
   // By source: shaders of different sources may share a name.
   let module = known.get(source);
@@ -259,16 +261,12 @@ export function checkSpec(op: string, spec: KernelSpec): void {
   if (typeof entry !== "string") {
     throw new UsageError(`${op}: entry is ${show(entry)}; expected the name of an entry point`);
   }
-  if (typeof shader === "string") {
-    if (!Object.hasOwn(modules, shader)) {
-      const near = nearest(shader, Object.keys(modules));
-      throw new ShaderError(
-        `${op}: there is no shader "${shader}"${near ? `; did you mean "${near}"?` : ""}; expected one of fusenorm's, or ` +
-          "your own as { name, source }",
-      );
-    }
-  } else if (typeof shader?.name !== "string" || typeof shader.source !== "string") {
-    throw new UsageError(`${op}: shader is ${show(shader)}; expected a name, or { name, source } of strings`);
+  const isOwn = shader instanceof Module || (isPlain(shader) && "holes" in shader);
+  const { name, source } = (shader ?? {}) as Partial<UserShader>;
+  if (!isOwn && (typeof name !== "string" || typeof source !== "string")) {
+    throw new UsageError(
+      `${op}: shader is ${show(shader)}; expected one of fusenorm's shaders, such as shaders.softmax, or your own as { name, source } of strings`,
+    );
   }
   if (!isPlain(constants)) {
     throw new UsageError(`${op}: constants is ${show(constants)}; expected an object of numbers`);
@@ -297,7 +295,7 @@ export function slotsOf({ module, entry }: Pick<Kernel, "module" | "entry">): re
 
 function nameOf(spec: KernelSpec): string {
   const { shader, entry } = spec;
-  return `${typeof shader === "string" ? shader : shader.name}.${entry}`;
+  return `${shader.name}.${entry}`;
 }
 
 /**

@@ -1,15 +1,30 @@
 // Modules of WGSL from the files of shaders/: what a module imports, and the parts in its holes, joined to one text.
 
-import {
-  modules,
-  type PartsOf,
-  parts,
-  paths,
-  reflections,
-  type ShaderName,
-  shaders,
-} from "../generated/shaders.ts";
+import type { PartsOf, ShaderName } from "../generated/shaders.ts";
 import { type Reflection, readSource, reflect, type Slot, slotsOf } from "./reflect.ts";
+
+/** A file of shaders/. */
+export interface ShaderFile {
+  readonly name: string;
+  /** Below shaders/. */
+  readonly path: string;
+  /** Without comments, at the lines of the file. */
+  readonly text: string;
+  readonly reflection: Reflection;
+}
+
+/** One of the package's modules, as src/generated/shaders.ts has them. */
+export interface ShaderModule<S extends ShaderName = ShaderName> {
+  readonly name: S;
+  readonly files: readonly ShaderFile[];
+  readonly holes: Readonly<Record<string, Hole>>;
+}
+
+interface Hole {
+  /** The part that stands there unless another one is chosen. */
+  readonly ordinary: string;
+  readonly parts: Readonly<Record<string, { readonly label: string; readonly files: readonly ShaderFile[] }>>;
+}
 
 /** WGSL with its name, and what it says of itself. */
 export class Module {
@@ -20,7 +35,7 @@ export class Module {
     readonly name: string,
     readonly source: string,
     /** The files of shaders/ that it is linked from, in order, each with the line at which it begins; none for users' own. */
-    readonly files: readonly { name: string; line: number }[] = [],
+    readonly files: readonly { file: ShaderFile; line: number }[] = [],
   ) {}
 
   get isLinked(): boolean {
@@ -30,7 +45,7 @@ export class Module {
   /** What it declares, file by file. */
   get reflections(): readonly Reflection[] {
     this.own ??= this.isLinked
-      ? this.files.map(({ name }) => reflections[name]!)
+      ? this.files.map(({ file }) => file.reflection)
       : [reflect(readSource(this.source))];
     return this.own;
   }
@@ -47,8 +62,8 @@ export class Module {
 
   /** The file below shaders/, and the line in it, that line `line` of a linked text is from. */
   placeOf(line: number): { path: string; line: number } {
-    const file = this.files.findLast((one) => one.line <= line) ?? this.files[0]!;
-    return { path: paths[file.name]!, line: line - file.line + 1 };
+    const place = this.files.findLast((one) => one.line <= line) ?? this.files[0]!;
+    return { path: place.file.path, line: line - place.line + 1 };
   }
 }
 
@@ -58,26 +73,32 @@ export interface LinkedShader<S extends ShaderName = ShaderName> extends Module 
   readonly of?: S;
 }
 
-const linked = new Map<string, Module>();
+const linked = new WeakMap<ShaderModule, Map<string, Module>>();
 
-/** The module `name` with `chosen` in its holes: a part by hole, and the default where none is given. */
-export function link<S extends ShaderName>(name: S, chosen?: Partial<PartsOf<S>>): LinkedShader<S> {
-  let key: string = name;
-  for (const hole in chosen) key += `+${hole}=${chosen[hole]}`;
-  let module = linked.get(key);
-  if (!module) {
-    module = join(name, (chosen ?? {}) as Readonly<Record<string, string>>);
-    linked.set(key, module);
+/** The module with `chosen` in its holes: a part by hole, and the ordinary one where none is given. */
+export function link<S extends ShaderName>(
+  module: ShaderModule<S>,
+  chosen?: Partial<PartsOf<S>>,
+): LinkedShader<S> {
+  let known = linked.get(module);
+  if (!known) {
+    known = new Map();
+    linked.set(module, known);
   }
-  return module;
+  let key = "";
+  for (const hole in chosen) key += `+${hole}=${chosen[hole]}`;
+  let found = known.get(key);
+  if (!found) {
+    found = join(module, (chosen ?? {}) as Readonly<Record<string, string>>);
+    known.set(key, found);
+  }
+  return found;
 }
 
-function join(name: ShaderName, chosen: Readonly<Record<string, string>>): Module {
-  const { files, holes }: { files: readonly string[]; holes: Readonly<Record<string, string>> } =
-    modules[name];
+function join({ name, files, holes }: ShaderModule, chosen: Readonly<Record<string, string>>): Module {
   const all = new Set(files);
   const labels: string[] = [];
-  for (const [hole, ordinary] of Object.entries(holes)) {
+  for (const [hole, { ordinary, parts }] of Object.entries(holes)) {
     const part = chosen[hole] ?? ordinary;
     if (part !== ordinary) labels.push(parts[part]!.label);
     for (const file of parts[part]!.files) all.add(file);
@@ -85,9 +106,9 @@ function join(name: ShaderName, chosen: Readonly<Record<string, string>>): Modul
   let line = 1;
   let source = "";
   const places = [...all].map((file) => {
-    const place = { name: file, line };
-    source += shaders[file]!;
-    line += shaders[file]!.split("\n").length - 1;
+    const place = { file, line };
+    source += file.text;
+    line += file.text.split("\n").length - 1;
     return place;
   });
   return new Module([name, ...labels].join("+"), source, places);

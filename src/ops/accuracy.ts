@@ -1,3 +1,4 @@
+import * as shaders from "../generated/shaders.ts";
 import { checkTensor } from "../tensor/check.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { defineOp } from "./define-op.ts";
@@ -14,7 +15,7 @@ const accuracyOp = defineOp({
     const correct = ctx.temp([rows]);
     const { size, grid } = strideGrid(ctx.gpu, rows);
     ctx.run(
-      { shader: "accuracy", entry: "forward", constants: { WORKGROUP_SIZE: size } },
+      { shader: shaders.accuracy, entry: "forward", constants: { WORKGROUP_SIZE: size } },
       { correct, sizes: { rows, classes }, logits, labels },
       grid,
     );

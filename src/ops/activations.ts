@@ -4,6 +4,7 @@
 import { link } from "../device/link.ts";
 import { ShapeError, UsageError } from "../errors.ts";
 import { type ActivationPart, isRectifier, NO_ACTIVATION } from "../fusion/ports.ts";
+import * as shaders from "../generated/shaders.ts";
 import { checkChoice, checkNumber, checkOptions, isPlain, oneOf, optionNames, show } from "../options.ts";
 import { checkTensor } from "../tensor/check.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -68,7 +69,7 @@ function run(
 ): void {
   const vec4s = Math.ceil(out.size / 4);
   const { size: workgroup, grid } = strideGrid(ctx.gpu, vec4s);
-  const shader = link("activation", { activation: part });
+  const shader = link(shaders.activation, { activation: part });
   const own = { ...constants, WORKGROUP_SIZE: workgroup };
   const size = { vec4s };
   if (dy) ctx.run({ shader, entry: "backward", constants: own }, { out, x, size, dy }, grid);

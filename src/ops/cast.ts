@@ -1,4 +1,5 @@
 import { ShapeError } from "../errors.ts";
+import * as shaders from "../generated/shaders.ts";
 import { checkChoice } from "../options.ts";
 import { checkTensor, FLOATS } from "../tensor/check.ts";
 import type { DType } from "../tensor/dtype.ts";
@@ -31,10 +32,10 @@ function castInto(ctx: Pick<OpContext, "gpu" | "run">, out: Tensor, x: Tensor): 
   const constants = { WORKGROUP_SIZE: size };
   if (out.dtype === "float16") {
     const bindings = { halves: out, from_floats: x, size: { vec4s } };
-    ctx.run({ shader: "cast", entry: "narrow", constants }, bindings, grid);
+    ctx.run({ shader: shaders.cast, entry: "narrow", constants }, bindings, grid);
   } else {
     const bindings = { floats: out, from_halves: x, size: { vec4s } };
-    ctx.run({ shader: "cast", entry: "widen", constants }, bindings, grid);
+    ctx.run({ shader: shaders.cast, entry: "widen", constants }, bindings, grid);
   }
 }
 

@@ -1,6 +1,6 @@
 // What the kernels of pooling and of sums read: elements in memory, or what they make of others as they load them.
 
-import { type LinkedShader, link } from "../device/link.ts";
+import { type LinkedShader, link, type ShaderModule } from "../device/link.ts";
 import { type Load, NO_ACTIVATION } from "../fusion/ports.ts";
 import type { PartsOf } from "../generated/shaders.ts";
 import type { Gpu } from "../gpu.ts";
@@ -22,7 +22,7 @@ export interface Input<M extends Module> extends Pick<Load, "elements" | "consta
 }
 
 /** `x` as it lies in memory. */
-export function plainInput<M extends Module>(module: M, x: Tensor): Input<M> {
+export function plainInput<M extends Module>(module: ShaderModule<M>, x: Tensor): Input<M> {
   return { shader: link(module), elements: x.materialize(), constants: {}, bindings: {} };
 }
 
@@ -32,7 +32,7 @@ export function plainInput<M extends Module>(module: M, x: Tensor): Input<M> {
  */
 export function inputOf<M extends Module>(
   gpu: Gpu,
-  module: M,
+  module: ShaderModule<M>,
   x: Tensor,
   shape: string,
   fuses: boolean,
@@ -41,7 +41,7 @@ export function inputOf<M extends Module>(
   const part = load && PARTS[load.part];
   if (!part) return plainInput(module, x);
   const fallback = fuses ? "fused" : "separate";
-  const choice = gpu.variants.pick(`${module}.input`, shape, ["fused", "separate"], fallback, "work");
+  const choice = gpu.variants.pick(`${module.name}.input`, shape, ["fused", "separate"], fallback, "work");
   if (choice.variant === "separate") return plainInput(module, x);
   const { elements, activation } = load;
   const { part: named, constants } = activation ?? NO_ACTIVATION;

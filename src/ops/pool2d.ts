@@ -1,5 +1,6 @@
 import type { UniformOf } from "../device/kernels.ts";
 import { ShapeError } from "../errors.ts";
+import * as shaders from "../generated/shaders.ts";
 import type { Gpu } from "../gpu.ts";
 import { checkFlag, checkOptions, optionNames, show } from "../options.ts";
 import { checkTensor } from "../tensor/check.ts";
@@ -128,10 +129,10 @@ const MOST_LOADS = 3;
 
 /** What a forward kernel reads. */
 function inputFor(gpu: Gpu, x: Tensor, { out, vec4, kernel, stride }: Pool2dPlan): Input<"pool2d"> {
-  if (!vec4 || !x.load) return plainInput("pool2d", x);
+  if (!vec4 || !x.load) return plainInput(shaders.pool2d, x);
   const loads = (sizeOf(out) * kernel[0] * kernel[1]) / x.size;
   const shape = [...x.shape, ...kernel, ...stride].join("x");
-  return inputOf(gpu, "pool2d", x, shape, loads <= MOST_LOADS);
+  return inputOf(gpu, shaders.pool2d, x, shape, loads <= MOST_LOADS);
 }
 
 const maxPool2dOp = defineOp({
@@ -165,7 +166,11 @@ const maxPool2dOp = defineOp({
     const dx = ctx.grad("x");
     const { size, grid } = strideGrid(ctx.gpu, Math.ceil(dx.size / 4));
     ctx.run(
-      { shader: "pool2d", entry: "max_grad", constants: { WORKGROUP_SIZE: size, VEC4: plan.vec4 ? 1 : 0 } },
+      {
+        shader: shaders.pool2d,
+        entry: "max_grad",
+        constants: { WORKGROUP_SIZE: size, VEC4: plan.vec4 ? 1 : 0 },
+      },
       {
         ...{ out: dx, sizes: plan.sizes(dx.size), in_vec4: grad, in_scalar: grad },
         ...{ taps_vec4: taps!, taps_scalar: taps! },
@@ -206,7 +211,7 @@ const avgPool2dOp = defineOp({
       COUNT_PADDING: countIncludePad ? 1 : 0,
     };
     ctx.run(
-      { shader: "pool2d", entry: "avg_grad", constants },
+      { shader: shaders.pool2d, entry: "avg_grad", constants },
       { out: dx, sizes: plan.sizes(dx.size), in_vec4: grad, in_scalar: grad },
       grid,
     );

@@ -1,6 +1,7 @@
 // Dispatches of shaders/strided.wgsl, which pad, slice, concat and permute share.
 
 import { ShapeError } from "../errors.ts";
+import * as shaders from "../generated/shaders.ts";
 import { formatShape, type Shape, sizeOf } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { KernelContext } from "./elementwise/kernels.ts";
@@ -76,10 +77,10 @@ function move(
   const constants = { WORKGROUP_SIZE: size };
   if (vec4) {
     const bindings = { out_vec4: out, sizes, x_vec4: x };
-    ctx.run({ shader: "strided", entry: `${entry}_vec4`, constants }, bindings, grid);
+    ctx.run({ shader: shaders.strided, entry: `${entry}_vec4`, constants }, bindings, grid);
   } else {
     const bindings = { out_word: out, sizes, x_word: x };
-    ctx.run({ shader: "strided", entry, constants }, bindings, grid);
+    ctx.run({ shader: shaders.strided, entry, constants }, bindings, grid);
   }
 }
 
@@ -143,9 +144,9 @@ export function placeInto(
   const constants = { WORKGROUP_SIZE: size };
   if (vec4) {
     const bindings = { out_vec4: out, places, x_vec4: x };
-    ctx.run({ shader: "strided", entry: "place_vec4", constants }, bindings, grid);
+    ctx.run({ shader: shaders.strided, entry: "place_vec4", constants }, bindings, grid);
   } else {
     const bindings = { out_word: out, places, x_word: x };
-    ctx.run({ shader: "strided", entry: "place", constants }, bindings, grid);
+    ctx.run({ shader: shaders.strided, entry: "place", constants }, bindings, grid);
   }
 }

@@ -1,5 +1,6 @@
 import type { UniformOf } from "../device/kernels.ts";
 import { ShapeError } from "../errors.ts";
+import * as shaders from "../generated/shaders.ts";
 import type { Gpu } from "../gpu.ts";
 import { checkOptions, optionNames, show } from "../options.ts";
 import { formatShape, type Shape } from "../tensor/shape.ts";
@@ -82,7 +83,7 @@ const subsampleOp = defineOp({
     const [n, rows, columns] = plan.out as readonly [number, number, number, number];
     const { grid, ...rest } = laneGrid(ctx.gpu, n * rows, columns, plan.outUnits);
     ctx.run(
-      { shader: "subsample", entry: `forward${plan.suffix}`, ...rest },
+      { shader: shaders.subsample, entry: `forward${plan.suffix}`, ...rest },
       { out_word: out, sizes: plan.sizes, in_word: x },
       grid,
     );
@@ -94,7 +95,7 @@ const subsampleOp = defineOp({
     const [n, rows, columns] = plan.out as readonly [number, number, number, number];
     const { grid, ...rest } = laneGrid(ctx.gpu, n * rows, columns, stride * plan.units);
     ctx.run(
-      { shader: "subsample", entry: `grad${plan.suffix}`, ...rest },
+      { shader: shaders.subsample, entry: `grad${plan.suffix}`, ...rest },
       { out_word: dx, sizes: plan.sizes, in_word: grad },
       grid,
     );

@@ -1,5 +1,6 @@
 import type { Grid } from "../device/commands.ts";
 import { ShapeError, UsageError } from "../errors.ts";
+import * as shaders from "../generated/shaders.ts";
 import type { Gpu } from "../gpu.ts";
 import { checkState, type StateDict } from "../nn/module.ts";
 import { checkFlag, checkOptions, isPlain, optionNames, show } from "../options.ts";
@@ -144,10 +145,15 @@ export class SGD {
       const bindings = { w: at(values!), grad: grad ?? at(gradients!), state: this.state, size: { vec4s } };
       const grid: Grid = [Math.max(1, Math.min(this.gpu.isSoftware ? 16 : 2048, Math.ceil(vec4s / 64)))];
       if (velocities) {
-        const spec = { shader: "sgd", entry: "step", constants } as const;
+        const spec = { shader: shaders.sgd, entry: "step", constants } as const;
         this.gpu.run(spec, { ...bindings, v: at(velocities) }, grid, "sgd");
       } else {
-        this.gpu.run({ shader: "sgd", entry: "plain", constants: { WEIGHT_DECAY } }, bindings, grid, "sgd");
+        this.gpu.run(
+          { shader: shaders.sgd, entry: "plain", constants: { WEIGHT_DECAY } },
+          bindings,
+          grid,
+          "sgd",
+        );
       }
     }
   }

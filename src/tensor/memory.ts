@@ -3,6 +3,7 @@
 import type { BufferRange } from "../device/buffers.ts";
 import type { Grid } from "../device/commands.ts";
 import { NonFiniteError, ShapeError } from "../errors.ts";
+import * as shaders from "../generated/shaders.ts";
 import type { Gpu } from "../gpu.ts";
 import { show } from "../options.ts";
 import { checkTensor, FLOATS } from "./check.ts";
@@ -16,7 +17,7 @@ function memoryGrid(items: number): Grid {
 export function fillWords(gpu: Gpu, range: BufferRange, word: number): void {
   const vec4s = Math.ceil(range.byteLength / 16);
   const bindings = { out: range, filling: { vec4s, word } };
-  gpu.dispatch({ shader: "memory", entry: "fill" }, bindings, memoryGrid(vec4s), "fill");
+  gpu.dispatch({ shader: shaders.memory, entry: "fill" }, bindings, memoryGrid(vec4s), "fill");
 }
 
 /** Copies a range, in whole vec4s. */
@@ -24,7 +25,7 @@ export function copyRange(gpu: Gpu, from: BufferRange, to: BufferRange): void {
   const vec4s = Math.ceil(from.byteLength / 16);
   gpu.willWrite(to);
   const bindings = { acc: to, x: from, size: { vec4s } };
-  gpu.dispatch({ shader: "memory", entry: "copy" }, bindings, memoryGrid(vec4s), "copy");
+  gpu.dispatch({ shader: shaders.memory, entry: "copy" }, bindings, memoryGrid(vec4s), "copy");
 }
 
 /** `acc += x` for two tensors of one size and float type. */
@@ -41,10 +42,10 @@ export function accumulate(gpu: Gpu, acc: Tensor, x: Tensor): void {
   const [into, size] = [acc.overwrite(), { vec4s }];
   if (acc.dtype === "float16") {
     const bindings = { halves: into, from_halves: x, size };
-    gpu.dispatch({ shader: "cast", entry: "accumulate" }, bindings, grid, "accumulate");
+    gpu.dispatch({ shader: shaders.cast, entry: "accumulate" }, bindings, grid, "accumulate");
   } else {
     const bindings = { acc: into, x, size };
-    gpu.dispatch({ shader: "memory", entry: "accumulate" }, bindings, grid, "accumulate");
+    gpu.dispatch({ shader: shaders.memory, entry: "accumulate" }, bindings, grid, "accumulate");
   }
 }
 
@@ -66,7 +67,12 @@ export class FiniteChecks {
     }
     const ticket = this.labels.push(`${op} (output ${x.shape.join("×")})`) - 1;
     const bindings = { flag: this.flag, words: x, check: { words: x.size, ticket } };
-    gpu.dispatch({ shader: "memory", entry: "check_finite" }, bindings, memoryGrid(x.size), "check_finite");
+    gpu.dispatch(
+      { shader: shaders.memory, entry: "check_finite" },
+      bindings,
+      memoryGrid(x.size),
+      "check_finite",
+    );
   }
 
   /** @throws NonFiniteError that names the first op whose output was not finite since the last report */

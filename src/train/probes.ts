@@ -3,6 +3,7 @@
 
 import { noGrad } from "../autograd/tape.ts";
 import { ShapeError } from "../errors.ts";
+import * as shaders from "../generated/shaders.ts";
 import type { Gpu } from "../gpu.ts";
 import { BatchNorm2d, Conv2d } from "../nn/layers.ts";
 import { Module } from "../nn/module.ts";
@@ -626,7 +627,7 @@ export function alignmentSums(
       const magnitude = gpu.empty(perImage);
       const total = gpu.empty(perImage);
       gpu.run(
-        { shader: "alignment", entry: "per_image", constants },
+        { shader: shaders.alignment, entry: "per_image", constants },
         { magnitude, total, x, dy, batch: { N } },
         grid,
         "probe alignment",

@@ -4,6 +4,7 @@ import { noGrad } from "../autograd/tape.ts";
 import type { Bindings } from "../device/bindings.ts";
 import type { EntryOf } from "../device/kernels.ts";
 import { ShapeError } from "../errors.ts";
+import * as shaders from "../generated/shaders.ts";
 import type { Gpu } from "../gpu.ts";
 import { mul, scale, sub } from "../ops/elementwise/elementwise.ts";
 import { strideGrid } from "../ops/grid.ts";
@@ -14,14 +15,19 @@ import { formatShape, sameShape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 
 /** Dispatches `entry` of shaders/probe.wgsl for `count` elements, or rows. */
-export function runProbe<E extends EntryOf<"probe">>(
+export function runProbe<E extends EntryOf<typeof shaders.probe>>(
   gpu: Gpu,
   entry: E,
   count: number,
-  bindings: Bindings<"probe", E>,
+  bindings: Bindings<typeof shaders.probe, E>,
 ): void {
   const { size, grid } = strideGrid(gpu, count);
-  gpu.run({ shader: "probe", entry, constants: { WORKGROUP_SIZE: size } }, bindings, grid, `probe ${entry}`);
+  gpu.run(
+    { shader: shaders.probe, entry, constants: { WORKGROUP_SIZE: size } },
+    bindings,
+    grid,
+    `probe ${entry}`,
+  );
 }
 
 /** What `count` leaves in a number for each bin. */

@@ -49,7 +49,7 @@ const filesOf = (room: string) =>
 
 /** The rooms that a room may load from, beside itself and the files that belong to none (errors, options). */
 const ROOMS: Record<string, readonly string[]> = {
-  device: ["generated"],
+  device: [],
   fusion: [],
   tensor: ["device", "fusion", "autograd"],
   autograd: ["device", "fusion", "tensor"],
@@ -66,7 +66,7 @@ describe("the rooms of docs/architecture.md", () => {
   it.each(Object.entries(ROOMS))("%s loads from those below it alone", (room, below) => {
     const files = filesOf(room);
     expect(files.length).toBeGreaterThan(0);
-    const rooms = new Set([room, ...below]);
+    const rooms = new Set([room, "generated", ...below]);
     const elsewhere = files.flatMap((file) =>
       importsOf(file, false)
         .filter((target) => {

@@ -7,6 +7,7 @@ import { autotune } from "../../src/autotune.ts";
 import { DeviceDataset } from "../../src/data/device-dataset.ts";
 import { DataLoader } from "../../src/data/loader.ts";
 import { DeviceLostError } from "../../src/errors.ts";
+import * as shaders from "../../src/generated/shaders.ts";
 import type { Gpu } from "../../src/gpu.ts";
 import { resnetCifar } from "../../src/nn/models/resnet.ts";
 import { requestGpu } from "../../src/node/request.ts";
@@ -205,8 +206,8 @@ function calls(gpu: Gpu, { x, loss, plan, optimizer, labels }: Awaited<ReturnTyp
     "gpu.empty": () => gpu.empty([1]),
     "gpu.capture": () => gpu.capture(() => relu(x)),
     "gpu.profile": () => gpu.profile(() => void relu(x)),
-    "gpu.warmup": () => gpu.warmup([{ shader: "memory", entry: "copy" }]),
-    "gpu.run": () => gpu.run({ shader: "accuracy", entry: "forward" }, [x, x, x, x], [1]),
+    "gpu.warmup": () => gpu.warmup([{ shader: shaders.memory, entry: "copy" }]),
+    "gpu.run": () => gpu.run({ shader: shaders.accuracy, entry: "forward" }, [x, x, x, x], [1]),
     "plan.run": () => plan.run(),
     relu: () => relu(x),
     softmaxCrossEntropy: () => softmaxCrossEntropy(x, labels),

@@ -1,7 +1,7 @@
 // Checks a program of ./program.ts: numbers, gradients, buffers, a plan's replay, and which dispatches it takes.
 
 import { expect } from "vitest";
-import { parts as allParts } from "../../src/generated/shaders.ts";
+import * as shaders from "../../src/generated/shaders.ts";
 import type { DispatchNote } from "../../src/gpu.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";
 import { type Choices, hash, withChoices } from "../helpers/choices.ts";
@@ -129,7 +129,7 @@ function rewindStatistics({ leaves }: Program, t: Record<string, Tensor>, seed: 
 
 /** As they are called in a module's name. */
 const activations = new Set(
-  Object.values(allParts).flatMap(({ hole, label }) => (hole === "activation" ? [label] : [])),
+  Object.values(shaders.activation.holes.activation!.parts).map(({ label }) => label),
 );
 
 /**

@@ -1,6 +1,7 @@
 // What the tile kernels of conv2d do of the batch-norms around a convolution.
 
 import { describe, expect, it } from "vitest";
+import * as shaders from "../../src/generated/shaders.ts";
 import { checkForward, checkGradInput, checkGradWeight } from "../helpers/conv2d-fused.ts";
 import { withFoldAt } from "../helpers/fold.ts";
 import { sampled, testGpu } from "../helpers/gpu.ts";
@@ -163,7 +164,7 @@ describe("conv2d, tile kernels with parts of batch-norm", () => {
     const values = normals(slices * rows * width, 3);
     const partials = gpu.tensor(values, [slices, rows, width]);
     const sums = gpu.empty([rows, count]);
-    const kernel = { shader: "conv2d", entry: "sum_partials_workgroup" } as const;
+    const kernel = { shader: shaders.conv2d, entry: "sum_partials_workgroup" } as const;
     gpu.run(kernel, [sums, partials, new Uint32Array([slices, count, rows])], [2]);
     const expected = Float64Array.from({ length: rows * count }, (_, i) => {
       const at = Math.floor(i / count) * width + (i % count);

@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest";
+import * as shaders from "../../src/generated/shaders.ts";
 import { testGpu } from "../helpers/gpu.ts";
 import { normals } from "../helpers/numbers.ts";
 
@@ -14,7 +15,7 @@ describe("the copy that bandwidth is measured with", () => {
     const x = gpu.tensor(data, [length]);
     const y = gpu.full([length], -7);
     const constants = { WORKGROUP_SIZE: size, VEC4S: vec4s };
-    gpu.run({ shader: "copy", entry: "forward", constants }, [x, y], [workgroups]);
+    gpu.run({ shader: shaders.copy, entry: "forward", constants }, [x, y], [workgroups]);
     expect([...(await y.read())]).toEqual([
       ...data.subarray(0, 4 * vec4s),
       ...Array(length - 4 * vec4s).fill(-7),

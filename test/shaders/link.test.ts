@@ -103,7 +103,8 @@ describe("the linker", () => {
   });
 
   it("says for the compiler what may be given", () => {
-    const text = generate(linkLibrary(files(good)));
+    const { "shaders.ts": text, "wgsl.ts": sources } = generate(linkLibrary(files(good)));
+    expect(sources).toContain('"path":"load/load_scaled.wgsl"');
     expect(text).toContain('constants: "SIZE"');
     expect(text).toContain('parts: { load: "load_plain" | "load_scaled" }');
     expect(text).toContain("forward: { out: T; x: T }"); // factors is the part's to say

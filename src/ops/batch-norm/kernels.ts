@@ -7,6 +7,7 @@ import { Recent } from "../../device/recent.ts";
 import type { Choice } from "../../device/variants.ts";
 import { type ActivationPart, NO_ACTIVATION, type Partials } from "../../fusion/ports.ts";
 import type { Kernels } from "../../generated/shaders.ts";
+import * as shaders from "../../generated/shaders.ts";
 import type { Gpu } from "../../gpu.ts";
 import type { DType } from "../../tensor/dtype.ts";
 import type { Shape } from "../../tensor/shape.ts";
@@ -221,7 +222,7 @@ export class BatchNormKernels {
   ): void {
     const { channels } = this.layout;
     const constants = { WORKGROUP_SIZE: GPU_WORKGROUP };
-    const spec: KernelSpec = { shader: "batch_norm_statistics", entry, constants };
+    const spec: KernelSpec = { shader: shaders.batch_norm_statistics, entry, constants };
     const params = { channels, width: this.width };
     ctx.run(spec, { ...bindings, params }, this.gpu.fold(Math.ceil(channels / GPU_WORKGROUP)));
   }
@@ -567,7 +568,7 @@ export class BatchNormKernels {
       else Object.assign(constants, { X: x, Y: y });
       constants.HAS_TAIL = this.layout.tail > 0 ? 1 : 0;
       spec = {
-        shader: link("batch_norm", { elements: ELEMENTS[this.dtype], activation: part }),
+        shader: link(shaders.batch_norm, { elements: ELEMENTS[this.dtype], activation: part }),
         entry: y > 0 ? `${entry}_workgroup` : entry,
         constants,
         serves: choice ? [choice] : [],

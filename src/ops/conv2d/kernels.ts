@@ -8,6 +8,7 @@ import type { Choice } from "../../device/variants.ts";
 import { FusenormError } from "../../errors.ts";
 import { type Load, NO_ACTIVATION, type Partials, type Store } from "../../fusion/ports.ts";
 import type { PartsOf } from "../../generated/shaders.ts";
+import * as shaders from "../../generated/shaders.ts";
 import type { Gpu } from "../../gpu.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import type { OpContext } from "../define-op.ts";
@@ -167,7 +168,7 @@ export function runForward(
     const lanes = Math.ceil(g.K / 4) * Math.ceil((g.N * g.P * g.Q) / 4);
     const constants = { ...depthwiseSizes(g), HAS_BIAS: bias ? 1 : 0 };
     ctx.run(
-      { shader: "conv2d_depthwise", entry: "forward", constants, ...countedOf(g, choice) },
+      { shader: shaders.conv2d_depthwise, entry: "forward", constants, ...countedOf(g, choice) },
       { out, x, x4: x, weight, bias: bias ?? weight, batch: batchOf(g) },
       foldLanes(ctx, lanes),
     );
@@ -182,7 +183,7 @@ export function runForward(
   const blocks = Math.ceil(g.K / g.groups / 4) * g.groups * Math.ceil((g.N * g.P * g.Q) / (4 * WORKGROUP));
   // Without a bias any buffer of at least K numbers may stand at its place.
   ctx.run(
-    { shader: "conv2d", entry: "forward", constants, ...countedOf(g, choice) },
+    { shader: shaders.conv2d, entry: "forward", constants, ...countedOf(g, choice) },
     { out, x, weight, bias: bias ?? weight, batch: batchOf(g) },
     ctx.gpu.fold(blocks),
   );
@@ -222,7 +223,7 @@ export function gradInput(
     const lanes = Math.ceil(g.C / 4) * Math.ceil((g.N * g.H * g.W) / 4);
     ctx.run(
       {
-        shader: "conv2d_depthwise",
+        shader: shaders.conv2d_depthwise,
         entry: "grad_input",
         constants: depthwiseSizes(g),
         ...countedOf(g, choice),
@@ -245,7 +246,7 @@ export function gradInput(
   const blocks =
     Math.ceil(g.C / g.groups / 4) * g.groups * strideH * strideW * Math.ceil(phasePixels / (4 * WORKGROUP));
   ctx.run(
-    { shader: "conv2d", entry: "grad_input", constants: sizes(g), ...countedOf(g, choice) },
+    { shader: shaders.conv2d, entry: "grad_input", constants: sizes(g), ...countedOf(g, choice) },
     { out: dx, weight, dy, batch: batchOf(g) },
     ctx.gpu.fold(blocks),
   );
@@ -263,7 +264,7 @@ export function gradWeight(ctx: Context, g: ConvGeometry, dw: Tensor, dy: Tensor
     return sumOfSlices(ctx, dw, columns, g.N * g.P, Math.ceil(lanes / WORKGROUP), [choice], (out, slices) => {
       ctx.run(
         {
-          shader: "conv2d_depthwise",
+          shader: shaders.conv2d_depthwise,
           entry: "grad_weight",
           constants: depthwiseSizes(g),
           ...countedOf(g, choice),
@@ -278,7 +279,7 @@ export function gradWeight(ctx: Context, g: ConvGeometry, dw: Tensor, dy: Tensor
     const tiles = Math.ceil(columns / WORKGROUP) * Math.ceil(g.K / g.groups / 4) * g.groups;
     return sumOfSlices(ctx, dw, columns, g.N * g.P, tiles, [choice], (out, slices) => {
       ctx.run(
-        { shader: "conv2d", entry: "grad_weight", constants: sizes(g), ...countedOf(g, choice) },
+        { shader: shaders.conv2d, entry: "grad_weight", constants: sizes(g), ...countedOf(g, choice) },
         { out, x, dy, batch: batchOf(g, slices) },
         ctx.gpu.fold(tiles * slices),
       );
@@ -338,7 +339,11 @@ export function sumRows(ctx: Context, sums: Tensor, dy: Tensor, rows: number, co
   const tiles = Math.ceil(columns / WORKGROUP);
   return sumOfSlices(ctx, sums, columns, rows, tiles, [], (out, slices) => {
     const size = { slices, count: columns, rows };
-    ctx.run({ shader: "conv2d", entry: "sum_rows" }, { out, source: dy, size }, ctx.gpu.fold(tiles * slices));
+    ctx.run(
+      { shader: shaders.conv2d, entry: "sum_rows" },
+      { out, source: dy, size },
+      ctx.gpu.fold(tiles * slices),
+    );
   });
 }
 
@@ -562,7 +567,7 @@ function partOf<H extends keyof typeof PARTS>(
 
 /** The family's kernels, with what they read and what becomes of their sums. */
 function shaderOf({ family }: Tile | Lanes, parts: Partial<PartsOf<Family>>): LinkedShader<Family> {
-  return family === "tile" ? link("conv2d_tile", parts) : link("conv2d_subgroup", parts);
+  return family === "tile" ? link(shaders.conv2d_tile, parts) : link(shaders.conv2d_subgroup, parts);
 }
 
 /** Whether a tensor is added by the convolution rather than after it. */
@@ -689,7 +694,7 @@ function sumOfSlices(
   const parallel = !ctx.gpu.isSoftware && slices >= 32;
   const entry = parallel ? "sum_partials_workgroup" : "sum_partials";
   const workgroups = Math.ceil(quads / (parallel ? 4 : WORKGROUP));
-  ctx.run({ shader: "conv2d", entry, serves }, { out, partials: scratch, size }, [
+  ctx.run({ shader: shaders.conv2d, entry, serves }, { out, partials: scratch, size }, [
     Math.min(1024, workgroups),
   ]);
   return out;

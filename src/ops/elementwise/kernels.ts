@@ -1,6 +1,7 @@
 // Dispatches of shaders/elementwise.wgsl, which several ops' forwards and backwards share.
 
 import type { EntryOf } from "../../device/kernels.ts";
+import * as shaders from "../../generated/shaders.ts";
 import type { Shape } from "../../tensor/shape.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import type { OpContext } from "../define-op.ts";
@@ -12,7 +13,7 @@ export type KernelContext = Pick<OpContext, "gpu" | "temp" | "run">;
 
 /** Entry points of shaders/elementwise.wgsl, by the number of their inputs. */
 type Ternary = "normalized" | "variance_grad";
-export type Binary = Exclude<EntryOf<"elementwise">, Ternary | "scale" | "expand">;
+export type Binary = Exclude<EntryOf<typeof shaders.elementwise>, Ternary | "scale" | "expand">;
 
 function sizesOf({ vec4s, inner, block, dims, strides }: OperandLayout, factor: number) {
   return { vec4s, factor, inner, block, rank: dims.length, dims, strides };
@@ -23,7 +24,7 @@ export function scaleInto(ctx: KernelContext, out: Tensor, a: Tensor, factor: nu
   const { size, grid } = strideGrid(ctx.gpu, Math.ceil(out.size / 4));
   const sizes = sizesOf(operandLayout("", [out.size], [false]), factor);
   const constants = { WORKGROUP_SIZE: size };
-  ctx.run({ shader: "elementwise", entry: "scale", constants }, { out, a, sizes }, grid);
+  ctx.run({ shader: shaders.elementwise, entry: "scale", constants }, { out, a, sizes }, grid);
 }
 
 /** out = f(a, b): a as large as out, b as `layout` says. */
@@ -38,7 +39,7 @@ export function binary(
 ): void {
   const { size, grid } = strideGrid(ctx.gpu, layout.vec4s);
   ctx.run(
-    { shader: "elementwise", entry, constants: { WORKGROUP_SIZE: size, MODE: layout.mode } },
+    { shader: shaders.elementwise, entry, constants: { WORKGROUP_SIZE: size, MODE: layout.mode } },
     { out, a, sizes: sizesOf(layout, factor), b_vec4: b, b_scalar: b },
     grid,
   );
@@ -57,7 +58,7 @@ export function ternary(
 ): void {
   const { size, grid } = strideGrid(ctx.gpu, layout.vec4s);
   ctx.run(
-    { shader: "elementwise", entry, constants: { WORKGROUP_SIZE: size, MODE: layout.mode } },
+    { shader: shaders.elementwise, entry, constants: { WORKGROUP_SIZE: size, MODE: layout.mode } },
     { out, a, sizes: sizesOf(layout, factor), b_vec4: b, b_scalar: b, c_vec4: c, c_scalar: c },
     grid,
   );
@@ -73,7 +74,7 @@ export function expandInto(
 ): void {
   const { size, grid } = strideGrid(ctx.gpu, layout.vec4s);
   ctx.run(
-    { shader: "elementwise", entry: "expand", constants: { WORKGROUP_SIZE: size, MODE: layout.mode } },
+    { shader: shaders.elementwise, entry: "expand", constants: { WORKGROUP_SIZE: size, MODE: layout.mode } },
     { out, sizes: sizesOf(layout, factor), b_vec4: b, b_scalar: b },
     grid,
   );

@@ -4,6 +4,7 @@ import type { Grid } from "../../device/commands.ts";
 import type { ConstantsOf } from "../../device/kernels.ts";
 import type { Choice } from "../../device/variants.ts";
 import { ShapeError } from "../../errors.ts";
+import * as shaders from "../../generated/shaders.ts";
 import type { Gpu } from "../../gpu.ts";
 import { show } from "../../options.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
@@ -53,7 +54,7 @@ export function normalizeUnits(
   const { gamma, beta, eps } = params;
   const { suffix, serves, constants, grid } = unitKernel(ctx.gpu, units, "forward", params);
   ctx.run(
-    { shader: "group_norm", entry: `forward${suffix}`, constants, serves },
+    { shader: shaders.group_norm, entry: `forward${suffix}`, constants, serves },
     { y, x, x4: x, saved, gamma: gamma ?? x, beta: beta ?? x, params: paramsOf(units, eps) },
     grid,
   );
@@ -78,7 +79,7 @@ export function normalizeUnitsGrad(
   if (dx) {
     const { suffix, serves, constants, grid } = unitKernel(ctx.gpu, units, "grad_input", params);
     ctx.run(
-      { shader: "group_norm", entry: `grad_input${suffix}`, constants, serves },
+      { shader: shaders.group_norm, entry: `grad_input${suffix}`, constants, serves },
       { dx, ...read, gamma: params.gamma ?? x, params: paramsOf(units, params.eps) },
       grid,
     );
@@ -97,12 +98,12 @@ export function normalizeUnitsGrad(
   const sliced = { ...paramsOf(units, 0), slices, slice_images: sliceImages };
   const gridOf = (lanes: number) => ctx.gpu.fold(Math.ceil(lanes / size));
   ctx.run(
-    { shader: "group_norm", entry: "grad_affine", constants },
+    { shader: shaders.group_norm, entry: "grad_affine", constants },
     { partials, ...read, params: sliced },
     gridOf(columns * slices),
   );
   ctx.run(
-    { shader: "group_norm", entry: "finish_affine", constants },
+    { shader: shaders.group_norm, entry: "finish_affine", constants },
     {
       dgamma: dgamma ?? ctx.temp([channels]),
       sums: partials,
@@ -148,7 +149,7 @@ function unitKernel(
 interface UnitKernel {
   suffix: "" | "_workgroup";
   serves: readonly Choice[];
-  constants: ConstantsOf<"group_norm">;
+  constants: ConstantsOf<typeof shaders.group_norm>;
   grid: Grid;
 }
 

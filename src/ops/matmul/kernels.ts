@@ -1,6 +1,7 @@
 // Which kernel of shaders/matmul*.wgsl does a product, and with what grid.
 
 import type { Variant } from "../../device/variants.ts";
+import * as shaders from "../../generated/shaders.ts";
 import type { Gpu } from "../../gpu.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import type { OpContext } from "../define-op.ts";
@@ -60,7 +61,7 @@ export function multiply(
   if (variant === "scalar_4x4") {
     const blocks = Math.ceil(N / 4) * Math.ceil(M / (4 * WORKGROUP));
     const bindings = { out, a: a.tensor, b: b.tensor, bias: biasOrAny, size };
-    ctx.run({ shader: "matmul", entry: "forward", ...counted }, bindings, ctx.gpu.fold(blocks));
+    ctx.run({ shader: shaders.matmul, entry: "forward", ...counted }, bindings, ctx.gpu.fold(blocks));
     return;
   }
   const tile = variant === "tile_64x64";
@@ -73,7 +74,7 @@ export function multiply(
   if (tile) {
     const tiles = Math.ceil(M / 64) * Math.ceil(N / 64);
     ctx.run(
-      { shader: "matmul_tile", entry: "forward", constants: vec4, ...counted },
+      { shader: shaders.matmul_tile, entry: "forward", constants: vec4, ...counted },
       bindings,
       ctx.gpu.fold(tiles),
     );
@@ -84,7 +85,7 @@ export function multiply(
   const constants = { ...vec4, NARROW: subgroupLanes(ctx.gpu) < 8 ? 1 : 0, WORKGROUP: workgroup };
   const blocks = Math.ceil(N / columns) * Math.ceil(M / (4 * workgroup));
   ctx.run(
-    { shader: "matmul_subgroup", entry: `forward_${columns}`, constants, ...counted },
+    { shader: shaders.matmul_subgroup, entry: `forward_${columns}`, constants, ...counted },
     bindings,
     ctx.gpu.fold(blocks),
   );

@@ -1,6 +1,7 @@
 // Dispatches of shaders/reduce.wgsl, which several ops' forwards and backwards share.
 
 import type { ValuesOf } from "../../device/kernels.ts";
+import * as shaders from "../../generated/shaders.ts";
 import { type Shape, sizeOf } from "../../tensor/shape.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { type AxisGroup, groupAxes, operandLayout } from "../elementwise/broadcast.ts";
@@ -101,7 +102,7 @@ function reduceOne(
   const shape = `${outer}x${axis}x${inner}`;
   // A column that is four channels can be made on the way.
   const byChannel = options.term === "X_ALONE" && vec4 && !row && inner === x.shape.at(-1);
-  let input = byChannel ? inputOf(ctx.gpu, "reduce", x, shape, true) : plainInput("reduce", x);
+  let input = byChannel ? inputOf(ctx.gpu, shaders.reduce, x, shape, true) : plainInput(shaders.reduce, x);
   const choice = ctx.gpu.variants.pick(
     "reduce",
     shape,
@@ -159,7 +160,7 @@ function reduceOne(
       );
     }
     if (last) return;
-    input = plainInput("reduce", target);
+    input = plainInput(shaders.reduce, target);
     rows = slices;
     first = false;
   }

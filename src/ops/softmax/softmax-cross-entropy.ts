@@ -1,4 +1,5 @@
 import { ShapeError } from "../../errors.ts";
+import * as shaders from "../../generated/shaders.ts";
 import { checkChoice, checkOptions, optionNames, show } from "../../options.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { defineOp } from "../define-op.ts";
@@ -43,7 +44,7 @@ const softmaxCrossEntropyOp = defineOp({
     const { suffix, serves, size, grid } = rowKernel(ctx.gpu, "softmax_cross_entropy", rows, classes);
     const constants = { WORKGROUP_SIZE: size, SMOOTHING: labelSmoothing };
     ctx.run(
-      { shader: "softmax_cross_entropy", entry: `forward${suffix}`, constants, serves },
+      { shader: shaders.softmax_cross_entropy, entry: `forward${suffix}`, constants, serves },
       { loss: losses, saved: statistics, logits, labels, sizes },
       grid,
     );
@@ -65,7 +66,7 @@ const softmaxCrossEntropyOp = defineOp({
       PER_ROW: reduction === "none" ? 1 : 0,
     };
     ctx.run(
-      { shader: "softmax_cross_entropy", entry: "grad_input", constants },
+      { shader: shaders.softmax_cross_entropy, entry: "grad_input", constants },
       { dlogits, statistics, logits, labels, sizes, upstream: grad },
       grid,
     );

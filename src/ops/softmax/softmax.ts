@@ -1,6 +1,7 @@
 import type { Grid } from "../../device/commands.ts";
 import type { Choice } from "../../device/variants.ts";
 import { ShapeError } from "../../errors.ts";
+import * as shaders from "../../generated/shaders.ts";
 import type { Gpu } from "../../gpu.ts";
 import { type Shape, sizeOf } from "../../tensor/shape.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
@@ -47,7 +48,7 @@ const softmaxOp = defineOp({
     const { rows, classes } = plan;
     const { suffix, serves, size, grid } = rowKernel(ctx.gpu, "softmax", rows, classes);
     ctx.run(
-      { shader: "softmax", entry: `forward${suffix}`, constants: { WORKGROUP_SIZE: size }, serves },
+      { shader: shaders.softmax, entry: `forward${suffix}`, constants: { WORKGROUP_SIZE: size }, serves },
       { out, sizes: { rows, classes }, x },
       grid,
     );
@@ -58,7 +59,7 @@ const softmaxOp = defineOp({
     const { rows, classes } = plan;
     const { suffix, serves, size, grid } = rowKernel(ctx.gpu, "softmax", rows, classes);
     ctx.run(
-      { shader: "softmax", entry: `grad_input${suffix}`, constants: { WORKGROUP_SIZE: size }, serves },
+      { shader: shaders.softmax, entry: `grad_input${suffix}`, constants: { WORKGROUP_SIZE: size }, serves },
       { out: dx, sizes: { rows, classes }, y: out, dy: grad },
       grid,
     );
