@@ -14,9 +14,9 @@ import { bundle, type PageTest, testsAsModule } from "../browser/harness.ts";
 
 const here = (path: string) => fileURLToPath(new URL(path, import.meta.url));
 
-// wgpu has no subgroups, so there are none of the one file's kernels; the other's are those of batch_norm_reshaped and
-// conv2d_fused_tile, and it takes as long as all the rest.
-const FILES = /^(?!conv2d_fused_subgroup|batch_norm_folded).*\.test\.ts$/;
+// wgpu has no subgroups, so there are none of the one file's kernels; the other's are those of batch-norm-reshaped and
+// conv2d-fused-tile, and it takes as long as all the rest.
+const FILES = /^(?!conv2d-fused-subgroup|batch-norm-folded).*\.test\.ts$/;
 const files = readdirSync(here("../ops"))
   .filter((file) => FILES.test(file))
   .map((file) => `test/ops/${file}`);
