@@ -534,15 +534,14 @@ export class Gpu {
   explain(fn: () => void): DispatchNote[] {
     checkFunction("gpu.explain", "fn", fn);
     const watched: Dispatch[] = [];
-    const outer = this.commands.watching;
     this.pending.run();
-    this.commands.watching = watched;
-    try {
-      synchronous("gpu.explain", fn());
-      this.pending.run();
-    } finally {
-      this.commands.watching = outer;
-    }
+    this.commands.observe(
+      (dispatch) => watched.push(dispatch),
+      () => {
+        synchronous("gpu.explain", fn());
+        this.pending.run();
+      },
+    );
     return watched.map(({ kernel, label, layer, grid, bytes }) => ({
       layer,
       op: label,

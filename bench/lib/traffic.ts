@@ -4,15 +4,25 @@
 // memory some of it (small tensors), and a kernel that reads a buffer twice moves more than the model says; both show
 // as an effective bandwidth above or below what a copy reaches. Constants are left out.
 
-import type { Dispatch } from "../../src/device/commands.ts";
 import type { Gpu } from "../../src/gpu.ts";
 
-/** Reads and writes its first operand, and reads a second one of the same size: three passes in two buffers. */
-const IN_PLACE = new Set(["memory.accumulate"]);
+/**
+ * Passes over the largest operand for each buffer that is bound, where some of these are updated in place: `acc += x` is three
+ * passes in two buffers.
+ */
+const IN_PLACE: Readonly<Record<string, number>> = {
+  "memory.accumulate": 3 / 2,
+  "cast.accumulate": 3 / 2,
+  "sgd.step": 5 / 3, // w and v, and grad, which is read alone
+  "sgd.plain": 3 / 2,
+};
 
-/** The device counts each bound buffer once (`Dispatch.bytes`); what is updated in place moves twice. */
+/**
+ * The device counts each bound buffer once (`Dispatch.bytes`); what is updated in place moves twice. A convolution that adds to
+ * what its output holds is counted without that read, since its name does not tell.
+ */
 export function trafficBytes(kernel: string, boundBytes: number): number {
-  return IN_PLACE.has(kernel) ? 1.5 * boundBytes : boundBytes;
+  return (IN_PLACE[kernel] ?? 1) * boundBytes;
 }
 
 export interface Traffic {
@@ -25,29 +35,18 @@ export interface Traffic {
  * device does nothing, and tensors that `fn` makes hold nothing.
  */
 export function recordTraffic(gpu: Gpu, fn: () => void, { execute = true } = {}): Traffic {
-  const { commands } = gpu;
-  gpu.flush(); // a kernel may wait for the one behind it
+  gpu.flush(); // a kernel may wait for the one after it
   const traffic: Traffic = { dispatches: 0, bytes: 0 };
-  const count = ({ kernel, bytes }: Dispatch) => {
-    traffic.dispatches += 1;
-    traffic.bytes += trafficBytes(kernel.name, bytes);
-  };
-  // Own properties shadow the methods for as long as `fn` runs.
-  const { dispatch, replay } = commands;
-  commands.dispatch = (one, buffers) => {
-    count(one);
-    if (execute) dispatch.call(commands, one, buffers);
-  };
-  commands.replay = (all) => {
-    for (const one of all) count(one);
-    if (execute) replay.call(commands, all);
-  };
-  try {
-    fn();
-    gpu.flush();
-  } finally {
-    Reflect.deleteProperty(commands, "dispatch");
-    Reflect.deleteProperty(commands, "replay");
-  }
+  gpu.commands.observe(
+    ({ kernel, bytes }) => {
+      traffic.dispatches += 1;
+      traffic.bytes += trafficBytes(kernel.name, bytes);
+    },
+    () => {
+      fn();
+      gpu.flush();
+    },
+    { execute },
+  );
   return traffic;
 }

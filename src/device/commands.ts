@@ -34,8 +34,9 @@ export interface CommandStats {
 export class Commands {
   readonly stats: CommandStats = { dispatches: 0, submits: 0 };
   profiler: Profiler | null = null;
-  /** While set, dispatches are also appended here, for `gpu.explain`. */
-  watching: Dispatch[] | null = null;
+  private readonly observers = new Set<(dispatch: Dispatch) => void>();
+  /** While set, dispatches are counted and told but not carried out. */
+  private idle = false;
   /** While set, dispatches are also appended here (see plan.ts). */
   recording: Dispatch[] | null = null;
   private encoder: GPUCommandEncoder | null = null;
@@ -65,9 +66,26 @@ export class Commands {
     this.pending += dispatches.length;
   }
 
+  /**
+   * Tells `observer` of each dispatch that `fn` encodes, those of replays among them. With `execute: false` the device does
+   * nothing meanwhile.
+   */
+  observe<T>(observer: (dispatch: Dispatch) => void, fn: () => T, { execute = true } = {}): T {
+    const outer = this.idle;
+    this.observers.add(observer);
+    this.idle ||= !execute;
+    try {
+      return fn();
+    } finally {
+      this.observers.delete(observer);
+      this.idle = outer;
+    }
+  }
+
   private encode(dispatch: Dispatch): void {
     const { kernel, bindGroup, grid } = dispatch;
-    this.watching?.push(dispatch);
+    for (const observe of this.observers) observe(dispatch);
+    if (this.idle) return;
     this.stats.dispatches += 1;
     if (this.profiler?.full) this.flush();
     this.encoder ??= this.device.createCommandEncoder();

@@ -12,6 +12,7 @@ import { batchNorm } from "../../src/ops/batch-norm/batch-norm.ts";
 import { batchNormComposed } from "../../src/ops/batch-norm/composed.ts";
 import { conv2d } from "../../src/ops/conv2d/conv2d.ts";
 import { add } from "../../src/ops/elementwise/elementwise.ts";
+import { SGD } from "../../src/optim/sgd.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";
 import { normals } from "../helpers/numbers.ts";
 
@@ -71,14 +72,41 @@ describe("the traffic model", () => {
     expect(replay).toEqual({ dispatches: 1, bytes: 2 * T });
   });
 
-  it("leaves the device as it was", () => {
-    expect(Object.hasOwn(gpu.commands, "dispatch")).toBe(false);
-    expect(() =>
-      recordTraffic(gpu, () => {
-        throw new Error("in between");
-      }),
-    ).toThrow("in between");
-    expect(Object.hasOwn(gpu.commands, "dispatch")).toBe(false);
+  it("counts what is updated in place twice", () => {
+    const sum = gpu.keep(gpu.tensor(normals(T / 4, 7), SHAPE));
+    expect(passes(() => gpu.accumulate(sum, dy))).toBeCloseTo(3, 1);
+    sum.dispose();
+    for (const [momentum, expected] of [
+      [0.9, 5],
+      [0, 3],
+    ] as const) {
+      const w = gpu.keep(gpu.tensor(normals(T / 4, 8), SHAPE, { requiresGrad: true }));
+      const optimizer = new SGD([w], { lr: 0.1, momentum });
+      w.grad = gpu.keep(gpu.tensor(normals(T / 4, 9), SHAPE));
+      expect(passes(() => optimizer.step())).toBeCloseTo(expected, 1);
+      w.zeroGrad();
+      optimizer.dispose();
+      w.dispose();
+    }
+  });
+
+  it("leaves the device as it was, also after an error", async () => {
+    const y = gpu.keep(gpu.full([4], 3));
+    const outer = recordTraffic(gpu, () => {
+      const inner = () =>
+        recordTraffic(
+          gpu,
+          () => {
+            y.fill(5);
+            throw new Error("in between");
+          },
+          { execute: false },
+        );
+      expect(inner).toThrow("in between");
+      y.fill(7);
+    });
+    expect([outer.dispatches, ...(await y.read())]).toEqual([2, 7, 7, 7, 7]);
+    y.dispose();
   });
 });
 

@@ -58,9 +58,10 @@ const refuseNodeModules: Plugin = {
 const withoutNode = (gpu: string): Plugin => ({
   name: "without-node",
   enforce: "pre",
-  resolveId(source) {
+  resolveId(source, importer) {
     if (source === "vitest") return here("vitest-in-page.ts");
-    if (/(^|\/)helpers\/gpu\.ts$/.test(source) || source === "./gpu.ts") return gpu;
+    const beside = source === "./gpu.ts" && importer?.includes("/test/helpers/");
+    if (beside || /(^|\/)helpers\/gpu\.ts$/.test(source)) return gpu;
   },
 });
 
