@@ -3,11 +3,12 @@ import type { Command } from "commander";
 import { textTable } from "../experiments/page.ts";
 import { type LabelledRun, RUN_TABLE_HEAD, runReport, runRow } from "../experiments/run-report.ts";
 import type { ResNetNorm } from "../nn/models/resnet.ts";
-import { loadDataset } from "../node/datasets.ts";
+import { DATASET_NAMES, loadDataset } from "../node/datasets.ts";
 import { writeFileAtomic } from "../node/files.ts";
 import { requestGpu } from "../node/request.ts";
 import { type TrainOptions, trainOptions } from "../train/train-options.ts";
 import { Trainer } from "../train/trainer.ts";
+import { examples } from "./help.ts";
 import { Interruption, inOutDirectory, listOf, positiveNumber, removePartials, text } from "./options.ts";
 import { TrainingProgress } from "./progress.ts";
 import { addTrainOptions } from "./train.ts";
@@ -28,20 +29,22 @@ interface CompareFlags extends Omit<TrainOptions, "norm" | "lr" | "maxSteps"> {
   out: string;
   norm: ResNetNorm[];
   lr: number[];
+  adapter?: string;
+  json?: boolean;
 }
 
 export function registerCompare(program: Command): void {
   const command = program
     .command("compare")
     .description("train the same network with and without batch-norm at each learning rate, and compare")
-    .option("--data <dir>", "a directory, or embedded, fashion-mnist, cifar10", text, "embedded")
+    .option("--data <dir>", `a directory, or ${DATASET_NAMES.join(", ")}`, text, "embedded")
     .option(
       "--norm <list>",
-      "batch, none, last",
+      "some of batch, none, last, with commas between",
       listOf((name) => name as ResNetNorm),
       ["batch", "none"],
     )
-    .option("--lr <list>", "learning rates", listOf(positiveNumber), [0.003, 0.1])
+    .option("--lr <list>", "learning rates, with commas between", listOf(positiveNumber), [0.003, 0.1])
     .option("--out <dir>", "where results go", text, "runs/compare");
   addTrainOptions(command);
   for (const option of command.options) {
@@ -51,16 +54,20 @@ export function registerCompare(program: Command): void {
     option.default(preset);
     command.setOptionValueWithSource(name, preset, "default");
   }
+  examples(command, [
+    "fusenorm compare --norm batch,none --lr 0.003,0.1",
+    "fusenorm compare --lr 1e-3 --epochs 5 --json",
+  ]);
   command.action(compare);
 }
 
 async function compare(flags: CompareFlags): Promise<void> {
-  const { data: source, out, norm: norms, lr: rates, ...shared } = flags;
+  const { data: source, out, norm: norms, lr: rates, adapter, json, ...shared } = flags;
   const configurations = norms.flatMap((norm) => rates.map((lr) => trainOptions({ ...shared, norm, lr })));
   const data = await loadDataset(source);
   await inOutDirectory("compare", out, async (lock) => {
     removePartials(out);
-    const gpu = await requestGpu();
+    const gpu = await requestGpu({ adapter });
     const progress = new TrainingProgress();
     const interruption = new Interruption();
     const started = performance.now();
@@ -82,7 +89,7 @@ async function compare(flags: CompareFlags): Promise<void> {
         trainer.dispose();
         if (interruption.exitCode !== null) {
           progress.stop();
-          console.log(
+          (json ? console.error : console.log)(
             `interrupted after ${runs.length} of ${configurations.length} runs; nothing was written to ${out}`,
           );
           process.exitCode = interruption.exitCode;
@@ -94,15 +101,21 @@ async function compare(flags: CompareFlags): Promise<void> {
       const seconds = (performance.now() - started) / 1e3;
       const sentence = conclude(runs);
       lock.check();
-      await writeFileAtomic(
-        join(out, "runs.json"),
-        JSON.stringify({ dataset: data.train.name, adapter: gpu.info, seconds, runs }, null, 1),
+      const results = JSON.stringify(
+        { dataset: data.train.name, adapter: gpu.info, seconds, sentence, runs },
+        null,
+        1,
       );
+      await writeFileAtomic(join(out, "runs.json"), results);
       const report = join(out, "report.html");
       await writeFileAtomic(
         report,
         await runReport(`Batch-norm and the learning rate: ${data.train.name}`, runs, gpu.info, sentence),
       );
+      if (json) {
+        console.log(results);
+        return;
+      }
       console.log(`\n${textTable(RUN_TABLE_HEAD, runs.map(runRow))}\n\n${sentence}\n`);
       console.log(`${seconds.toFixed(0)} s on ${gpu.info.name}; curves in ${report}`);
     } finally {

@@ -5,20 +5,39 @@ import { FusenormError, UsageError } from "../errors.ts";
 import { printable } from "../foreign.ts";
 import { DATASET_NAMES, datasetDirectory, loadDataset } from "../node/datasets.ts";
 import { fetchDataset, REMOTE_DATASETS, type RemoteName } from "../node/download.ts";
-import { text } from "./options.ts";
+import { examples } from "./help.ts";
+import { addJsonOption, text } from "./options.ts";
+
+interface DataFlags {
+  cache?: string;
+  json?: boolean;
+}
+
+/** What `--json` prints of a data set. */
+function summary(source: string, directory: string, { train, test }: DatasetSplits) {
+  const { height, width, channels, classes, classNames } = train;
+  const part = (set: DatasetSplits["train"]) => ({ images: set.count, perClass: [...classCounts(set)] });
+  return {
+    source,
+    directory,
+    ...{ train: part(train), test: part(test), height, width, channels, classes, classNames },
+    ...channelMoments(train),
+  };
+}
 
 /** Counts, sizes and classes, one line each. */
 function describe({ train, test }: DatasetSplits): string[] {
   const list = (values: number[]) => values.map((value) => value.toFixed(4)).join(", ");
   const { mean, std } = channelMoments(train);
+  const count = (value: number) => value.toLocaleString("en");
   const spread = (counts: number[]) => {
     const [low, high] = [Math.min(...counts), Math.max(...counts)];
-    return low === high ? `${low} per class` : `${low} to ${high} per class`;
+    return low === high ? `${count(low)} per class` : `${count(low)} to ${count(high)} per class`;
   };
   const { height, width, channels, classes, classNames } = train;
   return [
-    `train    ${train.count} images, ${spread(classCounts(train))}`,
-    `test     ${test.count} images, ${spread(classCounts(test))}`,
+    `train    ${count(train.count)} images, ${spread(classCounts(train))}`,
+    `test     ${count(test.count)} images, ${spread(classCounts(test))}`,
     `size     ${height} × ${width}, ${channels} ${channels === 1 ? "channel" : "channels"}`,
     `classes  ${classes}: ${classNames.slice(0, 12).join(", ")}${classes > 12 ? ", …" : ""}`,
     `mean     ${list(mean)}   std ${list(std)}   (training set, pixels from 0 to 1)`,
@@ -47,7 +66,8 @@ function progressBars() {
   };
 }
 
-async function fetchCommand(name: RemoteName, options: { cache?: string; mirror?: string }): Promise<void> {
+async function fetchCommand(name: RemoteName, flags: DataFlags & { mirror?: string }): Promise<void> {
+  const { json, ...options } = flags;
   if (options.mirror !== undefined && !/^https?:\/\/./.test(options.mirror)) {
     throw new UsageError(
       `data fetch: --mirror is "${options.mirror}"; expected an address that begins with http:// or https://`,
@@ -60,30 +80,47 @@ async function fetchCommand(name: RemoteName, options: { cache?: string; mirror?
       onProgress: bars.onProgress,
     });
     bars.stop();
+    const splits = await loadDataset(result.directory);
+    if (json) {
+      print({ downloaded: result.downloaded, ...summary(name, result.directory, splits) });
+      return;
+    }
     console.log(
       `${name}: ${result.downloaded ? "downloaded to" : "already in"} ${printable(result.directory)}`,
     );
-    for (const line of describe(await loadDataset(result.directory))) console.log(`  ${line}`);
+    for (const line of describe(splits)) console.log(`  ${line}`);
   } finally {
     bars.stop();
   }
 }
 
-async function infoCommand(source: string, options: { cache?: string }): Promise<void> {
-  const splits = await loadDataset(source, options);
-  console.log(`${printable(source)} (${printable(await datasetDirectory(source, options.cache))})`);
+const print = (value: unknown) => console.log(JSON.stringify(value, null, 2));
+
+async function infoCommand(source: string, { cache, json }: DataFlags): Promise<void> {
+  const splits = await loadDataset(source, { cache });
+  const directory = await datasetDirectory(source, cache);
+  if (json) {
+    print(summary(source, directory, splits));
+    return;
+  }
+  console.log(`${printable(source)} (${printable(directory)})`);
   for (const line of describe(splits)) console.log(`  ${line}`);
 }
 
-async function listCommand(options: { cache?: string }): Promise<void> {
+async function listCommand({ cache, json }: DataFlags): Promise<void> {
+  const all: unknown[] = [];
   for (const name of DATASET_NAMES) {
     try {
-      await infoCommand(name, options);
+      if (json)
+        all.push(summary(name, await datasetDirectory(name, cache), await loadDataset(name, { cache })));
+      else await infoCommand(name, { cache });
     } catch (error) {
       if (!(error instanceof FusenormError)) throw error;
-      console.log(`${name}\n  ${error.message}`);
+      if (json) all.push({ source: name, missing: error.message });
+      else console.log(`${name}\n  ${error.message}`);
     }
   }
+  if (json) print(all);
 }
 
 /** Adds `fusenorm data fetch | list | info`. Failures are thrown, for the program to print and exit non-zero. */
@@ -94,22 +131,28 @@ export function registerData(program: Command): void {
     "download cache (default: $FUSENORM_CACHE or ~/.cache/fusenorm)",
     text,
   ] as const;
-  data
+  const names = Object.keys(REMOTE_DATASETS);
+  const fetch = data
     .command("fetch")
     .description("download a data set from its official address; an interrupted download resumes")
-    .addArgument(new Argument("<name>", "data set").choices(Object.keys(REMOTE_DATASETS)))
+    .addArgument(new Argument("<name>", names.join(", ")).choices(names))
     .option(...cache)
     .option("--mirror <url>", "take the files from this address instead; checksums stay the official ones")
     .action(fetchCommand);
-  data
+  const list = data
     .command("list")
     .description("the data sets with a name, and which of them are here")
     .option(...cache)
     .action(listCommand);
-  data
+  const source = new Argument("<source>", `a directory, or one of ${DATASET_NAMES.join(", ")}`);
+  source.argChoices = [...DATASET_NAMES]; // for completion: a directory is right, too
+  const info = data
     .command("info")
     .description("counts, sizes and classes of a data set")
-    .argument("<source>", `a directory, or one of ${DATASET_NAMES.join(", ")}`)
+    .addArgument(source)
     .option(...cache)
     .action(infoCommand);
+  for (const command of [fetch, list, info]) addJsonOption(command, "what is known of the data");
+  examples(fetch, ["fusenorm data fetch fashion-mnist"]);
+  examples(info, ["fusenorm data info cifar10", "fusenorm data info ./my-images --json"]);
 }

@@ -3,7 +3,9 @@ import { FusenormError } from "../errors.ts";
 import { Gpu } from "../gpu.ts";
 import { type AdapterClass, isLavapipe, type Survey, survey } from "../node/adapters.ts";
 import { type NodeAdapter, requestAdapter } from "../node/request.ts";
+import { examples } from "./help.ts";
 import { type CopyBandwidth, type MatmulRate, measureCopyBandwidth, measureMatmul } from "./measure.ts";
+import { addAdapterOption, addJsonOption } from "./options.ts";
 
 export interface DoctorOptions {
   json?: boolean;
@@ -210,13 +212,11 @@ export function format(report: DoctorReport): string {
 }
 
 export function registerDoctor(program: Command): void {
-  program
+  const command = program
     .command("doctor")
     .description(
       "show the GPU adapter, its limits, features and measured speed, and what to do when something is missing",
     )
-    .option("--json", "print the report as JSON")
-    .option("--adapter <which>", "hardware, lavapipe, swiftshader, or part of an adapter's name")
     .option("--no-measure", "leave the measurements out")
     .action(async (options: DoctorOptions) => {
       const showSteps = !options.json && process.stderr.isTTY;
@@ -227,4 +227,7 @@ export function registerDoctor(program: Command): void {
       console.log(options.json ? JSON.stringify(report, null, 2) : format(report));
       if (report.error) process.exitCode = 1;
     });
+  addAdapterOption(command);
+  addJsonOption(command, "the report");
+  examples(command, ["fusenorm doctor", "fusenorm doctor --adapter swiftshader --no-measure --json"]);
 }

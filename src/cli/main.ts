@@ -1,11 +1,14 @@
 #!/usr/bin/env node
 import { readFileSync } from "node:fs";
 import { Command, CommanderError } from "commander";
-import { FusenormError } from "../errors.ts";
+import { DeviceLostError, FusenormError } from "../errors.ts";
 import { packagePath } from "../node/files.ts";
+import { silenceDawn } from "../node/request.ts";
 import { registerCompare } from "./compare.ts";
+import { registerCompletion } from "./completion.ts";
 import { registerData } from "./data.ts";
 import { registerDoctor } from "./doctor.ts";
+import { configureHelp, helpWidth } from "./help.ts";
 import { refuseRepeats } from "./options.ts";
 import { registerReport, registerReproduce } from "./reproduce.ts";
 import { registerTrain } from "./train.ts";
@@ -22,10 +25,14 @@ for (const stream of [process.stdout, process.stderr]) {
   });
 }
 
+silenceDawn();
+
 const program = new Command("fusenorm")
   .description("WebGPU kernels for training convolutional networks, with batch-norm fused in")
   .version(version)
   .configureOutput({
+    getOutHelpWidth: () => helpWidth(process.stdout.columns),
+    getErrHelpWidth: () => helpWidth(process.stderr.columns),
     outputError: (message, write) =>
       write(
         `fusenorm: ${message
@@ -36,6 +43,7 @@ const program = new Command("fusenorm")
   })
   .exitOverride();
 
+configureHelp(program);
 registerReproduce(program);
 registerReport(program);
 registerCompare(program);
@@ -43,6 +51,7 @@ registerTrain(program);
 registerData(program);
 registerDoctor(program);
 refuseRepeats(program);
+registerCompletion(program);
 
 try {
   await program.parseAsync();
@@ -51,11 +60,17 @@ try {
     // Commander has printed it.
     process.exitCode = error.exitCode;
   } else if (error instanceof FusenormError || isSystemError(error)) {
-    console.error(`fusenorm: ${error.message}`);
+    console.error(`fusenorm: ${error instanceof DeviceLostError ? afterLoss(error) : error.message}`);
     process.exitCode = 1;
   } else {
     throw error;
   }
+}
+
+/** What a person at the terminal can do after a device's loss; the error itself advises programs. */
+function afterLoss({ message }: DeviceLostError): string {
+  const goesOn = ["train", "reproduce"].includes(program.args[0] ?? "");
+  return `${message.split(";")[0]}; ${goesOn ? "the same command with --resume goes on from what is done" : "run it again"}`;
 }
 
 /** Of a file, a socket, the memory: not a fault of this program. */

@@ -4,22 +4,36 @@ import { type Command, InvalidArgumentError } from "commander";
 import { UsageError } from "../errors.ts";
 import { makeDirectory } from "../node/files.ts";
 import { FolderLock, type LockPart } from "../node/lock.ts";
+import { offer } from "./help.ts";
 
-// Parsers for commander's options: what is not a number is refused where it is typed. Decimal digits alone: `Number` also reads
-// "0x10", " 1 " and "".
+// Parsers for commander's options: what is not a number is refused where it is typed. Numbers are decimal, as people write them:
+// `0.1`, `1e-3`, `50_000`, `50k`, `2M`. `Number` alone also reads "0x10", " 1 " and "".
+
+const DIGITS = String.raw`\d+(?:_\d+)*`;
+const NUMBER = new RegExp(
+  `^([+-]?(?:${DIGITS}(?:\\.(?:${DIGITS})?)?|\\.${DIGITS}))(?:e([+-]?\\d+))?([kM]?)$`,
+  "i",
+);
+const THOUSANDS: Record<string, number> = { k: 3, m: 6 };
 
 /** A finite number. */
 export function number(text: string): number {
-  const value = Number(text);
-  if (!/^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(text) || !Number.isFinite(value)) {
-    throw new InvalidArgumentError(`"${text}" is not a finite number.`);
+  const [, digits, exponent = 0, unit = ""] = NUMBER.exec(text) ?? [];
+  // One power of ten in all: 1.001k is 1001, and 1.001 · 1000 is not.
+  const power = Number(exponent) + (THOUSANDS[unit.toLowerCase()] ?? 0);
+  const value = Number(`${digits?.replaceAll("_", "")}e${power}`);
+  if (!Number.isFinite(value)) {
+    const hint = /^[+-]?\d+(,\d{3})+$/.test(text)
+      ? ` Write ${text.replaceAll(",", "_")} or ${text.replaceAll(",", "")}.`
+      : "";
+    throw new InvalidArgumentError(`"${text}" is not a finite number.${hint}`);
   }
   return value;
 }
 
 export function integer(text: string): number {
   const value = number(text);
-  if (!/^[+-]?\d+$/.test(text)) throw new InvalidArgumentError(`"${text}" is not an integer.`);
+  if (!Number.isInteger(value)) throw new InvalidArgumentError(`"${text}" is not an integer.`);
   if (!Number.isSafeInteger(value)) throw new InvalidArgumentError(`${text} is too large.`);
   return value;
 }
@@ -40,6 +54,22 @@ export function positiveNumber(text: string): number {
 export function text(value: string): string {
   if (value.trim() === "") throw new InvalidArgumentError("it is empty.");
   return value;
+}
+
+/** Adds the option of every command that works on a GPU. */
+export function addAdapterOption(command: Command): Command {
+  command.option(
+    "--adapter <which>",
+    "hardware, lavapipe, swiftshader, or part of an adapter's name (default: $FUSENORM_ADAPTER, or the best there is)",
+    text,
+  );
+  offer(command, { adapter: ["hardware", "lavapipe", "swiftshader"] });
+  return command;
+}
+
+/** Adds the option of every command whose result another program may read. */
+export function addJsonOption(command: Command, what: string): Command {
+  return command.option("--json", `print ${what} as JSON, and nothing else on standard output`);
 }
 
 /** A comma-separated list of what `item` parses. */

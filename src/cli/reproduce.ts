@@ -12,14 +12,23 @@ import {
 } from "../experiments/cells.ts";
 import { type Experiment, PRESETS, type Preset } from "../experiments/experiment.ts";
 import { EXPERIMENTS, selectExperiments } from "../experiments/index.ts";
-import { buildReport, reportHtml, verdictText, writeReport } from "../experiments/report.ts";
+import { buildReport, reportHtml, reportJson, verdictText, writeReport } from "../experiments/report.ts";
 import { runCells } from "../experiments/runner.ts";
 import { checkPort, LiveView } from "../experiments/serve.ts";
-import { loadDataset } from "../node/datasets.ts";
+import { DATASET_NAMES, loadDataset } from "../node/datasets.ts";
 import type { FolderLock } from "../node/lock.ts";
 import { requestGpu } from "../node/request.ts";
 import { nearest } from "../options.ts";
-import { Interruption, inOutDirectory, integer, positiveInteger, text } from "./options.ts";
+import { examples, offer } from "./help.ts";
+import {
+  addAdapterOption,
+  addJsonOption,
+  Interruption,
+  inOutDirectory,
+  integer,
+  positiveInteger,
+  text,
+} from "./options.ts";
 import { formatSeconds } from "./progress.ts";
 
 interface ReproduceFlags {
@@ -30,6 +39,8 @@ interface ReproduceFlags {
   resume: boolean;
   shard?: Shard;
   serve?: number | true;
+  adapter?: string;
+  json?: boolean;
 }
 
 /** Runs per configuration unless --seeds says otherwise; the paper has five. */
@@ -38,12 +49,12 @@ const DEFAULT_PORT = 8110;
 const ALL_IDS = EXPERIMENTS.map(({ id }) => id);
 
 export function registerReproduce(program: Command): void {
-  program
+  const command = program
     .command("reproduce")
     .description("run the experiments of Understanding Batch Normalization, and judge each finding")
     .argument("[id...]", `experiments, default all: ${ALL_IDS.join(", ")}`)
     .option("--preset <name>", PRESETS.join(", "), parsePreset, "quick")
-    .option("--data <dir>", "a directory, or embedded, fashion-mnist, cifar10", text, "embedded")
+    .option("--data <dir>", `a directory, or ${DATASET_NAMES.join(", ")}`, text, "embedded")
     .option("--out <dir>", "where cells and report go", text, "runs/reproduce")
     .option("--seeds <n>", "runs of each configuration (default: quick 1, standard 3, paper 5)", parseSeeds)
     .option("--resume", "keep the cells that are in --out, and run the others", false)
@@ -58,6 +69,15 @@ export function registerReproduce(program: Command): void {
       parsePort,
     )
     .action(reproduce);
+  addAdapterOption(command);
+  addJsonOption(command, "the report's data");
+  offer(command, { preset: PRESETS, data: DATASET_NAMES });
+  command.registeredArguments[0]!.argChoices = [...ALL_IDS]; // for completion: the parser has a check of its own
+  examples(command, [
+    "fusenorm reproduce",
+    `fusenorm reproduce ${ALL_IDS.slice(0, 2).join(" ")} --preset standard`,
+    "fusenorm reproduce --preset paper --data cifar10 --out runs/paper --resume",
+  ]);
 }
 
 export function registerReport(program: Command): void {
@@ -65,10 +85,12 @@ export function registerReport(program: Command): void {
     .command("report")
     .description("judge and draw the cells of a run, merged from all of its shards")
     .argument("<dir>", "a directory that reproduce wrote")
-    .action(async (dir: string) => {
+    .option("--json", "print the report's data as JSON, and nothing else on standard output")
+    .addHelpText("after", "\nExamples:\n  fusenorm report runs/reproduce")
+    .action(async (dir: string, { json }: { json?: boolean }) => {
       const directory = new RunDirectory(dir);
       const manifest = directory.readManifest(ALL_IDS);
-      await finish(directory, manifest);
+      await finish(directory, manifest, json);
     });
 }
 
@@ -118,7 +140,7 @@ async function reproduce(ids: string[], flags: ReproduceFlags): Promise<void> {
     const address = await view?.listen(flags.serve === true ? DEFAULT_PORT : flags.serve!);
     if (address) console.error(`live view: ${address}`);
     const run = (lock: FolderLock) =>
-      runHere({ directory, data, manifest, experiments, shard, goesOn, lock, view });
+      runHere({ directory, data, manifest, experiments, shard, goesOn, lock, view, flags });
     const html = await inOutDirectory("reproduce", flags.out, run, shard);
     if (view && html !== null) {
       view.finished(html);
@@ -148,15 +170,16 @@ interface Run {
   goesOn: boolean;
   lock: FolderLock;
   view: LiveView | null;
+  flags: Pick<ReproduceFlags, "adapter" | "json">;
 }
 
 /** @returns the report's HTML; null for a shard, or where the run was interrupted */
 async function runHere(run: Run): Promise<string | null> {
-  const { directory, data, manifest, experiments, shard, lock, view } = run;
+  const { directory, data, manifest, experiments, shard, lock, view, flags } = run;
   const sharded = shard.count > 1;
   checkStart(directory, run.goesOn); // another run may have been here until now
   directory.checkManifest(manifest, ALL_IDS);
-  const gpu = await requestGpu();
+  const gpu = await requestGpu({ adapter: flags.adapter });
   const interruption = new Interruption();
   const started = performance.now();
   let total = 0;
@@ -207,15 +230,19 @@ async function runHere(run: Run): Promise<string | null> {
     );
     return null;
   }
-  const html = await finish(directory, directory.readManifest(ALL_IDS));
-  console.log(`${formatSeconds((performance.now() - started) / 1e3)} in all`);
+  const html = await finish(directory, directory.readManifest(ALL_IDS), flags.json);
+  if (!flags.json) console.log(`${formatSeconds((performance.now() - started) / 1e3)} in all`);
   return html;
 }
 
 /** Judges what is there, writes the report, prints the verdicts. @returns the report's HTML */
-async function finish(directory: RunDirectory, manifest: RunManifest): Promise<string> {
+async function finish(directory: RunDirectory, manifest: RunManifest, asJson = false): Promise<string> {
   const report = await buildReport(directory, manifest, selectExperiments(manifest.experiments));
   const { html, json } = await writeReport(directory, report);
+  if (asJson) {
+    console.log(reportJson(report));
+    return reportHtml(report);
+  }
   console.log(`\n${verdictText(report, Math.min(process.stdout.columns ?? 110, 120))}\n`);
   console.log(`report: ${html}; data: ${json}`);
   return reportHtml(report);

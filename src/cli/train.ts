@@ -5,7 +5,8 @@ import { DataError, UsageError } from "../errors.ts";
 import { textTable } from "../experiments/page.ts";
 import { runReport } from "../experiments/run-report.ts";
 import type { Gpu } from "../gpu.ts";
-import { loadDataset } from "../node/datasets.ts";
+import { INITS } from "../nn/init.ts";
+import { DATASET_NAMES, loadDataset } from "../node/datasets.ts";
 import { writeFileAtomic } from "../node/files.ts";
 import { requestGpu } from "../node/request.ts";
 import { decodeCheckpoint, encodeCheckpoint } from "../train/checkpoint.ts";
@@ -13,8 +14,11 @@ import { chromeTrace, summarizeTimings } from "../train/profile-report.ts";
 import { trainThroughLosses } from "../train/recovery.ts";
 import { defaultTrainOptions, type TrainOptions, trainOptions } from "../train/train-options.ts";
 import type { Trainer } from "../train/trainer.ts";
+import { examples, offer } from "./help.ts";
 import { measureCopyBandwidth, measureMatmul } from "./measure.ts";
 import {
+  addAdapterOption,
+  addJsonOption,
   Interruption,
   inOutDirectory,
   integer,
@@ -27,18 +31,18 @@ import { TrainingProgress } from "./progress.ts";
 
 export const CHECKPOINT_FILE = "checkpoint.safetensors";
 
-/** The options of one training run, shared by the commands that train. */
-export function addTrainOptions(command: Command): Command {
+/** The options of one training run, shared by the commands that train: to be added after those of their own. */
+export function addTrainOptions(command: Command): void {
   const d = defaultTrainOptions;
-  return command
-    .option("--depth <6n+2>", "layers: 8, 14, 20, 32, 44, 56, 110", positiveInteger, d.depth)
+  command
+    .option("--depth <layers>", "6n + 2: 8, 14, 20, 32, 44, 56, 110 …", positiveInteger, d.depth)
     .option("--width <channels>", "channels of the first stage", positiveInteger, d.width)
     .option("--init <scheme>", "xavier, xavier_normal, he or he_uniform", d.init)
     .option("--schedule <name>", "constant, step (÷10 at 50 % and 75 %) or cosine", d.schedule)
     .option("--warmup-steps <n>", "steps of linear warm-up", integer, d.warmupSteps)
     .option("--momentum <m>", "momentum of SGD", number, d.momentum)
     .option("--nesterov", "Nesterov's momentum", d.nesterov)
-    .option("--weight-decay <λ>", "weight decay", number, d.weightDecay)
+    .option("--weight-decay <rate>", "weight decay, such as 5e-4", number, d.weightDecay)
     .option("--batch-size <n>", "images a step", positiveInteger, d.batchSize)
     .option("--epochs <n>", "passes over the training set", positiveInteger, d.epochs)
     .option("--max-steps <n>", "end after so many steps", positiveInteger)
@@ -46,6 +50,15 @@ export function addTrainOptions(command: Command): Command {
     .option("--no-capture", "dispatch every step anew instead of replaying the first")
     .option("--seed <n>", "weights, order and augmentation", integer, d.seed)
     .option("--log-every <n>", "steps between two readings", positiveInteger, d.logEvery);
+  addAdapterOption(command);
+  addJsonOption(command, "what came out");
+  offer(command, {
+    data: DATASET_NAMES,
+    norm: ["batch", "none", "last"],
+    init: INITS,
+    schedule: ["constant", "step", "cosine"],
+    depth: ["8", "14", "20", "32", "44", "56", "110"],
+  });
 }
 
 interface TrainFlags extends Omit<TrainOptions, "maxSteps"> {
@@ -55,24 +68,32 @@ interface TrainFlags extends Omit<TrainOptions, "maxSteps"> {
   resume: boolean;
   profile: boolean;
   checkpointEvery?: number;
+  adapter?: string;
+  json?: boolean;
 }
 
 export function registerTrain(program: Command): void {
   const command = program
     .command("train")
     .description("train one residual network; checkpoints after each epoch, history and report in --out")
-    .option("--data <dir>", "a directory, or embedded, fashion-mnist, cifar10", text, "embedded")
+    .option("--data <dir>", `a directory, or ${DATASET_NAMES.join(", ")}`, text, "embedded")
     .option("--norm <where>", "batch, none or last", defaultTrainOptions.norm)
-    .option("--lr <rate>", "initial learning rate", number, defaultTrainOptions.lr)
+    .option("--lr <rate>", "initial learning rate, such as 0.1 or 1e-3", number, defaultTrainOptions.lr)
     .option("--out <dir>", "where results go", text, "runs/train")
     .option("--profile", "time the kernels of the third step: a table, and a trace file in --out", false)
     .option("--resume", "go on from the checkpoint in --out", false)
     .option("--checkpoint-every <n>", "checkpoints after every n steps, too", positiveInteger);
-  addTrainOptions(command).action(train);
+  addTrainOptions(command);
+  examples(command, [
+    "fusenorm train --depth 8 --epochs 2",
+    "fusenorm train --data cifar10 --lr 0.1 --epochs 160 --out runs/cifar10",
+    "fusenorm train --data cifar10 --epochs 160 --out runs/cifar10 --resume",
+  ]);
+  command.action(train);
 }
 
 async function train(flags: TrainFlags): Promise<void> {
-  const { data: source, out, resume, profile, checkpointEvery, ...rest } = flags;
+  const { data: source, out, resume, profile, checkpointEvery, adapter: wish, json, ...rest } = flags;
   const options = trainOptions(rest);
   const checkpointFile = join(out, CHECKPOINT_FILE);
   const checkStart = () => {
@@ -99,32 +120,37 @@ async function train(flags: TrainFlags): Promise<void> {
     const progress = new TrainingProgress();
     const interruption = new Interruption();
     try {
-      const { history, step, adapter } = await trainThroughLosses(() => requestGpu(), data, options, {
-        from,
-        checkpointEvery,
-        onStart: async (trainer, gpu) => {
-          if (callbacks) return; // on a fresh device
-          console.error(
-            `ResNet-${options.depth} (width ${options.width}, norm ${options.norm}) on ${data.train.name}, lr ${options.lr}, ` +
-              `${trainer.totalSteps} steps of ${options.batchSize}, on ${gpu.info.name} (${gpu.info.class})`,
-          );
-          if (profile) await profileTraining(gpu, trainer, out);
-          started = performance.now();
-          startStep = trainer.step;
-          callbacks = progress.follow("train", trainer.totalSteps, startStep);
+      const { history, step, adapter } = await trainThroughLosses(
+        () => requestGpu({ adapter: wish }),
+        data,
+        options,
+        {
+          from,
+          checkpointEvery,
+          onStart: async (trainer, gpu) => {
+            if (callbacks) return; // on a fresh device
+            console.error(
+              `ResNet-${options.depth} (width ${options.width}, norm ${options.norm}) on ${data.train.name}, lr ${options.lr}, ` +
+                `${trainer.totalSteps} steps of ${options.batchSize}, on ${gpu.info.name} (${gpu.info.class})`,
+            );
+            if (profile) await profileTraining(gpu, trainer, out, json ? console.error : console.log);
+            started = performance.now();
+            startStep = trainer.step;
+            callbacks = progress.follow("train", trainer.totalSteps, startStep);
+          },
+          onLog: (entry) => callbacks?.onLog?.(entry),
+          onEval: (entry) => callbacks?.onEval?.(entry),
+          onCheckpoint: async (state) => {
+            lock.check();
+            await writeFileAtomic(checkpointFile, encodeCheckpoint(state));
+          },
+          onLoss: ({ error, attempt, attempts, step: at }) =>
+            console.error(
+              `${error.message.split(";")[0]}; asking for a fresh one (try ${attempt} of ${attempts - 1}) to go on from step ${at}`,
+            ),
+          signal: interruption.signal,
         },
-        onLog: (entry) => callbacks?.onLog?.(entry),
-        onEval: (entry) => callbacks?.onEval?.(entry),
-        onCheckpoint: async (state) => {
-          lock.check();
-          await writeFileAtomic(checkpointFile, encodeCheckpoint(state));
-        },
-        onLoss: ({ error, attempt, attempts, step: at }) =>
-          console.error(
-            `${error.message.split(";")[0]}; asking for a fresh one (try ${attempt} of ${attempts - 1}) to go on from step ${at}`,
-          ),
-        signal: interruption.signal,
-      });
+      );
       progress.stop();
       const seconds = (performance.now() - started) / 1e3;
       const rate = ((step - startStep) * options.batchSize) / seconds;
@@ -143,15 +169,32 @@ async function train(flags: TrainFlags): Promise<void> {
       );
       const last = history.log.at(-1);
       const test = history.evals.at(-1);
+      const interrupted = interruption.exitCode !== null;
+      if (interrupted) process.exitCode = interruption.exitCode!;
+      if (json) {
+        const { divergedAt } = history;
+        const figures = {
+          loss: last?.loss ?? null,
+          testAccuracy: test?.testAccuracy ?? null,
+          imagesPerSecond: rate,
+        };
+        console.log(
+          JSON.stringify(
+            { out, step, ...figures, seconds, divergedAt, interrupted, adapter, options },
+            null,
+            2,
+          ),
+        );
+        return;
+      }
       console.log(
-        interruption.exitCode !== null
+        interrupted
           ? `interrupted at step ${step}; --resume goes on from ${checkpointFile}`
           : history.divergedAt !== null
             ? `diverged at step ${history.divergedAt}: loss ${last?.loss}`
             : `step ${step}: loss ${last?.loss.toFixed(4)}, test accuracy ${(100 * (test?.testAccuracy ?? 0)).toFixed(2)} %, ` +
               `${rate.toFixed(0)} images/s, ${seconds.toFixed(0)} s; results in ${out}`,
       );
-      if (interruption.exitCode !== null) process.exitCode = interruption.exitCode;
     } finally {
       interruption.stop();
       progress.stop();
@@ -160,7 +203,12 @@ async function train(flags: TrainFlags): Promise<void> {
 }
 
 /** Two steps to compile and warm up, then one that is timed. */
-async function profileTraining(gpu: Gpu, trainer: Trainer, out: string): Promise<void> {
+async function profileTraining(
+  gpu: Gpu,
+  trainer: Trainer,
+  out: string,
+  print: (line: string) => void,
+): Promise<void> {
   for (let i = 0; i < 2; i += 1) await trainer.profileStep();
   const timings = await trainer.profileStep();
   const copy = await measureCopyBandwidth(gpu);
@@ -180,12 +228,12 @@ async function profileTraining(gpu: Gpu, trainer: Trainer, out: string): Promise
     },
   );
   const total = timings.reduce((sum, { durationUs }) => sum + durationUs, 0);
-  console.log(textTable(["kernel", "calls", "GPU ms", "share", "GB/s", "GFLOP/s", "of ceiling"], rows));
-  console.log(
+  print(textTable(["kernel", "calls", "GPU ms", "share", "GB/s", "GFLOP/s", "of ceiling"], rows));
+  print(
     `${timings.length} dispatches, ${(total / 1e3).toFixed(1)} ms on the GPU; ceilings on ${gpu.info.name} (${gpu.info.class}): ` +
       `copy ${copy.gbPerSecond.toFixed(1)} GB/s, matmul ${matmul.gflops.toFixed(0)} GFLOP/s`,
   );
   const file = join(out, "profile.trace.json");
   await writeFileAtomic(file, chromeTrace(timings));
-  console.log(`trace for chrome://tracing or ui.perfetto.dev: ${file}`);
+  print(`trace for chrome://tracing or ui.perfetto.dev: ${file}`);
 }

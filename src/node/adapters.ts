@@ -242,7 +242,7 @@ function failure(wish: AdapterWish, machine: Machine, notes: readonly string[]):
   const onLinux = machine.platform === "linux";
   switch (wish.kind) {
     case "hardware":
-      return `adapter: a hardware adapter was asked for; ${found}; install the GPU vendor's ${onLinux ? "Vulkan " : ""}driver, or unset FUSENORM_ADAPTER${worker}`;
+      return `adapter: a hardware adapter was asked for; ${found}; install the GPU vendor's ${onLinux ? "Vulkan " : ""}driver, or leave the wish out (--adapter, FUSENORM_ADAPTER)${worker}`;
     case "lavapipe":
       return `adapter: lavapipe was asked for; ${found}; ${
         !onLinux
@@ -250,12 +250,12 @@ function failure(wish: AdapterWish, machine: Machine, notes: readonly string[]):
           : lavapipeManifests(machine).length > 0
             ? "the one that is installed must be of Mesa 24 or newer"
             : "install Mesa 24 or newer (package `mesa-vulkan-drivers`; from a checkout, `npm run setup:lavapipe`)"
-      }, or unset FUSENORM_ADAPTER${worker}`;
+      }, or leave the wish out (--adapter, FUSENORM_ADAPTER)${worker}`;
     case "swiftshader":
       // On Linux, what was found says whether and how to get it.
-      return `adapter: SwiftShader was asked for; ${found}; ${onLinux ? "" : "it exists on x64 Linux, or "}unset FUSENORM_ADAPTER${worker}`;
+      return `adapter: SwiftShader was asked for; ${found}; ${onLinux ? "" : "it exists on x64 Linux, or "}leave the wish out (--adapter, FUSENORM_ADAPTER)${worker}`;
     case "name":
-      return `adapter: no adapter's name contains "${wish.part}"; ${found}; use one of these names or hardware, lavapipe or swiftshader, or unset FUSENORM_ADAPTER${worker}`;
+      return `adapter: no adapter's name contains "${wish.part}"; ${found}; use one of these names or hardware, lavapipe or swiftshader, or leave the wish out (--adapter, FUSENORM_ADAPTER)${worker}`;
     default:
       return `adapter: there is none; ${found}; ${
         onLinux

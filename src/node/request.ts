@@ -13,6 +13,7 @@ import {
 } from "./adapters.ts";
 import { keepChoices } from "./choices.ts";
 import { installHybridPoll } from "./poll.ts";
+import { withoutLines } from "./quiet.ts";
 
 /** Dawn's switches, by name. */
 export interface Toggles {
@@ -119,6 +120,17 @@ function instance({ create }: Dawn, flags: string[], env: Record<string, string>
   return gpu;
 }
 
+/** How Dawn is asked for an adapter. */
+let asking = <T>(ask: () => T): T => ask();
+
+/**
+ * Internal, for programs with an output of their own: keeps Dawn's warnings that it lowers two limits to what WebGPU has from
+ * standard error.
+ */
+export function silenceDawn(): void {
+  asking = (ask) => withoutLines(/^Warning: maxDynamic\w+PerPipelineLayout artificially reduced/, ask);
+}
+
 /** Runs `fn` with `drivers` set for native code, which reads it when an instance is made. */
 async function withEnv<T>(drivers: Record<string, string>, fn: () => Promise<T>): Promise<T> {
   // Older Mesa complains on stderr where there is no session's folder, which it doesn't need here.
@@ -157,6 +169,11 @@ export function namesInRefusal(message: string): string[] {
   return [...message.matchAll(/name: '(.*)'$/gm)].map((match) => match[1]!);
 }
 
+/** Dawn's slug of an adapter's name, as `adapter.info.device` has it. */
+function slug(name: string): string {
+  return name.toLowerCase().replaceAll(/[^a-z0-9]+/g, "-");
+}
+
 /**
  * Finds the best adapter (hardware, then lavapipe, then the embedded SwiftShader, unless told otherwise).
  * @throws DeviceError saying what was found and what to do
@@ -171,24 +188,30 @@ export async function requestAdapter(options: AdapterRequest = {}): Promise<Node
   const powerPreference = options.powerPreference ?? "high-performance";
   return inTurn(async () => {
     const loaded = await loadDawn();
-    const list = (env: Record<string, string>) =>
-      withEnv(env, async () => {
-        try {
-          await instance(loaded, flagsFor(toggles, "\u0001no adapter has this name"), env).requestAdapter();
-          return [];
-        } catch (error) {
-          return namesInRefusal((error as Error).message);
-        }
-      });
+    const namesWith = async (env: Record<string, string>) => {
+      try {
+        const none = instance(loaded, flagsFor(toggles, "\u0001no adapter has this name"), env);
+        await asking(() => none.requestAdapter());
+        return [];
+      } catch (error) {
+        return namesInRefusal((error as Error).message);
+      }
+    };
+    const list = (env: Record<string, string>) => withEnv(env, () => namesWith(env));
     const open = (env: Record<string, string>, name?: string) =>
       withEnv(env, async (): Promise<Found<{ adapter: GPUAdapter; gpu: GPU }> | null> => {
         const gpu = instance(loaded, flagsFor(toggles, name), env);
-        const adapter = await gpu.requestAdapter({ powerPreference });
+        const adapter = await asking(() => gpu.requestAdapter({ powerPreference }));
         if (!adapter) return null;
         const { info } = adapter;
         return {
           adapter: { adapter, gpu },
-          name: name ?? (info.device || info.description || info.vendor),
+          name:
+            name ??
+            ((await namesWith(env)).find((full) => slug(full) === info.device) ||
+              info.description ||
+              info.device ||
+              info.vendor),
           class: classify(info as GPUAdapterInfo & { isFallbackAdapter?: boolean }),
         };
       });
@@ -211,8 +234,9 @@ export async function requestGpu(options: NodeGpuOptions = {}): Promise<Gpu> {
   const { adapter: wish, powerPreference, toggles, ...rest } = options;
   checkRequest("requestGpu", options);
   checkGpuOptions("requestGpu", rest);
-  const { adapter } = await requestAdapter({ adapter: wish, powerPreference, toggles });
+  const { adapter, name } = await requestAdapter({ adapter: wish, powerPreference, toggles });
   const gpu = await Gpu.fromAdapter(adapter, rest);
+  gpu.info.name = name; // in full, where the adapter itself says a slug of it
   await keepChoices(gpu.variants);
   return gpu;
 }

@@ -191,7 +191,7 @@ describe("adapter discovery, when it fails", () => {
   it("names what there is instead of hardware", async () => {
     const message = await failure("hardware", { manifests: [LAVAPIPE] }, { "": [llvmpipe] });
     expect(message).toContain("llvmpipe (LLVM 19) (lavapipe)");
-    expect(message).toContain("unset FUSENORM_ADAPTER");
+    expect(message).toContain("leave the wish out (--adapter, FUSENORM_ADAPTER)");
   });
 
   it("says how to get lavapipe, and that an old one is of no use", async () => {
