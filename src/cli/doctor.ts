@@ -16,7 +16,8 @@ export interface DoctorOptions {
 
 /** What `fusenorm doctor --json` prints. */
 export interface DoctorReport {
-  node: string;
+  /** `Node v22.23.3`, `Bun 1.4.5`, `Deno 2.9.6`. */
+  runtime: string;
   platform: string;
   /** What was there to search; Linux only. */
   system?: Survey;
@@ -57,7 +58,7 @@ export async function examine(
   onStep: (step: string) => void = () => {},
 ): Promise<DoctorReport> {
   const report: DoctorReport = {
-    node: process.version,
+    runtime: runtime(),
     platform: `${process.platform} ${process.arch}`,
     advice: [],
   };
@@ -82,6 +83,11 @@ export async function examine(
   }
   report.advice = advise(report);
   return report;
+}
+
+function runtime(): string {
+  const { bun, deno } = process.versions as Record<string, string | undefined>;
+  return bun ? `Bun ${bun}` : deno ? `Deno ${deno}` : `Node ${process.version}`;
 }
 
 function describe(report: DoctorReport, { adapter, name, class: kind, route, toggles }: NodeAdapter): void {
@@ -175,7 +181,7 @@ export function format(report: DoctorReport): string {
     row("adapter", "none");
   }
   if (report.error) row("error", report.error);
-  row("system", `${report.platform}, Node ${report.node}`);
+  row("system", `${report.platform}, ${report.runtime}`);
   if (system) {
     row("Vulkan loader", system.systemLoader ? "the system's" : "the system has none");
     row("drivers", list([...system.manifests, ...system.extraManifests]));

@@ -7,12 +7,13 @@
  * an instance is made. No other process, no restart.
  */
 import { existsSync, readdirSync } from "node:fs";
-import { homedir, constants as osConstants } from "node:os";
+import { homedir } from "node:os";
 import { join } from "node:path";
 import { isMainThread } from "node:worker_threads";
 import { DeviceError, UsageError } from "../errors.ts";
 import { checkText, show } from "../options.ts";
 import { type EmbeddedVulkan, embeddedVulkan } from "./embedded.ts";
+import { openLibrary } from "./native.ts";
 
 /** `software` is any other adapter without a GPU, Microsoft's WARP for instance. */
 export type AdapterClass = "hardware" | "lavapipe" | "swiftshader" | "software";
@@ -117,8 +118,8 @@ export function routes(wish: AdapterWish, machine: Machine): Route[] {
     const { loader } = await machine.embedded();
     if (!machine.openLoader(loader)) {
       throw new DeviceError(
-        `adapter: the Vulkan loader ${loader} can't be opened for good; it needs a system with glibc and Node ` +
-          "(Bun closes it again), so install the system's own (libvulkan1 or vulkan-loader)",
+        `adapter: the Vulkan loader ${loader} can't be opened; it needs a system with glibc (and Deno wants --allow-ffi), ` +
+          "so install the system's own (libvulkan1 or vulkan-loader)",
       );
     }
   };
@@ -265,27 +266,6 @@ function failure(wish: AdapterWish, machine: Machine, notes: readonly string[]):
   }
 }
 
-// Kept when Node closes the library again because it is no add-on; the same number in glibc and musl.
-const RTLD_NODELETE = 0x1000;
-
-/**
- * Opens a shared library for good. `process.dlopen` is the one way to do so without an add-on: it opens the
- * library, finds that it doesn't register as an add-on, closes it (which does nothing here) and throws.
- */
-function openLibrary(nameOrPath: string): boolean {
-  try {
-    process.dlopen({ exports: {} }, nameOrPath, osConstants.dlopen.RTLD_NOW | RTLD_NODELETE);
-    return true;
-  } catch (error) {
-    return isOpenedAnyway((error as Error).message);
-  }
-}
-
-/** Whether a failure of `process.dlopen` says that the library was opened, and only is no add-on: Node's words, and Bun's. */
-export function isOpenedAnyway(message: string): boolean {
-  return /did not self-register|napi_register_module_v1/.test(message);
-}
-
 /** Driver manifests in the folders where the Vulkan loader looks for them. */
 function systemManifests(env: NodeJS.ProcessEnv): string[] {
   const home = env.HOME || homedir();
@@ -358,7 +338,7 @@ export function thisMachine(): Machine {
   return {
     platform: process.platform,
     env: process.env,
-    // Bun closes what it opened by a path, so that Dawn would not find it by its name.
+    // What was opened by a path must be found by its name, too: Dawn looks for that.
     openLoader: (nameOrPath) => openLibrary(nameOrPath) && openLibrary(SYSTEM_LOADER),
     manifests: () => systemManifests(process.env),
     extraManifests: () => manifestsIn(EXTRA_FOLDERS),

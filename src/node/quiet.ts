@@ -4,6 +4,7 @@ import { closeSync, constants, fstatSync, mkdtempSync, openSync, readFileSync, r
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { isatty } from "node:tty";
+import { isDeno } from "./native.ts";
 
 const WRITE = constants.O_WRONLY | constants.O_NOCTTY;
 /** For pipes: as long as a descriptor may also read, opening one to write does not wait for a reader. */
@@ -15,7 +16,8 @@ const path = (fd: number) => `/proc/self/fd/${fd}`;
  * On Linux, where standard error is a terminal or a pipe; files and sockets, which can't be opened again, get all of it.
  */
 export function withoutLines<T>(unwanted: RegExp, call: () => T): T {
-  if (process.platform !== "linux" || !(isatty(2) || fstatSync(2).isFIFO())) return call();
+  // Deno has descriptors of its own making.
+  if (process.platform !== "linux" || isDeno || !(isatty(2) || fstatSync(2).isFIFO())) return call();
   let kept: number;
   try {
     kept = openSync(path(2), READ_AND_WRITE);

@@ -12,6 +12,7 @@ import {
   thisMachine,
 } from "./adapters.ts";
 import { keepChoices } from "./choices.ts";
+import { isDeno, setVariables } from "./native.ts";
 import { installHybridPoll } from "./poll.ts";
 import { withoutLines } from "./quiet.ts";
 
@@ -80,6 +81,15 @@ let dawn: Promise<Dawn> | null = null;
 /** Loads Dawn, sets the WebGPU globals that aren't there yet, and installs the hybrid poll. */
 async function loadDawn(): Promise<Dawn> {
   dawn ??= (async () => {
+    if (isDeno) {
+      // Deno has WebGPU of its own, and can't load Dawn's add-on beside it. It reads the driver variables at the first request.
+      const gpu: GPU | undefined = globalThis.navigator?.gpu;
+      if (!gpu)
+        throw new DeviceError(
+          "adapter: there is no navigator.gpu in this Deno; run it with --unstable-webgpu",
+        );
+      return { create: () => gpu, globals: {} };
+    }
     let loaded: Dawn;
     try {
       loaded = (await import("webgpu")) as unknown as Dawn;
@@ -135,15 +145,12 @@ export function silenceDawn(): void {
 async function withEnv<T>(drivers: Record<string, string>, fn: () => Promise<T>): Promise<T> {
   // Older Mesa complains on stderr where there is no session's folder, which it doesn't need here.
   const env = process.env.XDG_RUNTIME_DIR ? drivers : { ...drivers, XDG_RUNTIME_DIR: tmpdir() };
-  const former = Object.keys(env).map((name) => [name, process.env[name]] as const);
-  Object.assign(process.env, env);
+  const former = Object.fromEntries(Object.keys(env).map((name) => [name, process.env[name]]));
+  setVariables(env);
   try {
     return await fn();
   } finally {
-    for (const [name, value] of former) {
-      if (value === undefined) delete process.env[name];
-      else process.env[name] = value;
-    }
+    setVariables(former);
   }
 }
 
@@ -169,6 +176,11 @@ export function namesInRefusal(message: string): string[] {
   return [...message.matchAll(/name: '(.*)'$/gm)].map((match) => match[1]!);
 }
 
+/** What the adapter says of itself that tells most: Dawn has a slug in `device`, Deno the name. */
+function shortName({ device, description, vendor }: GPUAdapterInfo): string {
+  return (/[ A-Z]/.test(device) ? device : description || device) || vendor;
+}
+
 /** Dawn's slug of an adapter's name, as `adapter.info.device` has it. */
 function slug(name: string): string {
   return name.toLowerCase().replaceAll(/[^a-z0-9]+/g, "-");
@@ -191,8 +203,8 @@ export async function requestAdapter(options: AdapterRequest = {}): Promise<Node
     const namesWith = async (env: Record<string, string>) => {
       try {
         const none = instance(loaded, flagsFor(toggles, "\u0001no adapter has this name"), env);
-        await asking(() => none.requestAdapter());
-        return [];
+        const adapter = await asking(() => none.requestAdapter());
+        return adapter ? [shortName(adapter.info)] : []; // of Deno, which has one
       } catch (error) {
         return namesInRefusal((error as Error).message);
       }
@@ -206,12 +218,7 @@ export async function requestAdapter(options: AdapterRequest = {}): Promise<Node
         const { info } = adapter;
         return {
           adapter: { adapter, gpu },
-          name:
-            name ??
-            ((await namesWith(env)).find((full) => slug(full) === info.device) ||
-              info.description ||
-              info.device ||
-              info.vendor),
+          name: name ?? (await namesWith(env)).find((full) => slug(full) === info.device) ?? shortName(info),
           class: classify(info as GPUAdapterInfo & { isFallbackAdapter?: boolean }),
         };
       });

@@ -7,13 +7,13 @@ import {
   type AdapterClass,
   classify,
   discover,
-  isOpenedAnyway,
   type Machine,
   type Opener,
   parseWish,
   survey,
   thisMachine,
 } from "../../src/node/adapters.ts";
+import { isOpenedAnyway } from "../../src/node/native.ts";
 
 const EMBEDDED = { loader: "/cache/libvulkan.so.1", manifest: "/cache/swiftshader.json" };
 const LAVAPIPE = "/usr/share/vulkan/icd.d/lvp_icd.json";
@@ -252,15 +252,13 @@ it("survey reports the machine without asking for an adapter", async () => {
 });
 
 describe("opening a library that is no add-on", () => {
-  it.each([
-    "Module did not self-register: 'libvulkan.so.1'.", // Node
-    "symbol 'napi_register_module_v1' not found in native module. Is this a Node API (napi) module?", // Bun
-  ])("worked: %s", (message) => expect(isOpenedAnyway(message)).toBe(true));
+  it("worked when it alone is missed that Node's add-ons do", () => {
+    expect(isOpenedAnyway("Module did not self-register: 'libvulkan.so.1'.")).toBe(true);
+  });
 
   it.each([
     "libvulkan.so.1: cannot open shared object file: No such file or directory",
     "/x/package.json: invalid ELF header",
-    "Invalid path", // Deno, for what is no path
     "libvulkan.so.1: undefined symbol: vkGetInstanceProcAddr",
   ])("failed: %s", (message) => expect(isOpenedAnyway(message)).toBe(false));
 

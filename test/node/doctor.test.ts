@@ -59,7 +59,7 @@ describe("fusenorm doctor", () => {
 
 describe("doctor's advice", () => {
   const bare: DoctorReport = {
-    node: "v20",
+    runtime: "Node v20",
     platform: "linux x64",
     system: {
       systemLoader: true,
