@@ -21,7 +21,7 @@ export interface PageTest {
   ms: number;
 }
 
-const FLAGS = [
+export const FLAGS = [
   "--enable-unsafe-webgpu",
   "--use-webgpu-adapter=swiftshader",
   // Nothing but the page is to be fetched.

@@ -1,0 +1,1 @@
+export declare const DEVICES: Record<string, unknown>;
