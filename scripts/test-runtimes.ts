@@ -3,7 +3,7 @@
 // Prints the README's table; ends with 1 if a cell failed. Names as arguments run some rows alone: `npm run test:runtimes -- Bun`.
 
 import { type ExecFileSyncOptionsWithStringEncoding, execFileSync, spawn } from "node:child_process";
-import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { createRequire } from "node:module";
 import type { AddressInfo } from "node:net";
@@ -145,7 +145,7 @@ async function inProcess(
         "--max-steps",
         "2",
       ],
-      ...["--out", join(folder, `${command}-${adapter}`.replaceAll(/\W/g, "")), "--json"],
+      ...["--out", mkdtempSync(join(folder, "run-")), "--json"],
     ],
     env,
   );
