@@ -67,7 +67,7 @@ export interface GpuOptions {
 export interface GpuRequestOptions extends GpuOptions {
   /** Where to ask for an adapter. Default `navigator.gpu`. */
   gpu?: GPU;
-  powerPreference?: GPUPowerPreference;
+  powerPreference?: "low-power" | "high-performance";
 }
 
 /** `gpu.stats`: counters since the start, but for the memory figures, which are of now. */

@@ -1,5 +1,7 @@
 // The public surface, for browsers and Node alike. In Node, `fusenorm/node` adds `requestGpu`, files and downloads.
 
+import "./webgpu-names.ts";
+
 export { checkpoint } from "./autograd/checkpoint.ts";
 export { enableGrad, isRecording, noGrad } from "./autograd/tape.ts";
 export { type AutotuneOptions, autotune, type TunedChoice } from "./autotune.ts";

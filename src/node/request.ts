@@ -33,7 +33,7 @@ export const DEFAULT_TOGGLES: Toggles = {
 export interface AdapterRequest {
   /** `hardware`, `lavapipe`, `swiftshader` or part of an adapter's name. Default: `FUSENORM_ADAPTER`, else the best. */
   adapter?: string;
-  powerPreference?: GPUPowerPreference;
+  powerPreference?: "low-power" | "high-performance";
   /** Further Dawn toggles, on top of `DEFAULT_TOGGLES`. */
   toggles?: Partial<Toggles>;
 }
