@@ -5,6 +5,7 @@ declare global {
   interface AbortSignal {}
   interface GPU {}
   interface GPUAdapter {}
+  interface GPUAdapterInfo {}
   interface GPUBindGroup {}
   interface GPUBindGroupLayout {}
   interface GPUBuffer {}
