@@ -17,7 +17,7 @@
 //   partials  [slices, 3, 4 * width4]  origin, offset, deviation        of x in one slice of rows
 //             [slices, 4, 4 * width4]  the same and the count           from a convolution's epilogue (COUNTED)
 //             [slices, 2, 4 * width4]  sum(dz), sum(dz * xhat)          in one slice of rows, or from such an epilogue
-//   affine    [4, 4 * width4]          p, q, origin, a                  dx = a * (dz + (x - origin) * p + q)
+//   slopes    [4, 4 * width4]          p, q, origin, a                  dx = a * (dz + (x - origin) * p + q)
 //
 // The ReLU's mask, where the input alone doesn't give it (that is, with a residual): a bit for each element of y. A word
 // is a *block*, eight wide rows of one column: bit 4 * (row % 8) + k of word (row / 8) * width4 + column. Slices begin at
@@ -81,15 +81,15 @@ struct Params {
 }
 
 @group(0) @binding(0) var<storage, read_write> partials: array<vec4<f32>>;
-@group(0) @binding(0) var<storage, read_write> affine: array<f32>;
+@group(0) @binding(0) var<storage, read_write> new_slopes: array<f32>;
 @group(0) @binding(1) var<storage, read> batch_mean: array<f32>;
 @group(0) @binding(2) var<storage, read> batch_var: array<f32>; // biased
 @group(0) @binding(2) var<storage, read> slices: array<f32>; // partials, by element
 @group(0) @binding(3) var<storage, read_write> saved: array<f32>;
 @group(0) @binding(3) var<storage, read> numbers: array<f32>; // saved, to read by element
-@group(0) @binding(3) var<storage, read> constants: array<vec4<f32>>; // saved, to read by vec4
+@group(0) @binding(3) var<storage, read> numbers4: array<vec4<f32>>; // the same by vec4
 @group(0) @binding(4) var<storage, read_write> batches: array<f32>; // seen so far
-@group(0) @binding(4) var<storage, read> slopes: array<vec4<f32>>; // affine, by vec4
+@group(0) @binding(4) var<storage, read> slopes: array<vec4<f32>>; // new_slopes, by vec4
 @group(0) @binding(4) var<storage, read> mask_before: array<u32>; // the forward's
 @group(0) @binding(5) var<storage, read_write> running_mean: array<f32>;
 @group(0) @binding(5) var<storage, read> given_mean: array<f32>;
@@ -672,9 +672,9 @@ fn apply_blocks(blocks: Blocks, origin: vec4<f32>, a: vec4<f32>, b: vec4<f32>) {
 fn apply_column(invocation: u32) {
   let w = params.width4;
   let column = invocation % w;
-  let origin = constants[column];
-  let a = constants[w + column];
-  let b = constants[2 * w + column];
+  let origin = numbers4[column];
+  let a = numbers4[w + column];
+  let b = numbers4[2 * w + column];
   if (HAS_MASK) { apply_blocks(blocks_of_apply(invocation), origin, a, b); }
   else { apply_run(run_of_apply(invocation), origin, a, b); }
 }
@@ -793,11 +793,11 @@ struct Numbers { origin: vec4<f32>, a: vec4<f32>, b: vec4<f32>, rstd: vec4<f32>,
 fn numbers_of(column: u32) -> Numbers {
   let w = params.width4;
   return Numbers(
-    constants[column],
-    constants[w + column],
-    constants[2 * w + column],
-    constants[3 * w + column],
-    constants[4 * w + column],
+    numbers4[column],
+    numbers4[w + column],
+    numbers4[2 * w + column],
+    numbers4[3 * w + column],
+    numbers4[4 * w + column],
   );
 }
 
@@ -1043,10 +1043,10 @@ fn finish_grad(channel: u32, sums: vec2<f32>) {
     q = -means.x - numbers[4 * width + channel] * means.y;
   }
   for (var j = channel; j < width; j += params.channels) {
-    affine[j] = p;
-    affine[width + j] = q;
-    affine[2 * width + j] = numbers[j];
-    affine[3 * width + j] = numbers[width + j];
+    new_slopes[j] = p;
+    new_slopes[width + j] = q;
+    new_slopes[2 * width + j] = numbers[j];
+    new_slopes[3 * width + j] = numbers[width + j];
   }
 }
 

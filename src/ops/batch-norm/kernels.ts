@@ -209,9 +209,9 @@ export class BatchNormKernels {
 
   /** dx of `statistics` at x, where `grad` is that of the [4, channels]. */
   statisticsGrad(ctx: Context, dx: Tensor, x: Tensor, statistics: Tensor, grad: Tensor): void {
-    const affine = ctx.temp([5, this.width]);
-    this.statisticsKernel(ctx, "input_grad", { out: affine, a: statistics, grad });
-    this.apply(ctx, dx, x, affine, { residual: null, activation: NO_ACTIVATION, mask: null }, null, null);
+    const numbers = ctx.temp([5, this.width]);
+    this.statisticsKernel(ctx, "input_grad", { out: numbers, a: statistics, grad });
+    this.apply(ctx, dx, x, numbers, { residual: null, activation: NO_ACTIVATION, mask: null }, null, null);
   }
 
   /** One of the kernels of shaders/batch_norm/batch_norm_statistics.wgsl. */
@@ -406,7 +406,7 @@ export class BatchNormKernels {
       const division = this.division(choice.variant);
       const flags = { BATCH_STATISTICS: batchStatistics };
       const how = { division, flags, choice, grid: this.columnGrid(division) };
-      const bindings = { dx, x, dy, constants: saved, dz: joined ? dz : ctx.temp([4]), dgamma, dbeta };
+      const bindings = { dx, x, dy, numbers4: saved, dz: joined ? dz : ctx.temp([4]), dgamma, dbeta };
       if (mask) this.run(ctx, "backward_residual", { ...bindings, mask_before: mask }, how);
       else if (residual) {
         this.run(ctx, "backward_joined", { ...bindings, summand: residual }, { ...how, activation });
@@ -461,7 +461,7 @@ export class BatchNormKernels {
     const division = this.sliced(choice);
     const values = make([division.slices, 2, this.width]);
     const how = { division, choice, grid: this.columnGrid(division) };
-    const bindings = { partials: values, x, dy, constants: saved, dz: dz ?? ctx.temp([4]) };
+    const bindings = { partials: values, x, dy, numbers4: saved, dz: dz ?? ctx.temp([4]) };
     if (mask) this.run(ctx, "grad_stats_residual", { ...bindings, mask_before: mask }, how);
     else if (residual) {
       this.run(ctx, "grad_stats_joined", { ...bindings, summand: residual }, { ...how, activation });
@@ -482,7 +482,7 @@ export class BatchNormKernels {
   ): void {
     const division = { ...this.sliced(choice), slices: groups };
     const flags = { BATCH_STATISTICS: batchStatistics };
-    const bindings = { affine: slopes, slices: values, numbers: saved, dgamma, dbeta };
+    const bindings = { new_slopes: slopes, slices: values, numbers: saved, dgamma, dbeta };
     this.run(ctx, "grad_finalize", bindings, { division, flags, choice, grid: this.channelGrid(division) });
   }
 
@@ -500,7 +500,7 @@ export class BatchNormKernels {
   ): void {
     const division = this.sliced(choice);
     const flags = { HAS_ADDEND: addend !== null, STRIDED: division.stride > 0 };
-    const bindings = { dx, x, dy: dz, constants: saved, slopes, addend: addend ?? dz };
+    const bindings = { dx, x, dy: dz, numbers4: saved, slopes, addend: addend ?? dz };
     const how = { division: lanesOnly(division), flags, choice, activation, grid: this.applyGrid(division) };
     this.run(ctx, "grad_apply", bindings, how);
   }
@@ -523,7 +523,7 @@ export class BatchNormKernels {
     };
     const how = { division: lanesOnly(division), flags, choice, activation, grid: this.applyGrid(division) };
     const bindings = {
-      ...{ y, x, constants: saved },
+      ...{ y, x, numbers4: saved },
       ...{ residual: residual ?? x, mask: mask ?? ctx.temp([1]) },
     };
     if (counter) this.run(ctx, "apply_counting", { ...bindings, batches: counter }, how);
