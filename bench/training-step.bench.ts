@@ -2,7 +2,7 @@
 // one block with two branches.
 
 import type { Gpu } from "../src/gpu.ts";
-import { preactResnetCifar } from "../src/nn/models/preact-resnet.ts";
+import { preactResnetCifar } from "../src/nn/models/resnet.ts";
 import type { BenchGroup, Runnable } from "./lib/runner.ts";
 import { captured, FUSIONS, type Fusion, trainingStep, twoBranchStep } from "./lib/training.ts";
 import type { Suite } from "./list.ts";

@@ -34,6 +34,7 @@ export {
   GELU,
   GlobalAvgPool2d,
   Hardswish,
+  Identity,
   type InitOptions,
   LeakyReLU,
   Linear,
@@ -45,19 +46,27 @@ export {
   SiLU,
 } from "./nn/layers.ts";
 export {
-  PreActBlock,
-  PreActResNetCifar,
-  type PreActResNetCifarOptions,
+  type BasicBlock,
+  type PreActBlock,
+  plainCifar,
   preactResnetCifar,
-} from "./nn/models/preact-resnet.ts";
-export {
-  BasicBlock,
-  ResNetCifar,
+  type ResNetCifar,
   type ResNetCifarOptions,
+  type ResNetCifarSettings,
   type ResNetNorm,
+  type ResNetShortcut,
   resnetCifar,
 } from "./nn/models/resnet.ts";
 export { Module, type StateDict } from "./nn/module.ts";
+export {
+  GroupNorm,
+  type GroupNormOptions,
+  InstanceNorm2d,
+  type InstanceNorm2dOptions,
+  LayerNorm,
+  type LayerNormOptions,
+} from "./nn/norms.ts";
+export { weightNorm } from "./nn/weight-norm.ts";
 export { accuracy } from "./ops/accuracy.ts";
 export {
   type Activation,

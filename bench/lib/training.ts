@@ -2,8 +2,7 @@
 
 import type { Gpu } from "../../src/gpu.ts";
 import { BatchNorm2d, type BatchNorm2dOptions, Conv2d } from "../../src/nn/layers.ts";
-import type { preactResnetCifar } from "../../src/nn/models/preact-resnet.ts";
-import { resnetCifar } from "../../src/nn/models/resnet.ts";
+import { type preactResnetCifar, resnetCifar } from "../../src/nn/models/resnet.ts";
 import { relu } from "../../src/ops/activations.ts";
 import { add } from "../../src/ops/elementwise/elementwise.ts";
 import { softmaxCrossEntropy } from "../../src/ops/softmax/softmax-cross-entropy.ts";

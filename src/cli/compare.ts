@@ -2,7 +2,7 @@ import { join } from "node:path";
 import type { Command } from "commander";
 import { textTable } from "../experiments/page.ts";
 import { type LabelledRun, RUN_TABLE_HEAD, runReport, runRow } from "../experiments/run-report.ts";
-import type { ResNetNorm } from "../nn/models/resnet.ts";
+import { RESNET_NORMS, type ResNetNorm } from "../nn/models/resnet.ts";
 import { DATASET_NAMES, loadDataset } from "../node/datasets.ts";
 import { writeFileAtomic } from "../node/files.ts";
 import { requestGpu } from "../node/request.ts";
@@ -40,7 +40,7 @@ export function registerCompare(program: Command): void {
     .option("--data <dir>", `a directory, or ${DATASET_NAMES.join(", ")}`, text, "embedded")
     .option(
       "--norm <list>",
-      "some of batch, none, last, with commas between",
+      `some of ${RESNET_NORMS.join(", ")}, with commas between`,
       listOf((name) => name as ResNetNorm),
       ["batch", "none"],
     )
@@ -130,6 +130,12 @@ const NORM_NAMES: Record<ResNetNorm, string> = {
   batch: "with batch-norm",
   none: "without batch-norm",
   last: "batch-norm last",
+  layer: "with layer norm",
+  group: "with group norm",
+  instance: "with instance norm",
+  weight: "with weight normalisation",
+  fixup: "with Fixup",
+  skipinit: "with SkipInit",
 };
 
 /** What was seen, from the runs' numbers alone. */
@@ -155,6 +161,6 @@ function conclude(runs: readonly (LabelledRun & { options: TrainOptions })[]): s
         : ` and reached ${(100 * top.accuracy).toFixed(1)} % test accuracy at best (rate ${top.lr})`;
     return `${NORM_NAMES[norm]} it ${fate}${reach}`;
   };
-  const parts = (["batch", "none", "last"] as const).map(describe).filter((part) => part !== null);
+  const parts = RESNET_NORMS.map(describe).filter((part) => part !== null);
   return `The same network at learning rates ${[...new Set(runs.map((run) => run.options.lr))].join(", ")}: ${parts.join("; ")}.`;
 }

@@ -30,6 +30,12 @@ export const NORM_LABELS: Record<ResNetNorm, string> = {
   batch: "with batch-norm",
   none: "without batch-norm",
   last: "before the classifier only",
+  layer: "with layer norm",
+  group: "with group norm",
+  instance: "with instance norm",
+  weight: "with weight normalisation",
+  fixup: "Fixup",
+  skipinit: "SkipInit",
 };
 
 /** An untrained network for images like these, Xavier-initialised. */
@@ -92,9 +98,11 @@ export function disposeBatch({ images, labels }: DeviceBatch): void {
   labels.dispose();
 }
 
-/** Names of a network's convolutions, in order; layer l of the paper is entry l − 1. */
+/** Names of a network's convolutions but for its shortcuts', in order; layer l of the paper is entry l − 1. */
 export function convolutionNames(model: ResNetCifar): string[] {
-  return [...model.modules()].filter(([, module]) => module instanceof Conv2d).map(([name]) => name);
+  return [...model.modules()]
+    .filter(([name, module]) => module instanceof Conv2d && !name.includes(".shortcut."))
+    .map(([name]) => name);
 }
 
 /** The convolution that lies as deep in this network as `layer` does in one of 110 layers. */

@@ -35,11 +35,14 @@ import { checkSeed, Random, type Seed } from "../tensor/random.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { checkInit, type Init, initWeights } from "./init.ts";
 import { Module, parameter } from "./module.ts";
+import type { Parametrizations } from "./weight-norm.ts";
 
 /** Where initial weights come from. */
 export interface InitOptions {
   /** Default `he`. */
   init?: Init;
+  /** What initial weights are multiplied by. Default 1. */
+  gain?: number;
   /** Default: one generator for all layers, seeded by `manualSeed`. Give a network its own to make it repeatable by itself. */
   random?: Random;
 }
@@ -60,7 +63,7 @@ export interface Conv2dLayerOptions extends Omit<Conv2dOptions, "bias">, InitOpt
   bias?: boolean;
 }
 
-const INIT_OPTIONS: { [K in keyof InitOptions]-?: 0 } = { init: 0, random: 0 };
+const INIT_OPTIONS: { [K in keyof InitOptions]-?: 0 } = { init: 0, gain: 0, random: 0 };
 const LINEAR_OPTIONS = optionNames<InitOptions & { bias?: boolean }>({ bias: 0, ...INIT_OPTIONS });
 const CONV2D_OPTIONS = optionNames<Conv2dLayerOptions>({
   ...{ bias: 0, stride: 0, padding: 0, dilation: 0, groups: 0 },
@@ -69,16 +72,33 @@ const CONV2D_OPTIONS = optionNames<Conv2dLayerOptions>({
 
 function checkInitOptions(
   layer: string,
-  { bias, init, random }: { bias: boolean; init: Init; random: Random },
+  { bias, init, gain, random }: { bias: boolean; init: Init; gain: number; random: Random },
 ) {
   checkFlag(layer, "bias", bias);
   checkInit(layer, init);
+  checkNumber(layer, "gain", gain);
   checkInstance(layer, "random", random, Random);
 }
 
+/** A layer whose weight may be worked out of other parameters; see `weightNorm`. */
+abstract class WeightLayer extends Module {
+  weight!: Tensor;
+  /** What `weight` is worked out of each time that it is asked for, under PyTorch's names; null where it is a parameter. */
+  parametrizations: Parametrizations | null = null;
+
+  /** `fn` of this layer's weight. */
+  protected weighted(x: Tensor, fn: (weight: Tensor) => Tensor): Tensor {
+    return this.under(x, () => {
+      const { weight } = this;
+      const y = fn(weight);
+      if (this.parametrizations) weight.dispose();
+      return y;
+    });
+  }
+}
+
 /** 2-D convolution, [N, H, W, inChannels] → [N, P, Q, outChannels]; see `conv2d`. Biases start at 0. */
-export class Conv2d extends Module {
-  weight: Tensor;
+export class Conv2d extends WeightLayer {
   bias: Tensor | null;
   readonly options: Omit<Conv2dOptions, "bias">;
 
@@ -92,8 +112,8 @@ export class Conv2d extends Module {
     super();
     checkGpu("Conv2d", gpu);
     checkOptions("Conv2d", options, CONV2D_OPTIONS);
-    const { bias = true, init = "he", random = sharedRandom, ...convOptions } = options;
-    checkInitOptions("Conv2d", { bias, init, random });
+    const { bias = true, init = "he", gain = 1, random = sharedRandom, ...convOptions } = options;
+    checkInitOptions("Conv2d", { bias, init, gain, random });
     checkConv2d("Conv2d", convOptions);
     const [r, s, ...more] = Array.isArray(kernelSize) ? kernelSize : [kernelSize, kernelSize];
     for (const [name, value] of Object.entries({ inChannels, outChannels })) {
@@ -112,19 +132,18 @@ export class Conv2d extends Module {
     }
     const shape = [outChannels, r, s, inChannels / groups];
     gpu.checkSize("Conv2d", shape, "float32", "weight");
-    this.weight = parameter(gpu, initWeights(shape, init, random), shape);
+    this.weight = parameter(gpu, initWeights(shape, init, random, gain), shape);
     this.bias = bias ? parameter(gpu, new Float32Array(outChannels), [outChannels]) : null;
     this.options = convOptions;
   }
 
   forward(x: Tensor): Tensor {
-    return this.under(x, () => conv2d(x, this.weight, { ...this.options, bias: this.bias }));
+    return this.weighted(x, (weight) => conv2d(x, weight, { ...this.options, bias: this.bias }));
   }
 }
 
 /** Fully connected: [N, inFeatures] → [N, outFeatures]. */
-export class Linear extends Module {
-  weight: Tensor;
+export class Linear extends WeightLayer {
   bias: Tensor | null;
 
   constructor(
@@ -138,16 +157,16 @@ export class Linear extends Module {
     checkOptions("Linear", options, LINEAR_OPTIONS);
     checkInteger("Linear", "inFeatures", inFeatures, 1);
     checkInteger("Linear", "outFeatures", outFeatures, 1);
-    const { bias = true, init = "he", random = sharedRandom } = options;
-    checkInitOptions("Linear", { bias, init, random });
+    const { bias = true, init = "he", gain = 1, random = sharedRandom } = options;
+    checkInitOptions("Linear", { bias, init, gain, random });
     const shape = [outFeatures, inFeatures];
     gpu.checkSize("Linear", shape, "float32", "weight");
-    this.weight = parameter(gpu, initWeights(shape, init, random), shape);
+    this.weight = parameter(gpu, initWeights(shape, init, random, gain), shape);
     this.bias = bias ? parameter(gpu, new Float32Array(outFeatures), [outFeatures]) : null;
   }
 
   forward(x: Tensor): Tensor {
-    return this.under(x, () => linear(x, this.weight, this.bias));
+    return this.weighted(x, (weight) => linear(x, weight, this.bias));
   }
 }
 
@@ -320,6 +339,14 @@ export class AvgPool2d extends Module {
   }
   forward(x: Tensor): Tensor {
     return avgPool2d(x, this.kernelSize, this.options);
+  }
+}
+
+/** Gives x itself: a place where other networks have a layer. */
+export class Identity extends Module {
+  forward(x: Tensor): Tensor {
+    checkTensor("Identity", "x", x, { dtypes: ANY });
+    return x;
   }
 }
 

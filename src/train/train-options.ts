@@ -1,6 +1,6 @@
 import { UsageError } from "../errors.ts";
 import { INITS, type Init } from "../nn/init.ts";
-import { checkResNetOptions, type ResNetNorm } from "../nn/models/resnet.ts";
+import { checkResNetOptions, RESNET_NORMS, type ResNetNorm } from "../nn/models/resnet.ts";
 import { checkChoice, checkFlag, checkOptions, optionNames, show } from "../options.ts";
 
 /** Everything that decides a run: the same options, data and adapter give the same losses, bit for bit. */
@@ -85,7 +85,7 @@ export function trainOptions(options: Partial<TrainOptions> = {}): TrainOptions 
   const count = (value: unknown, low: number) => Number.isSafeInteger(value) && (value as number) >= low;
   const number = (value: unknown, ok: (v: number) => boolean) =>
     Number.isFinite(value) && ok(value as number);
-  checkChoice("train", "norm", all.norm, ["batch", "none", "last"]);
+  checkChoice("train", "norm", all.norm, RESNET_NORMS);
   checkChoice("train", "init", all.init, INITS);
   checkChoice("train", "schedule", all.schedule, ["constant", "step", "cosine"]);
   for (const name of ["nesterov", "augment", "capture"] as const) checkFlag("train", name, all[name]);

@@ -144,7 +144,7 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
     choice("relu", "none", "relu6", "leakyRelu", "silu", "gelu", "geluTanh", "hardSwish"),
     options({ name: choice("leakyRelu"), negativeSlope: slope }, ["name", "negativeSlope"]),
   );
-  const init = choice("he", "xavier", "xavier_normal", "he_uniform");
+  const init = choice("he", "xavier", "xavier_normal", "he_uniform", "fan_in");
   const unary = (op: (t: never) => unknown, argument: Argument = x4): Entry => ({
     args: [argument],
     call: op as never,
@@ -175,12 +175,13 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
   const conv = new core.Conv2d(gpu, 8, 8, 3, { padding: 1, random });
   const norm = new core.BatchNorm2d(gpu, 8);
   const dense = new core.Linear(gpu, 8, 4, { random });
+  const groups = new core.GroupNorm(gpu, 2, 8);
+  const instances = new core.InstanceNorm2d(gpu, 8);
+  const rows = new core.LayerNorm(gpu, 8);
   const model = core.resnetCifar(gpu, { depth: 8, width: 4, inChannels: 8, classes: 6 });
-  const preactModel = core.preactResnetCifar(gpu, { depth: 8, width: 4, inChannels: 8, classes: 6 });
-  const preact = preactModel.blocks[0]!;
   const images = made(6, 8, 8, 8);
   const layer = instance(random);
-  const initOptions = { init, random: layer, bias: flag(true) };
+  const initOptions = { init, gain: number(1), random: layer, bias: flag(true) };
   const module: Argument = { value: model, accepts: (v) => v instanceof core.Module };
   const norm2d = {
     eps,
@@ -189,6 +190,24 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
     trackRunningStats: flag(true),
     fused: either(flag(true), choice("elementwise")),
   };
+
+  const seed = integer(3, 0, 2 ** 32 - 1);
+  const anySeed = either(integer(3, 0), text("seed"));
+  const resnetNorm = choice(
+    ...["batch", "none", "last", "layer", "group", "instance", "weight"],
+    ...["fixup", "skipinit"],
+  );
+  const resnetOptions: Record<string, Argument> = {
+    ...{ depth: { value: 8, accepts: () => false }, width: positive(4), norm: resnetNorm },
+    ...{ shortcut: choice("zero-pad", "projection", "none"), activation, preActivation: flag(false) },
+    ...{ init, classifierInit: init, seed: anySeed, inChannels: positive(3), classes: positive(10) },
+    ...{
+      groups: { value: 2, accepts: (v) => v === 1 || v === 4 },
+      batchNorm: options(norm2d),
+    },
+  };
+  const without = (name: string) =>
+    Object.fromEntries(Object.entries(resnetOptions).filter(([own]) => own !== name));
 
   // data
   const dataset = core.imageDataset({
@@ -204,8 +223,6 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
     list(value, (v) => Number.isFinite(v) && (v as number) > low);
   const mean = perChannel(moments.mean, Number.NEGATIVE_INFINITY);
   const std = perChannel(moments.std, 0);
-  const seed = integer(3, 0, 2 ** 32 - 1);
-  const anySeed = either(integer(3, 0), text("seed"));
   const words = either(
     anySeed,
     list([1, 2], (v) => Number.isInteger(v)),
@@ -304,7 +321,6 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
     { depth: 8, width: 4, batchSize: 4, epochs: 1 },
   );
   const only: Argument = { value: gpu.device, accepts: () => false };
-  const block = model.blocks[0]!;
 
   return {
     // ops
@@ -564,6 +580,49 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
       names: ["globalAvgPool2d"],
       ...unary((t: core.Tensor) => new core.GlobalAvgPool2d().forward(t)),
     },
+    Identity: { args: [], call: () => new core.Identity() },
+    "Identity.forward": {
+      names: ["Identity"],
+      ...unary((t: core.Tensor) => new core.Identity().forward(t).detach(), tensor(x, ALL)),
+    },
+    GroupNorm: {
+      args: [
+        aGpu,
+        { value: 2, accepts: (v) => [1, 4, 8].includes(v as number) },
+        { value: 8, accepts: (v) => Number.isInteger(v) && (v as number) > 0 && (v as number) % 2 === 0 },
+        optional(options({ eps, affine: flag(true) })),
+      ],
+      call: (...args: ConstructorParameters<typeof core.GroupNorm>) => new core.GroupNorm(...args),
+    },
+    "GroupNorm.forward": {
+      names: ["GroupNorm", "groupNorm"],
+      ...unary((t: core.Tensor) => groups.forward(t)),
+    },
+    InstanceNorm2d: {
+      args: [aGpu, positive(8), optional(options({ eps, affine: flag(true) }))],
+      call: (...args: ConstructorParameters<typeof core.InstanceNorm2d>) => new core.InstanceNorm2d(...args),
+    },
+    "InstanceNorm2d.forward": {
+      names: ["InstanceNorm2d"],
+      ...unary((t: core.Tensor) => instances.forward(t)),
+    },
+    LayerNorm: {
+      args: [
+        aGpu,
+        either(shape([4, 8]), positive(8)),
+        optional(options({ eps, elementwiseAffine: flag(true), bias: flag(true) })),
+      ],
+      call: (...args: ConstructorParameters<typeof core.LayerNorm>) => new core.LayerNorm(...args),
+    },
+    "LayerNorm.forward": {
+      names: ["LayerNorm", "layerNorm"],
+      ...unary((t: core.Tensor) => rows.forward(t)),
+    },
+    weightNorm: {
+      args: [{ value: dense, accepts: () => false }],
+      // A new one for each call: a layer has one at most.
+      call: (given: core.Linear) => core.weightNorm(given === dense ? new core.Linear(gpu, 3, 2) : given),
+    },
     Flatten: { args: [], call: () => new core.Flatten() },
     "Flatten.forward": {
       names: ["flatten"],
@@ -580,87 +639,12 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
         tensor(x, ALL),
       ),
     },
-    BasicBlock: {
-      args: [instance(block.first), instance(block.second), positive(1), integer(0, 0)],
-      call: (...args: ConstructorParameters<typeof core.BasicBlock>) => void new core.BasicBlock(...args),
-    },
-    "BasicBlock.forward": {
-      names: ["BasicBlock", "conv2d"],
-      ...unary((t: core.Tensor) => block.forward(t), tensor(made(1, 4, 4, 4))),
-    },
-    ResNetCifar: {
-      args: [
-        instance(model.stem),
-        list(model.blocks, (v) => v instanceof core.BasicBlock),
-        orNull(instance(norm)),
-        instance(model.classifier),
-        {
-          value: model.options,
-          accepts: isEmpty,
-        },
-      ],
-      call: (...args: ConstructorParameters<typeof core.ResNetCifar>) => void new core.ResNetCifar(...args),
-    },
-    "ResNetCifar.forward": {
-      names: ["ResNetCifar", "conv2d"],
-      ...unary((t: core.Tensor) => model.forward(t), tensor(images)),
-    },
-    resnetCifar: {
-      args: [
-        aGpu,
-        optional(
-          options({
-            ...{
-              depth: { value: 8, accepts: () => false },
-              width: positive(4),
-              norm: choice("batch", "none", "last"),
-              init,
-              seed: anySeed,
-            },
-            ...{ inChannels: positive(3), classes: positive(10), batchNorm: options(norm2d) },
-          }),
-        ),
-      ],
-      call: core.resnetCifar,
-    },
-    PreActBlock: {
-      args: [
-        ...[instance(preact.firstNorm), instance(preact.first)],
-        ...[instance(preact.secondNorm), instance(preact.second), positive(1), integer(0, 0)],
-      ],
-      call: (...args: ConstructorParameters<typeof core.PreActBlock>) => void new core.PreActBlock(...args),
-    },
-    "PreActBlock.forward": {
-      names: ["PreActBlock", "batchNorm", "conv2d"],
-      ...unary((t: core.Tensor) => preact.forward(t), tensor(made(1, 4, 4, 4))),
-    },
-    PreActResNetCifar: {
-      args: [
-        instance(preactModel.stem),
-        list(preactModel.blocks, (v) => v instanceof core.PreActBlock),
-        ...[instance(norm), instance(preactModel.classifier)],
-        { value: preactModel.options, accepts: isEmpty },
-      ],
-      call: (...args: ConstructorParameters<typeof core.PreActResNetCifar>) =>
-        void new core.PreActResNetCifar(...args),
-    },
-    "PreActResNetCifar.forward": {
-      names: ["PreActResNetCifar", "conv2d"],
-      ...unary((t: core.Tensor) => preactModel.forward(t), tensor(images)),
-    },
+    resnetCifar: { args: [aGpu, optional(options(resnetOptions))], call: core.resnetCifar },
     preactResnetCifar: {
-      args: [
-        aGpu,
-        optional(
-          options({
-            depth: { value: 8, accepts: () => false },
-            ...{ width: positive(4), init, seed: anySeed },
-            ...{ inChannels: positive(3), classes: positive(10), batchNorm: options(norm2d) },
-          }),
-        ),
-      ],
+      args: [aGpu, optional(options(without("preActivation")))],
       call: core.preactResnetCifar,
     },
+    plainCifar: { args: [aGpu, optional(options(without("shortcut")))], call: core.plainCifar },
     Module: { args: [], call: () => undefined },
     "Module.train": {
       names: ["train"],
@@ -673,7 +657,7 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
       args: [{ value: {}, accepts: isEmpty }],
       call: (state: core.StateDict) => new core.ReLU().loadStateDict(state),
     },
-    initWeights: { args: [shape([8, 3, 3, 8]), init, layer], call: core.initWeights },
+    initWeights: { args: [shape([8, 3, 3, 8]), init, layer, optional(number(1))], call: core.initWeights },
     manualSeed: { args: [anySeed], call: core.manualSeed, after: () => core.manualSeed(0) },
 
     // numbers
@@ -1025,7 +1009,7 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
             ...{
               depth: { value: 8, accepts: () => false },
               width: positive(4),
-              norm: choice("batch", "none", "last"),
+              norm: resnetNorm,
               init,
             },
             ...{
