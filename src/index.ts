@@ -45,6 +45,8 @@ export {
   Sequential,
   SiLU,
 } from "./nn/layers.ts";
+export type { ImageKind, ImageNetworkOptions } from "./nn/models/image-options.ts";
+export { type MobileNetV2, type MobileNetV2Options, mobilenetV2 } from "./nn/models/mobilenet.ts";
 export {
   type BasicBlock,
   type PreActBlock,
@@ -57,6 +59,14 @@ export {
   type ResNetShortcut,
   resnetCifar,
 } from "./nn/models/resnet.ts";
+export {
+  type ResNet,
+  type ResNetOptions,
+  resnet18,
+  resnet34,
+  resnet50,
+} from "./nn/models/resnet-imagenet.ts";
+export { type VGG, type VGGOptions, vgg11, vgg13, vgg16 } from "./nn/models/vgg.ts";
 export { Module, type StateDict } from "./nn/module.ts";
 export {
   GroupNorm,

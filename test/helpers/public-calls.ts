@@ -206,6 +206,18 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
       batchNorm: options(norm2d),
     },
   };
+  const positive24 = (value: number) => integer(value, 1, 2 ** 24);
+  const imageOptions = {
+    ...{ images: choice("cifar", "imagenet"), classes: positive24(5), inChannels: positive24(3) },
+    ...{ init, classifierInit: init, seed: anySeed, batchNorm: options(norm2d) },
+  };
+  const network = (own: Record<string, Argument>, call: Entry["call"]): Entry => ({
+    args: [aGpu, optional(options({ ...imageOptions, ...own }))],
+    call,
+    accepted: "right",
+  });
+  const resnet = (call: Entry["call"]) => network({ width: positive24(2) }, call);
+  const vgg = (call: Entry["call"]) => network({ width: positive24(2), norm: choice("batch", "none") }, call);
   const without = (name: string) =>
     Object.fromEntries(Object.entries(resnetOptions).filter(([own]) => own !== name));
 
@@ -644,6 +656,13 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
       args: [aGpu, optional(options(without("preActivation")))],
       call: core.preactResnetCifar,
     },
+    resnet18: resnet(core.resnet18),
+    resnet34: resnet(core.resnet34),
+    resnet50: resnet(core.resnet50),
+    vgg11: vgg(core.vgg11),
+    vgg13: vgg(core.vgg13),
+    vgg16: vgg(core.vgg16),
+    mobilenetV2: network({ widthMult: number(0.1, 1e-9, 64) }, core.mobilenetV2),
     plainCifar: { args: [aGpu, optional(options(without("shortcut")))], call: core.plainCifar },
     Module: { args: [], call: () => undefined },
     "Module.train": {

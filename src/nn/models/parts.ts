@@ -4,7 +4,7 @@ import type { Gpu } from "../../gpu.ts";
 import { type Activation, activate } from "../../ops/activations.ts";
 import { add, mul } from "../../ops/elementwise/elementwise.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
-import { BatchNorm2d, type BatchNorm2dOptions, type Conv2d } from "../layers.ts";
+import { BatchNorm2d, type BatchNorm2dOptions, type Conv2d, Sequential } from "../layers.ts";
 import { Module, parameter } from "../module.ts";
 import { GroupNorm, InstanceNorm2d } from "../norms.ts";
 
@@ -58,6 +58,13 @@ export function normAddActivate(norm: NormLayer | null, x: Tensor, tail: Tail): 
   return chain(x, norm && ((y) => norm.forward(y)), residual && ((y) => add(y, residual)), (y) =>
     activate("network", y, activation),
   );
+}
+
+/** A `Sequential` whose layers go by their numbers alone, as PyTorch's do: `features.0.weight`. */
+export class Layers extends Sequential {
+  override *children(): Iterable<[string, Module]> {
+    for (const [i, layer] of this.layers.entries()) yield [`${i}`, layer];
+  }
 }
 
 /** Numbers that Fixup and SkipInit put around a convolution in place of a norm; [1] each. */
