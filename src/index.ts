@@ -67,7 +67,7 @@ export {
   resnet50,
 } from "./nn/models/resnet-imagenet.ts";
 export { type VGG, type VGGOptions, vgg11, vgg13, vgg16 } from "./nn/models/vgg.ts";
-export { Module, type StateDict } from "./nn/module.ts";
+export { type ForwardHook, Module, type StateDict } from "./nn/module.ts";
 export {
   GroupNorm,
   type GroupNormOptions,
@@ -76,6 +76,7 @@ export {
   LayerNorm,
   type LayerNormOptions,
 } from "./nn/norms.ts";
+export type { LayerSummary, Summary } from "./nn/summary.ts";
 export { weightNorm } from "./nn/weight-norm.ts";
 export { accuracy } from "./ops/accuracy.ts";
 export {

@@ -7,9 +7,19 @@ import { enableGrad, isRecording, record, watchGrad } from "./tape.ts";
 
 let recomputing = 0;
 
-/** True while `checkpoint` runs its function again: running statistics must not move a second time. */
+/** True while `checkpoint` runs its function again, and in `withoutTracking`: running statistics must not move. */
 export function isRecomputing(): boolean {
   return recomputing > 0;
+}
+
+/** Internal: runs `fn` such that batch-norm in training uses batch statistics, and leaves running ones alone. */
+export function withoutTracking<T>(fn: () => T): T {
+  recomputing += 1;
+  try {
+    return fn();
+  } finally {
+    recomputing -= 1;
+  }
 }
 
 /**
@@ -61,12 +71,7 @@ export function checkpoint(fn: (x: Tensor) => Tensor, x: Tensor): Tensor {
       }
       const input = kept.detach();
       input.requiresGrad = requiresGrad;
-      recomputing += 1;
-      try {
-        enableGrad(() => fn(input)).backward(grad);
-      } finally {
-        recomputing -= 1;
-      }
+      withoutTracking(() => enableGrad(() => fn(input)).backward(grad));
       const dx = input.grad;
       input.grad = null; // the caller's now
       return [dx];

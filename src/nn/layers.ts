@@ -32,9 +32,11 @@ import {
 } from "../options.ts";
 import { ANY, checkGpu, checkTensor } from "../tensor/check.ts";
 import { checkSeed, Random, type Seed } from "../tensor/random.ts";
+import { type Shape, sizeOf } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { checkInit, type Init, initWeights } from "./init.ts";
 import { Module, parameter } from "./module.ts";
+import { isHooked } from "./module-state.ts";
 import type { Parametrizations } from "./weight-norm.ts";
 
 /** Where initial weights come from. */
@@ -85,6 +87,16 @@ abstract class WeightLayer extends Module {
   weight!: Tensor;
   /** What `weight` is worked out of each time that it is asked for, under PyTorch's names; null where it is a parameter. */
   parametrizations: Parametrizations | null = null;
+
+  /** Without working the weight out. */
+  get weightShape(): Shape {
+    return this.parametrizations?.weight.original1.shape ?? this.weight.shape;
+  }
+
+  /** Each element of the output is a sum of as many products as a filter has weights. */
+  override flop(_input: Shape, output: Shape): number {
+    return 2 * sizeOf(output) * sizeOf(this.weightShape.slice(1));
+  }
 
   /** `fn` of this layer's weight. */
   protected weighted(x: Tensor, fn: (weight: Tensor) => Tensor): Tensor {
@@ -384,7 +396,11 @@ export class Sequential extends Module {
     for (let i = 0; i < this.layers.length; i += 1) {
       const layer = this.layers[i]!;
       const after = this.layers[i + 1];
-      const fuse = layer instanceof BatchNorm2d && after instanceof ActivationLayer;
+      const fuse =
+        layer instanceof BatchNorm2d &&
+        after instanceof ActivationLayer &&
+        !isHooked(layer) &&
+        !isHooked(after);
       const next = fuse ? layer.forward(y, { activation: after.activation }) : layer.forward(y);
       if (fuse) i += 1;
       if (y !== x && next !== y) y.dispose();

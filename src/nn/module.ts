@@ -1,13 +1,18 @@
 import { ShapeError } from "../errors.ts";
 import type { Gpu } from "../gpu.ts";
-import { checkFlag, isPlain, show } from "../options.ts";
+import { checkFlag, checkFunction, isPlain, show } from "../options.ts";
 import { ANY, checkTensor } from "../tensor/check.ts";
 import type { DType } from "../tensor/dtype.ts";
 import { formatShape, type Shape, sameShape } from "../tensor/shape.ts";
 import { Tensor, type TensorData } from "../tensor/tensor.ts";
+import { type Forward, setFrozen, wrapForward } from "./module-state.ts";
+import { type Summary, summarize } from "./summary.ts";
 
 /** Named tensors on the host: what checkpoints hold. */
 export type StateDict = Record<string, { shape: Shape; dtype: DType; data: TensorData }>;
+
+/** Gets a module, what its forward got and what it gave; see `Module.registerForwardHook`. */
+export type ForwardHook = (module: Module, input: Tensor, output: Tensor) => Tensor | undefined;
 
 /**
  * A layer, or a network of layers. Fields that are tensors are its parameters (those that require gradients) and
@@ -83,6 +88,59 @@ export abstract class Module {
 
   eval(): this {
     return this.train(false);
+  }
+
+  /**
+   * Freezes all parameters of this module and those below it: they get no gradients any more, and `parameters()` leaves them
+   * out. Running statistics move on in training: `eval()` stops these. `freeze(false)` undoes it.
+   */
+  freeze(frozen = true): this {
+    checkFlag("freeze", "frozen", frozen);
+    for (const [, tensor] of this.tensors()) setFrozen(tensor, frozen);
+    return this;
+  }
+
+  /** Calls `fn` with each module below this one, children before their parents, and last with this one; as PyTorch's `apply`. */
+  apply(fn: (module: Module) => void): this {
+    checkFunction("apply", "fn", fn);
+    for (const [, child] of this.children()) child.apply(fn);
+    fn(this);
+    return this;
+  }
+
+  /**
+   * Calls `hook(module, input, output)` each time that this module's forward has run, as in PyTorch. If the hook returns a
+   * tensor, that takes the output's place, and the output is given back. Networks give intermediate results back as soon as they
+   * can: `gpu.keep(output.alias())` holds on to one. A batch-norm's output is that with the residual and the activation that it does
+   * in the same pass; in a `Sequential` a hooked layer runs by itself.
+   * @returns a function that removes the hook
+   */
+  registerForwardHook(hook: ForwardHook): () => void {
+    checkFunction("registerForwardHook", "hook", hook);
+    const around = (forward: Forward) => {
+      return (x: Tensor, ...rest: unknown[]) => {
+        const output = forward(x, ...rest);
+        const result = hook(this, x, output) as unknown;
+        if (result === undefined || result === output) return output;
+        checkTensor("registerForwardHook", "what the hook returned", result, { dtypes: ANY });
+        if (output !== x) output.dispose();
+        return result;
+      };
+    };
+    return wrapForward(this, around, { hook: true });
+  }
+
+  /**
+   * What this network does with inputs of a shape: a step is run, without trace in parameters and running statistics. In training
+   * mode forward and backward, in inference forward alone. `String(summary)` and `summary.table(columns)` are tables.
+   */
+  summary(shape: Shape): Summary {
+    return summarize(this, shape);
+  }
+
+  /** Internal: multiplications and additions of a forward between these shapes, for `summary`: those of products alone. */
+  flop(_input: Shape, _output: Shape): number {
+    return 0;
   }
 
   zeroGrad(): void {

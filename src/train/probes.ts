@@ -1,12 +1,14 @@
 // Looks into a network while it runs: activations, gradients, the loss along the gradient. Everything is computed on the
 // GPU from the very passes that training makes; weights and running statistics are left as they were.
 
+import { withoutTracking } from "../autograd/checkpoint.ts";
 import { noGrad } from "../autograd/tape.ts";
 import { ShapeError } from "../errors.ts";
 import * as shaders from "../generated/shaders.ts";
 import type { Gpu } from "../gpu.ts";
-import { BatchNorm2d, Conv2d } from "../nn/layers.ts";
+import { Conv2d } from "../nn/layers.ts";
 import { Module } from "../nn/module.ts";
+import { type Forward, wrapForward } from "../nn/module-state.ts";
 import { inferConv2d } from "../ops/conv2d/conv2d.ts";
 import { defineOp } from "../ops/define-op.ts";
 import { strideGrid } from "../ops/grid.ts";
@@ -78,8 +80,6 @@ export function tap(x: Tensor, onGrad: (grad: Tensor) => void): Tensor {
   return tapOp({ x }, { onGrad });
 }
 
-type Forward = (x: Tensor, ...rest: unknown[]) => Tensor;
-
 /** Runs `fn` with `around` in place of the forward of each module that `filter` takes. */
 function instrument<T>(
   model: Module,
@@ -87,44 +87,14 @@ function instrument<T>(
   around: (name: string, module: Module, forward: Forward) => Forward,
   fn: () => T,
 ): T {
-  const changed: Module[] = [];
+  const undo: (() => void)[] = [];
   try {
     for (const [name, module] of model.modules()) {
-      if (!filter(name, module)) continue;
-      // An own property hides the class's method until it is deleted.
-      const forward = module.forward.bind(module) as Forward;
-      Object.defineProperty(module, "forward", {
-        value: around(name, module, forward),
-        configurable: true,
-        enumerable: false,
-      });
-      changed.push(module);
+      if (filter(name, module)) undo.push(wrapForward(module, (forward) => around(name, module, forward)));
     }
     return fn();
   } finally {
-    for (const module of changed) delete (module as { forward?: unknown }).forward;
-  }
-}
-
-/** Runs `fn` such that batch-norm in training mode uses batch statistics, and leaves running ones alone. */
-function withoutTracking<T>(model: Module, fn: () => T): T {
-  const norms = [...model.modules()]
-    .map(([, module]) => module)
-    .filter((module): module is BatchNorm2d => module instanceof BatchNorm2d && module.training);
-  const saved = norms.map(({ runningMean, runningVar, numBatchesTracked }) => ({
-    runningMean,
-    runningVar,
-    numBatchesTracked,
-  }));
-  for (const norm of norms) {
-    Object.assign(norm, { runningMean: null, runningVar: null, numBatchesTracked: null });
-  }
-  try {
-    return fn();
-  } finally {
-    norms.forEach((norm, i) => {
-      Object.assign(norm, saved[i]);
-    });
+    for (const restore of undo) restore();
   }
 }
 
@@ -183,7 +153,7 @@ export async function activations(
   try {
     noGrad(() =>
       gpu.scope(() => {
-        withoutTracking(model, () => instrument(model, layers, around, () => model.forward(x)));
+        withoutTracking(() => instrument(model, layers, around, () => model.forward(x)));
       }),
     );
     const moments: LayerMoments[] = [];
@@ -237,7 +207,7 @@ async function withGradients<T>(
   model.zeroGrad();
   try {
     const value = gpu.scope(() =>
-      withoutTracking(model, () => {
+      withoutTracking(() => {
         const result = checkedLoss(op, loss);
         result.backward();
         return result;
@@ -310,7 +280,7 @@ export async function logitGradients(model: Module, images: Tensor, labels: Tens
     shape: "[N]",
   });
   const { gpu } = images;
-  const logits = noGrad(() => gpu.scope(() => withoutTracking(model, () => model.forward(images))));
+  const logits = noGrad(() => gpu.scope(() => withoutTracking(() => model.forward(images))));
   const held: Tensor[] = [logits];
   try {
     const leaf = gpu.keep(logits.detach());
@@ -447,7 +417,7 @@ export async function landscape(
 /** The loss at the network's present weights, without a gradient. */
 export async function lossAt(model: Module, loss: LossFunction): Promise<number> {
   const gpu = gpuOf("lossAt", model, loss);
-  const value = noGrad(() => gpu.scope(() => withoutTracking(model, () => checkedLoss("lossAt", loss))));
+  const value = noGrad(() => gpu.scope(() => withoutTracking(() => checkedLoss("lossAt", loss))));
   try {
     return await value.item();
   } finally {

@@ -32,7 +32,7 @@ const INTERNAL: Record<string, string> = {
     "watch overwrite part moveTo takeGradSlot saved store activated plus beforeWrite checkData checkUpstream checkLive static empty " +
     "static from static full static over static lazy",
   Trainer: "begin trainStep countStep loadBatch computeStep readLog",
-  Module: "checkStateDict under namePaths children modules tensors",
+  Module: "checkStateDict under namePaths children modules tensors flop",
   SGD: "runs checkStateDict",
   DataLoader: "batches",
 };
@@ -670,6 +670,27 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
       args: [optional(flag(true))],
       call: (mode: boolean) => void model.train(mode),
       after: () => void model.train(),
+    },
+    "Module.freeze": {
+      names: ["freeze"],
+      args: [optional(flag(true))],
+      call: (frozen: boolean) => void model.freeze(frozen),
+      after: () => void model.freeze(false),
+    },
+    "Module.apply": {
+      names: ["apply"],
+      args: [func(() => undefined)],
+      call: (fn: () => void) => void conv.apply(fn),
+    },
+    "Module.registerForwardHook": {
+      names: ["registerForwardHook"],
+      args: [func(() => undefined)],
+      call: (hook: core.ForwardHook) => conv.registerForwardHook(hook)(),
+    },
+    "Module.summary": {
+      names: ["summary", "conv2d"],
+      args: [shape([1, 4, 4, 8])],
+      call: (sizes: number[]) => void conv.summary(sizes),
     },
     "Module.loadStateDict": {
       names: ["loadStateDict"],

@@ -1,12 +1,12 @@
 // resnet18 … resnet50, vgg11 … vgg16, mobilenetV2: torchvision's numbers of parameters and names, gradients of float64, training.
 
 import { describe, expect, it } from "vitest";
-import type { Gpu } from "../../src/gpu/device.ts";
+import type { Gpu } from "../../src/gpu.ts";
 import { mobilenetV2 } from "../../src/nn/models/mobilenet.ts";
 import { resnet18, resnet34, resnet50 } from "../../src/nn/models/resnet-imagenet.ts";
 import { vgg11, vgg13, vgg16 } from "../../src/nn/models/vgg.ts";
 import type { Module } from "../../src/nn/module.ts";
-import { softmaxCrossEntropy } from "../../src/ops/softmax_cross_entropy.ts";
+import { softmaxCrossEntropy } from "../../src/ops/softmax/softmax-cross-entropy.ts";
 import { SGD } from "../../src/optim/sgd.ts";
 import { withChoices } from "../helpers/choices.ts";
 import { testGpu } from "../helpers/gpu.ts";

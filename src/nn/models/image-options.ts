@@ -1,7 +1,7 @@
 // The options that the networks of torchvision share here.
 
 import { UsageError } from "../../errors.ts";
-import type { Gpu } from "../../gpu/device.ts";
+import type { Gpu } from "../../gpu.ts";
 import { checkChoice, checkOptions, optionNames, show } from "../../options.ts";
 import { checkGpu } from "../../tensor/check.ts";
 import { checkSeed, Random, type Seed } from "../../tensor/random.ts";

@@ -1,8 +1,8 @@
 // MobileNetV2 with the names of torchvision (Sandler et al. 2018, table 2).
 
 import { UsageError } from "../../errors.ts";
-import type { Gpu } from "../../gpu/device.ts";
-import { add } from "../../ops/elementwise.ts";
+import type { Gpu } from "../../gpu.ts";
+import { add } from "../../ops/elementwise/elementwise.ts";
 import { globalAvgPool2d } from "../../ops/pool2d.ts";
 import { show } from "../../options.ts";
 import { checkTensor } from "../../tensor/check.ts";

@@ -1,6 +1,6 @@
 // ResNet-18, -34 and -50 with the names of torchvision (He et al. 2016; the strides of "v1.5", as there).
 
-import type { Gpu } from "../../gpu/device.ts";
+import type { Gpu } from "../../gpu.ts";
 import { globalAvgPool2d, maxPool2d } from "../../ops/pool2d.ts";
 import { checkTensor } from "../../tensor/check.ts";
 import type { Tensor } from "../../tensor/tensor.ts";

@@ -1,7 +1,7 @@
 // VGG-11, -13 and -16 with the names of torchvision (Simonyan & Zisserman 2015, table 1: A, B and D).
 
 import { ShapeError } from "../../errors.ts";
-import type { Gpu } from "../../gpu/device.ts";
+import type { Gpu } from "../../gpu.ts";
 import { globalAvgPool2d } from "../../ops/pool2d.ts";
 import { flatten } from "../../ops/reshape.ts";
 import { checkChoice } from "../../options.ts";

@@ -1,0 +1,72 @@
+// What modules and parameters have beside their fields: functions around a forward, and whether a parameter is frozen.
+
+import type { Tensor } from "../tensor/tensor.ts";
+import type { Module } from "./module.ts";
+
+export type Forward = (x: Tensor, ...rest: unknown[]) => Tensor;
+
+interface Wrapper {
+  around: (forward: Forward) => Forward;
+  /** The user's: the module has to run by itself. */
+  hook: boolean;
+}
+
+const wrappers = new WeakMap<Module, Wrapper[]>();
+
+/** Runs `around(forward)` in place of a module's forward, the latest one outermost, until the function that it returns is called. */
+export function wrapForward(module: Module, around: Wrapper["around"], { hook = false } = {}): () => void {
+  const wrapper = { around, hook };
+  let list = wrappers.get(module);
+  if (list) list.push(wrapper);
+  else {
+    const all = [wrapper];
+    list = all;
+    wrappers.set(module, all);
+    const own = Object.getOwnPropertyDescriptor(module, "forward");
+    const forward = module.forward.bind(module) as Forward;
+    // An own property hides the class's method until it is deleted.
+    Object.defineProperty(module, "forward", {
+      value: (...args: Parameters<Forward>) =>
+        all.reduce((inner, { around: outer }) => outer(inner), forward)(...args),
+      configurable: true,
+      enumerable: false,
+    });
+    restores.set(all, () => {
+      delete (module as { forward?: unknown }).forward;
+      if (own) Object.defineProperty(module, "forward", own);
+    });
+  }
+  const present = list;
+  return () => {
+    const at = present.indexOf(wrapper);
+    if (at < 0) return;
+    present.splice(at, 1);
+    if (present.length > 0) return;
+    restores.get(present)!();
+    wrappers.delete(module);
+  };
+}
+
+/** Puts the module's own forward back. */
+const restores = new WeakMap<Wrapper[], () => void>();
+
+/** Whether the user wants to see this module run. */
+export function isHooked(module: Module): boolean {
+  return wrappers.get(module)?.some(({ hook }) => hook) ?? false;
+}
+
+const frozen = new WeakSet<Tensor>();
+
+/** See `Module.freeze`. */
+export function setFrozen(tensor: Tensor, freeze: boolean): void {
+  if (freeze && tensor.requiresGrad) {
+    frozen.add(tensor);
+    tensor.requiresGrad = false;
+    tensor.zeroGrad();
+  } else if (!freeze && frozen.delete(tensor)) tensor.requiresGrad = true;
+}
+
+/** Whether a module's tensor is a parameter, frozen or not; else it is a buffer. */
+export function isParameter(tensor: Tensor): boolean {
+  return tensor.requiresGrad || frozen.has(tensor);
+}
