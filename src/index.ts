@@ -22,6 +22,7 @@ export {
   type GpuRequestOptions,
   type GpuStats,
 } from "./gpu.ts";
+export { type FoldedBatchNorms, foldBatchNorm } from "./nn/fold.ts";
 export { type Init, initWeights } from "./nn/init.ts";
 export {
   AvgPool2d,

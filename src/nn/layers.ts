@@ -35,7 +35,7 @@ import { checkSeed, Random, type Seed } from "../tensor/random.ts";
 import { type Shape, sizeOf } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { checkInit, type Init, initWeights } from "./init.ts";
-import { Module, parameter } from "./module.ts";
+import { Module, type NormedLayer, parameter } from "./module.ts";
 import { isHooked } from "./module-state.ts";
 import type { Parametrizations } from "./weight-norm.ts";
 
@@ -234,7 +234,7 @@ export class BatchNorm2d extends Module {
   runningMean: Tensor | null;
   runningVar: Tensor | null;
   numBatchesTracked: Tensor | null;
-  private readonly eps: number;
+  readonly eps: number;
   private readonly momentum: number | null;
   private readonly fused: boolean | "elementwise";
 
@@ -388,6 +388,19 @@ export class Sequential extends Module {
     for (const [i, layer] of layers.entries()) checkInstance("Sequential", `layer ${i}`, layer, Module);
     this.layers = layers;
     this.namePaths();
+  }
+
+  override *normedLayers(): Iterable<NormedLayer> {
+    const { layers } = this;
+    for (const [i, layer] of layers.entries()) {
+      const norm = layers[i + 1];
+      if (!(layer instanceof Conv2d || layer instanceof Linear) || !(norm instanceof BatchNorm2d)) continue;
+      const remove = () => {
+        layers[i + 1] = new Identity();
+        layers[i + 1]!.path = norm.path;
+      };
+      yield { layer, norm, remove };
+    }
   }
 
   forward(x: Tensor): Tensor {

@@ -5,11 +5,20 @@ import { ANY, checkTensor } from "../tensor/check.ts";
 import type { DType } from "../tensor/dtype.ts";
 import { formatShape, type Shape, sameShape } from "../tensor/shape.ts";
 import { Tensor, type TensorData } from "../tensor/tensor.ts";
+import type { BatchNorm2d, Conv2d, Linear } from "./layers.ts";
 import { type Forward, setFrozen, wrapForward } from "./module-state.ts";
 import { type Summary, summarize } from "./summary.ts";
 
 /** Named tensors on the host: what checkpoints hold. */
 export type StateDict = Record<string, { shape: Shape; dtype: DType; data: TensorData }>;
+
+/** A layer whose output goes to a norm, and nowhere else. */
+export interface NormedLayer {
+  layer: Conv2d | Linear;
+  norm: BatchNorm2d;
+  /** Leaves the norm out of the module that has it. */
+  remove(): void;
+}
 
 /** Gets a module, what its forward got and what it gave; see `Module.registerForwardHook`. */
 export type ForwardHook = (module: Module, input: Tensor, output: Tensor) => Tensor | undefined;
@@ -141,6 +150,11 @@ export abstract class Module {
   /** Internal: multiplications and additions of a forward between these shapes, for `summary`: those of products alone. */
   flop(_input: Shape, _output: Shape): number {
     return 0;
+  }
+
+  /** Internal: the layers of this module, not of those below it, that `foldBatchNorm` may fold a norm into. */
+  normedLayers(): Iterable<NormedLayer> {
+    return [];
   }
 
   zeroGrad(): void {

@@ -32,7 +32,8 @@ const INTERNAL: Record<string, string> = {
     "watch overwrite part moveTo takeGradSlot saved store activated plus beforeWrite checkData checkUpstream checkLive static empty " +
     "static from static full static over static lazy",
   Trainer: "begin trainStep countStep loadBatch computeStep readLog",
-  Module: "checkStateDict under namePaths children modules tensors flop",
+  Module: "checkStateDict under namePaths children modules tensors flop normedLayers",
+  Sequential: "normedLayers",
   SGD: "runs checkStateDict",
   DataLoader: "batches",
 };
@@ -175,6 +176,7 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
   const conv = new core.Conv2d(gpu, 8, 8, 3, { padding: 1, random });
   const norm = new core.BatchNorm2d(gpu, 8);
   const dense = new core.Linear(gpu, 8, 4, { random });
+  const relu = new core.ReLU();
   const groups = new core.GroupNorm(gpu, 2, 8);
   const instances = new core.InstanceNorm2d(gpu, 8);
   const rows = new core.LayerNorm(gpu, 8);
@@ -670,6 +672,10 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
       args: [optional(flag(true))],
       call: (mode: boolean) => void model.train(mode),
       after: () => void model.train(),
+    },
+    foldBatchNorm: {
+      args: [{ value: relu, accepts: () => false }],
+      call: core.foldBatchNorm,
     },
     "Module.freeze": {
       names: ["freeze"],

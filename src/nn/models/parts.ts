@@ -5,7 +5,7 @@ import { type Activation, activate } from "../../ops/activations.ts";
 import { add, mul } from "../../ops/elementwise/elementwise.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { BatchNorm2d, type BatchNorm2dOptions, type Conv2d, Sequential } from "../layers.ts";
-import { Module, parameter } from "../module.ts";
+import { Module, type NormedLayer, parameter } from "../module.ts";
 import { GroupNorm, InstanceNorm2d } from "../norms.ts";
 
 /** Norms that a layer of their own computes. */
@@ -60,6 +60,11 @@ export function normAddActivate(norm: NormLayer | null, x: Tensor, tail: Tail): 
   );
 }
 
+/** What `normedLayers` gives of a convolution whose output goes to `norm` alone. */
+export function normedBy(layer: Conv2d, norm: Module | null, remove: () => void): NormedLayer[] {
+  return norm instanceof BatchNorm2d ? [{ layer, norm, remove }] : [];
+}
+
 /** A `Sequential` whose layers go by their numbers alone, as PyTorch's do: `features.0.weight`. */
 export class Layers extends Sequential {
   override *children(): Iterable<[string, Module]> {
@@ -80,7 +85,7 @@ export interface Scalars {
 /** A convolution, the norm that goes with it, and the scalars that replace one. */
 abstract class NormedConv extends Module {
   readonly conv: Conv2d;
-  readonly norm: NormLayer | null;
+  norm: NormLayer | null;
   readonly convBias: Tensor | null;
   readonly scale: Tensor | null;
   readonly activationBias: Tensor | null;
@@ -103,6 +108,12 @@ abstract class NormedConv extends Module {
 
 /** The norm behind the convolution: act(norm(conv(x)) + residual). */
 export class ConvNorm extends NormedConv {
+  override normedLayers(): NormedLayer[] {
+    return normedBy(this.conv, this.norm, () => {
+      this.norm = null;
+    });
+  }
+
   forward(x: Tensor, tail: Tail = {}): Tensor {
     return chain(
       x,

@@ -5,9 +5,9 @@ import { globalAvgPool2d, maxPool2d } from "../../ops/pool2d.ts";
 import { checkTensor } from "../../tensor/check.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { BatchNorm2d, Conv2d, Linear } from "../layers.ts";
-import { Module } from "../module.ts";
+import { Module, type NormedLayer } from "../module.ts";
 import { checkCount, type ImageKind, type ImageNetworkOptions, imageSettings } from "./image-options.ts";
-import { chain, Layers, normAddActivate } from "./parts.ts";
+import { chain, Layers, normAddActivate, normedBy } from "./parts.ts";
 
 export interface ResNetOptions extends ImageNetworkOptions {
   /** Channels of the first stage, of which the next have two, four and eight times as many. Default 64. */
@@ -27,11 +27,11 @@ const EXPANSION = 4;
  */
 class ResidualBlock extends Module {
   readonly conv1: Conv2d;
-  readonly bn1: BatchNorm2d | null;
+  bn1: BatchNorm2d | null;
   readonly conv2: Conv2d;
-  readonly bn2: BatchNorm2d | null;
+  bn2: BatchNorm2d | null;
   readonly conv3: Conv2d | null;
-  readonly bn3: BatchNorm2d | null;
+  bn3: BatchNorm2d | null;
   readonly downsample: Layers | null;
 
   constructor(
@@ -48,6 +48,23 @@ class ResidualBlock extends Module {
     this.conv3 = bottleneck ? conv(width, to, 1) : null;
     this.bn3 = bottleneck ? norm(to) : null;
     this.downsample = stride !== 1 || from !== to ? new Layers(conv(from, to, 1, stride), norm(to)) : null;
+  }
+
+  override normedLayers(): NormedLayer[] {
+    const { conv1, bn1, conv2, bn2, conv3, bn3 } = this;
+    return [
+      ...normedBy(conv1, bn1, () => {
+        this.bn1 = null;
+      }),
+      ...normedBy(conv2, bn2, () => {
+        this.bn2 = null;
+      }),
+      ...(conv3
+        ? normedBy(conv3, bn3, () => {
+            this.bn3 = null;
+          })
+        : []),
+    ];
   }
 
   forward(x: Tensor): Tensor {
@@ -72,7 +89,7 @@ class ResidualBlock extends Module {
 /** A residual network of four stages. Made by `resnet18`, `resnet34` and `resnet50`. */
 export class ResNet extends Module {
   readonly conv1: Conv2d;
-  readonly bn1: BatchNorm2d | null;
+  bn1: BatchNorm2d | null;
   readonly layer1: readonly ResidualBlock[];
   readonly layer2: readonly ResidualBlock[];
   readonly layer3: readonly ResidualBlock[];
@@ -109,6 +126,12 @@ export class ResNet extends Module {
     this.layer4 = stage(3);
     this.fc = new Linear(gpu, channels, classes, { init: classifierInit, random });
     this.namePaths();
+  }
+
+  override normedLayers(): NormedLayer[] {
+    return normedBy(this.conv1, this.bn1, () => {
+      this.bn1 = null;
+    });
   }
 
   /** [N, H, W, inChannels] → logits [N, classes]. */

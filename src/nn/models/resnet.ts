@@ -20,7 +20,7 @@ import {
   Identity,
   Linear,
 } from "../layers.ts";
-import { Module } from "../module.ts";
+import { Module, type NormedLayer } from "../module.ts";
 import { weightNorm } from "../weight-norm.ts";
 import {
   ConvNorm,
@@ -29,6 +29,7 @@ import {
   type NormLayer,
   type NormLayerName,
   normAddActivate,
+  normedBy,
   normLayer,
   PreNormConv,
   scalar,
@@ -143,6 +144,13 @@ export class PreActBlock extends Module {
     readonly shortcut: Module | null,
   ) {
     super();
+  }
+
+  override normedLayers(): NormedLayer[] {
+    const { first, second } = this;
+    return normedBy(first.conv, second.norm, () => {
+      second.norm = null;
+    });
   }
 
   forward(x: Tensor): Tensor {
