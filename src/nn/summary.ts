@@ -3,6 +3,7 @@
 import { withoutTracking } from "../autograd/checkpoint.ts";
 import { noGrad } from "../autograd/tape.ts";
 import { ShapeError } from "../errors.ts";
+import * as shaders from "../generated/shaders.ts";
 import type { DispatchNote, Gpu } from "../gpu.ts";
 import { checkInteger } from "../options.ts";
 import { checkShape, type Shape } from "../tensor/shape.ts";
@@ -202,9 +203,15 @@ export function summarize(model: Module, shape: Shape): Summary {
   );
 }
 
-/** `conv2d_tile+x_normalised+statistics.conv_8x8` → x_normalised, statistics */
+const activations = new Set(
+  Object.values(shaders.activation.holes.activation!.parts).map(({ label }) => label),
+);
+
+/** `conv2d_tile+x_normalised+statistics+relu.conv_8x8` → x_normalised, statistics */
 function partsOf(kernel: string): string[] {
-  return kernel.slice(0, kernel.lastIndexOf(".")).split("+").slice(1);
+  const [, ...parts] = kernel.slice(0, kernel.lastIndexOf(".")).split("+");
+  // The other parts call the activation.
+  return parts.filter((part) => !activations.has(part));
 }
 
 function count(tensors: readonly Tensor[]): number {

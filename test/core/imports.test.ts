@@ -11,10 +11,11 @@ function reached(entry: string, seen = new Set<string>(), packages = new Set<str
   seen.add(entry);
   const text = readFileSync(entry, "utf8");
   // `import type` is gone after compiling; `import()` loads when it is needed.
-  for (const [, target] of text.matchAll(
-    /^(?:import|export)\s(?!type\b)[^;]*?from\s+"([^"]+)"|^import\s+"[^"]+"/gm,
+  for (const [, from, effect] of text.matchAll(
+    /^(?:import|export)\s(?!type\b)[^;]*?from\s+"([^"]+)"|^import\s+"([^"]+)"/gm,
   )) {
-    if (target?.startsWith(".")) reached(resolve(dirname(entry), target), seen, packages);
+    const target = (from ?? effect)!;
+    if (target.startsWith(".")) reached(resolve(dirname(entry), target), seen, packages);
     else packages.add(`${target} in ${relative(src, entry)}`);
   }
   return { seen, packages };
