@@ -21,6 +21,7 @@ export const root = fileURLToPath(new URL("../..", import.meta.url));
 export interface Packed {
   /** A folder in which `import "fusenorm"` finds the package; also removed by `remove`. */
   folder: string;
+  tarball: string;
   /** Paths of the tarball's files, relative to the package. */
   files: string[];
   /** The tarball's own bytes, and those of its files. */
@@ -48,7 +49,6 @@ export async function packPackage({ dependencies = true } = {}): Promise<Packed>
   await extract({ file: join(folder, pack!.filename), cwd: folder });
   mkdirSync(join(folder, "node_modules"));
   renameSync(join(folder, "package"), join(folder, "node_modules/fusenorm"));
-  rmSync(join(folder, pack!.filename));
   if (dependencies) {
     const all = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
     for (const name of Object.keys({
@@ -64,6 +64,7 @@ export async function packPackage({ dependencies = true } = {}): Promise<Packed>
   }
   return {
     folder,
+    tarball: join(folder, pack!.filename),
     files: pack!.files.map(({ path }) => path),
     size: pack!.size,
     unpackedSize: pack!.unpackedSize,
