@@ -40,15 +40,20 @@ writeFileSync(
    console.log("outcomes " + JSON.stringify(await everyDevice(fusenorm, { all: () => requestGpu(), entry })));
    process.exit(0);`,
 );
-const IN_BROWSER = `import * as fusenorm from "/node_modules/fusenorm/dist/index.js";
+/** The page takes the one file, by an import map, the worker the modules. */
+const MAP = JSON.stringify({ imports: { fusenorm: "/node_modules/fusenorm/dist/fusenorm.js" } });
+const inBrowser = (from: string) => `import * as fusenorm from "${from}";
    import { everyDevice } from "/step.js";
    const run = () => everyDevice(fusenorm, { all: () => fusenorm.Gpu.request(), entry: async () => navigator.gpu });
    const report = (place, outcomes) => fetch("/" + place, { method: "POST", body: JSON.stringify(outcomes) });`;
 writeFileSync(
   join(folder, "page.js"),
-  `${IN_BROWSER} await report("page", await run()); new Worker("/worker.js", { type: "module" });`,
+  `${inBrowser("fusenorm")} await report("page", await run()); new Worker("/worker.js", { type: "module" });`,
 );
-writeFileSync(join(folder, "worker.js"), `${IN_BROWSER} await report("worker", await run());`);
+writeFileSync(
+  join(folder, "worker.js"),
+  `${inBrowser("/node_modules/fusenorm/dist/index.js")} await report("worker", await run());`,
+);
 
 /** What a child printed, or why it failed. */
 function run(
@@ -156,7 +161,7 @@ async function inProcess(
 }
 
 /** Opens the page in a browser, which posts what came out, and ends it. */
-async function inBrowser(
+async function visit(
   command: string,
   args: string[],
   env: Record<string, string>,
@@ -180,7 +185,9 @@ async function inBrowser(
     }
     response.setHeader("content-type", types[extname(url)] ?? "text/html");
     if (url === "/")
-      response.end('<!doctype html><title>fusenorm</title><script type="module" src="/page.js"></script>');
+      response.end(
+        `<!doctype html><title>fusenorm</title><script type="importmap">${MAP}</script><script type="module" src="/page.js"></script>`,
+      );
     else {
       try {
         response.end(readFileSync(join(folder, url)));
@@ -215,7 +222,7 @@ async function chromium() {
   const { executable, libraries } = await embeddedChromium();
   const env = { LD_LIBRARY_PATH: [libraries, process.env.LD_LIBRARY_PATH].filter(Boolean).join(":") };
   const flags = ["--headless=new", "--no-sandbox", `--user-data-dir=${join(home, "chromium")}`, ...FLAGS];
-  return inBrowser(process.env.FUSENORM_CHROMIUM ?? executable, flags, env);
+  return visit(process.env.FUSENORM_CHROMIUM ?? executable, flags, env);
 }
 
 async function firefox(command: string) {
@@ -238,7 +245,7 @@ async function firefox(command: string) {
   writeFileSync(join(profile, "user.js"), lines.join(""));
   const lavapipe = thisMachine().manifests().filter(isLavapipe).join(":");
   const env = { HOME: home, ...(lavapipe ? { VK_DRIVER_FILES: lavapipe } : {}) };
-  return inBrowser(command, ["--headless", "--no-remote", "--profile", profile], env);
+  return visit(command, ["--headless", "--no-remote", "--profile", profile], env);
 }
 
 function onPath(...names: string[]): string | null {

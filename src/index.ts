@@ -1,7 +1,5 @@
 // The public surface, for browsers and Node alike. In Node, `fusenorm/node` adds `requestGpu`, files and downloads.
 
-import "./webgpu-names.ts";
-
 export { checkpoint } from "./autograd/checkpoint.ts";
 export { enableGrad, isRecording, noGrad } from "./autograd/tape.ts";
 export { type AutotuneOptions, autotune, type TunedChoice } from "./autotune.ts";
@@ -159,3 +157,4 @@ export {
 } from "./train/statistics.ts";
 export { defaultTrainOptions, type TrainOptions } from "./train/train-options.ts";
 export { evaluate, type RunCallbacks, Trainer, type TrainProgress } from "./train/trainer.ts";
+export type {} from "./webgpu-names.ts";

@@ -1,6 +1,6 @@
 // What only Node has: finding an adapter, files and downloads.
 
-import "../webgpu-names.ts";
+export type {} from "../webgpu-names.ts";
 
 export { type AdapterClass, classify, parseWish, type Survey, survey } from "./adapters.ts";
 export {
