@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# `npm run check`: all that has to pass before a change lands, the quick parts first.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+step() {
+  echo "--- $1"
+  shift
+  "$@"
+}
+
+step "style, types, dead code" npm run -s lint
+npm run -s typecheck
+npm run -s knip
+
+step "the package" npm run -s build
+npm run -s check:package
+npm run -s api
+npm run -s sizes
+npm run -s test:types
+
+# A driver that is not here is not asked for: see .ci/run, which installs it.
+lavapipe=$(ls /usr/share/vulkan/icd.d/lvp_icd*.json 2>/dev/null || true)
+step "kernels on the embedded SwiftShader" env FUSENORM_ADAPTER=swiftshader npm test -- test/core test/shaders test/ops test/optim
+step "everything${lavapipe:+ on lavapipe}, with coverage" env ${lavapipe:+FUSENORM_ADAPTER=lavapipe} npm run coverage
