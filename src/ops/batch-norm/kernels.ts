@@ -51,6 +51,14 @@ type StatisticsEntries = Kernels<Tensor>["batch_norm_statistics"]["entries"];
 type Entries = Kernels<Tensor>["batch_norm"]["entries"];
 /** Entry points, but for their twins with workgroup memory. */
 type Entry = Exclude<keyof Entries, `${string}_workgroup`>;
+/** Those whose twins take one channel in a workgroup, and merge its partial results there. */
+const MERGING: ReadonlySet<Entry> = new Set<Entry>([
+  "finalize",
+  "finalize_running",
+  "finalize_folded",
+  "finalize_folded_running",
+  "grad_finalize",
+]);
 type BoundBy<E extends Entry> = E extends Entry ? Omit<Entries[E], "params"> : never;
 
 /** How one of the kernels is dispatched. */
@@ -557,14 +565,14 @@ export class BatchNormKernels {
       activation: { part, constants: given } = NO_ACTIVATION,
     }: How,
   ): KernelSpec {
-    const flag = Object.values(flags);
+    const flag = Object.entries(flags);
     const key = `${choice?.kernel},${entry},${lanes},${x},${y},${slices},${flag},${part},${Object.values(given)}`;
     let spec = this.specs.get(key);
     if (!spec) {
       const constants: Record<string, number> = { ...given };
       for (const [name, value] of Object.entries(flags)) constants[name] = value ? 1 : 0;
       if (y === 0) constants.WORKGROUP_SIZE = lanes;
-      else if (entry.includes("finalize")) Object.assign(constants, { X: 1, Y: this.mergers(slices) });
+      else if (MERGING.has(entry)) Object.assign(constants, { X: 1, Y: this.mergers(slices) });
       else Object.assign(constants, { X: x, Y: y });
       constants.HAS_TAIL = this.layout.tail > 0 ? 1 : 0;
       spec = {
