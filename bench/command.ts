@@ -36,6 +36,7 @@ import { type BenchGroup, type CaseResult, type GroupResult, runGroup } from "./
 import { packageVersion } from "./lib/version.ts";
 import { suites } from "./list.ts";
 import { type MemoryCase, measureMemory, memoryCases } from "./memory.ts";
+import { measureScaling, type ScalingCase, type ScalingRow, scalingCases } from "./scaling.ts";
 
 export interface BenchOptions {
   filter?: string;
@@ -54,14 +55,14 @@ export interface BenchOptions {
 }
 
 /** What the command's argument may name. */
-const SUITES = [...suites.map(({ name }) => name), "memory"];
+const SUITES = [...suites.map(({ name }) => name), "memory", "scaling"];
 
 const RESULTS = fileURLToPath(new URL("results/", import.meta.url));
 
 export function benchCommand(): Command {
   return new Command("bench")
     .description("Fused against unfused batch-norm, convolutions and whole training steps, on one adapter")
-    .addArgument(new Argument("[suites...]", "all unless some are named").choices(SUITES))
+    .addArgument(new Argument("[suites...]", "all but scaling unless some are named").choices(SUITES))
     .option("--filter <words>", 'only groups whose id holds every one of these words, e.g. "backward relu"')
     .option("--quick", "fewer shapes and rounds: under two minutes on a software adapter")
     .option("--variants", "also every variant of the kernels that the chooser does not take")
@@ -93,6 +94,8 @@ export async function runBenches(
     onStart?(groups: number): void;
     onGroupStart?(title: string): void;
     onGroup?(group: GroupResult): void;
+    /** A row of `scaling`. */
+    onRow?(title: string, ms: number): void;
     onFailure?(title: string, message: string): void;
     onProfile?(caseId: string, timings: KernelTiming[]): void;
   } = {},
@@ -113,7 +116,7 @@ export async function runBenches(
     configs.set(bytes, known);
     return known;
   };
-  hooks.onStart?.(groups.length);
+  hooks.onStart?.(groups.length + chosen.scaling.length);
   const done: GroupResult[] = [];
   const missing: BenchResults["missing"] = [];
   for (const group of groups) {
@@ -141,6 +144,16 @@ export async function runBenches(
   }
   dropInputs(gpu);
   const memory = chosen.memory.map((one) => measureMemory(gpu, one));
+  const scaling: ScalingRow[] = [];
+  for (const one of chosen.scaling) {
+    hooks.onGroupStart?.(one.id);
+    const row = await measureScaling(gpu, one, {
+      rounds: options.rounds ?? (quick ? 3 : 7),
+      callMs: options.callMs ?? (quick ? 15 : 400),
+    });
+    scaling.push(row);
+    hooks.onRow?.(one.id, row.ms);
+  }
   const { gbPerSecond, bytes } = copy;
   return {
     schema: SCHEMA,
@@ -150,6 +163,7 @@ export async function runBenches(
     copy: { gbPerSecond, bytes },
     groups: done,
     memory,
+    ...(scaling.length > 0 && { scaling }),
     missing,
   };
 }
@@ -157,20 +171,16 @@ export async function runBenches(
 /** What `options` ask for: groups to time, and steps to count. */
 function choose(
   gpu: Gpu,
-  {
-    filter,
-    quick = false,
-    variants = false,
-    batch = 0,
-    suites: named = SUITES,
-  }: Parameters<typeof runBenches>[1],
-): { groups: BenchGroup[]; memory: MemoryCase[] } {
+  { filter, quick = false, variants = false, batch = 0, suites: given }: Parameters<typeof runBenches>[1],
+): { groups: BenchGroup[]; memory: MemoryCase[]; scaling: ScalingCase[] } {
   const words = filter?.split(/\s+/).filter(Boolean) ?? [];
+  const named = given ?? SUITES.filter((name) => name !== "scaling");
   const groups = suites
     .filter(({ name }) => named.includes(name))
     .flatMap((suite) => suite.groups(gpu, { quick, variants, batch }));
   const memory = named.includes("memory") ? memoryCases({ batch }) : [];
-  const all = [...groups, ...memory];
+  const scaling = named.includes("scaling") ? scalingCases(gpu, { quick, batch }) : [];
+  const all = [...groups, ...memory, ...scaling];
   // Parts of an id are matched whole where they can be: `relu` is not `residual+relu`.
   const matches = (id: string, word: string) => {
     const parts = id.split("/");
@@ -184,7 +194,14 @@ function choose(
         `ids are like ${all[0]?.id ?? "batch_norm/forward/relu/32x32x32x32"} (see --list)`,
     );
   }
-  return { groups: groups.filter(wanted), memory: memory.filter(wanted) };
+  return { groups: groups.filter(wanted), memory: memory.filter(wanted), scaling: scaling.filter(wanted) };
+}
+
+/** Those that are named; `scaling` also as a word of the filter, since it is asked for alone. */
+function suitesOf(command: Command): string[] | undefined {
+  if (command.args.length > 0) return command.args;
+  const { filter = "" } = command.opts<BenchOptions>();
+  return filter.split(/\s+/).includes("scaling") ? ["scaling"] : undefined;
 }
 
 async function main(argv: readonly string[]): Promise<void> {
@@ -192,7 +209,7 @@ async function main(argv: readonly string[]): Promise<void> {
   command.parse([...argv], { from: "user" });
   const options = {
     ...command.opts<BenchOptions>(),
-    suites: command.args.length > 0 ? command.args : undefined,
+    suites: suitesOf(command),
   };
   if (options.threshold <= 1) {
     throw new UsageError(
@@ -204,9 +221,10 @@ async function main(argv: readonly string[]): Promise<void> {
   const gpu = await requestGpu({ adapter: options.adapter });
   try {
     if (options.list) {
-      const { groups, memory } = choose(gpu, options);
+      const { groups, memory, scaling } = choose(gpu, options);
       for (const { id, where } of groups) console.log(`${id}  (${where})`);
       for (const { id } of memory) console.log(`${id}  (counted, not timed)`);
+      for (const { id } of scaling) console.log(`${id}  (one step, fused)`);
       return;
     }
     const software = gpu.isSoftware ? "software" : "hardware";
@@ -282,6 +300,11 @@ function groupProgress() {
         const times = group.cases.map((one) => `${one.name} ${formatMs(one.wall.median)} ms`).join(", ");
         console.error(`${count}/${total} ${group.title}: ${times}`);
       }
+    },
+    onRow(title: string, ms: number) {
+      count += 1;
+      bar?.update(count);
+      if (!bar) console.error(`${count}/${total} ${title}: ${formatMs(ms)} ms`);
     },
     onFailure(title: string, message: string) {
       count += 1;

@@ -1,8 +1,9 @@
 // A benchmark run as text, Markdown and a page with charts.
 
 import { escapeHtml, htmlFigures, htmlPage, htmlTable } from "../../src/experiments/page.ts";
-import { PALETTE, renderSvg } from "../../src/experiments/plot.ts";
+import { lineChart, PALETTE, renderSvg } from "../../src/experiments/plot.ts";
 import type { MemoryRow } from "../memory.ts";
+import type { ScalingRow } from "../scaling.ts";
 import type { BenchResults, Comparison } from "./results.ts";
 import type { CaseResult, GroupResult } from "./runner.ts";
 
@@ -98,6 +99,60 @@ const MEMORY_EXPLANATION =
   "captured step keeps for its intermediate results. Resident: parameters with their gradients and velocities, running " +
   "statistics, the images. Shares are of the first row's.";
 
+const SCALING_EXPLANATION =
+  "A captured step of the CIFAR ResNet, as one of its sizes grows and the others stay. FLOP: of convolutions and products alone. " +
+  "Per FLOP: time over FLOP, as times that of the axis's cheapest point; 1 everywhere would be a cost that grows with the work alone.";
+
+/** ms for a GFLOP. */
+const perFlop = ({ ms, flops }: ScalingRow) => ms / (flops / 1e9);
+
+function scalingTable(rows: readonly ScalingRow[]): { head: string[]; rows: string[][] } {
+  const cells = rows.map((row) => {
+    const cheapest = Math.min(...rows.filter(({ axis }) => axis === row.axis).map(perFlop));
+    const others = (["batch", "depth", "width", "map"] as const).filter((name) => name !== row.axis);
+    return [
+      ...[`${row.axis} ${row[row.axis]}`, others.map((name) => `${name} ${row[name]}`).join(", ")],
+      ...[formatMs(row.ms), formatMs(row.ms / row.batch), (row.flops / 1e9).toFixed(1)],
+      ...[(1e3 / perFlop(row)).toFixed(1), (perFlop(row) / cheapest).toFixed(2)],
+      ...[`${row.dispatches}`, formatBytes(row.bytes), formatBytes(row.peakBytes)],
+    ];
+  });
+  const head = [
+    "axis",
+    "at",
+    "ms",
+    "per image",
+    "GFLOP",
+    "GFLOP/s",
+    "per FLOP",
+    "dispatches",
+    "moved",
+    "peak",
+  ];
+  return { head, rows: cells };
+}
+
+/** Of each axis: time and bytes for the work, as times those of its cheapest point. */
+async function scalingCharts(rows: readonly ScalingRow[]): Promise<string[]> {
+  const axes = [...new Set(rows.map(({ axis }) => axis))];
+  return Promise.all(
+    axes.map((axis) => {
+      const points = rows.filter((row) => row.axis === axis);
+      const over = (cost: (row: ScalingRow) => number) => {
+        const least = Math.min(...points.map((row) => cost(row) / row.flops));
+        return points.map((row) => [row[axis], cost(row) / row.flops / least] as const);
+      };
+      const series = [
+        { label: "time", points: over(({ ms }) => ms) },
+        { label: "bytes moved", points: over(({ bytes }) => bytes) },
+        { label: "peak memory", points: over(({ peakBytes }) => peakBytes) },
+      ];
+      const y = "for a FLOP, times the least";
+      return lineChart(series, { title: `as ${axis} grows`, x: axis, y, xScale: "log", yScale: "log" });
+    }),
+  );
+}
+
 function memoryTable(rows: readonly MemoryRow[]): { head: string[]; rows: string[][] } {
   const cells = rows.map((row) => {
     const first = rows.find(({ title }) => title === row.title)!;
@@ -116,16 +171,20 @@ interface Section {
   title: string;
   head: string[];
   rows: string[][];
-  /** What there is to draw. */
-  groups: GroupResult[];
+  figures?: () => Promise<string[]>;
   note?: string;
 }
 
 function* sections(results: BenchResults): Iterable<Section> {
-  for (const [title, groups] of suitesOf(results)) yield { title, groups, ...table(groups) };
-  const { memory = [] } = results;
+  for (const [title, groups] of suitesOf(results))
+    yield { title, figures: () => charts(groups), ...table(groups) };
+  const { memory = [], scaling = [] } = results;
   if (memory.length > 0) {
-    yield { title: "memory", groups: [], note: MEMORY_EXPLANATION, ...memoryTable(memory) };
+    yield { title: "memory", note: MEMORY_EXPLANATION, ...memoryTable(memory) };
+  }
+  if (scaling.length > 0) {
+    const figures = () => scalingCharts(scaling);
+    yield { title: "scaling", figures, note: SCALING_EXPLANATION, ...scalingTable(scaling) };
   }
 }
 
@@ -177,10 +236,10 @@ export async function htmlReport(results: BenchResults): Promise<string> {
       : "",
     `<p class="note">${escapeHtml(EXPLANATION)}</p>`,
   ];
-  for (const { title, groups, head, rows, note } of sections(results)) {
+  for (const { title, figures, head, rows, note } of sections(results)) {
     parts.push(`<h2>${escapeHtml(title)}</h2>`);
     if (note) parts.push(`<p class="note">${escapeHtml(note)}</p>`);
-    if (groups.length > 0) parts.push(htmlFigures(await charts(groups)));
+    if (figures) parts.push(htmlFigures(await figures()));
     parts.push(htmlTable(head, rows));
   }
   return htmlPage(`fusenorm benchmarks: ${results.environment.adapter.name}`, parts.join("\n"));

@@ -5,6 +5,7 @@ import { cpus } from "node:os";
 import type { AdapterSummary } from "../../src/device/adapter.ts";
 import { DataError } from "../../src/errors.ts";
 import type { MemoryRow } from "../memory.ts";
+import type { ScalingRow } from "../scaling.ts";
 import type { GroupResult } from "./runner.ts";
 
 export const SCHEMA = "fusenorm-bench/1";
@@ -30,6 +31,8 @@ export interface BenchResults {
   groups: GroupResult[];
   /** What steps need besides time; none in older files. */
   memory?: MemoryRow[];
+  /** How a step's cost grows; where it was asked for. */
+  scaling?: ScalingRow[];
   /** Groups without a result: out of time, or the error that they ended with. */
   missing: { id: string; reason: string; failed: boolean }[];
 }

@@ -25,17 +25,21 @@ export interface TrainingStepOptions {
   network?: typeof resnetCifar | typeof preactResnetCifar;
   /** Of the network. */
   depth: number;
-  /** Images of 32×32×3. */
+  /** Images of `map`×`map`×3. */
   batch: number;
+  /** Channels of the first stage. Default 16. */
+  width?: number;
+  /** Default 32. */
+  map?: number;
   /** Default true. */
   fused?: Fusion;
 }
 
 export function trainingStep(gpu: Gpu, options: TrainingStepOptions): Runnable {
-  const { network = resnetCifar, depth, batch, fused = true } = options;
-  const model = network(gpu, { depth, batchNorm: { fused }, init: "he" });
+  const { network = resnetCifar, depth, batch, width = 16, map = 32, fused = true } = options;
+  const model = network(gpu, { depth, width, batchNorm: { fused }, init: "he" });
   const optimizer = new SGD(model.parameters(), { lr: LEARNING_RATE, momentum: MOMENTUM });
-  const images = gpu.keep(gpu.tensor(normals(batch * 32 * 32 * 3, 1), [batch, 32, 32, 3]));
+  const images = gpu.keep(gpu.tensor(normals(batch * map * map * 3, 1), [batch, map, map, 3]));
   const labels = gpu.keep(
     gpu.tensor(
       Uint32Array.from({ length: batch }, (_, i) => i % 10),

@@ -206,7 +206,7 @@ describe("npm run bench", () => {
     [["--call-ms", "soon"], /"soon" is not a finite number/],
     [["--fliter", "x"], /unknown option '--fliter'/],
     [["--filter", "batch_norm sideways"], /none of the \d+ groups.*ids are like batch_norm\/forward/],
-    [["memmory"], /'memmory' is invalid for argument 'suites'.*training_step, memory/],
+    [["memmory"], /'memmory' is invalid for argument 'suites'.*training_step, memory, scaling/],
   ])("%j is an error that says what to do, and writes nothing", async (argv, message) => {
     const { code, text } = await outcome(...argv);
     expect(text).toMatch(message);
@@ -234,6 +234,24 @@ describe("npm run bench", () => {
     expect(elementwise!.peakBytes).toBeLessThan(unfused!.peakBytes);
     expect(fused!.peakBytes).toBeLessThanOrEqual(elementwise!.peakBytes);
     expect(fused!.residentBytes).toBe(unfused!.residentBytes);
+  });
+
+  it("tells how a step's cost grows with the work, if that is asked for", async () => {
+    const words = ["--filter", "scaling batch", "--quick", "--rounds", "1", "--call-ms", "1"];
+    const { code } = await outcome(...words);
+    expect(code).toBe(0);
+    const json = readdirSync(folder).find((file) => file.endsWith("-scaling.json"))!;
+    const { groups, scaling } = readResults(join(folder, json));
+    expect(groups).toEqual([]);
+    const [small, large] = scaling!;
+    expect([small!.batch, large!.batch, scaling!.length]).toEqual([2, 8, 2]);
+    // The work is four times as much, and so is most of the memory; the dispatches are hardly more.
+    expect(large!.flops / small!.flops).toBeCloseTo(4, 3);
+    expect(large!.dispatches / small!.dispatches).toBeLessThan(1.2);
+    expect(large!.peakBytes / small!.peakBytes).toBeGreaterThan(2);
+    expect(small!.ms).toBeGreaterThan(0);
+    const html = readFileSync(join(folder, json.replace("json", "html")), "utf8");
+    expect(html).toContain("as batch grows");
   });
 
   it("measures, writes JSON, Markdown, HTML and traces, and compares", async () => {
