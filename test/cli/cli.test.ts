@@ -49,7 +49,7 @@ describe("fusenorm train", () => {
     ["NaN", ["--lr", "NaN"], /"NaN" is not a finite number/],
     ["a negative learning rate", ["--lr", "-1"], /lr is -1; expected a number above 0/],
     ["a depth that is not 6n + 2", ["--depth", "21"], /depth is 21; expected 6n \+ 2/],
-    ["an unknown normalisation", ["--norm", "layer"], /norm is "layer"; expected "batch", "none" or "last"/],
+    ["an unknown normalisation", ["--norm", "spectral"], /norm is "spectral"; expected "batch", "none", "last", /],
     ["a momentum of one", ["--momentum", "1"], /momentum is 1; expected/],
     ["an unknown schedule", ["--schedule", "linear"], /schedule is "linear"; expected/],
     ["an unknown initialisation", ["--init", "zeros"], /init is "zeros"; expected/],
@@ -115,8 +115,8 @@ describe("fusenorm compare", () => {
     const out = join(folder(), "out");
     const lr = await fusenorm("compare", "--out", out, "--lr", "0.1,-2");
     expect(lr.stderr).toMatch(/-2 is not above 0/);
-    const norm = await fusenorm("compare", "--out", out, "--norm", "batch,instance");
-    expect(norm.stderr).toMatch(/norm is "instance"; expected "batch", "none" or "last"/);
+    const norm = await fusenorm("compare", "--out", out, "--norm", "batch,spectral");
+    expect(norm.stderr).toMatch(/norm is "spectral"; expected "batch", "none", "last", /);
     expect([lr.code, norm.code]).toEqual([1, 1]);
     expect(existsSync(out)).toBe(false);
   });

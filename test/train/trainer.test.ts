@@ -108,7 +108,7 @@ describe("Trainer", () => {
       [{ lr: Number.NaN }, /lr is NaN; expected a number above 0/],
       [{ momentum: 1 }, /momentum is 1/],
       [{ depth: 21 }, /depth is 21; expected 6n \+ 2/],
-      [{ norm: "layer" as never }, /norm is "layer"; expected "batch", "none" or "last"/],
+      [{ norm: "spectral" as never }, /norm is "spectral"; expected "batch", "none", "last", /],
       [{ batchSize: 0 }, /batchSize is 0/],
       [{ batchSize: 71 }, /batchSize 71 with dropLast leaves no batch of 70/],
       [{ seed: -1 }, /seed is -1/],
