@@ -10,10 +10,12 @@ import {
 } from "../../src/nn/models/resnet.ts";
 import type { Module } from "../../src/nn/module.ts";
 import { probe } from "../../src/train/probes.ts";
+import { Trainer } from "../../src/train/trainer.ts";
 import { withChoices } from "../helpers/choices.ts";
 import { testGpu } from "../helpers/gpu.ts";
 import { checkGradients } from "../helpers/networks.ts";
 import { normals, relativeError } from "../helpers/numbers.ts";
+import { squares } from "../helpers/squares.ts";
 import { type ReferenceResNet, referenceLoss } from "../reference/resnet-cifar.ts";
 
 const gpu = await testGpu();
@@ -70,6 +72,28 @@ describe("loss and gradients of float64", () => {
         );
         model.dispose();
       });
+      expect(gpu.stats.liveBuffers).toBe(live);
+    });
+  }
+});
+
+describe("training", () => {
+  const data = { train: squares("squares train", 40, 1), test: squares("squares test", 10, 2) };
+  for (const norm of ["group", "weight", "fixup", "skipinit"] as const) {
+    it(`learns with norm ${norm}, with the same bits captured and eager`, async () => {
+      const live = gpu.stats.liveBuffers;
+      const losses = async (capture: boolean) => {
+        const trainer = new Trainer(gpu, data, {
+          ...{ depth: 8, width: 4, norm, lr: 0.1, batchSize: 40, epochs: 20, augment: false },
+          ...{ schedule: "constant", logEvery: 1, seed: 7, capture },
+        });
+        const { log } = await trainer.run({ evaluate: false });
+        trainer.dispose();
+        return log.map(({ loss }) => loss);
+      };
+      const [captured, eager] = [await losses(true), await losses(false)];
+      expect(captured).toEqual(eager);
+      expect(captured.at(-1)!).toBeLessThan(0.9 * captured[0]!);
       expect(gpu.stats.liveBuffers).toBe(live);
     });
   }
