@@ -227,6 +227,7 @@ function observe(gpu: Gpu, model: Module, shape: Shape, names: ReadonlyMap<Modul
   const calls: Call[] = [];
   let deepest = 0;
   let depth = 0;
+  let backward = false;
   const undo: (() => void)[] = [];
   const gradients = [...model.tensors()].map(([, tensor]) => ({ tensor, grad: tensor.grad }));
   const paths = [...names.keys()].map((module) => ({ module, path: module.path }));
@@ -239,8 +240,8 @@ function observe(gpu: Gpu, model: Module, shape: Shape, names: ReadonlyMap<Modul
       module.path = name;
       undo.push(
         wrapForward(module, (forward) => (x, ...rest) => {
-          // A module without an input, such as a parametrization, is no layer.
-          if (!(x instanceof Tensor)) return forward(x, ...rest);
+          // In backward `checkpoint` runs layers again.
+          if (backward) return forward(x, ...rest);
           depth += 1;
           deepest = depth;
           const own = depth;
@@ -265,7 +266,8 @@ function observe(gpu: Gpu, model: Module, shape: Shape, names: ReadonlyMap<Modul
           const y = model.training ? run() : noGrad(run);
           y.materialize();
           bytes = gpu.stats.liveBytes - start;
-          if (model.training && y.requiresGrad) y.backward(gpu.full(y.shape, 1));
+          backward = model.training && y.requiresGrad;
+          if (backward) y.backward(gpu.full(y.shape, 1));
         }),
       ),
     );

@@ -30,9 +30,13 @@ class WeightNorm extends Module {
   }
 
   /** g · v / ‖v‖ */
-  forward(): Tensor {
+  get value(): Tensor {
     const { original0: g, original1: v } = this;
     return v.gpu.scope(() => mul(dividedByNorm(v, squaredNorms(v)), g));
+  }
+
+  forward(): Tensor {
+    return this.value;
   }
 }
 
@@ -43,7 +47,7 @@ export class Parametrizations extends Module {
   }
 
   forward(): Tensor {
-    return this.weight.forward();
+    return this.weight.value;
   }
 }
 
@@ -73,11 +77,11 @@ export function weightNorm<T extends Conv2d | Linear>(layer: T): T {
     return gpu.keep(norms.materialize());
   });
   g.requiresGrad = true;
-  const parametrizations = new Parametrizations(new WeightNorm(g, v));
-  layer.parametrizations = parametrizations;
-  // Not enumerable: no parameter of the layer any more.
+  const parametrization = new WeightNorm(g, v);
+  layer.parametrizations = new Parametrizations(parametrization);
+  // Not enumerable: no parameter of the layer any more. By no forward: those are of layers, which probes and hooks look at.
   Object.defineProperty(layer, "weight", {
-    get: () => parametrizations.forward(),
+    get: () => parametrization.value,
     enumerable: false,
     configurable: true,
   });

@@ -1,6 +1,7 @@
 // What every module can do: hooks on its forward, freezing, applying a function, a summary.
 
 import { describe, expect, it } from "vitest";
+import { checkpoint } from "../../src/autograd/checkpoint.ts";
 import {
   BatchNorm2d,
   Conv2d,
@@ -251,6 +252,23 @@ describe("summary", () => {
     expect(summary.trainable).toBe(total - 2 * 9 * 16 - 5);
     for (const each of [layer, model]) each.dispose();
     expect(() => new ReLU().summary([1])).toThrow(/summary: the module has no parameters/);
+  });
+
+  it("counts a layer once that backward runs again", () => {
+    const [first, second] = [1, 2].map((seed) => new Linear(gpu, 5, 5, { random: new Random(seed) }));
+    class Checkpointed extends Module {
+      readonly first = first!;
+      readonly second = second!;
+      override forward(x: Tensor): Tensor {
+        return checkpoint((y) => this.second.forward(relu(this.first.forward(y))), x);
+      }
+    }
+    const model = new Checkpointed();
+    expect(model.summary([4, 5]).layers.map(({ name, flop }) => [name, flop])).toEqual([
+      ["first", 200],
+      ["second", 200],
+    ]);
+    model.dispose();
   });
 
   it("is a table for wide and narrow terminals", () => {

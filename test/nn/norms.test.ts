@@ -7,6 +7,7 @@ import { GroupNorm, InstanceNorm2d, LayerNorm } from "../../src/nn/norms.ts";
 import { weightNorm } from "../../src/nn/weight-norm.ts";
 import { SGD } from "../../src/optim/sgd.ts";
 import { Random } from "../../src/tensor/random.ts";
+import { probe } from "../../src/train/probes.ts";
 import { testGpu } from "../helpers/gpu.ts";
 import { trainedValues } from "../helpers/networks.ts";
 import { normals, relativeError } from "../helpers/numbers.ts";
@@ -108,6 +109,14 @@ describe("weight normalisation", () => {
     await check(weightNorm(new Linear(gpu, 5, 3, { random })), [4, 5], (tape, x, w) =>
       tape.linear(x, weightOf(tape, w), w.bias!),
     );
+  });
+
+  it("is no layer to probes", async () => {
+    const layer = weightNorm(new Conv2d(gpu, 3, 4, 3, { random }));
+    const x = gpu.tensor(normals(75, 1), [1, 5, 5, 3]);
+    const moments = await probe.activations(layer, x);
+    expect(moments.map(({ name, kind }) => `${name} ${kind}`)).toEqual([" Conv2d"]);
+    for (const each of [x, layer]) each.dispose();
   });
 
   it("has PyTorch's names, and trains", async () => {
