@@ -509,7 +509,7 @@ describe("fusenorm data", () => {
 
   it("describes a data set", async () => {
     const text = await fusenorm("info", "embedded");
-    expect(text).toContain("train    2000 images, 200 per class");
+    expect(text).toContain("train    2,000 images, 200 per class");
     expect(text).toContain("test     500 images, 50 per class");
     expect(text).toContain("size     28 × 28, 1 channel");
     expect(text).toContain("classes  10: T-shirt/top, Trouser");
@@ -518,7 +518,7 @@ describe("fusenorm data", () => {
 
   it("lists what is here, and how to get what is not", async () => {
     const text = await fusenorm("list", "--cache", root);
-    expect(text).toContain("train    2000 images");
+    expect(text).toContain("train    2,000 images");
     expect(text).toContain("cifar10: no complete copy in");
     expect(text).toContain("run `fusenorm data fetch cifar100`");
   });
