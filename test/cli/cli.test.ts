@@ -49,7 +49,11 @@ describe("fusenorm train", () => {
     ["NaN", ["--lr", "NaN"], /"NaN" is not a finite number/],
     ["a negative learning rate", ["--lr", "-1"], /lr is -1; expected a number above 0/],
     ["a depth that is not 6n + 2", ["--depth", "21"], /depth is 21; expected 6n \+ 2/],
-    ["an unknown normalisation", ["--norm", "spectral"], /norm is "spectral"; expected "batch", "none", "last", /],
+    [
+      "an unknown normalisation",
+      ["--norm", "spectral"],
+      /norm is "spectral"; expected "batch", "none", "last", /,
+    ],
     ["a momentum of one", ["--momentum", "1"], /momentum is 1; expected/],
     ["an unknown schedule", ["--schedule", "linear"], /schedule is "linear"; expected/],
     ["an unknown initialisation", ["--init", "zeros"], /init is "zeros"; expected/],
