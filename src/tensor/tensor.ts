@@ -10,6 +10,7 @@ import { TENSOR } from "./brand.ts";
 import { checkGpu, checkTensor, FLOATS } from "./check.ts";
 import { bytesPerElement, checkDType, type DType } from "./dtype.ts";
 import { type Activated, Lazy, type NewMask, type Work } from "./lazy.ts";
+import { formatElements } from "./print.ts";
 import { checkShape, formatShape, type Shape, sameShape, sizeOf } from "./shape.ts";
 
 export interface TensorOptions {
@@ -418,6 +419,27 @@ export class Tensor implements Bindable {
     if (this.size !== 1)
       throw new ShapeError(`item: shape ${formatShape(this.shape)} has ${this.size} elements; expected 1`);
     return (await this.read())[0]!;
+  }
+
+  /** One line, without the elements: those are on the GPU. */
+  toString(): string {
+    const facts = [
+      this.requiresGrad && "requires grad",
+      this.grad && "has grad",
+      this.disposed && "disposed",
+    ].filter(Boolean);
+    return `Tensor ${formatShape(this.shape)} ${this.dtype}${facts.length > 0 ? ` (${facts.join(", ")})` : ""}`;
+  }
+
+  /** What `console.log` shows in Node, Bun and Deno. */
+  [Symbol.for("nodejs.util.inspect.custom")](): string {
+    return this.toString();
+  }
+
+  /** Writes shape, type and numbers to the console; of large tensors, the corners. Waits for the GPU. */
+  async print(): Promise<void> {
+    const data = await this.read();
+    console.log(`${this}\n${formatElements(data, this.shape)}`);
   }
 
   /**

@@ -70,6 +70,8 @@ const PLAIN = new Set([
     "Tensor.detach",
     "Tensor.materialize",
     "Tensor.read",
+    "Tensor.print",
+    "Tensor.toString",
     "Tensor.item",
     "Tensor.zeroGrad",
     "Tensor.dispose",

@@ -1,0 +1,50 @@
+import { inspect } from "node:util";
+import { describe, expect, it, vi } from "vitest";
+import { formatElements } from "../../src/tensor/print.ts";
+import { testGpu } from "../helpers/gpu.ts";
+
+describe("a tensor on the console", () => {
+  it("is one line", async () => {
+    const gpu = await testGpu();
+    const x = gpu.tensor([1, 2, 3, 4, 5, 6], [2, 3], { requiresGrad: true });
+    expect(inspect(x)).toBe("Tensor [2, 3] float32 (requires grad)");
+    expect(inspect({ x })).toBe("{ x: Tensor [2, 3] float32 (requires grad) }");
+    expect(`${x}`).toBe(inspect(x));
+    x.dispose();
+    expect(inspect(x)).toBe("Tensor [2, 3] float32 (requires grad, disposed)");
+  });
+
+  it("shows its numbers when they are asked for", async () => {
+    const gpu = await testGpu();
+    const x = gpu.tensor([1, -2.5, 3, 40.25, 5, 6], [2, 3]);
+    const log = vi.spyOn(console, "log").mockImplementation(() => {});
+    await x.print();
+    const printed = log.mock.calls;
+    log.mockRestore();
+    x.dispose();
+    expect(printed).toEqual([
+      ["Tensor [2, 3] float32\n[[ 1.0000, -2.5000,  3.0000],\n [40.2500,  5.0000,  6.0000]]"],
+    ]);
+    await expect(x.print()).rejects.toThrow(/after dispose/);
+  });
+
+  it.each([
+    [[1, 2, 30], [3], "[ 1,  2, 30]"],
+    [[7], [], "7"],
+    [[0, 0], [2], "[0, 0]"],
+    [[1.5, Number.NaN, Number.NEGATIVE_INFINITY], [3], "[1.5000,    NaN,     −∞]"],
+    [[1e-9, 2], [2], "[1.0000e-9, 2.0000e+0]"],
+    [[1, 2, 3, 4], [2, 1, 2], "[[[1, 2]],\n\n [[3, 4]]]"],
+  ] as [number[], number[], string][])("%j of shape %j", (data, shape, expected) => {
+    expect(formatElements(data, shape)).toBe(expected);
+  });
+
+  it("shows the corners of large ones", () => {
+    const data = Float32Array.from({ length: 40 * 50 }, (_, i) => i);
+    const lines = formatElements(data, [40, 50]).split("\n");
+    expect(lines).toHaveLength(7);
+    expect(lines[0]).toBe("[[   0,    1,    2, …,   47,   48,   49],");
+    expect(lines[3]).toBe(" …,");
+    expect(lines[6]).toBe(" [1950, 1951, 1952, …, 1997, 1998, 1999]]");
+  });
+});
