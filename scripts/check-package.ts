@@ -5,7 +5,7 @@ import { spawnSync } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
 import { dirname, join, normalize } from "node:path";
 import { build } from "esbuild";
-import { packPackage, root } from "./lib/package.ts";
+import { manifest, PACKAGES, packPackages, root } from "./lib/package.ts";
 
 /** Links of a Markdown text that lead to no other site. */
 function localLinks(markdown: string): string[] {
@@ -57,23 +57,53 @@ async function nodeInBrowser(folder: string): Promise<string | null> {
   );
 }
 
+interface Manifest {
+  name: string;
+  version: string;
+  dependencies: Record<string, string>;
+  devDependencies?: Record<string, string>;
+  peerDependencies: Record<string, string>;
+}
+
+/** Packages out of the same sources have one version, and one range of each package that both name. */
+function differences([core, ...others]: Manifest[]): string[] {
+  const ranges = (one: Manifest) => ({
+    ...one.devDependencies,
+    ...one.peerDependencies,
+    ...one.dependencies,
+    version: one.version,
+  });
+  return others.flatMap((other) =>
+    Object.entries(ranges(other))
+      .filter(([name, range]) => (ranges(core!)[name as "version"] ?? range) !== range)
+      .map(
+        ([name, range]) =>
+          `${other.name}: ${name} is ${range}, of ${core!.name} ${ranges(core!)[name as "version"]}`,
+      ),
+  );
+}
+
 const faults: string[] = [];
-const packed = await packPackage({ dependencies: false });
+const packed = await packPackages({ dependencies: false });
 try {
-  const home = join(packed.folder, "node_modules/fusenorm");
-  for (const [command, ...args] of [
-    ["publint", "--strict", home],
-    ["attw", packed.tarball, "--profile", "esm-only", "--quiet"],
-  ] as const) {
+  const check = (command: string, ...args: string[]) => {
     const run = spawnSync(join(root, "node_modules/.bin", command), args, { encoding: "utf8" });
     if (run.status !== 0) faults.push(`${command}: ${run.error?.message ?? run.stdout + run.stderr}`);
+  };
+  const mb = (bytes: number) => `${(bytes / 1e6).toFixed(2)} MB`;
+  for (const { name, tarball, files, size, unpackedSize } of packed.packages) {
+    const home = join(packed.folder, "node_modules", name);
+    check("publint", "--strict", home);
+    if (manifest(home).exports) check("attw", tarball, "--profile", "esm-only", "--quiet");
+    faults.push(
+      ...deadLinks(files, (file) => readFileSync(join(home, file), "utf8")).map((dead) => `${name}: ${dead}`),
+    );
+    console.log(`${name}: ${files.length} files, ${mb(size)} packed, ${mb(unpackedSize)} unpacked`);
   }
-  faults.push(...deadLinks(packed.files, (file) => readFileSync(join(home, file), "utf8")));
   const said = await nodeInBrowser(packed.folder);
   if (!said?.includes("not-for-browsers"))
     faults.push(`fusenorm/node in a browser's bundle: ${said ?? "no error"}`);
-  const mb = (bytes: number) => `${(bytes / 1e6).toFixed(2)} MB`;
-  console.log(`${packed.files.length} files, ${mb(packed.size)} packed, ${mb(packed.unpackedSize)} unpacked`);
+  faults.push(...differences(PACKAGES.map(manifest)));
 } finally {
   packed.remove();
 }

@@ -103,4 +103,4 @@ fi
 
 version=$(dpkg-query -W -f='${Version}' mesa-vulkan-drivers)
 dpkg --compare-versions "$version" ge 24 || fail "${PRETTY_NAME:-this system} has Mesa $version, but Dawn needs 24 or newer; upgrade the system (Debian 13, Ubuntu 24.04), or stay on the embedded SwiftShader"
-say "mesa-vulkan-drivers $version is installed; \`npx fusenorm doctor\` shows the adapter"
+say "mesa-vulkan-drivers $version is installed; \`npx fusenorm-cli doctor\` shows the adapter"

@@ -12,7 +12,7 @@ import { isLavapipe, thisMachine } from "../src/node/adapters.ts";
 import { embeddedChromium } from "../src/node/embedded.ts";
 import { FLAGS } from "../test/browser/harness.ts";
 import { DEVICES } from "../test/runtimes/step.js";
-import { packPackage, root } from "./lib/package.ts";
+import { packPackages, root } from "./lib/package.ts";
 
 type Outcomes = Record<string, { adapter?: string; error?: number; failure?: string }>;
 
@@ -25,7 +25,7 @@ interface Row {
 
 const MINUTES = 60_000;
 const COLUMNS = [...Object.keys(DEVICES), "commands"];
-const packed = await packPackage();
+const packed = await packPackages();
 const { folder } = packed;
 const home = join(folder, "home");
 mkdirSync(home);
@@ -141,7 +141,7 @@ async function inProcess(
     [
       ...args,
       ...[
-        "node_modules/fusenorm/dist/cli/main.js",
+        "node_modules/fusenorm-cli/dist/cli/main.js",
         "train",
         "--depth",
         "8",

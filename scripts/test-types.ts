@@ -4,7 +4,7 @@
 import { execFileSync, spawnSync } from "node:child_process";
 import { mkdirSync, realpathSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { packPackage, root } from "./lib/package.ts";
+import { packPackages, root } from "./lib/package.ts";
 
 const VERSIONS = ["5.7", "5.9", "7"];
 
@@ -61,7 +61,7 @@ const CASES: Case[] = [
   },
 ];
 
-const packed = await packPackage();
+const packed = await packPackages();
 try {
   const { folder } = packed;
   for (const name of ["@types/node", "@webgpu/types"]) {

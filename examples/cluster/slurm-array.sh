@@ -4,7 +4,7 @@
 # are not there yet.
 #
 #   sbatch slurm-array.sh
-#   npx fusenorm report results        # when the tasks have ended, or to see how far they are
+#   npx fusenorm-cli report results        # when the tasks have ended, or to see how far they are
 #
 #SBATCH --job-name=fusenorm
 #SBATCH --array=0-15

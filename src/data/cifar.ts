@@ -67,7 +67,7 @@ export function readCifarDataset(name: string, kind: CifarKind, files: readonly 
       throw new DataError(
         `${printable(file.name)}: ${file.bytes.length === 0 ? "empty" : "truncated, or not a binary CIFAR file"}: expected a ` +
           `multiple of ${recordBytes} bytes (10000 records: ${10000 * recordBytes}), found ${file.bytes.length} = ` +
-          `${whole} records + ${extra} bytes; download it again with \`fusenorm data fetch ${kind}\``,
+          `${whole} records + ${extra} bytes; download it again with \`npx fusenorm-cli data fetch ${kind}\``,
       );
     }
     count += file.bytes.length / recordBytes;
@@ -81,7 +81,7 @@ export function readCifarDataset(name: string, kind: CifarKind, files: readonly 
       if (label >= classNames.length) {
         throw new DataError(
           `${printable(file)}: label ${label} in record ${record / recordBytes}; expected 0 … ${classNames.length - 1}: ` +
-            `not a ${kind} file, or damaged; download it again with \`fusenorm data fetch ${kind}\``,
+            `not a ${kind} file, or damaged; download it again with \`npx fusenorm-cli data fetch ${kind}\``,
         );
       }
       labels[n] = label;

@@ -11,7 +11,8 @@ import { sizeOf } from "../tensor/shape.ts";
 import { checkCounts, checkNamedBytes, type ImageDataset, imageDataset, type NamedBytes } from "./dataset.ts";
 import { isGzip, unpackGzip } from "./gzip.ts";
 
-const REFETCH = "copy or download the file again (for Fashion-MNIST: `fusenorm data fetch fashion-mnist`)";
+const REFETCH =
+  "copy or download the file again (for Fashion-MNIST: `npx fusenorm-cli data fetch fashion-mnist`)";
 
 export interface IdxArray {
   shape: number[];

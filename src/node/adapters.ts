@@ -262,7 +262,7 @@ function failure(wish: AdapterWish, machine: Machine, notes: readonly string[]):
         onLinux
           ? "install a Vulkan driver (the GPU vendor's, or `mesa-vulkan-drivers` 24 or newer for a software one)"
           : "install the GPU vendor's driver"
-      }; \`fusenorm doctor\` tells more${worker}`;
+      }; \`npx fusenorm-cli doctor\` tells more${worker}`;
   }
 }
 

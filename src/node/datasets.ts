@@ -24,7 +24,7 @@ const WHAT_A_DIRECTORY_HOLDS = `expected one of
   IDX (MNIST family):  {train,t10k}-images-idx3-ubyte[.gz] and {train,t10k}-labels-idx1-ubyte[.gz]
   CIFAR-10 (binary):   data_batch_1.bin … data_batch_5.bin and test_batch.bin
   CIFAR-100 (binary):  train.bin and test.bin
-in the directory or one level down; \`fusenorm data fetch fashion-mnist|cifar10|cifar100\` downloads them`;
+in the directory or one level down; \`npx fusenorm-cli data fetch fashion-mnist|cifar10|cifar100\` downloads them`;
 
 /** A data set's files, found but not read. */
 export interface FoundDataset {
@@ -171,7 +171,7 @@ export async function datasetDirectory(source: string, cache?: string): Promise<
     if (isComplete) return place;
   }
   throw new DataError(
-    `${source}: no complete copy in ${places.join(" or ")}; run \`fusenorm data fetch ${source}\`, ` +
+    `${source}: no complete copy in ${places.join(" or ")}; run \`npx fusenorm-cli data fetch ${source}\`, ` +
       "or pass the directory it is in",
   );
 }

@@ -97,7 +97,7 @@ async function loadDawn(): Promise<Dawn> {
       const missing = (cause as NodeJS.ErrnoException).code === "ERR_MODULE_NOT_FOUND";
       throw new DeviceError(
         missing
-          ? "adapter: the package `webgpu` (Dawn for Node) is not installed; run `npm install webgpu`, and leave optional dependencies on"
+          ? "adapter: the package `webgpu` (Dawn for Node) is not installed; run `npm install webgpu`"
           : `adapter: the package \`webgpu\` has no working build for ${process.platform} on ${process.arch}: ${(cause as Error).message}`,
         { cause },
       );
