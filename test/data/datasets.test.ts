@@ -129,12 +129,12 @@ describe("loadDataset", () => {
     expect((await loadDataset("fashion-mnist", { cache: root })).train.count).toBe(6);
     await expectDataError(
       loadDataset("cifar100", { cache: root }),
-      `cifar100: no complete copy in ${join(root, "cifar100")}; run \`fusenorm data fetch cifar100\``,
+      `cifar100: no complete copy in ${join(root, "cifar100")}; run \`npx fusenorm-cli data fetch cifar100\``,
     );
   });
 
   it("says what a directory without data must hold, and what it holds", async () => {
-    const needs = ["train,t10k", "data_batch_1.bin", "train.bin and test.bin", "fusenorm data fetch"];
+    const needs = ["train,t10k", "data_batch_1.bin", "train.bin and test.bin", "fusenorm-cli data fetch"];
     await expectDataError(loadDataset(root), `${root}: no data set found, it is empty`, ...needs);
     await put({ "cat.jpg": "", "dog.jpg": "" });
     await expectDataError(loadDataset(root), "it holds cat.jpg, dog.jpg", ...needs);

@@ -520,7 +520,7 @@ describe("fusenorm data", () => {
     const text = await fusenorm("list", "--cache", root);
     expect(text).toContain("train    2,000 images");
     expect(text).toContain("cifar10: no complete copy in");
-    expect(text).toContain("run `fusenorm data fetch cifar100`");
+    expect(text).toContain("run `npx fusenorm-cli data fetch cifar100`");
   });
 
   it("fails clearly: unknown name, empty directory, bad mirror, missing file, wrong file", async () => {

@@ -80,7 +80,7 @@ describe("IDX", () => {
     await expectDataError(
       () => parseIdx({ name: "f", bytes: images.subarray(0, 40) }),
       "truncated: expected 76 bytes for [5, 3, 4], found 40",
-      "fusenorm data fetch",
+      "fusenorm-cli data fetch",
     );
     await expectDataError(
       () => parseIdx({ name: "f", bytes: Uint8Array.of(...images, 0) }),
@@ -275,7 +275,7 @@ describe.each([
         "batch.bin",
         `multiple of ${record} bytes`,
         `found ${length}`,
-        `fusenorm data fetch ${kind}`,
+        `fusenorm-cli data fetch ${kind}`,
       );
     }
   });
