@@ -237,9 +237,9 @@ function checkNumbers(file: File, files: readonly File[], library: Library, entr
   }
 }
 
-/** The same lines, without what only readers need. */
+/** The same lines, without what only readers need: comments and indentation. */
 function withoutComments(text: string): string {
-  return text.replace(/[ \t]*\/\/[^\n]*/g, "");
+  return text.replace(/[ \t]*\/\/[^\n]*/g, "").replace(/^[ \t]+/gm, "");
 }
 
 /** Modules as they ship: whole, with comments but without directives, the parts in their holes being the default ones. */

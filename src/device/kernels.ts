@@ -306,9 +306,9 @@ function describe(spec: KernelSpec, message: string): ShaderError {
   const module = moduleOf(spec);
   const constants = JSON.stringify(spec.constants ?? {});
   const placed = module.isLinked
-    ? message.replace(/(^|[\s"'(]):(\d+):(\d+)/gm, (_, before, line, column) => {
+    ? message.replace(/(^|[\s"'(]):(\d+):\d+/gm, (_, before, line) => {
         const place = module.placeOf(Number(line));
-        return `${before}shaders/${place.path}:${place.line}:${column}`;
+        return `${before}shaders/${place.path}:${place.line}`;
       })
     : message;
   return new ShaderError(

@@ -10,7 +10,6 @@ import { TENSOR } from "./brand.ts";
 import { checkGpu, checkTensor, FLOATS } from "./check.ts";
 import { bytesPerElement, checkDType, type DType } from "./dtype.ts";
 import { type Activated, Lazy, type NewMask, type Work } from "./lazy.ts";
-import { formatElements } from "./print.ts";
 import { checkShape, formatShape, type Shape, sameShape, sizeOf } from "./shape.ts";
 
 export interface TensorOptions {
@@ -438,7 +437,8 @@ export class Tensor implements Bindable {
 
   /** Writes shape, type and numbers to the console; of large tensors, the corners. Waits for the GPU. */
   async print(): Promise<void> {
-    const data = await this.read();
+    // Not part of bundles that never print.
+    const [data, { formatElements }] = await Promise.all([this.read(), import("./print.ts")]);
     console.log(`${this}\n${formatElements(data, this.shape)}`);
   }
 
