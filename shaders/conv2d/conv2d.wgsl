@@ -15,20 +15,8 @@
 // The channel block is the same for a whole workgroup, so that weights (or dy) are loaded once per workgroup
 // of lanes. Slices become partial sums; `sum_partials` adds them in order: the same bits on every run.
 
-override H: u32 = 1;
-override W: u32 = 1;
-override C: u32 = 1;
-override K: u32 = 1;
-override R: u32 = 1;
-override S: u32 = 1;
-override P: u32 = 1;
-override Q: u32 = 1;
-override SH: i32 = 1;
-override SW: i32 = 1;
-override PT: i32 = 0;
-override PL: i32 = 0;
-override DH: i32 = 1;
-override DW: i32 = 1;
+//#import conv2d_sizes
+
 override GROUPS: u32 = 1;
 override HAS_BIAS: bool = false;
 

@@ -10,20 +10,8 @@
 //   grad_weight           one tap over one slice of the output rows
 // Neighbouring lanes own neighbouring channels. With VEC4 (MULTIPLIER = 1, C % 4 = 0) loads are vec4s.
 
-override H: u32 = 1;
-override W: u32 = 1;
-override C: u32 = 1;
-override K: u32 = 1;
-override R: u32 = 1;
-override S: u32 = 1;
-override P: u32 = 1;
-override Q: u32 = 1;
-override SH: i32 = 1;
-override SW: i32 = 1;
-override PT: i32 = 0;
-override PL: i32 = 0;
-override DH: i32 = 1;
-override DW: i32 = 1;
+//#import conv2d_sizes
+
 override MULTIPLIER: u32 = 1;
 override VEC4: bool = false;
 override HAS_BIAS: bool = false;

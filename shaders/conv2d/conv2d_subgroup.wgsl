@@ -23,28 +23,12 @@ enable subgroups;
 // conv2d_dy_*.wgsl, conv2d_output_*.wgsl. Where the output REDUCES, the pixels of one subgroup make one partial result;
 // an invocation then takes BLOCKS times four pixels, one after the other, so that there are fewer of them.
 
+//#import conv2d_map
 //#hole input: conv2d_input_plain
 //#hole dy: conv2d_dy_plain
 //#hole output: conv2d_output_plain
 //#hole activation: activation_none
 
-override IH: u32 = 1;
-override IW: u32 = 1;
-override IC: u32 = 1;
-override OH: u32 = 1;
-override OW: u32 = 1;
-override OC: u32 = 1;
-override R: u32 = 1;
-override S: u32 = 1;
-override SH: i32 = 1;
-override SW: i32 = 1;
-override PT: i32 = 0;
-override PL: i32 = 0;
-override DH: i32 = 1;
-override DW: i32 = 1;
-override GROUPS: u32 = 1;
-override GRAD: bool = false;
-override VEC4: bool = true;
 override K16: bool = true; // 16 output channels at a time in grad_weight_row, else 8
 override NARROW: bool = false; // subgroups may have as few as 4 lanes
 override LANES: u32 = 8; // of every subgroup, 4 or 8; counts only where the output REDUCES

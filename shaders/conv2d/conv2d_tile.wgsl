@@ -21,28 +21,12 @@
 // conv2d_dy_*.wgsl and conv2d_output_*.wgsl, which declare the bindings that are missing here. If the output REDUCES, the
 // pixels of one tile are a group.
 
+//#import conv2d_map
 //#hole input: conv2d_input_plain
 //#hole dy: conv2d_dy_plain
 //#hole output: conv2d_output_plain
 //#hole activation: activation_none
 
-override IH: u32 = 1;
-override IW: u32 = 1;
-override IC: u32 = 1;
-override OH: u32 = 1;
-override OW: u32 = 1;
-override OC: u32 = 1;
-override R: u32 = 1;
-override S: u32 = 1;
-override SH: i32 = 1;
-override SW: i32 = 1;
-override PT: i32 = 0;
-override PL: i32 = 0;
-override DH: i32 = 1;
-override DW: i32 = 1;
-override GROUPS: u32 = 1;
-override GRAD: bool = false;
-override VEC4: bool = true;
 override BM: u32 = 64;
 override BN: u32 = 64;
 override BK: u32 = 16;
