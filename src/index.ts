@@ -128,6 +128,20 @@ export { slice } from "./ops/slice.ts";
 export { softmax } from "./ops/softmax/softmax.ts";
 export { type SoftmaxCrossEntropyOptions, softmaxCrossEntropy } from "./ops/softmax/softmax-cross-entropy.ts";
 export { type SubsampleOptions, subsample } from "./ops/subsample.ts";
+export {
+  abs,
+  clamp,
+  exp,
+  log,
+  neg,
+  pow,
+  rsqrt,
+  type SoftplusOptions,
+  sigmoid,
+  softplus,
+  sqrt,
+  tanh,
+} from "./ops/unary.ts";
 export { cosine, multiStep, type Schedule, stepDecay, warmup } from "./optim/schedule.ts";
 export { SGD, type SGDOptions } from "./optim/sgd.ts";
 export type { Plan } from "./plan.ts";

@@ -65,4 +65,5 @@ export const testsOf: Record<string, readonly string[]> = {
   softmax_cross_entropy: ["test/ops/softmax-cross-entropy.test.ts", order],
   strided: ["test/ops/shapes.test.ts", "test/ops/elementwise.test.ts"],
   subsample: ["test/ops/subsample.test.ts"],
+  unary: ["test/ops/unary.test.ts"],
 };

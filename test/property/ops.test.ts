@@ -790,6 +790,54 @@ describe("ops at random", () => {
     }),
   );
 
+  const { abs, clamp, exp, log, neg, pow, rsqrt, sigmoid, softplus, sqrt, tanh } = fusenorm;
+  const logistic = (v: number) => 1 / (1 + Math.exp(-v));
+  const unaryOps: Record<
+    string,
+    [run: (x: Tensor) => Tensor, f: (v: number) => number, df: (v: number) => number, kinks?: number[]]
+  > = {
+    abs: [abs, Math.abs, Math.sign, [0]],
+    neg: [neg, (v) => -v, () => -1],
+    sigmoid: [sigmoid, logistic, (v) => logistic(v) * logistic(-v)],
+    tanh: [tanh, Math.tanh, (v) => 1 - Math.tanh(v) ** 2],
+    softplus: [softplus, (v) => Math.log1p(Math.exp(v)), logistic],
+    square: [(x) => pow(x, 2), (v) => v * v, (v) => 2 * v],
+  };
+  /** Those of positive numbers, of exp(x) kept near 1. */
+  const positiveOps: typeof unaryOps = {
+    exp: [(x) => x, (v) => v, () => 1],
+    log: [log, Math.log, (v) => 1 / v],
+    sqrt: [sqrt, Math.sqrt, (v) => 0.5 / Math.sqrt(v)],
+    rsqrt: [rsqrt, (v) => v ** -0.5, (v) => -0.5 * v ** -1.5],
+    pow: [(x) => pow(x, 1.7), (v) => v ** 1.7, (v) => 1.7 * v ** 0.7],
+  };
+  for (const [name, [run, f, df]] of Object.entries(positiveOps)) {
+    const kept = (v: number) => Math.exp(Math.min(Math.max(v, -2), 2));
+    unaryOps[`${name} of exp`] = [
+      (x) => run(exp(clamp(x, -2, 2))),
+      (v) => f(kept(v)),
+      (v) => (Math.abs(v) <= 2 ? df(kept(v)) * kept(v) : 0),
+      [-2, 2],
+    ];
+  }
+  property(
+    ["abs", "neg", "sigmoid", "tanh", "softplus", "exp", "log", "sqrt", "rsqrt", "pow", "clamp"],
+    0.03,
+    fc.record({
+      shape: shapes({ min: 0, max: 5 }, 6),
+      name: fc.constantFrom(...Object.keys(unaryOps)),
+      x: moments,
+    }),
+    ({ shape, name, x }): OpCase => {
+      const [run, f, df, kinks] = unaryOps[name]!;
+      return {
+        inputs: { x: input(shape, x) },
+        run: (t) => run(t.x!),
+        reference: (tape, v) => tape.map(v.x!, f, df, kinks),
+      };
+    },
+  );
+
   property(
     ["expand", "normalize"],
     0.02,

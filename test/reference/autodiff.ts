@@ -218,6 +218,11 @@ export class Tape {
 
   activation(x: Value, name: ActivationName): Value {
     const { f, df, kinks } = activations[name];
+    return this.map(x, f, df, kinks);
+  }
+
+  /** f of each element; where its derivative df jumps are `kinks`. */
+  map(x: Value, f: (v: number) => number, df: (v: number) => number, kinks: readonly number[] = []): Value {
     const { data } = x;
     for (const kink of kinks) this.decisions.push(data.map((v) => v - kink));
     return this.record(x.shape, data.map(f), [x], (dy) => [dy.map((v, i) => v * df(data[i]!))]);
