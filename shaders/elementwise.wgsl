@@ -15,6 +15,8 @@
 //   SPLAT     out is [outer, middle], b is [outer, 1]: scalars, [N, 1, 1, 1]
 //   ANY       per element, by dimensions and strides (stride 0 where b repeats)
 
+//#import nan
+
 override WORKGROUP_SIZE: u32 = 256;
 override MODE: u32 = SAME;
 
@@ -100,6 +102,15 @@ fn load_c(i: u32) -> vec4<f32> {
   );
 }
 
+// The larger of two; NaN if one of them is.
+fn larger(x: vec4<f32>, y: vec4<f32>) -> vec4<f32> {
+  return select(select(max(x, y), y, are_nan(y)), x, are_nan(x));
+}
+
+fn share(x: vec4<f32>, y: vec4<f32>) -> vec4<f32> {
+  return select(select(vec4<f32>(0.0), vec4<f32>(0.5), x == y), vec4<f32>(1.0), x > y);
+}
+
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn scale(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
   for (var i = id.x; i < sizes.vec4s; i += groups.x * WORKGROUP_SIZE) {
@@ -132,6 +143,49 @@ fn sub_reversed(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workg
 fn mul(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
   for (var i = id.x; i < sizes.vec4s; i += groups.x * WORKGROUP_SIZE) {
     out[i] = a[i] * load_b(i);
+  }
+}
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn div(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  for (var i = id.x; i < sizes.vec4s; i += groups.x * WORKGROUP_SIZE) {
+    out[i] = a[i] / load_b(i);
+  }
+}
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn div_reversed(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  for (var i = id.x; i < sizes.vec4s; i += groups.x * WORKGROUP_SIZE) {
+    out[i] = load_b(i) / a[i];
+  }
+}
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn maximum(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  for (var i = id.x; i < sizes.vec4s; i += groups.x * WORKGROUP_SIZE) {
+    out[i] = larger(a[i], load_b(i));
+  }
+}
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn minimum(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  for (var i = id.x; i < sizes.vec4s; i += groups.x * WORKGROUP_SIZE) {
+    out[i] = -larger(-a[i], -load_b(i));
+  }
+}
+
+// What of the gradient of maximum goes to a: all where a is larger, half where both are equal.
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn share_of_maximum(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  for (var i = id.x; i < sizes.vec4s; i += groups.x * WORKGROUP_SIZE) {
+    out[i] = share(a[i], load_b(i));
+  }
+}
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn share_of_minimum(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  for (var i = id.x; i < sizes.vec4s; i += groups.x * WORKGROUP_SIZE) {
+    out[i] = share(load_b(i), a[i]);
   }
 }
 

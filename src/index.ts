@@ -107,7 +107,17 @@ export {
   type OpContext,
   type OpDefinition,
 } from "./ops/define-op.ts";
-export { add, expand, mul, normalize, scale, sub } from "./ops/elementwise/elementwise.ts";
+export {
+  add,
+  div,
+  expand,
+  maximum,
+  minimum,
+  mul,
+  normalize,
+  scale,
+  sub,
+} from "./ops/elementwise/elementwise.ts";
 export { groupNorm } from "./ops/group-norm/group-norm.ts";
 export { layerNorm } from "./ops/group-norm/layer-norm.ts";
 export * from "./ops/layout.ts";

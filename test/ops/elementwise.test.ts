@@ -1,7 +1,17 @@
 import { describe, expect, it } from "vitest";
 import { ShapeError } from "../../src/errors.ts";
 import { relu } from "../../src/ops/activations.ts";
-import { add, expand, mul, normalize, scale, sub } from "../../src/ops/elementwise/elementwise.ts";
+import {
+  add,
+  div,
+  expand,
+  maximum,
+  minimum,
+  mul,
+  normalize,
+  scale,
+  sub,
+} from "../../src/ops/elementwise/elementwise.ts";
 import { sizeOf } from "../../src/tensor/shape.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";
 import { checkOp, type OpCase } from "../helpers/check-op.ts";
@@ -63,6 +73,67 @@ describe("elementwise", () => {
       ]);
     });
   }
+
+  for (const [label, a, b] of pairs) {
+    it(`div, maximum, minimum: ${label}`, async () => {
+      const apart = (shape: Shape, seed: number) => ({
+        shape,
+        data: normals(sizeOf(shape), seed).map((v) => v + 0.4 * (Math.sign(v) || 1)),
+      });
+      await checkOp(
+        [
+          binaryCase("div", div, (x, y) => x / y, a, b, a),
+          binaryCase(
+            "div, reversed",
+            (x, y) => div(y, x),
+            (x, y) => y / x,
+            a,
+            b,
+            a,
+          ),
+          binaryCase("maximum", maximum, Math.max, a, b, a),
+          binaryCase("minimum, reversed", (x, y) => minimum(y, x), Math.min, a, b, a),
+        ].map((one, i) => ({ ...one, inputs: { a: apart(a, 80 + i), b: apart(b, 90 + i) } })),
+      );
+    });
+  }
+
+  it("divides, and takes the larger and the smaller, where both repeat; as PyTorch at the edges", async () => {
+    const [a, b, out] = [
+      [3, 1],
+      [1, 5],
+      [3, 5],
+    ] as const;
+    const inputs = {
+      a: { shape: a, data: Float64Array.of(1, -2, 0.5) },
+      b: { shape: b, data: Float64Array.of(2, -1.5, 0.75, -4, 3) },
+    };
+    await checkOp(
+      [
+        binaryCase("div", div, (x, y) => x / y, a, b, out),
+        binaryCase("maximum", maximum, Math.max, a, b, out),
+        binaryCase("minimum", minimum, Math.min, a, b, out),
+      ].map((one) => ({ ...one, inputs })),
+    );
+    const gpu = await testGpu();
+    const { NaN: nan, POSITIVE_INFINITY: inf } = Number;
+    const x = gpu.tensor([nan, 1, inf, -inf, 2, 2], [6], { requiresGrad: true });
+    const y = gpu.tensor([1, nan, 5, 5, 2, 3], [6], { requiresGrad: true });
+    const upstream = gpu.tensor([1, 2, 3, 4, 5, 6], [6]);
+    for (const [op, values, dx] of [
+      [maximum, [nan, nan, inf, 5, 2, 3], [3, 0, 2.5, 0]],
+      [minimum, [nan, nan, 5, -inf, 2, 2], [0, 4, 2.5, 6]],
+    ] as const) {
+      const z = op(x, y);
+      expect([...(await z.read())]).toEqual(values);
+      z.backward(upstream);
+      expect([...(await x.grad!.read())].slice(2)).toEqual(dx);
+      expect([...(await y.grad!.read())].slice(2)).toEqual(dx.map((v, i) => i + 3 - v));
+      for (const leaf of [x, y]) leaf.zeroGrad();
+      z.dispose();
+    }
+    for (const tensor of [x, y, upstream]) tensor.dispose();
+  });
 
   it("takes the smaller input first, or two that both repeat", async () => {
     await checkOp([

@@ -766,6 +766,44 @@ describe("ops at random", () => {
     },
   );
 
+  property(
+    ["div", "maximum", "minimum"],
+    0.03,
+    fc.record({
+      shape: shapes({ min: 0, max: 5 }, 6),
+      op: fc.constantFrom("div", "maximum", "minimum"),
+      ones: fc.tuple(fc.nat(31), fc.nat(31)),
+      dropped: fc.tuple(fc.nat(2), fc.nat(2)),
+      x: moments,
+      y: moments,
+    }),
+    ({ shape, op, ones, dropped, x, y }): OpCase => {
+      // A divisor between e⁻² and e².
+      const divisor = (v: number) => Math.exp(Math.min(Math.max(v, -2), 2));
+      return {
+        inputs: {
+          a: input(smaller(shape, ones[0], dropped[0]), x),
+          b: input(smaller(shape, ones[1], dropped[1]), y),
+        },
+        run: ({ a, b }) =>
+          op === "div"
+            ? fusenorm.div(a!, fusenorm.exp(fusenorm.clamp(b!, -2, 2)))
+            : (op === "maximum" ? fusenorm.maximum : fusenorm.minimum)(a!, b!),
+        reference(tape, { a, b }) {
+          if (op === "div") {
+            const inverse = (v: number) => 1 / divisor(v);
+            return tape.mul(
+              a!,
+              tape.map(b!, inverse, (v) => (Math.abs(v) <= 2 ? -inverse(v) : 0), [-2, 2]),
+            );
+          }
+          const above = tape.relu(tape.sub(a!, b!));
+          return op === "maximum" ? tape.add(b!, above) : tape.sub(a!, above);
+        },
+      };
+    },
+  );
+
   const { relu6, leakyRelu, silu, gelu, hardSwish } = fusenorm;
   const activationOps = {
     relu6,
@@ -798,8 +836,6 @@ describe("ops at random", () => {
   > = {
     abs: [abs, Math.abs, Math.sign, [0]],
     neg: [neg, (v) => -v, () => -1],
-    sigmoid: [sigmoid, logistic, (v) => logistic(v) * logistic(-v)],
-    tanh: [tanh, Math.tanh, (v) => 1 - Math.tanh(v) ** 2],
     softplus: [softplus, (v) => Math.log1p(Math.exp(v)), logistic],
     square: [(x) => pow(x, 2), (v) => v * v, (v) => 2 * v],
   };
@@ -818,6 +854,19 @@ describe("ops at random", () => {
       (v) => f(kept(v)),
       (v) => (Math.abs(v) <= 2 ? df(kept(v)) * kept(v) : 0),
       [-2, 2],
+    ];
+  }
+  // Far out, 1 − y has no digits left, as in PyTorch.
+  for (const [name, run, f, df] of [
+    ["sigmoid", sigmoid, logistic, (v: number) => logistic(v) * logistic(-v)],
+    ["tanh", tanh, Math.tanh, (v: number) => 1 - Math.tanh(v) ** 2],
+  ] as const) {
+    const kept = (v: number) => Math.min(Math.max(v, -3), 3);
+    unaryOps[name] = [
+      (x) => run(clamp(x, -3, 3)),
+      (v) => f(kept(v)),
+      (v) => (Math.abs(v) <= 3 ? df(v) : 0),
+      [-3, 3],
     ];
   }
   property(

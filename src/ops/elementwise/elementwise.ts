@@ -5,7 +5,7 @@ import { show } from "../../options.ts";
 import { checkTensor } from "../../tensor/check.ts";
 import { checkShape, formatShape, type Shape, sameShape } from "../../tensor/shape.ts";
 import { Tensor } from "../../tensor/tensor.ts";
-import { defineOp } from "../define-op.ts";
+import { defineOp, type OpContext } from "../define-op.ts";
 import { reduceInto } from "../reduce/kernels.ts";
 import { broadcastShapes, type OperandLayout, operandLayout, repeatedAxes } from "./broadcast.ts";
 import { type Binary, binary, expandInto, sameLayout, scaleInto, ternary } from "./kernels.ts";
@@ -119,6 +119,87 @@ const mulOp = defineOp({
   },
 });
 
+/** Sums `grad` over the axes along which b repeats, into a gradient of b. */
+function summedTo(ctx: OpContext, grad: Tensor, plan: BroadcastPlan, factor = 1): Tensor {
+  const db = ctx.grad("b");
+  if (plan.repeated.includes(true)) reduceInto(ctx, db, grad, plan.out, plan.repeated, { scale: factor });
+  else scaleInto(ctx, db, grad, factor);
+  return db;
+}
+
+const divOp = defineOp({
+  name: "div",
+  inputs: { a: "...", b: "..." },
+  infer: ({ a, b }) => broadcastPlan("div", a, b),
+  forward(ctx, { a, b }, plan) {
+    const out = ctx.empty(plan.out);
+    binary(ctx, "div", out, a, b, plan.layout);
+    return { out, saved: { b, out: ctx.needsGrad.b ? out : null } };
+  },
+  // da = dy / b; db = −Σ dy·out / b over the axes along which b repeats
+  backward(ctx, grad, { b, out }, plan) {
+    const da = ctx.needsGrad.a ? ctx.grad("a") : null;
+    if (da) binary(ctx, "div", da, grad, b, plan.layout);
+    if (!out) return { a: da, b: null };
+    const [product, each] = [ctx.temp(plan.out), ctx.temp(plan.out)];
+    binary(ctx, "mul", product, grad, out, sameLayout(plan.out));
+    binary(ctx, "div", each, product, b, plan.layout);
+    return { a: da, b: summedTo(ctx, each, plan, -1) };
+  },
+});
+
+/** out = b / a */
+const divReversedOp = defineOp({
+  name: "div",
+  inputs: { a: "...", b: "..." },
+  infer: ({ a, b }) => broadcastPlan("div", a, b),
+  forward(ctx, { a, b }, plan) {
+    const out = ctx.empty(plan.out);
+    binary(ctx, "div_reversed", out, a, b, plan.layout);
+    return { out, saved: { a, out: ctx.needsGrad.a ? out : null } };
+  },
+  // db = Σ dy / a over the axes along which b repeats; da = −dy·out / a
+  backward(ctx, grad, { a, out }, plan) {
+    const each = ctx.temp(plan.out);
+    binary(ctx, "div", each, grad, a, sameLayout(plan.out));
+    const db = ctx.needsGrad.b ? summedTo(ctx, each, plan) : null;
+    if (!out) return { a: null, b: db };
+    const da = ctx.grad("a");
+    const product = ctx.temp(plan.out);
+    binary(ctx, "mul", product, each, out, sameLayout(plan.out));
+    scaleInto(ctx, da, product, -1);
+    return { a: da, b: db };
+  },
+});
+
+/** The larger or the smaller of two. */
+function defineExtreme(name: "maximum" | "minimum") {
+  return defineOp({
+    name,
+    inputs: { a: "...", b: "..." },
+    infer: ({ a, b }) => broadcastPlan(name, a, b),
+    forward(ctx, { a, b }, plan) {
+      const out = ctx.empty(plan.out);
+      binary(ctx, name, out, a, b, plan.layout);
+      return { out, saved: { a, b } };
+    },
+    // da = dy where a was taken, half of it where both are equal; db = Σ dy − da
+    backward(ctx, grad, { a, b }, plan) {
+      const same = sameLayout(plan.out);
+      const share = ctx.temp(plan.out);
+      binary(ctx, `share_of_${name}`, share, a, b, plan.layout);
+      const da = ctx.needsGrad.a ? ctx.grad("a") : ctx.temp(plan.out);
+      binary(ctx, "mul", da, grad, share, same);
+      if (!ctx.needsGrad.b) return { a: da, b: null };
+      binary(ctx, "sub", share, grad, da, same);
+      return { a: ctx.needsGrad.a ? da : null, b: summedTo(ctx, share, plan) };
+    },
+  });
+}
+
+const maximumOp = defineExtreme("maximum");
+const minimumOp = defineExtreme("minimum");
+
 const expandOp = defineOp({
   name: "expand",
   inputs: { x: "..." },
@@ -181,6 +262,25 @@ export function sub(a: Tensor, b: Tensor): Tensor {
 /** a · b, element by element, broadcast as in `add`. @throws ShapeError if the shapes do not broadcast. */
 export function mul(a: Tensor, b: Tensor): Tensor {
   return broadcast("mul", a, b, mulOp, mulOp);
+}
+
+/** a / b, element by element, broadcast as in `add`. @throws ShapeError if the shapes do not broadcast. */
+export function div(a: Tensor, b: Tensor): Tensor {
+  return broadcast("div", a, b, divOp, divReversedOp);
+}
+
+/**
+ * The larger of a and b, element by element, broadcast as in `add`; NaN if one of them is. Equal elements share the gradient, as in
+ * PyTorch.
+ * @throws ShapeError if the shapes do not broadcast.
+ */
+export function maximum(a: Tensor, b: Tensor): Tensor {
+  return broadcast("maximum", a, b, maximumOp, maximumOp);
+}
+
+/** The smaller of a and b, as `maximum`. @throws ShapeError if the shapes do not broadcast. */
+export function minimum(a: Tensor, b: Tensor): Tensor {
+  return broadcast("minimum", a, b, minimumOp, minimumOp);
 }
 
 /**
