@@ -122,6 +122,14 @@ export { groupNorm } from "./ops/group-norm/group-norm.ts";
 export { layerNorm } from "./ops/group-norm/layer-norm.ts";
 export * from "./ops/layout.ts";
 export { linear } from "./ops/linear.ts";
+export {
+  bceWithLogits,
+  type HuberLossOptions,
+  huberLoss,
+  type LossOptions,
+  l1Loss,
+  mseLoss,
+} from "./ops/losses.ts";
 export { type MatmulOptions, matmul } from "./ops/matmul/matmul.ts";
 export { pad, pad2d } from "./ops/pad.ts";
 export { permute, transpose } from "./ops/permute.ts";

@@ -338,6 +338,8 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
   );
   const only: Argument = { value: gpu.device, accepts: () => false };
 
+  const reduction = choice("mean", "sum", "none");
+
   return {
     // ops
     accuracy: { args: [tensor(matrix), label], call: core.accuracy },
@@ -354,6 +356,13 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
     silu: unary(core.silu),
     gelu: { args: [x4, optional(options({ approximate }))], call: core.gelu },
     hardSwish: unary(core.hardSwish),
+    mseLoss: { args: [x4, x4, optional(options({ reduction }))], call: core.mseLoss },
+    l1Loss: { args: [x4, x4, optional(options({ reduction }))], call: core.l1Loss },
+    huberLoss: {
+      args: [x4, x4, optional(options({ reduction, delta: number(1, 1e-3, 3e38) }))],
+      call: core.huberLoss,
+    },
+    bceWithLogits: { args: [x4, x4, optional(options({ reduction }))], call: core.bceWithLogits },
     exp: unary(core.exp),
     log: unary(core.log),
     sqrt: unary(core.sqrt),

@@ -767,6 +767,41 @@ describe("ops at random", () => {
   );
 
   property(
+    ["mseLoss", "l1Loss", "huberLoss", "bceWithLogits"],
+    0.03,
+    fc.record({
+      shape: shapes({ min: 0, max: 4 }, 6),
+      loss: fc.constantFrom("mse", "l1", "huber", "bce"),
+      delta: fc.constantFrom(0.25, 1, 3),
+      x: moments,
+      y: moments,
+    }),
+    ({ shape, loss, delta, x, y }): OpCase => ({
+      inputs: { a: input(shape, x), b: input(shape, y) },
+      run({ a, b }) {
+        const reduction = "none";
+        if (loss === "mse") return fusenorm.mseLoss(a!, b!, { reduction });
+        if (loss === "l1") return fusenorm.l1Loss(a!, b!, { reduction });
+        if (loss === "huber") return fusenorm.huberLoss(a!, b!, { reduction, delta });
+        return fusenorm.bceWithLogits(a!, b!, { reduction });
+      },
+      reference(tape, { a, b }) {
+        const d = tape.sub(a!, b!);
+        if (loss === "mse") return tape.mul(d, d);
+        if (loss === "l1") return tape.map(d, Math.abs, Math.sign, [0]);
+        if (loss === "huber") {
+          const huber = (v: number) =>
+            Math.abs(v) <= delta ? (v * v) / 2 : delta * (Math.abs(v) - delta / 2);
+          const slope = (v: number) => Math.min(Math.max(v, -delta), delta);
+          return tape.map(d, huber, slope, [-delta, delta]);
+        }
+        const soft = (v: number) => Math.max(v, 0) + Math.log1p(Math.exp(-Math.abs(v)));
+        return tape.sub(tape.map(a!, soft, logistic), tape.mul(a!, b!));
+      },
+    }),
+  );
+
+  property(
     ["div", "maximum", "minimum"],
     0.03,
     fc.record({
