@@ -6,6 +6,7 @@ import { textTable } from "../experiments/page.ts";
 import { runReport } from "../experiments/run-report.ts";
 import type { Gpu } from "../gpu.ts";
 import { INITS } from "../nn/init.ts";
+import { RESNET_NORMS } from "../nn/models/resnet.ts";
 import { DATASET_NAMES, loadDataset } from "../node/datasets.ts";
 import { writeFileAtomic } from "../node/files.ts";
 import { requestGpu } from "../node/request.ts";
@@ -37,7 +38,7 @@ export function addTrainOptions(command: Command): void {
   command
     .option("--depth <layers>", "6n + 2: 8, 14, 20, 32, 44, 56, 110 …", positiveInteger, d.depth)
     .option("--width <channels>", "channels of the first stage", positiveInteger, d.width)
-    .option("--init <scheme>", "xavier, xavier_normal, he or he_uniform", d.init)
+    .option("--init <scheme>", INITS.join(", "), d.init)
     .option("--schedule <name>", "constant, step (÷10 at 50 % and 75 %) or cosine", d.schedule)
     .option("--warmup-steps <n>", "steps of linear warm-up", integer, d.warmupSteps)
     .option("--momentum <m>", "momentum of SGD", number, d.momentum)
@@ -54,7 +55,7 @@ export function addTrainOptions(command: Command): void {
   addJsonOption(command, "what came out");
   offer(command, {
     data: DATASET_NAMES,
-    norm: ["batch", "none", "last"],
+    norm: RESNET_NORMS,
     init: INITS,
     schedule: ["constant", "step", "cosine"],
     depth: ["8", "14", "20", "32", "44", "56", "110"],
@@ -77,7 +78,7 @@ export function registerTrain(program: Command): void {
     .command("train")
     .description("train one residual network; checkpoints after each epoch, history and report in --out")
     .option("--data <dir>", `a directory, or ${DATASET_NAMES.join(", ")}`, text, "embedded")
-    .option("--norm <where>", "batch, none or last", defaultTrainOptions.norm)
+    .option("--norm <name>", RESNET_NORMS.join(", "), defaultTrainOptions.norm)
     .option("--lr <rate>", "initial learning rate, such as 0.1 or 1e-3", number, defaultTrainOptions.lr)
     .option("--out <dir>", "where results go", text, "runs/train")
     .option("--profile", "time the kernels of the third step: a table, and a trace file in --out", false)
