@@ -20,13 +20,19 @@ export class Failures {
     onLoss: () => void,
   ) {
     device.addEventListener("uncapturederror", this.onUncapturedError);
+    // A device that is lost already tells so before anything that is waited for.
+    let isNew = true;
     device.lost.then(({ reason, message }) => {
       onLoss();
       if (this.ended) return;
+      const when = isNew ? "before this Gpu was made of it" : `near ${this.label || "its start"}`;
       this.loss =
-        `the device was lost (${reason || "unknown"}) near ${this.label || "its start"}: ${message || "no message"}; ` +
+        `the device was lost (${reason || "unknown"}) ${when}: ${message || "no message"}; ` +
         "ask for a new one (requestGpu, Gpu.request), make the tensors anew there, and go on from the last checkpoint";
       this.wake();
+    });
+    Promise.resolve().then(() => {
+      isNew = false;
     });
   }
 

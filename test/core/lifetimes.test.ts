@@ -6,7 +6,7 @@ import { enableGrad, noGrad } from "../../src/autograd/tape.ts";
 import { DeviceError, DeviceLostError, FusenormError } from "../../src/errors.ts";
 import { Gpu } from "../../src/gpu.ts";
 import { Conv2d, Linear, manualSeed } from "../../src/nn/layers.ts";
-import { requestGpu } from "../../src/node/request.ts";
+import { requestAdapter, requestGpu } from "../../src/node/request.ts";
 import { relu } from "../../src/ops/activations.ts";
 import { batchNorm } from "../../src/ops/batch-norm/batch-norm.ts";
 import { conv2d } from "../../src/ops/conv2d/conv2d.ts";
@@ -327,6 +327,26 @@ describe("destroy", () => {
     again.destroy();
     await new Promise((resolve) => setTimeout(resolve, 20));
     expect(lost).toBe(false);
+  });
+
+  it("says of a caller's device that is lost already that it was before", async () => {
+    const { gpu: entry } = await requestAdapter();
+    const ofCaller = async () => (await entry.requestAdapter())!.requestDevice();
+    const told = (of: Gpu) =>
+      relu(of.tensor([-1, 1], [2]))
+        .read()
+        .catch((error: Error) => `${error.name}: ${error.message}`);
+    const device = await ofCaller();
+    device.destroy();
+    await device.lost;
+    expect(await told(Gpu.fromDevice(device))).toMatch(
+      /^DeviceLostError: the device was lost \(destroyed\) before this Gpu was made of it:/,
+    );
+    const later = await ofCaller();
+    const alive = Gpu.fromDevice(later);
+    expect(await told(alive)).toEqual(Float32Array.of(0, 1));
+    later.destroy();
+    expect(await told(alive)).toMatch(/^DeviceLostError: the device was lost \(destroyed\) near /);
   });
 });
 
