@@ -129,7 +129,7 @@ export class Gpu {
   private readonly bindGroups: BindGroups;
   private pool: BufferPool;
   private capturing: Capture | null = null;
-  /** Internal: the tensors whose elements are not in memory, or may be given back. */
+  /** @internal the tensors whose elements are not in memory, or may be given back. */
   readonly pending = new Pending();
   private readonly scopes = new Scopes();
   private readonly finite = new FiniteChecks(this);
@@ -258,7 +258,7 @@ export class Gpu {
     return Tensor.full(this, shape, value, options, "gpu.full");
   }
 
-  /** Internal: refuses a shape that no buffer of this adapter holds, before anything is done. */
+  /** @internal refuses a shape that no buffer of this adapter holds, before anything is done. */
   checkSize(op: string, shape: unknown, dtype: DType = "float32", name = "shape"): void {
     checkShape(op, shape, name);
     const bytes = sizeOf(shape) * bytesPerElement(dtype);
@@ -279,7 +279,7 @@ export class Gpu {
     return this.scopes.run("gpu.scope", fn);
   }
 
-  /** Internal: the innermost scope owns `tensor`. */
+  /** @internal the innermost scope owns `tensor`. */
   track(tensor: Tensor): void {
     this.scopes.track(tensor);
   }
@@ -293,7 +293,7 @@ export class Gpu {
     return tensor;
   }
 
-  /** Internal: memory for `byteLength` bytes, padded to whole vec4s. */
+  /** @internal memory for `byteLength` bytes, padded to whole vec4s. */
   allocate(byteLength: number, what: string): Storage {
     this.check();
     const padded = Math.ceil(byteLength / 16) * 16;
@@ -304,7 +304,7 @@ export class Gpu {
     return storage;
   }
 
-  /** Internal: wraps a caller's buffer. */
+  /** @internal wraps a caller's buffer. */
   adopt(buffer: GPUBuffer): Storage {
     return this.pool.adopt(buffer);
   }
@@ -342,13 +342,13 @@ export class Gpu {
     this.encode(kept, this.kernels.get(kept), all, grid, label);
   }
 
-  /** Internal: to be called before a kernel or the host overwrites bytes that somebody may have seen already. */
+  /** @internal to be called before a kernel or the host overwrites bytes that somebody may have seen already. */
   willWrite(range: BufferRange): void {
     range.storage.willWrite(range.byteOffset, range.byteLength);
     this.capturing?.overwritten.push(range);
   }
 
-  /** Internal: `run` for kernels that write nothing but new tensors. */
+  /** @internal `run` for kernels that write nothing but new tensors. */
   dispatch<S extends Shader, E extends EntryOf<S>>(
     spec: KernelSpec<S, E>,
     bindings: BindingsOf<S, E>,
@@ -410,17 +410,17 @@ export class Gpu {
     return [Math.ceil(count / rows), rows];
   }
 
-  /** Internal: sets every 4-byte word of a range. */
+  /** @internal sets every 4-byte word of a range. */
   fillWords(range: BufferRange, word: number): void {
     fillWords(this, range, word);
   }
 
-  /** Internal: copies a range, in whole vec4s. */
+  /** @internal copies a range, in whole vec4s. */
   copyRange(from: BufferRange, to: BufferRange): void {
     copyRange(this, from, to);
   }
 
-  /** Internal: `acc += x` for two tensors of one size and float type. */
+  /** @internal `acc += x` for two tensors of one size and float type. */
   accumulate(acc: Tensor, x: Tensor): void {
     accumulate(this, acc, x);
   }
@@ -448,7 +448,7 @@ export class Gpu {
     await this.failures.outcome(this.device.queue.onSubmittedWorkDone().then(() => this.report()));
   }
 
-  /** Internal: the bytes of a range, after everything encoded so far. */
+  /** @internal the bytes of a range, after everything encoded so far. */
   async readRange(range: BufferRange): Promise<ArrayBuffer> {
     this.check();
     this.pending.run();
@@ -525,7 +525,7 @@ export class Gpu {
     }
   }
 
-  /** Internal: gives the buffers of a plan that is gone back to the driver. */
+  /** @internal gives the buffers of a plan that is gone back to the driver. */
   retire(pool: BufferPool): void {
     if (pool.close() > 0) this.bindGroups.clear();
   }
@@ -551,7 +551,7 @@ export class Gpu {
     }));
   }
 
-  /** Internal: see `Plan.run`. */
+  /** @internal see `Plan.run`. */
   replay(dispatches: readonly Dispatch[]): void {
     this.check();
     this.commands.replay(dispatches);
@@ -586,7 +586,7 @@ export class Gpu {
     this.failures.wake();
   }
 
-  /** Internal: throws that the device is gone, each time, or the first error that it reported since the last check. */
+  /** @internal throws that the device is gone, each time, or the first error that it reported since the last check. */
   check(): void {
     this.failures.check();
   }

@@ -8,7 +8,7 @@ import type { Tensor } from "./tensor/tensor.ts";
 export class Plan<T> {
   private disposed = false;
 
-  /** Internal: use `gpu.capture`. */
+  /** @internal use `gpu.capture`. */
   constructor(
     private readonly gpu: Gpu,
     /** What the captured function returned: its tensors hold new values after each `run`. */

@@ -12,7 +12,7 @@ export function isRecomputing(): boolean {
   return recomputing > 0;
 }
 
-/** Internal: runs `fn` such that batch-norm in training uses batch statistics, and leaves running ones alone. */
+/** @internal runs `fn` such that batch-norm in training uses batch statistics, and leaves running ones alone. */
 export function withoutTracking<T>(fn: () => T): T {
   recomputing += 1;
   try {

@@ -17,7 +17,7 @@ export interface Bindable {
   readonly gpu: unknown;
   /** Where they are in memory; those that are not yet are worked out for it. */
   readonly range: BufferRange;
-  /** To be called before a kernel overwrites them. */
+  /** @internal To be called before a kernel overwrites them. */
   overwrite(): unknown;
 }
 

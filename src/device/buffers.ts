@@ -191,7 +191,7 @@ export class BufferPool {
     return storage;
   }
 
-  /** Internal: nobody holds the buffer any more. */
+  /** @internal nobody holds the buffer any more. */
   recycle(storage: Storage): void {
     if (this.destroyed) return;
     this.stats.liveBuffers -= 1;

@@ -147,12 +147,12 @@ export abstract class Module {
     return summarize(this, shape);
   }
 
-  /** Internal: multiplications and additions of a forward between these shapes, for `summary`: those of products alone. */
+  /** @internal multiplications and additions of a forward between these shapes, for `summary`: those of products alone. */
   flop(_input: Shape, _output: Shape): number {
     return 0;
   }
 
-  /** Internal: the layers of this module, not of those below it, that `foldBatchNorm` may fold a norm into. */
+  /** @internal the layers of this module, not of those below it, that `foldBatchNorm` may fold a norm into. */
   normedLayers(): Iterable<NormedLayer> {
     return [];
   }

@@ -69,11 +69,11 @@ export interface OpDefinition<I extends InputShapes, P, Plan extends { out: Shap
   /** One gradient per input, `null` where `ctx.needsGrad` is false. Absent: the op is not differentiable. */
   backward?(ctx: OpContext<I>, grad: Tensor, saved: S, plan: Plan, params: P): Gradients<I>;
   /**
-   * Internal: what may be done with the gradient of the output by the kernel that makes the last contribution to it; of the
+   * @internal what may be done with the gradient of the output by the kernel that makes the last contribution to it; of the
    * sink of an input among `passes`, if there are any.
    */
   sink?(gpu: Gpu, saved: S, plan: Plan, params: P, ofInput: GradientSink | null): GradientSink | null;
-  /** Internal: the inputs that get the gradient of the output as it is, once it went through the sink: that of one of them. */
+  /** @internal the inputs that get the gradient of the output as it is, once it went through the sink: that of one of them. */
   passes?: readonly (keyof I & string)[];
 }
 

@@ -47,9 +47,9 @@ export class Tensor implements Bindable {
   requiresGrad = false;
   /** dLoss/dThis after `backward`, on leaves that require it. Kept until `zeroGrad` or `dispose`. */
   grad: Tensor | null = null;
-  /** Internal: where an optimiser wants this leaf's gradient; see `Packed`. */
+  /** @internal where an optimiser wants this leaf's gradient; see `Packed`. */
   gradSlot: Tensor | null = null;
-  /** Internal: the graph node that made this tensor, or null on leaves. */
+  /** @internal the graph node that made this tensor, or null on leaves. */
   node: GraphNode | null = null;
   private disposed = false;
   private isRange = false;
@@ -64,7 +64,7 @@ export class Tensor implements Bindable {
     private byteOffset: number,
   ) {}
 
-  /** Internal: see `gpu.empty`. */
+  /** @internal see `gpu.empty`. */
   static empty(gpu: Gpu, shape: Shape, dtype: DType = "float32", op = "gpu.empty"): Tensor {
     checkDType(op, dtype);
     gpu.checkSize(op, shape, dtype);
@@ -73,7 +73,7 @@ export class Tensor implements Bindable {
     return Tensor.over(gpu, storage, 0, [...shape], dtype);
   }
 
-  /** Internal: see `gpu.tensor`. */
+  /** @internal see `gpu.tensor`. */
   static from(
     gpu: Gpu,
     data: ArrayLike<number> | ArrayBufferView,
@@ -94,7 +94,7 @@ export class Tensor implements Bindable {
     return tensor;
   }
 
-  /** Internal: see `gpu.full`. */
+  /** @internal see `gpu.full`. */
   static full(gpu: Gpu, shape: Shape, value: number, options: TensorOptions, op: string): Tensor {
     const { dtype, requiresGrad } = tensorOptions(op, options);
     checkValue(op, "value", value, dtype);
@@ -148,7 +148,7 @@ export class Tensor implements Bindable {
     return Tensor.over(gpu, gpu.adopt(buffer), byteOffset, shape, dtype);
   }
 
-  /** Internal: a handle on a range of `storage`, whose reference it takes over. */
+  /** @internal a handle on a range of `storage`, whose reference it takes over. */
   static over(gpu: Gpu, storage: Storage, byteOffset: number, shape: Shape, dtype: DType): Tensor {
     const tensor = new Tensor(gpu, shape, dtype, storage, byteOffset);
     gpu.track(tensor);
@@ -156,7 +156,7 @@ export class Tensor implements Bindable {
   }
 
   /**
-   * Internal: a float32 tensor whose elements `work` gives when somebody needs them. Takes over the work's sources; `op` is who
+   * @internal a float32 tensor whose elements `work` gives when somebody needs them. Takes over the work's sources; `op` is who
    * is named where the elements turn out not to be finite.
    */
   static lazy(gpu: Gpu, shape: Shape, work: Work, op: string): Tensor {
@@ -205,17 +205,17 @@ export class Tensor implements Bindable {
     return { storage, byteOffset, byteLength };
   }
 
-  /** Internal: whether the elements lie in a caller's own buffer. */
+  /** @internal whether the elements lie in a caller's own buffer. */
   get isBorrowed(): boolean {
     return !(this.storage instanceof Lazy) && this.storage.pool === null;
   }
 
-  /** Internal: whether somebody has overwritten the elements since they were computed. */
+  /** @internal whether somebody has overwritten the elements since they were computed. */
   get wasOverwritten(): boolean {
     return this.storage.versionOf(this.byteOffset, this.byteLength) > 0;
   }
 
-  /** Internal: whether the elements are not in memory. */
+  /** @internal whether the elements are not in memory. */
   get isPending(): boolean {
     return this.storage instanceof Lazy && this.storage.waiting !== null;
   }
@@ -230,13 +230,13 @@ export class Tensor implements Bindable {
     return this.storage.shape.at(-1) === this.shape.at(-1) ? this.storage.waiting : null;
   }
 
-  /** Internal: how to work the elements out while they are loaded, if they are not in memory. */
+  /** @internal how to work the elements out while they are loaded, if they are not in memory. */
   get load(): Load | null {
     return this.waiting?.load ?? null;
   }
 
   /**
-   * Internal: if the kernel that is to give the elements has not run, and can do what the part of `store` does, runs it so, and
+   * @internal if the kernel that is to give the elements has not run, and can do what the part of `store` does, runs it so, and
    * gives the sums.
    */
   store(store: Store): Partials | null {
@@ -244,12 +244,12 @@ export class Tensor implements Bindable {
     return accepts && this.storage instanceof Lazy ? this.storage.store(store) : null;
   }
 
-  /** Internal: an activation of elements that are not in memory, not worked out either; see `Work`. */
+  /** @internal an activation of elements that are not in memory, not worked out either; see `Work`. */
   activated(activation: ActivationPart, newMask: NewMask | null): Activated | null {
     return this.waitingInShape?.activated?.(activation, newMask) ?? null;
   }
 
-  /** Internal: the sum with a tensor of the same shape, likewise. */
+  /** @internal the sum with a tensor of the same shape, likewise. */
   plus(other: Tensor, graph: boolean): Tensor | null {
     return this.waitingInShape?.plus?.(other, this, graph) ?? null;
   }
@@ -262,29 +262,29 @@ export class Tensor implements Bindable {
       : null;
   }
 
-  /** Internal: calls `read` before somebody overwrites the elements, until the function that it returns is called. */
+  /** @internal calls `read` before somebody overwrites the elements, until the function that it returns is called. */
   beforeWrite(read: () => void): () => void {
     return this.storage.beforeWrite(read);
   }
 
-  /** Internal: tells whether the elements are older than something else's. */
+  /** @internal tells whether the elements are older than something else's. */
   get serial(): number {
     return this.storage.serial;
   }
 
-  /** Internal: a function that tells whether somebody has overwritten the elements since. */
+  /** @internal a function that tells whether somebody has overwritten the elements since. */
   watch(): () => boolean {
     const { storage, byteOffset, byteLength } = this;
     const version = storage.versionOf(byteOffset, byteLength);
     return () => storage.versionOf(byteOffset, byteLength) !== version;
   }
 
-  /** Internal: whether the elements may be given back, and worked out once more. */
+  /** @internal whether the elements may be given back, and worked out once more. */
   get recomputes(): boolean {
     return this.storage instanceof Lazy && this.storage.recomputes;
   }
 
-  /** Internal: the bytes of this tensor, to be overwritten at once: whoever depends on the old ones has them by now. */
+  /** @internal the bytes of this tensor, to be overwritten at once: whoever depends on the old ones has them by now. */
   overwrite(): BufferRange {
     this.checkLive("written");
     if (this.storage instanceof Lazy) this.storage.settle();
@@ -318,12 +318,12 @@ export class Tensor implements Bindable {
     return this.disposed;
   }
 
-  /** Internal: whether other handles look at the same elements. */
+  /** @internal whether other handles look at the same elements. */
   get isShared(): boolean {
     return this.storage.isShared && !this.isRange;
   }
 
-  /** Internal: a handle on part of this tensor's buffer that nothing else looks at, `byteOffset` from its start. */
+  /** @internal a handle on part of this tensor's buffer that nothing else looks at, `byteOffset` from its start. */
   part(byteOffset: number, shape: Shape): Tensor {
     const { storage } = this.range;
     const tensor = new Tensor(this.gpu, shape, this.dtype, storage.retain(), this.byteOffset + byteOffset);
@@ -331,7 +331,7 @@ export class Tensor implements Bindable {
     return tensor;
   }
 
-  /** Internal: moves the elements into part of `target`'s buffer. Other handles keep the old ones. */
+  /** @internal moves the elements into part of `target`'s buffer. Other handles keep the old ones. */
   moveTo(target: Tensor, byteOffset: number): void {
     const { storage } = target.range;
     if (this.storage instanceof Lazy) this.storage.settle();
@@ -345,7 +345,7 @@ export class Tensor implements Bindable {
     this.isRange = true;
   }
 
-  /** Internal: a handle on the slot for this leaf's first gradient since `zeroGrad`; null when it has one already. */
+  /** @internal a handle on the slot for this leaf's first gradient since `zeroGrad`; null when it has one already. */
   takeGradSlot(): Tensor | null {
     if (!this.gradSlot || this.grad || this.slotTaken) return null;
     this.slotTaken = true;
@@ -364,7 +364,7 @@ export class Tensor implements Bindable {
     return new Tensor(this.gpu, shape, this.dtype, this.storage.retain(false), this.byteOffset);
   }
 
-  /** Internal: a handle for the graph, which can do without elements that may be worked out again. */
+  /** @internal a handle for the graph, which can do without elements that may be worked out again. */
   saved(): Tensor {
     this.checkLive("used");
     const tensor = new Tensor(this.gpu, this.shape, this.dtype, this.storage.retain(true), this.byteOffset);
@@ -389,7 +389,7 @@ export class Tensor implements Bindable {
     this.gpu.commands.write(storage.buffer, byteOffset, elements);
   }
 
-  /** Internal: refuses what `write` would. @throws ShapeError */
+  /** @internal refuses what `write` would. @throws ShapeError */
   checkData(op: string, data: unknown, name: string): void {
     encode(op, data, this.dtype, this.shape, name);
   }
