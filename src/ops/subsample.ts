@@ -6,6 +6,7 @@ import { checkOptions, optionNames, show } from "../options.ts";
 import { formatShape, type Shape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { defineOp } from "./define-op.ts";
+import { largestWorkgroup } from "./grid.ts";
 
 export interface SubsampleOptions {
   /** Every so many pixels in both directions are kept. Default 1. */
@@ -42,8 +43,9 @@ function laneGrid(gpu: Gpu, rows: number, width: number, units: number) {
   const { variant } = choice;
   const lanes = (limit: number, count: number) => Math.min(limit, 2 ** Math.ceil(Math.log2(count)));
   const X = variant === "rows" ? 1 : lanes(64, units);
-  const Y = variant === "rows" ? 1 : lanes(256 / X, width);
-  const Z = variant === "rows" ? 32 : lanes(Math.min(64, 256 / X / Y), rows);
+  const largest = largestWorkgroup(gpu);
+  const Y = variant === "rows" ? 1 : lanes(largest / X, width);
+  const Z = variant === "rows" ? 32 : lanes(Math.min(64, largest / X / Y), rows);
   return { constants: { X, Y, Z }, serves: [choice], grid: [Math.min(16384, Math.ceil(rows / Z))] as const };
 }
 

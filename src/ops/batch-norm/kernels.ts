@@ -13,6 +13,7 @@ import type { DType } from "../../tensor/dtype.ts";
 import type { Shape } from "../../tensor/shape.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import type { OpContext } from "../define-op.ts";
+import { largestWorkgroup } from "../grid.ts";
 
 type Context = Pick<OpContext, "gpu" | "temp" | "run">;
 
@@ -107,7 +108,6 @@ const SOFTWARE_ONE_WORKGROUP = 8; // as many workgroups, and so threads, as ther
 const SOFTWARE_LANES = 512;
 /** Rows in a word of the ReLU's mask. Slices begin at whole words. */
 const MASK_ROWS = 8;
-const GPU_WORKGROUP = 256;
 const GPU_WORKGROUPS = 1024;
 const GPU_LANES = 2 ** 18;
 /** Rows up to which one dispatch is faster than three on lavapipe, if there are 16 columns or more to share out. */
@@ -127,15 +127,16 @@ function gcd(a: number, b: number): number {
   return b === 0 ? a : gcd(b, a % b);
 }
 
-function divide({ width4, rows }: Layout, variant: Variant, software: boolean): Division {
+function divide({ width4, rows }: Layout, variant: Variant, gpu: Gpu): Division {
   const { runs, one } = VARIANTS[variant];
-  const workgroup = software ? SOFTWARE_WORKGROUP : GPU_WORKGROUP;
+  const largest = largestWorkgroup(gpu);
+  const workgroup = gpu.isSoftware ? SOFTWARE_WORKGROUP : largest;
   const lanes = runs && one ? SOFTWARE_ONE_WORKGROUP : workgroup;
   // Columns: whole rows of up to 64 vec4s, so that a workgroup reads runs of up to 1 KiB.
   const wide = one ? 4 : 64;
   const tiles = Math.ceil(width4 / wide);
   const x = runs ? 0 : Math.ceil(width4 / tiles);
-  const y = runs ? 0 : Math.floor(GPU_WORKGROUP / x);
+  const y = runs ? 0 : Math.floor(largest / x);
   if (one) return { slices: 1, sliceRows: rows, stride: 0, lanes, x, y };
   const wanted = runs
     ? Math.min(Math.floor(SOFTWARE_LANES / width4), Math.floor(rows / 16))
@@ -229,10 +230,11 @@ export class BatchNormKernels {
     bindings: Omit<StatisticsEntries[E], "params">,
   ): void {
     const { channels } = this.layout;
-    const constants = { WORKGROUP_SIZE: GPU_WORKGROUP };
+    const workgroup = largestWorkgroup(this.gpu);
+    const constants = { WORKGROUP_SIZE: workgroup };
     const spec: KernelSpec = { shader: shaders.batch_norm_statistics, entry, constants };
     const params = { channels, width: this.width };
-    ctx.run(spec, { ...bindings, params }, this.gpu.fold(Math.ceil(channels / GPU_WORKGROUP)));
+    ctx.run(spec, { ...bindings, params }, this.gpu.fold(Math.ceil(channels / workgroup)));
   }
 
   /** Whether kernels around a pass in several dispatches may do part of it: channels in whole vec4s. */
@@ -545,7 +547,7 @@ export class BatchNormKernels {
   private division(variant: Variant): Division {
     let division = this.divisions.get(variant);
     if (!division) {
-      division = divide(this.layout, variant, this.gpu.isSoftware);
+      division = divide(this.layout, variant, this.gpu);
       this.divisions.set(variant, division);
     }
     return division;
@@ -589,7 +591,7 @@ export class BatchNormKernels {
   /** Invocations that merge a channel's partials in a workgroup. */
   private mergers(slices: number): number {
     const partials = (slices * this.width) / this.layout.channels;
-    return Math.min(GPU_WORKGROUP, 2 ** Math.ceil(Math.log2(Math.max(1, partials))));
+    return Math.min(largestWorkgroup(this.gpu), 2 ** Math.ceil(Math.log2(Math.max(1, partials))));
   }
 
   private run<E extends Entry>(ctx: Pick<Context, "run">, entry: E, bindings: BoundBy<E>, how: How): void {

@@ -12,6 +12,7 @@ import * as shaders from "../../generated/shaders.ts";
 import type { Gpu } from "../../gpu.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import type { OpContext } from "../define-op.ts";
+import { largestWorkgroup } from "../grid.ts";
 import { onlyLanes, subgroupLanes } from "../subgroups.ts";
 
 /** All sizes of one convolution. */
@@ -293,7 +294,7 @@ export function gradWeight(ctx: Context, g: ConvGeometry, dw: Tensor, dy: Tensor
   // As few lanes without work as whole subgroups allow: 3×3 filters over 16 channels have 36 quads of columns, 12 of which
   // are at the left of a filter row.
   const lanes = Math.ceil(columns / 4) / (row ? 3 : 1);
-  const workgroup = 8 * Math.ceil(lanes / Math.ceil(lanes / 256) / 8);
+  const workgroup = 8 * Math.ceil(lanes / Math.ceil(lanes / largestWorkgroup(ctx.gpu)) / 8);
   const tiles =
     (tile
       ? Math.ceil(columns / tile.BN) * Math.ceil(g.K / g.groups / tile.BM)
@@ -397,7 +398,7 @@ function gatherVariants(gpu: Gpu, g: ConvGeometry, map: GatherMap): ConvVariant[
       ? "tile_256x16"
       : perGroup <= 32
         ? "tile_128x32"
-        : perGroup % 128 === 0 && pixels * map.OC >= BUSY * 128 * 128
+        : perGroup % 128 === 0 && pixels * map.OC >= BUSY * 128 * 128 && fits(gpu, "tile_128x128")
           ? "tile_128x128"
           : pixels * map.OC >= BUSY * 128 * 64
             ? "tile_128x64"
@@ -410,7 +411,18 @@ function gatherVariants(gpu: Gpu, g: ConvGeometry, map: GatherMap): ConvVariant[
     "tile_128x64",
     "tile_128x128",
   ];
-  return inOrder(gpu, subgroup, [best, ...gather.filter((name) => name !== best)], ["scalar_4x4"]);
+  return inOrder(
+    gpu,
+    subgroup,
+    [best, ...gather.filter((name) => name !== best && fits(gpu, name))],
+    ["scalar_4x4"],
+  );
+}
+
+/** Whether the tile's workgroup has no more invocations than this adapter allows. */
+function fits(gpu: Gpu, name: ConvVariant): boolean {
+  const block = blockOf(name);
+  return block?.family !== "tile" || tileSizes(block).WORKGROUP! <= largestWorkgroup(gpu);
 }
 
 function gradWeightVariants(gpu: Gpu, g: ConvGeometry): ConvVariant[] {

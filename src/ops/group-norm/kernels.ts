@@ -10,6 +10,7 @@ import { show } from "../../options.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { SMALL_EPS } from "../batch-norm/kernels.ts";
 import type { OpContext } from "../define-op.ts";
+import { largestWorkgroup } from "../grid.ts";
 
 type Context = Pick<OpContext, "gpu" | "temp" | "run">;
 
@@ -29,7 +30,6 @@ export interface GroupParams {
 }
 
 const SOFTWARE_WORKGROUP = 8; // as many workgroups, and so threads, as there are groups of lanes
-const GPU_WORKGROUP = 256;
 /** Invocations that sum the gradients of gamma and beta. */
 const SOFTWARE_LANES = 512;
 const GPU_LANES = 2 ** 16;
@@ -93,7 +93,7 @@ export function normalizeUnitsGrad(
   const slices = Math.ceil(images / sliceImages);
   const channels = groups * width;
   const partials = ctx.temp([slices, 2, channels]);
-  const size = software ? SOFTWARE_WORKGROUP : GPU_WORKGROUP;
+  const size = software ? SOFTWARE_WORKGROUP : largestWorkgroup(ctx.gpu);
   const constants = { WORKGROUP_SIZE: size, VEC4: vec4(units) };
   const sliced = { ...paramsOf(units, 0), slices, slice_images: sliceImages };
   const gridOf = (lanes: number) => ctx.gpu.fold(Math.ceil(lanes / size));
@@ -138,11 +138,11 @@ function unitKernel(
   const count = images * groups;
   const serves = [choice];
   if (choice.variant === "lanes") {
-    const size = gpu.isSoftware ? SOFTWARE_WORKGROUP : GPU_WORKGROUP;
+    const size = gpu.isSoftware ? SOFTWARE_WORKGROUP : largestWorkgroup(gpu);
     const constants = { ...flags, WORKGROUP_SIZE: size };
     return { suffix: "", serves, constants, grid: gpu.fold(Math.ceil(count / size)) };
   }
-  const LANES = Math.min(GPU_WORKGROUP, 2 ** Math.ceil(Math.log2(Math.max(quads, 2))));
+  const LANES = Math.min(largestWorkgroup(gpu), 2 ** Math.ceil(Math.log2(Math.max(quads, 2))));
   return { suffix: "_workgroup", serves, constants: { ...flags, LANES }, grid: gpu.fold(count) };
 }
 

@@ -6,7 +6,7 @@ import { type Shape, sizeOf } from "../../tensor/shape.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { type AxisGroup, groupAxes, operandLayout } from "../elementwise/broadcast.ts";
 import { binary, type KernelContext, sameLayout } from "../elementwise/kernels.ts";
-import { strideGrid } from "../grid.ts";
+import { largestWorkgroup, strideGrid } from "../grid.ts";
 import { inputOf, plainInput } from "../load.ts";
 
 /** What is summed: x, x·z, (x − centre)² or z·(x − centre). */
@@ -118,7 +118,7 @@ function reduceOne(
   let first = true;
   let unit = 1;
   for (;;) {
-    const Y = Math.min(256 / X, 2 ** Math.ceil(Math.log2(rows)));
+    const Y = Math.min(largestWorkgroup(ctx.gpu) / X, 2 ** Math.ceil(Math.log2(rows)));
     const slices = sliceCount(variant, outer, rows, columns, X, Y);
     const last = slices === 1;
     const target = last ? out : ctx.temp([outer * slices * columns * (vec4 ? 4 : 1)]);
