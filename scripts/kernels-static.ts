@@ -16,7 +16,7 @@ import { buildDriver, compile, type Job } from "./kernels-static/machine.ts";
 import { analyze } from "./kernels-static/model.ts";
 import { comparisonText, EXPLANATION, figuresJson, figuresText, wrap } from "./kernels-static/report.ts";
 import { type Figures, idOf, type Row, readFigures } from "./kernels-static/rows.ts";
-import { DEFAULT_WORKLOADS } from "./kernels-static/workloads.ts";
+import { WORKLOADS } from "./kernels-static/workloads.ts";
 
 const RESULTS = fileURLToPath(new URL("../bench/results/", import.meta.url));
 const width = process.stdout.columns ?? (Number(process.env.COLUMNS) || 120);
@@ -46,7 +46,7 @@ const program = new Command("kernels:static")
   .addOption(
     new Option("--wave <lanes>", "one subgroup size; default all that the family has").choices(["32", "64"]),
   )
-  .option("--work <names>", `of ${DEFAULT_WORKLOADS.join(", ")}; default all`, list)
+  .option("--work <names>", `of ${WORKLOADS.join(", ")}; default all`, list)
   .option("--filter <pattern>", "only kernels whose work or name matches")
   .option("--compare <file>", "what is different from an earlier run's file")
   .option("--asm <pattern>", "the inner loop of kernels that match, beside its WGSL")
@@ -117,14 +117,12 @@ function listKernels(runs: readonly Run[], pattern: RegExp): string {
 async function main(): Promise<void> {
   const { wave, filter, compare, asm, json, check, out } = options;
   const before = compare === undefined ? null : readStored(compare);
-  const families = (options.family ?? (before ? [before.family] : DEFAULT_FAMILIES)).map(chipOf);
-  const unknown = options.work?.find((name) => !DEFAULT_WORKLOADS.includes(name));
+  const families = (before ? [before.family] : (options.family ?? DEFAULT_FAMILIES)).map(chipOf);
+  const unknown = options.work?.find((name) => !WORKLOADS.includes(name));
   if (unknown !== undefined) {
-    throw new UsageError(
-      `kernels:static: work is ${unknown}; expected one of ${DEFAULT_WORKLOADS.join(", ")}`,
-    );
+    throw new UsageError(`kernels:static: work is ${unknown}; expected one of ${WORKLOADS.join(", ")}`);
   }
-  const workloads = check ? ["check"] : (options.work ?? DEFAULT_WORKLOADS);
+  const workloads = check ? ["check"] : (options.work ?? WORKLOADS);
   const pattern = filter === undefined ? null : new RegExp(filter);
   const folder = mkdtempSync(join(tmpdir(), "kernels-static-"));
   try {
@@ -155,13 +153,20 @@ async function main(): Promise<void> {
       const own = runs.filter(({ family }) => family === chip.family);
       if (own.length === 0) continue;
       const figures = figuresOf(own);
-      const matching = figures.rows.filter(
-        ({ id, kernel }) => !pattern || pattern.test(id) || pattern.test(kernel),
-      );
+      const matches = ({ id, kernel }: Row) => !pattern || pattern.test(id) || pattern.test(kernel);
+      const matching = figures.rows.filter(matches);
       const stored = join(out, `static-${chip.family}.json`);
       printed.push({ ...figures, rows: matching });
       if (check) failures.push(...checkFigures(figures, readStored(stored)));
-      else if (!json) show(figures, chip, matching, before, own[0]!.wave);
+      else if (before && !json) {
+        const ran = ({ workloads: names }: Row) => workloads.some((name) => name in names);
+        const former = { ...before, rows: before.rows.filter((row) => ran(row) && matches(row)) };
+        console.log(comparisonText(former, figures, matching, width));
+      } else if (!json) {
+        // The subgroup size that Dawn asks for; the others are in the file.
+        const first = matching.filter(({ wave }) => wave === own[0]!.wave);
+        console.log(figuresText(figures, chip, first, width));
+      }
       if (!check && wave === undefined && options.work === undefined) {
         writeFileAtomic(stored, figuresJson(figures));
         if (!json) console.log(`\nstored as ${stored}\n`);
@@ -180,26 +185,6 @@ async function main(): Promise<void> {
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
-}
-
-/** The rows of the subgroup size that Dawn asks for; the others are in the file. */
-function show(
-  figures: Figures,
-  chip: Chip,
-  rows: readonly Row[],
-  before: Figures | null,
-  first: number,
-): void {
-  if (before?.family === chip.family) console.log(comparisonText(before, figures, rows, width));
-  else
-    console.log(
-      figuresText(
-        figures,
-        chip,
-        rows.filter(({ wave }) => wave === first),
-        width,
-      ),
-    );
 }
 
 try {

@@ -41,7 +41,7 @@ const MATRIX = /^v_(swmmac|wmma|mfma)/;
 const LOAD = /^(buffer|global|flat|scratch)_(load|atomic)/;
 const STORE = /^(buffer|global|flat|scratch)_store/;
 /** Scalar instructions that steer alone. */
-const STEERING = /^s_(delay_alu|nop|waitcnt|clause|cbranch|branch|set_inst)/;
+const STEERING = /^s_(delay_alu|nop|waitcnt|clause|cbranch|branch|set_inst|endpgm)/;
 
 /** Bytes that an access brings a lane; three words take as long as four. */
 function bytesOf(op: string): number {

@@ -4,7 +4,7 @@ import { bytesPerCycle, type Chip, peakOf } from "./chips.ts";
 import type { Figures, Mix, Row, Total } from "./rows.ts";
 
 /** From here on a row is one line, with what is done in a column of its own. */
-const WIDE = 100;
+const WIDE = 110;
 
 interface Column {
   title: string;
@@ -15,7 +15,7 @@ const figure = (value: number | null) => (value === null ? "–" : value.toFixed
 
 const COMMON: readonly Column[] = [
   { title: "regs", cell: ({ registers }) => `${registers}` },
-  { title: "spills", cell: ({ spills, scratch }) => (scratch > 0 ? `${spills}+${scratch}B` : `${spills}`) },
+  { title: "spills", cell: ({ spills, scratch }) => `${spills}${scratch > 0 ? "*" : ""}` },
   { title: "LDS", cell: ({ lds }) => (lds === 0 ? "0" : `${(lds / 1024).toFixed(1)}K`) },
   { title: "waves", cell: ({ waves }) => `${waves}` },
 ];
@@ -104,7 +104,7 @@ function totalsText(totals: readonly Total[]): string {
 }
 
 export const EXPLANATION = [
-  "regs: vector registers of a lane. spills: registers that did not fit, +bytes of scratch memory. waves: of a SIMD at a time. " +
+  "regs: vector registers of a lane. spills: registers that did not fit, * with scratch memory. waves: of a SIMD at a time. " +
     "dist: issue cycles between a load and the wait for it. bound: what a turn of the loop takes longest for: issuing, " +
     "workgroup memory (LDS) or loads (L0).",
   "ideal: percent of peak of a turn of the loop with latency hidden; est: with latency and the grid; whole: with what is around " +
@@ -118,10 +118,10 @@ export const EXPLANATION = [
 export function figuresText(figures: Figures, chip: Chip, rows: readonly Row[], width: number): string {
   const products = rows.filter(isProduct);
   const rest = rows.filter((row) => !isProduct(row));
-  const parts = [chipLine(chip, figures.mesa)];
+  const parts = [wrap(chipLine(chip, figures.mesa), width).join("\n")];
   if (products.length > 0) parts.push(table(products, PRODUCTS, width));
   if (rest.length > 0) parts.push(table(rest, streams(chip), width));
-  parts.push(totalsText(figures.totals), spillsText(figures.rows));
+  parts.push(totalsText(figures.totals), spillsText(figures.rows, width));
   return parts.join("\n\n");
 }
 
@@ -129,11 +129,11 @@ export function spilling(rows: readonly Row[]): Row[] {
   return rows.filter(({ spills, scratch }) => spills > 0 || scratch > 0);
 }
 
-function spillsText(rows: readonly Row[]): string {
+function spillsText(rows: readonly Row[], width: number): string {
   const bad = spilling(rows);
   if (bad.length === 0) return `Of ${rows.length} kernels none spills or uses scratch memory.`;
-  const lines = bad.map(
-    ({ id, wave, spills, scratch }) => `  ${id}, wave${wave}: ${spills} registers, ${scratch} B of scratch`,
+  const lines = bad.flatMap(({ id, wave, spills, scratch }) =>
+    wrap(`  ${id}, wave${wave}: ${spills} registers, ${scratch} B of scratch`, width),
   );
   return [`Of ${rows.length} kernels ${bad.length} spill or use scratch memory:`, ...lines].join("\n");
 }
@@ -209,10 +209,11 @@ export function comparisonText(before: Figures, now: Figures, rows: readonly Row
     );
     if (!same || total.gigaflops === 0) return [];
     const change = (["ideal", "est", "whole"] as const).map((key) => `${key} ${same[key]} → ${total[key]}`);
-    return [`${total.workload}, wave${total.wave}: ${change.join(", ")}`];
+    return wrap(`${total.workload}, wave${total.wave}: ${change.join(", ")}`, width);
   });
+  const driver = before.mesa === now.mesa ? "" : `, Mesa ${before.mesa} → ${now.mesa}`;
   return [
-    `${now.family}: ${changes.length} of ${ids.size} kernels changed${before.mesa === now.mesa ? "" : `, Mesa ${before.mesa} → ${now.mesa}`}`,
+    ...wrap(`${now.family}: ${changes.length} of ${ids.size} kernels changed${driver}`, width),
     ...lines,
     ...list("gone", onlyBefore),
     ...list("new", onlyNow),
