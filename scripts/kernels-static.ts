@@ -25,6 +25,7 @@ interface Options {
   family?: string[];
   wave?: string;
   work?: string[];
+  variant?: string[];
   filter?: string;
   compare?: string;
   asm?: string;
@@ -47,12 +48,17 @@ const program = new Command("kernels:static")
     new Option("--wave <lanes>", "one subgroup size; default all that the family has").choices(["32", "64"]),
   )
   .option("--work <names>", `of ${WORKLOADS.join(", ")}; default all`, list)
-  .option("--filter <pattern>", "only kernels whose work or name matches")
+  .option(
+    "--variant <choices>",
+    "KERNEL=VARIANT,… instead of what the chooser takes, e.g. conv2d.forward=tile_64x64",
+    list,
+  )
+  .option("--filter <pattern>", "print only kernels whose work or name matches")
   .option("--compare <file>", "what is different from an earlier run's file")
   .option("--asm <pattern>", "the inner loop of kernels that match, beside its WGSL")
   .option("--json", "the figures as JSON on standard output")
   .option("--check", "two shapes: fails on a spill, or 5 % less than what is stored")
-  .option("--out <dir>", "where whole runs are stored, as static-FAMILY.json", RESULTS)
+  .option("--out <dir>", "where whole runs are stored, as static-FAMILY.json, and --check looks", RESULTS)
   .parse();
 const options = program.opts<Options>();
 
@@ -114,73 +120,80 @@ function listKernels(runs: readonly Run[], pattern: RegExp): string {
   return parts.join("\n\n");
 }
 
-async function main(): Promise<void> {
-  const { wave, filter, compare, asm, json, check, out } = options;
-  const before = compare === undefined ? null : readStored(compare);
-  const families = (before ? [before.family] : (options.family ?? DEFAULT_FAMILIES)).map(chipOf);
-  const unknown = options.work?.find((name) => !WORKLOADS.includes(name));
+/** One for each subgroup size of each family. */
+function plan(folder: string): Run[] {
+  const { wave, check, asm, compare, variant: variants = [] } = options;
+  const families =
+    compare === undefined ? (options.family ?? DEFAULT_FAMILIES) : [readStored(compare).family];
+  const workloads = check ? ["check"] : (options.work ?? WORKLOADS);
+  const unknown = workloads.find((name) => !WORKLOADS.includes(name));
   if (unknown !== undefined) {
     throw new UsageError(`kernels:static: work is ${unknown}; expected one of ${WORKLOADS.join(", ")}`);
   }
-  const workloads = check ? ["check"] : (options.work ?? WORKLOADS);
-  const pattern = filter === undefined ? null : new RegExp(filter);
+  return families.map(chipOf).flatMap((chip) => {
+    const waves = check || asm !== undefined ? chip.waves.slice(0, 1) : chip.waves;
+    const wanted = wave === undefined ? waves : [Number(wave)];
+    const missing = wanted.find((lanes) => !chip.waves.includes(lanes));
+    if (missing !== undefined) {
+      throw new UsageError(`kernels:static: ${chip.family} has no waves of ${missing}; it has ${chip.waves}`);
+    }
+    return wanted.map((lanes) => {
+      const { family } = chip;
+      return { family, chip, wave: lanes, workloads, variants, folder: join(folder, `${family}-${lanes}`) };
+    });
+  });
+}
+
+/** Prints, checks or stores the figures of one family; gives what a check found wrong. */
+function report(figures: Figures, chip: Chip): string[] {
+  const { wave, work, variant, filter, compare, check, json, out } = options;
+  const stored = join(out, `static-${chip.family}.json`);
+  if (check) {
+    const former = readStored(stored);
+    const wrong = checkFigures(figures, former);
+    const versions =
+      figures.mesa === former.mesa ? "" : ` (Mesa ${figures.mesa}: not compared with ${former.mesa}'s)`;
+    if (wrong.length === 0)
+      console.log(`${chip.family}: ${figures.rows.length} kernels, all right${versions}`);
+    return wrong;
+  }
+  const pattern = new RegExp(filter ?? "");
+  const matches = ({ id, kernel }: Row) => pattern.test(id) || pattern.test(kernel);
+  const rows = figures.rows.filter(matches);
+  if (json) console.log(figuresJson({ ...figures, rows }).trimEnd());
+  else if (compare !== undefined) {
+    const before = readStored(compare);
+    const ran = ({ workloads }: Row) => figures.totals.some(({ workload }) => workload in workloads);
+    const former = { ...before, rows: before.rows.filter((row) => ran(row) && matches(row)) };
+    console.log(comparisonText(former, figures, rows, width));
+  } else {
+    // The subgroup size that Dawn asks for; the others are in the file.
+    const first = rows.filter((row) => row.wave === figures.rows[0]!.wave);
+    console.log(`${figuresText(figures, chip, first, width)}\n`);
+  }
+  const isWhole = wave === undefined && work === undefined && variant === undefined;
+  if (isWhole && compare === undefined) writeFileAtomic(stored, figuresJson(figures));
+  return [];
+}
+
+async function main(): Promise<void> {
   const folder = mkdtempSync(join(tmpdir(), "kernels-static-"));
   try {
+    const runs = plan(folder);
     const driver = buildDriver(folder);
-    const runs = families.flatMap((chip) => {
-      const { family } = chip;
-      const waves = check || asm !== undefined ? chip.waves.slice(0, 1) : chip.waves;
-      return (wave === undefined ? waves : [Number(wave)])
-        .filter((lanes) => chip.waves.includes(lanes))
-        .map(
-          (lanes): Run => ({
-            family,
-            chip,
-            wave: lanes,
-            workloads,
-            folder: join(folder, `${family}-${lanes}`),
-          }),
-        );
-    });
     await pooled(runs, (run) => compile(driver, run));
+    const { asm, check, compare, json } = options;
     if (asm !== undefined) {
       console.log(listKernels(runs, new RegExp(asm)) || `no kernel matches ${asm}`);
       return;
     }
-    const failures: string[] = [];
-    const printed: Figures[] = [];
-    for (const chip of families) {
-      const own = runs.filter(({ family }) => family === chip.family);
-      if (own.length === 0) continue;
-      const figures = figuresOf(own);
-      const matches = ({ id, kernel }: Row) => !pattern || pattern.test(id) || pattern.test(kernel);
-      const matching = figures.rows.filter(matches);
-      const stored = join(out, `static-${chip.family}.json`);
-      printed.push({ ...figures, rows: matching });
-      if (check) failures.push(...checkFigures(figures, readStored(stored)));
-      else if (before && !json) {
-        const ran = ({ workloads: names }: Row) => workloads.some((name) => name in names);
-        const former = { ...before, rows: before.rows.filter((row) => ran(row) && matches(row)) };
-        console.log(comparisonText(former, figures, matching, width));
-      } else if (!json) {
-        // The subgroup size that Dawn asks for; the others are in the file.
-        const first = matching.filter(({ wave }) => wave === own[0]!.wave);
-        console.log(figuresText(figures, chip, first, width));
-      }
-      if (!check && wave === undefined && options.work === undefined) {
-        writeFileAtomic(stored, figuresJson(figures));
-        if (!json) console.log(`\nstored as ${stored}\n`);
-      }
-    }
-    if (json) console.log(JSON.stringify(printed));
-    else if (!check && !before) console.log(EXPLANATION.flatMap((text) => wrap(text, width)).join("\n"));
-    if (check) {
-      for (const failure of failures) console.error(`kernels:static: ${failure}`);
-      if (failures.length > 0) process.exitCode = 1;
-      else
-        console.log(
-          `kernels:static: ${printed.map(({ family, rows }) => `${rows.length} kernels on ${family}`).join(", ")}: as stored`,
-        );
+    const wrong = [...new Set(runs.map(({ chip }) => chip))].flatMap((chip) =>
+      report(figuresOf(runs.filter((run) => run.chip === chip)), chip),
+    );
+    for (const one of wrong) console.error(`kernels:static: ${one}`);
+    if (wrong.length > 0) process.exitCode = 1;
+    if (!check && !json && compare === undefined) {
+      console.log(EXPLANATION.flatMap((text) => wrap(text, width)).join("\n"));
     }
   } finally {
     rmSync(folder, { recursive: true, force: true });

@@ -63,7 +63,7 @@ export function tripsOf(blocks: readonly Block[], loop: Loop): number | null {
   for (let i = loop.from; i <= loop.to; i += 1) {
     if (!mayLeave(blocks[i]!, i, loop)) continue;
     const compared = lastOf(blocks[i]!.code, (line) =>
-      /^s_cmp_(lt|ge|eq|lg|le|gt)_[iu]32 (\S+), (\S+)$/.exec(line),
+      /^s_cmpk?_(lt|ge|eq|lg|le|gt)_[iu]32 (\S+), (\S+)$/.exec(line),
     );
     if (!compared) continue;
     const [, relation, left, right] = compared;
@@ -103,10 +103,23 @@ function sumOf(line: string, register: string): number | null {
   return a === register ? integer(b) : b === register ? integer(a!) : null;
 }
 
-/** The number of `s_mov_b32 s7, 0`. */
+/** The number of `s_mov_b32 s7, 0`, or of either half of `s_mov_b64 s[6:7], 0` and of a mask, `s_bfm_b64 s[6:7], 32, 0`. */
 function setTo(line: string, register: string): number | null {
-  const [op, to, value] = line.split(/,?\s+/);
-  return /^s_mov(k_i32|_b32)$/.test(op!) && to === register ? integer(value!) : null;
+  const [op, to, first, second] = line.split(/,?\s+/);
+  const value = integer(first ?? "");
+  if (value === null) return null;
+  if (/^s_mov(k_i32|_b32)$/.test(op!)) return to === register ? value : null;
+  const pair = /^s\[(\d+):(\d+)\]$/
+    .exec(to!)
+    ?.slice(1)
+    .map((number) => `s${number}`);
+  const half = pair?.indexOf(register) ?? -1;
+  const shift = integer(second ?? "");
+  let whole: bigint;
+  if (op === "s_mov_b64") whole = BigInt(value);
+  else if (op === "s_bfm_b64" && shift !== null) whole = ((1n << BigInt(value)) - 1n) << BigInt(shift);
+  else return null;
+  return half < 0 ? null : Number(BigInt.asIntN(32, whole >> BigInt(32 * half)));
 }
 
 function lastOf<T>(lines: readonly string[], read: (line: string) => T | null): T | null {

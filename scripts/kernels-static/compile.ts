@@ -1,6 +1,6 @@
 // The child of `npm run kernels:static`: encodes workloads on the null driver, which writes down each kernel's machine code, and
 // notes the dispatches. One process for one family of GPUs and one subgroup size, which are in its environment (see machine.ts).
-//   tsx compile.ts FOLDER WORKLOAD…
+//   tsx compile.ts FOLDER WORKLOAD,… KERNEL=VARIANT…
 
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -8,9 +8,13 @@ import { requestGpu } from "../../src/node/index.ts";
 import type { Compiled, CompiledKernel, Launch } from "./compiled.ts";
 import { workloads } from "./workloads.ts";
 
-const [folder, ...names] = process.argv.slice(2) as [string, ...string[]];
+const [folder, names, ...variants] = process.argv.slice(2) as [string, string, ...string[]];
 const gpu = await requestGpu({ adapter: "hardware" });
 const { device } = gpu;
+for (const choice of variants) {
+  const [kernel, variant] = choice.split("=") as [string, string | undefined];
+  gpu.variants.force(kernel, variant ?? null);
+}
 
 // The driver writes to files of the name in the environment. Dawn compiles within `createComputePipeline`.
 const sources = new WeakMap<GPUShaderModule, string>();
@@ -45,7 +49,7 @@ device.createComputePipeline = (descriptor) => {
 };
 
 const launches: Launch[] = [];
-for (const workload of names) {
+for (const workload of names.split(",")) {
   const work = workloads[workload]!(gpu);
   gpu.commands.observe(
     ({ kernel, grid, label, flops, bytes, serves }) => {

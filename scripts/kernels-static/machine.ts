@@ -10,7 +10,7 @@ import { thisMachine } from "../../src/node/adapters.ts";
 
 const here = fileURLToPath(new URL(".", import.meta.url));
 const NEEDS =
-  "apt-get install mesa-vulkan-drivers libvulkan1 libvulkan-dev gcc libc6-dev (Debian 13, Ubuntu 24.04)";
+  "apt-get install mesa-vulkan-drivers libvulkan1 libvulkan-dev gcc libc6-dev (Debian 12: scripts/setup-lavapipe.sh and scripts/setup-kernels-static.sh)";
 
 /** Builds the null driver in `folder`, and gives its manifest. @throws DeviceError saying what to install */
 export function buildDriver(folder: string): { manifest: string; radv: string } {
@@ -54,13 +54,15 @@ export interface Job {
   family: string;
   wave: number;
   workloads: readonly string[];
+  /** `conv2d.forward=tile_64x64`: forced. */
+  variants: readonly string[];
   /** Made, and filled. */
   folder: string;
 }
 
 /** @throws Error with what the process said, if it failed */
 export async function compile(driver: { manifest: string; radv: string }, job: Job): Promise<void> {
-  const { family, wave, workloads, folder } = job;
+  const { family, wave, workloads, variants, folder } = job;
   mkdirSync(folder, { recursive: true });
   const env = {
     ...process.env,
@@ -73,10 +75,14 @@ export async function compile(driver: { manifest: string; radv: string }, job: J
     FUSENORM_CHOICES: "off",
     XDG_RUNTIME_DIR: process.env.XDG_RUNTIME_DIR || tmpdir(),
   };
-  const child = spawn(process.execPath, ["--import", "tsx", join(here, "compile.ts"), folder, ...workloads], {
-    env,
-    stdio: ["ignore", "ignore", "pipe"],
-  });
+  const child = spawn(
+    process.execPath,
+    ["--import", "tsx", join(here, "compile.ts"), folder, `${workloads}`, ...variants],
+    {
+      env,
+      stdio: ["ignore", "ignore", "pipe"],
+    },
+  );
   let said = "";
   child.stderr.setEncoding("utf8").on("data", (text: string) => {
     said += text;

@@ -48,6 +48,12 @@ test.each([
   ["s_mov_b32 s4, 0", "s_add_u32 s4, s4, 1", "s_cmp_le_u32 s4, 16", 17],
   ["s_mov_b32 s4, 0", "s_add_u32 s4, s4, 1", "s_cmp_ge_u32 16, s4", 17],
   ["s_mov_b32 s4, 0", "s_add_u32 s4, s4, 1", "s_cmp_lg_u32 s4, 16", 16],
+  ["s_mov_b32 s4, 0", "s_add_u32 s4, s4, 1", "s_cmpk_lt_u32 s4, 0x48", 72],
+  ["s_mov_b64 s[4:5], 2", "s_add_u32 s4, s4, 1", "s_cmp_lt_u32 s4, 16", 14],
+  ["s_mov_b64 s[3:4], 0xffffffff", "s_add_u32 s4, s4, 1", "s_cmp_lt_u32 s4, 16", 16],
+  ["s_bfm_b64 s[3:4], 32, 0", "s_add_u32 s4, s4, 1", "s_cmp_lt_u32 s4, 16", 16],
+  ["s_bfm_b64 s[3:4], 2, 33", "s_add_u32 s4, s4, 1", "s_cmp_lt_u32 s4, 16", 10], // from 6
+  ["s_mov_b64 s[3:4], -1", "s_add_u32 s4, s4, 1", "s_cmp_lt_i32 s4, 16", 17],
 ])("%s; %s; %s: %i turns", (start, step, end, turns) => {
   expect(tripsOf(loopWith(start, step, end), { from: 1, to: 1 })).toBe(turns);
 });
