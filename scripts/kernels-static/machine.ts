@@ -91,6 +91,11 @@ export async function compile(driver: { manifest: string; radv: string }, job: J
     child.on("error", failed);
     child.on("close", (code, signal) => done(code ?? signal));
   });
+  if (said.includes("RADV_FORCE_FAMILY=<family> has been removed")) {
+    throw new DeviceError(
+      "kernels:static: this Mesa's RADV has no device without hardware any more (RADV_FORCE_FAMILY); needs Mesa 25, such as Debian 13's",
+    );
+  }
   if (status !== 0) {
     throw new Error(`kernels:static: compiling for ${family}, wave${wave}, failed (${status}):\n${said}`);
   }

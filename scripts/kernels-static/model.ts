@@ -141,7 +141,8 @@ export interface LoopAnalysis {
   innermost: Loop;
 }
 
-const LOOP_WEIGHT_OF_MATRIX = 64;
+/** A matrix instruction does at least as much for a lane. */
+const FMAS_OF_MATRIX = 64;
 
 export function analyze(assembly: string, chip: Chip, wave: number): Analysis & { blocks: Block[] } {
   const blocks = parseBlocks(assembly);
@@ -150,7 +151,7 @@ export function analyze(assembly: string, chip: Chip, wave: number): Analysis & 
   const widest = counts.reduce((best, one) => (one.loadBytes > best.loadBytes ? one : best), NOTHING);
   const inFlight = loadsInFlight(blocks);
   const loops = findLoops(blocks);
-  const weight = ({ fma, matrix }: Count) => fma + LOOP_WEIGHT_OF_MATRIX * matrix;
+  const weight = ({ fma, matrix }: Count) => fma + FMAS_OF_MATRIX * matrix;
   const dense = counts.reduce((best, one, i) => (weight(one) > weight(counts[best]!) ? i : best), 0);
   const around = loops.filter(({ from, to }) => from <= dense && dense <= to);
   const outer = around.at(-1);
@@ -276,7 +277,7 @@ export interface Shares {
   bound: Bound;
 }
 
-export function shares(
+export function sharesOf(
   loop: LoopAnalysis,
   chip: Chip,
   wave: number,
@@ -295,7 +296,7 @@ export function shares(
 
   // Each lane does its part of the FLOP, in whole turns; more where tiles hang over.
   const fmasOfLane = flops / 2 / (total * wave);
-  const trips = Math.max(loop.trips ?? 1, Math.ceil(fmasOfLane / turn.fma));
+  const trips = Math.max(loop.trips ?? 1, turn.fma > 0 ? Math.ceil(fmasOfLane / turn.fma) : 1);
   const onceStall = chip.latency * Math.min(2, once.loads) + BARRIER * once.barriers;
   const time = gridCycles(
     chip,

@@ -8,8 +8,7 @@ import {
   readCompiled,
   readMachineCode,
 } from "./compiled.ts";
-import * as model from "./model.ts";
-import { analyze } from "./model.ts";
+import { analyze, type Bound, type Count, type Shares, sharesOf } from "./model.ts";
 
 export interface Row {
   /** What it does, in words that a change of the kernel leaves alone; unique for a subgroup size. */
@@ -42,7 +41,7 @@ export interface Row {
   distance: number | null;
   /** Bytes that a compute unit could move in a cycle, if only issuing counted. */
   room: number;
-  bound: model.Bound | null;
+  bound: Bound | null;
   /** Percent of peak: see `Shares`. Null for what is not counted in FLOP. */
   ideal: number | null;
   est: number | null;
@@ -93,7 +92,7 @@ class Spent {
   dispatches = 0;
   private readonly over = { ideal: 0, est: 0, whole: 0 };
 
-  add(flops: number, shares: model.Shares): void {
+  add(flops: number, shares: Shares): void {
     this.flops += flops;
     for (const figure of FIGURES) this.over[figure] += flops / shares[figure];
   }
@@ -137,13 +136,13 @@ function rowOf(
   const perSimd = statistics["Subgroups per SIMD"]!;
   const waves = chip.generation === "GCN" ? perSimd : perSimd / (wave / 32);
   const own = new Spent();
-  let bound: model.Bound | null = null;
+  let bound: Bound | null = null;
   for (const { workload, workgroups, flops } of launches) {
     const total = spent.get(workload) ?? new Spent();
     spent.set(workload, total);
     total.dispatches += 1;
     if (!loop || flops === 0) continue;
-    const shares = model.shares(loop, chip, wave, { workgroups, lanes, waves }, flops);
+    const shares = sharesOf(loop, chip, wave, { workgroups, lanes, waves }, flops);
     bound = shares.bound;
     own.add(flops, shares);
     total.add(flops, shares);
@@ -198,7 +197,7 @@ function groups({ kernels, launches }: Compiled): Group[] {
   return [...found.values()];
 }
 
-function mixOf(c: model.Count): Mix {
+function mixOf(c: Count): Mix {
   const { fma, integer, move, valu, salu, smem, loads, stores, ldsLoads, ldsStores } = c;
   const rounded = { fma, integer, move, other: valu - fma - integer - move, scalar: salu + smem };
   const memory = { loads, stores, lds: ldsLoads + ldsStores };

@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { bytesPerCycle, type Chip, chips, peakOf } from "../../scripts/kernels-static/chips.ts";
-import { analyze, busy, count, fmaCycles, gridCycles, shares } from "../../scripts/kernels-static/model.ts";
+import { analyze, busy, count, fmaCycles, gridCycles, sharesOf } from "../../scripts/kernels-static/model.ts";
 import { NESTED } from "./fixtures.ts";
 
 const chip = (family: string): Chip => chips.find((one) => one.family === family)!;
@@ -137,7 +137,7 @@ test("shares of peak, by hand", () => {
   // 24 fmas take 24 cycles. Workgroup memory: 8,704 bytes at 64 a cycle are 136 cycles, more than the 49 of issuing.
   const launched = { workgroups: 192, lanes: 256, waves: 4 };
   const fmas = 192 * 256 * 18 * 24;
-  const got = shares(loop!, rdna3, 64, launched, 2 * fmas);
+  const got = sharesOf(loop!, rdna3, 64, launched, 2 * fmas);
   expect(got.bound).toBe("LDS");
   expect(got.ideal).toBeCloseTo((100 * 24) / 136, 10);
   // 768 waves for 192 SIMDs: 4 each. A turn: 4 · 136 = 544 busy; one wave: 136 + (700 − 2) + 100 for the barrier = 934.
@@ -145,7 +145,7 @@ test("shares of peak, by hand", () => {
   // Whole: 18 turns, then 10 cycles; no load before or behind the loop.
   expect(got.whole).toBeCloseTo((100 * 4 * 24 * 18) / (18 * 934 + 10), 10);
   // Half of the FLOP asked for, as where tiles hang over: half of the share, for the same time.
-  expect(shares(loop!, rdna3, 64, launched, fmas).whole).toBeCloseTo(got.whole / 2, 10);
+  expect(sharesOf(loop!, rdna3, 64, launched, fmas).whole).toBeCloseTo(got.whole / 2, 10);
 });
 
 test("with an unknown number of turns the FLOP tell", () => {
@@ -153,7 +153,7 @@ test("with an unknown number of turns the FLOP tell", () => {
   expect(loop!.trips).toBeNull();
   const launched = { workgroups: 192, lanes: 256, waves: 4 };
   const flops = 2 * 192 * 256 * 18 * 24;
-  expect(shares(loop!, rdna3, 64, launched, flops).whole).toBeCloseTo(
+  expect(sharesOf(loop!, rdna3, 64, launched, flops).whole).toBeCloseTo(
     (100 * 4 * 24 * 18) / (18 * 934 + 10),
     10,
   );
