@@ -56,7 +56,7 @@ const program = new Command("kernels:static")
   .option("--filter <pattern>", "print only kernels whose work or name matches")
   .option("--compare <file>", "what is different from an earlier run's file")
   .option("--asm <pattern>", "the inner loop of kernels that match, beside its WGSL")
-  .option("--json", "the figures as JSON on standard output")
+  .option("--json", "the figures as JSON on standard output, a list by family")
   .option("--check", "two shapes: fails on a spill, or 5 % less than what is stored")
   .option("--out <dir>", "where whole runs are stored, as static-FAMILY.json, and --check looks", RESULTS)
   .parse();
@@ -144,9 +144,18 @@ function plan(folder: string): Run[] {
   });
 }
 
+const pattern = new RegExp(options.filter ?? "");
+
+function matches({ id, kernel }: Row): boolean {
+  return pattern.test(id) || pattern.test(kernel);
+}
+
+/** What `--json` prints. */
+const printed: Figures[] = [];
+
 /** Prints, checks or stores the figures of one family; gives what a check found wrong. */
 function report(figures: Figures, chip: Chip): string[] {
-  const { wave, work, variant, filter, compare, check, json, out } = options;
+  const { wave, work, variant, compare, check, json, out } = options;
   const stored = join(out, `static-${chip.family}.json`);
   if (check) {
     const former = readStored(stored);
@@ -157,10 +166,8 @@ function report(figures: Figures, chip: Chip): string[] {
       console.log(`${chip.family}: ${figures.rows.length} kernels, all right${versions}`);
     return wrong;
   }
-  const pattern = new RegExp(filter ?? "");
-  const matches = ({ id, kernel }: Row) => pattern.test(id) || pattern.test(kernel);
   const rows = figures.rows.filter(matches);
-  if (json) console.log(figuresJson({ ...figures, rows }).trimEnd());
+  if (json) printed.push({ ...figures, rows });
   else if (compare !== undefined) {
     const before = readStored(compare);
     const ran = ({ workloads }: Row) => figures.totals.some(({ workload }) => workload in workloads);
@@ -192,6 +199,7 @@ async function main(): Promise<void> {
     );
     for (const one of wrong) console.error(`kernels:static: ${one}`);
     if (wrong.length > 0) process.exitCode = 1;
+    if (json) console.log(JSON.stringify(printed));
     if (!check && !json && compare === undefined) {
       console.log(EXPLANATION.flatMap((text) => wrap(text, width)).join("\n"));
     }
