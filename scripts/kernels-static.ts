@@ -1,7 +1,7 @@
 // `npm run kernels:static`: compiles the kernels of training steps with Mesa's RADV for GPUs that are not here, and says what
 // their machine code could reach. See docs/design/0009-kernels-without-a-gpu.md.
 
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -71,6 +71,11 @@ function chipOf(name: string): Chip {
 }
 
 function readStored(file: string): Figures {
+  if (!existsSync(file)) {
+    throw new UsageError(
+      `kernels:static: there is no ${file}; expected the figures of an earlier run, which npm run kernels:static stores`,
+    );
+  }
   return JSON.parse(readFileSync(file, "utf8"));
 }
 
