@@ -2,7 +2,8 @@
 //
 //   scale                               out = factor·a
 //   add, sub, sub_reversed, mul, …      out = f(a, b)       a as large as out, b broadcast
-//   normalized, variance_grad           out = f(a, b, c)    a as large as out, b and c broadcast alike
+//   eq, ne, lt, le, gt, ge              out = 1 or 0        a as large as out, b broadcast
+//   normalized, variance_grad, chosen   out = f(a, b, c)    a as large as out, b and c broadcast alike
 //   expand                              out = factor·b      b broadcast
 //
 // Layout: flat row-major float32, taken as vec4s (buffers are padded to 16 bytes). One invocation owns one vec4
@@ -14,6 +15,7 @@
 //   MIDDLE    out is [outer, middle, inner], b is [outer, 1, inner]: [C], [N, 1, 1, C]
 //   SPLAT     out is [outer, middle], b is [outer, 1]: scalars, [N, 1, 1, 1]
 //   ANY       per element, by dimensions and strides (stride 0 where b repeats)
+//   NUMBER    b is `factor`, a number
 
 //#import nan
 
@@ -25,6 +27,7 @@ const CHANNELS = 1u;
 const MIDDLE = 2u;
 const SPLAT = 3u;
 const ANY = 4u;
+const NUMBER = 5u;
 
 struct Sizes {
   vec4s: u32, // of the output
@@ -73,6 +76,9 @@ fn strided(element: u32) -> u32 {
 }
 
 fn load_b(i: u32) -> vec4<f32> {
+  if (MODE == NUMBER) {
+    return vec4<f32>(sizes.factor);
+  }
   if (MODE < SPLAT) {
     return b_vec4[operand(i)];
   }
@@ -109,6 +115,16 @@ fn larger(x: vec4<f32>, y: vec4<f32>) -> vec4<f32> {
 
 fn share(x: vec4<f32>, y: vec4<f32>) -> vec4<f32> {
   return select(select(vec4<f32>(0.0), vec4<f32>(0.5), x == y), vec4<f32>(1.0), x > y);
+}
+
+// 1 where the comparison holds, and 0 elsewhere; `of_nan` where x or y is NaN.
+fn flags(holds: vec4<bool>, x: vec4<f32>, y: vec4<f32>, of_nan: f32) -> vec4<f32> {
+  return select(select(vec4<f32>(0.0), vec4<f32>(1.0), holds), vec4<f32>(of_nan), are_nan(x) | are_nan(y));
+}
+
+// Whether a condition is not 0, by its bits: NaN and numbers too small for a device's arithmetic are not 0.
+fn are_true(v: vec4<f32>) -> vec4<bool> {
+  return (bitcast<vec4<u32>>(v) & vec4<u32>(0x7fffffffu)) != vec4<u32>(0u);
 }
 
 @compute @workgroup_size(WORKGROUP_SIZE)
@@ -186,6 +202,77 @@ fn share_of_maximum(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_w
 fn share_of_minimum(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
   for (var i = id.x; i < sizes.vec4s; i += groups.x * WORKGROUP_SIZE) {
     out[i] = share(load_b(i), a[i]);
+  }
+}
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn eq(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  for (var i = id.x; i < sizes.vec4s; i += groups.x * WORKGROUP_SIZE) {
+    let y = load_b(i);
+    out[i] = flags(a[i] == y, a[i], y, 0.0);
+  }
+}
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn ne(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  for (var i = id.x; i < sizes.vec4s; i += groups.x * WORKGROUP_SIZE) {
+    let y = load_b(i);
+    out[i] = flags(a[i] != y, a[i], y, 1.0);
+  }
+}
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn lt(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  for (var i = id.x; i < sizes.vec4s; i += groups.x * WORKGROUP_SIZE) {
+    let y = load_b(i);
+    out[i] = flags(a[i] < y, a[i], y, 0.0);
+  }
+}
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn le(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  for (var i = id.x; i < sizes.vec4s; i += groups.x * WORKGROUP_SIZE) {
+    let y = load_b(i);
+    out[i] = flags(a[i] <= y, a[i], y, 0.0);
+  }
+}
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn gt(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  for (var i = id.x; i < sizes.vec4s; i += groups.x * WORKGROUP_SIZE) {
+    let y = load_b(i);
+    out[i] = flags(a[i] > y, a[i], y, 0.0);
+  }
+}
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn ge(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  for (var i = id.x; i < sizes.vec4s; i += groups.x * WORKGROUP_SIZE) {
+    let y = load_b(i);
+    out[i] = flags(a[i] >= y, a[i], y, 0.0);
+  }
+}
+
+// where: a is the condition
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn chosen(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  for (var i = id.x; i < sizes.vec4s; i += groups.x * WORKGROUP_SIZE) {
+    out[i] = select(load_c(i), load_b(i), are_true(a[i]));
+  }
+}
+
+// Gradients of where: a = dy, b the condition
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn where_true(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  for (var i = id.x; i < sizes.vec4s; i += groups.x * WORKGROUP_SIZE) {
+    out[i] = select(vec4<f32>(0.0), a[i], are_true(load_b(i)));
+  }
+}
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn where_false(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  for (var i = id.x; i < sizes.vec4s; i += groups.x * WORKGROUP_SIZE) {
+    out[i] = select(a[i], vec4<f32>(0.0), are_true(load_b(i)));
   }
 }
 

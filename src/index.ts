@@ -107,6 +107,7 @@ export {
   type OpContext,
   type OpDefinition,
 } from "./ops/define-op.ts";
+export { eq, ge, gt, le, lt, ne, where } from "./ops/elementwise/compare.ts";
 export {
   add,
   div,

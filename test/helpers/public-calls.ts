@@ -148,6 +148,8 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
     options({ name: choice("leakyRelu"), negativeSlope: slope }, ["name", "negativeSlope"]),
   );
   const init = choice("he", "xavier", "xavier_normal", "he_uniform", "fan_in");
+  /** Infinity and NaN included. */
+  const anyNumber: Argument = { value: 2, accepts: (v) => typeof v === "number" };
   const unary = (op: (t: never) => unknown, argument: Argument = x4): Entry => ({
     args: [argument],
     call: op as never,
@@ -349,6 +351,13 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
     div: { args: [x4, tensor(vector)], call: core.div },
     maximum: { args: [x4, tensor(vector)], call: core.maximum },
     minimum: { args: [x4, tensor(vector)], call: core.minimum },
+    eq: { args: [x4, either(anyNumber, tensor(vector))], call: core.eq },
+    ne: { args: [x4, either(anyNumber, tensor(vector))], call: core.ne },
+    lt: { args: [x4, either(anyNumber, tensor(vector))], call: core.lt },
+    le: { args: [x4, either(anyNumber, tensor(vector))], call: core.le },
+    gt: { args: [x4, either(anyNumber, tensor(vector))], call: core.gt },
+    ge: { args: [x4, either(anyNumber, tensor(vector))], call: core.ge },
+    where: { args: [x4, tensor(vector), tensor(vector)], call: core.where },
     scale: { args: [x4, either(number(2), tensor(vector))], call: core.scale },
     relu: unary(core.relu),
     relu6: unary(core.relu6),

@@ -839,6 +839,55 @@ describe("ops at random", () => {
     },
   );
 
+  const { eq, ne, lt, le, gt, ge } = fusenorm;
+  const comparisons = {
+    eq: [eq, (u: number, v: number) => u === v],
+    ne: [ne, (u: number, v: number) => u !== v],
+    lt: [lt, (u: number, v: number) => u < v],
+    le: [le, (u: number, v: number) => u <= v],
+    gt: [gt, (u: number, v: number) => u > v],
+    ge: [ge, (u: number, v: number) => u >= v],
+  } as const;
+  property(
+    ["where", "eq", "ne", "lt", "le", "gt", "ge"],
+    0.03,
+    fc.record({
+      shape: shapes({ min: 0, max: 4 }, 6),
+      op: fc.constantFrom(...(Object.keys(comparisons) as (keyof typeof comparisons)[])),
+      number: fc.boolean(),
+      ones: fc.tuple(fc.nat(15), fc.nat(15), fc.nat(15)),
+      dropped: fc.tuple(fc.nat(2), fc.nat(2), fc.nat(2)),
+      x: moments,
+      y: moments,
+    }),
+    ({ shape, op, number, ones, dropped, x, y }): OpCase => {
+      const [a, b, c] = ones.map((bits, i) => smaller(shape, bits, dropped[i]!)) as [Shape, Shape, Shape];
+      const next = generator(x.seed);
+      const compared = Float64Array.from({ length: sizeOf(c) }, () => Math.floor(3 * next()));
+      const [compare, holds] = comparisons[op];
+      const mask = compared.map((v) => Number(holds(v, 1)));
+      return {
+        inputs: { a: input(a, x), b: input(b, y) },
+        run(t) {
+          const left = gpu.tensor(compared, c);
+          const right = number ? 1 : gpu.full([], 1);
+          return fusenorm.where(compare(left, right), t.a!, t.b!);
+        },
+        reference: (tape, v) =>
+          tape.add(
+            tape.mul(v.a!, tape.leaf(c, mask)),
+            tape.mul(
+              v.b!,
+              tape.leaf(
+                c,
+                mask.map((taken) => 1 - taken),
+              ),
+            ),
+          ),
+      };
+    },
+  );
+
   const { relu6, leakyRelu, silu, gelu, hardSwish } = fusenorm;
   const activationOps = {
     relu6,

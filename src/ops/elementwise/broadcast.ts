@@ -39,14 +39,19 @@ export function repeatedAxes(op: string, name: string, small: Shape, large: Shap
 }
 
 /** The shape that both broadcast to. @throws ShapeError */
-export function broadcastShapes(op: string, a: Shape, b: Shape): Shape {
+export function broadcastShapes(
+  op: string,
+  a: Shape,
+  b: Shape,
+  names: readonly [string, string] = ["a", "b"],
+): Shape {
   const rank = Math.max(a.length, b.length);
   return Array.from({ length: rank }, (_, axis) => {
     const x = a[axis - rank + a.length] ?? 1;
     const y = b[axis - rank + b.length] ?? 1;
     if (x !== y && x !== 1 && y !== 1) {
       throw new ShapeError(
-        `${op}: a is ${formatShape(a)}, b is ${formatShape(b)}; expected sizes, counted from the last axis, to be ` +
+        `${op}: ${names[0]} is ${formatShape(a)}, ${names[1]} is ${formatShape(b)}; expected sizes, counted from the last axis, to be ` +
           "equal or 1 (a [C] vector goes with channels-last tensors; reshape it otherwise)",
       );
     }

@@ -41,7 +41,7 @@ interface BroadcastPlan {
   b: Shape;
 }
 
-function broadcastPlan(op: string, a: Shape, b: Shape): BroadcastPlan {
+export function broadcastPlan(op: string, a: Shape, b: Shape): BroadcastPlan {
   const repeated = repeatedAxes(op, "b", b, a);
   return { out: a, repeated, layout: operandLayout(op, a, repeated), b };
 }
@@ -229,7 +229,7 @@ export function expand(x: Tensor, shape: Shape): Tensor {
 }
 
 /** Runs the op with its larger input first; where neither has the output's shape, a is expanded first. */
-function broadcast(
+export function broadcast(
   name: string,
   a: Tensor,
   b: Tensor,

@@ -12,7 +12,7 @@ import { type OperandLayout, operandLayout } from "./broadcast.ts";
 export type KernelContext = Pick<OpContext, "gpu" | "temp" | "run">;
 
 /** Entry points of shaders/elementwise.wgsl, by the number of their inputs. */
-type Ternary = "normalized" | "variance_grad";
+type Ternary = "normalized" | "variance_grad" | "chosen";
 export type Binary = Exclude<EntryOf<typeof shaders.elementwise>, Ternary | "scale" | "expand">;
 
 function sizesOf({ vec4s, inner, block, dims, strides }: OperandLayout, factor: number) {
@@ -43,6 +43,12 @@ export function binary(
     { out, a, sizes: sizesOf(layout, factor), b_vec4: b, b_scalar: b },
     grid,
   );
+}
+
+/** out = f(a, number) */
+export function binaryNumber(ctx: KernelContext, entry: Binary, out: Tensor, a: Tensor, b: number): void {
+  // An entry point binds its second operand in every mode.
+  binary(ctx, entry, out, a, a, { ...sameLayout(out.shape), mode: "NUMBER" }, b);
 }
 
 /** out = f(a, b, c): a as large as out, b and c as `layout` says. */
