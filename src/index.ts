@@ -144,7 +144,7 @@ export {
 export { mean, type ReduceAxesOptions, sum, type VarianceOptions, variance } from "./ops/reduce/reduce.ts";
 export { flatten, reshape } from "./ops/reshape.ts";
 export { slice } from "./ops/slice.ts";
-export { softmax } from "./ops/softmax/softmax.ts";
+export { logSoftmax, softmax } from "./ops/softmax/softmax.ts";
 export { type SoftmaxCrossEntropyOptions, softmaxCrossEntropy } from "./ops/softmax/softmax-cross-entropy.ts";
 export { type SubsampleOptions, subsample } from "./ops/subsample.ts";
 export {

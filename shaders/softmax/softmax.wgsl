@@ -3,6 +3,11 @@
 //   y_k = exp(x_k − m) / Σ_j exp(x_j − m),   m = max x
 //   dx_k = y_k · (dy_k − Σ_j dy_j·y_j)
 //
+// With LOG its logarithm, without going through y:
+//
+//   y_k = x_k − m − log Σ_j exp(x_j − m)
+//   dx_k = dy_k − exp(y_k) · Σ_j dy_j
+//
 // A row with an infinite maximum, or with nothing above -inf, is NaN. Sums are made in blocks, since rows may be long.
 //
 //   forward, grad_input            one invocation owns one row; no barriers
@@ -11,6 +16,7 @@
 //#import nan
 
 override WORKGROUP_SIZE: u32 = 64; // _tree: a power of two
+override LOG: bool = false;
 
 const BLOCK = 128u;
 
@@ -52,7 +58,11 @@ fn row_product(base: u32, first: u32, step: u32) -> f32 {
     var part = 0.0;
     let end = min(k + BLOCK * step, sizes.classes);
     for (; k < end; k += step) {
-      part += y[base + k] * dy[base + k];
+      if (LOG) {
+        part += dy[base + k];
+      } else {
+        part += y[base + k] * dy[base + k];
+      }
     }
     sum += part;
   }
@@ -60,14 +70,25 @@ fn row_product(base: u32, first: u32, step: u32) -> f32 {
 }
 
 fn store_forward(base: u32, first: u32, step: u32, m: f32, sum: f32) {
+  // By bits: a sum of 0 is that of a row with nothing above -inf, and log of 0 is finite on some adapters.
+  let log_sum = bitcast<f32>(select(bitcast<u32>(log(sum)), 0x7fc00000u, is_nan(sum) || sum == 0.0));
   for (var k = first; k < sizes.classes; k += step) {
-    out[base + k] = exp(x[base + k] - m) / sum;
+    if (LOG) {
+      out[base + k] = x[base + k] - m - log_sum;
+    } else {
+      out[base + k] = exp(x[base + k] - m) / sum;
+    }
   }
 }
 
 fn store_grad(base: u32, first: u32, step: u32, product: f32) {
   for (var k = first; k < sizes.classes; k += step) {
-    out[base + k] = y[base + k] * (dy[base + k] - product);
+    let value = y[base + k];
+    if (LOG) {
+      out[base + k] = dy[base + k] - select(exp(value), value, is_nan(value)) * product;
+    } else {
+      out[base + k] = value * (dy[base + k] - product);
+    }
   }
 }
 

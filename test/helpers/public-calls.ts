@@ -387,6 +387,7 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
     clamp: { args: [x4, orNull(slope), optional(orNull(slope))], call: core.clamp },
     pow: { args: [x4, slope], call: core.pow },
     softmax: unary(core.softmax),
+    logSoftmax: unary(core.logSoftmax),
     expand: { args: [tensor(vector), shape([2, 8])], call: core.expand },
     normalize: { args: [x4, tensor(vector), tensor(made(8)), optional(eps)], call: core.normalize },
     sum: { args: [x4, optional(axes([1, 2])), optional(options({ keepDims: flag(true) }))], call: core.sum },

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { add } from "../../src/ops/elementwise/elementwise.ts";
-import { softmax } from "../../src/ops/softmax/softmax.ts";
-import { checkOp } from "../helpers/check-op.ts";
+import { logSoftmax, softmax } from "../../src/ops/softmax/softmax.ts";
+import { checkOp, type OpCase } from "../helpers/check-op.ts";
 import { testGpu } from "../helpers/gpu.ts";
 import { normals } from "../helpers/numbers.ts";
 import { rowsOf, softmaxRow } from "../reference/softmax.ts";
@@ -80,6 +80,74 @@ describe("softmax", () => {
     const gpu = await testGpu();
     gpu.scope(() =>
       expect(() => softmax(gpu.zeros([]))).toThrow("softmax: x is a scalar []; expected [..., K]"),
+    );
+  });
+});
+
+describe("logSoftmax", () => {
+  const forced = { log_softmax: ["lanes", "tree"] };
+  const logSoftmaxRow = (row: readonly number[]) => {
+    const m = Math.max(...row);
+    const log = Math.log(row.reduce((sum, v) => sum + Math.exp(v - m), 0));
+    return row.map((v) => v - m - log);
+  };
+
+  it("over the last axis, of any length, also where softmax has no digits", async () => {
+    const shapes = [[1], [3, 10], [2, 3, 5], [5, 131], [2, 300]];
+    await checkOp(
+      shapes.flatMap((shape) =>
+        [1, 60].map(
+          (spread): OpCase => ({
+            label: `[${shape}], spread ${spread}`,
+            inputs: {
+              x: { shape, data: sixteenths(shape.reduce((a, b) => a * b, 1)).map((v) => spread * v) },
+            },
+            run: (t) => logSoftmax(t.x!),
+            reference: ({ x }) => Float64Array.from(rowsOf(x!, shape.at(-1)!).flatMap(logSoftmaxRow)),
+            referenceGrad: ({ x }, dy) => ({
+              x: Float64Array.from(
+                rowsOf(x!, shape.at(-1)!).flatMap((row, n) => {
+                  const up = dy.subarray(n * row.length, (n + 1) * row.length);
+                  const sum = up.reduce((a, b) => a + b, 0);
+                  return softmaxRow(row).map((p, k) => up[k]! - p * sum);
+                }),
+              ),
+            }),
+            variants: forced,
+          }),
+        ),
+      ),
+    );
+  });
+
+  it("NaN, infinity and masked classes as in PyTorch, each in its own row", async () => {
+    const gpu = await testGpu();
+    const { NaN: nan, POSITIVE_INFINITY: inf } = Number;
+    const rows = [
+      [1, nan, 2],
+      [inf, 0, 1],
+      [-inf, -inf, -inf],
+      [-inf, 3e38, -3e38],
+    ];
+    for (const variant of forced.log_softmax) {
+      gpu.variants.force("log_softmax", variant);
+      const x = gpu.tensor(rows.flat(), [4, 3], { requiresGrad: true });
+      const dy = gpu.tensor([1, 2, 3, 1, 2, 3, 1, 2, 3, 1, 2, 3], [4, 3]);
+      const y = logSoftmax(x);
+      expect([...(await y.read())], variant).toEqual([...Array(9).fill(nan), -inf, 0, -inf]);
+      y.backward(dy);
+      const dx = await x.grad!.read();
+      expect([...dx].map(Number.isNaN), variant).toEqual([...Array(9).fill(true), false, false, false]);
+      expect([...dx.subarray(9)], variant).toEqual([1, -4, 3]);
+      gpu.variants.force("log_softmax", null);
+      for (const tensor of [x, dy, y]) tensor.dispose();
+    }
+  });
+
+  it("says what is wrong with the input", async () => {
+    const gpu = await testGpu();
+    gpu.scope(() =>
+      expect(() => logSoftmax(gpu.zeros([]))).toThrow("logSoftmax: x is a scalar []; expected [..., K]"),
     );
   });
 });

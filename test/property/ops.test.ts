@@ -659,20 +659,24 @@ describe("ops at random", () => {
   );
 
   property(
-    ["softmax"],
+    ["softmax", "logSoftmax"],
     0.016,
     fc.record({
       shape: fc.oneof(
         shapes({ min: 1, max: 3 }),
         fc.tuple(fc.integer({ min: 1, max: 3 }), fc.integer({ min: 60, max: 300 })),
       ),
+      log: fc.boolean(),
       x: moments,
     }),
-    ({ shape, x }) => ({
+    ({ shape, log, x }) => ({
       // Differences count alone: of thousands in float32, few digits are left.
       inputs: { x: input(shape, { ...x, scale: Math.min(x.scale, 3), offset: Math.min(x.offset, 1) }) },
-      run: (t) => fusenorm.softmax(t.x!),
-      reference: (tape, v) => tape.softmax(v.x!),
+      run: (t) => (log ? fusenorm.logSoftmax(t.x!) : fusenorm.softmax(t.x!)),
+      reference(tape, v) {
+        const y = tape.softmax(v.x!);
+        return log ? tape.map(y, Math.log, (p) => 1 / p) : y;
+      },
     }),
   );
 

@@ -7,6 +7,7 @@ import { type Shape, sizeOf } from "../../tensor/shape.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { defineOp } from "../define-op.ts";
 import { strideGrid } from "../grid.ts";
+import { publicNameOf } from "../op-checks.ts";
 
 /**
  * How `rows` rows are shared out: one invocation to each, or one workgroup in the entry points whose names end in `_tree`.
@@ -35,39 +36,63 @@ interface RowKernel {
   grid: Grid;
 }
 
-const softmaxOp = defineOp({
-  name: "softmax",
-  inputs: { x: "..." },
-  infer({ x }): { out: Shape; rows: number; classes: number } {
-    const classes = x.at(-1);
-    if (classes === undefined) throw new ShapeError("softmax: x is a scalar []; expected [..., K]");
-    return { out: x, rows: sizeOf(x) / classes, classes };
-  },
-  forward(ctx, { x }, plan) {
-    const out = ctx.empty(plan.out);
-    const { rows, classes } = plan;
-    const { suffix, serves, size, grid } = rowKernel(ctx.gpu, "softmax", rows, classes);
-    ctx.run(
-      { shader: shaders.softmax, entry: `forward${suffix}`, constants: { WORKGROUP_SIZE: size }, serves },
-      { out, sizes: { rows, classes }, x },
-      grid,
-    );
-    return { out, saved: { out } };
-  },
-  backward(ctx, grad, { out }, plan) {
-    const dx = ctx.grad("x");
-    const { rows, classes } = plan;
-    const { suffix, serves, size, grid } = rowKernel(ctx.gpu, "softmax", rows, classes);
-    ctx.run(
-      { shader: shaders.softmax, entry: `grad_input${suffix}`, constants: { WORKGROUP_SIZE: size }, serves },
-      { out: dx, sizes: { rows, classes }, y: out, dy: grad },
-      grid,
-    );
-    return { x: dx };
-  },
-});
+function define(name: "softmax" | "log_softmax", log: 0 | 1) {
+  return defineOp({
+    name,
+    inputs: { x: "..." },
+    infer({ x }): { out: Shape; rows: number; classes: number } {
+      const classes = x.at(-1);
+      if (classes === undefined)
+        throw new ShapeError(`${publicNameOf({ name })}: x is a scalar []; expected [..., K]`);
+      return { out: x, rows: sizeOf(x) / classes, classes };
+    },
+    forward(ctx, { x }, plan) {
+      const out = ctx.empty(plan.out);
+      const { rows, classes } = plan;
+      const { suffix, serves, size, grid } = rowKernel(ctx.gpu, name, rows, classes);
+      ctx.run(
+        {
+          shader: shaders.softmax,
+          entry: `forward${suffix}`,
+          constants: { WORKGROUP_SIZE: size, LOG: log },
+          serves,
+        },
+        { out, sizes: { rows, classes }, x },
+        grid,
+      );
+      return { out, saved: { out } };
+    },
+    backward(ctx, grad, { out }, plan) {
+      const dx = ctx.grad("x");
+      const { rows, classes } = plan;
+      const { suffix, serves, size, grid } = rowKernel(ctx.gpu, name, rows, classes);
+      ctx.run(
+        {
+          shader: shaders.softmax,
+          entry: `grad_input${suffix}`,
+          constants: { WORKGROUP_SIZE: size, LOG: log },
+          serves,
+        },
+        { out: dx, sizes: { rows, classes }, y: out, dy: grad },
+        grid,
+      );
+      return { x: dx };
+    },
+  });
+}
+
+const softmaxOp = define("softmax", 0);
+const logSoftmaxOp = define("log_softmax", 1);
 
 /** exp(x) / Σ exp(x) over the last axis, with the maximum taken out first. @throws ShapeError for a scalar. */
 export function softmax(x: Tensor): Tensor {
   return softmaxOp({ x }, null);
+}
+
+/**
+ * log softmax(x) = x − max x − log Σ exp(x − max x) over the last axis, where softmax(x) itself may be 0 in float32.
+ * @throws ShapeError for a scalar.
+ */
+export function logSoftmax(x: Tensor): Tensor {
+  return logSoftmaxOp({ x }, null);
 }
