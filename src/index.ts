@@ -161,6 +161,10 @@ export {
   sqrt,
   tanh,
 } from "./ops/unary.ts";
+export { Adam, type AdamOptions, AdamW } from "./optim/adam.ts";
+export { decayGroups } from "./optim/groups.ts";
+export { Optimizer, type OptimizerGroup, type ParameterGroup, type Parameters } from "./optim/optimizer.ts";
+export { RMSprop, type RMSpropOptions } from "./optim/rmsprop.ts";
 export { cosine, multiStep, type Schedule, stepDecay, warmup } from "./optim/schedule.ts";
 export { SGD, type SGDOptions } from "./optim/sgd.ts";
 export type { Plan } from "./plan.ts";

@@ -34,7 +34,9 @@ const INTERNAL: Record<string, string> = {
   Trainer: "begin trainStep countStep loadBatch computeStep readLog",
   Module: "checkStateDict under namePaths children modules tensors flop normedLayers",
   Sequential: "normedLayers",
-  SGD: "runs checkStateDict",
+  Optimizer: "writeRates newState update isOtherState checkStateDict",
+  SGD: "update isOtherState",
+  RMSprop: "update",
   DataLoader: "batches",
 };
 
@@ -53,10 +55,10 @@ const PLAIN = new Set([
   ...[
     "GradientLine.weights",
     "GradientLine.close",
-    "SGD.step",
-    "SGD.zeroGrad",
-    "SGD.stateDict",
-    "SGD.dispose",
+    "Optimizer.step",
+    "Optimizer.zeroGrad",
+    "Optimizer.stateDict",
+    "Optimizer.dispose",
   ],
   ...[
     "Module.namedParameters",
@@ -301,6 +303,15 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
     ["lr"],
   );
   const optimizer = () => new core.SGD([weight], { lr: 1 });
+  const adam = options({
+    ...{ lr: number(0.001, 0), eps: number(1e-8, 0), weightDecay: number(0, 0), amsgrad: flag(false) },
+    betas: list([0.9, 0.999], (v) => typeof v === "number" && v >= 0 && v < 1),
+  });
+  const rmsprop = options({
+    ...{ lr: number(0.01, 0), alpha: number(0.99, 0, 1), eps: number(1e-8, 0) },
+    ...{ weightDecay: number(0, 0), momentum: number(0, 0), centered: flag(false) },
+  });
+  const weights: Argument = { value: [weight], accepts: () => false };
   const shader = {
     name: "copy_three",
     source: `@group(0) @binding(0) var<storage, read_write> out: array<f32>;
@@ -779,11 +790,26 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
     stepDecay: { args: [number(0.1, 0), number(3, 1), optional(number(0.1, 0))], call: core.stepDecay },
     cosine: { args: [number(0.1, 0), number(10, 1), optional(number(0, 0))], call: core.cosine },
     warmup: { args: [func(() => 0.1), number(5, 0)], call: core.warmup },
+    Optimizer: { args: [], call: () => undefined },
     SGD: {
-      args: [{ value: [weight], accepts: () => false }, sgd],
+      args: [weights, sgd],
       call: (...args: ConstructorParameters<typeof core.SGD>) => new core.SGD(...args),
     },
-    "SGD.loadStateDict": {
+    Adam: {
+      args: [weights, optional(adam)],
+      call: (...args: ConstructorParameters<typeof core.Adam>) => new core.Adam(...args),
+    },
+    AdamW: {
+      args: [weights, optional(adam)],
+      call: (...args: ConstructorParameters<typeof core.AdamW>) => new core.AdamW(...args),
+    },
+    RMSprop: {
+      args: [weights, optional(rmsprop)],
+      call: (...args: ConstructorParameters<typeof core.RMSprop>) => new core.RMSprop(...args),
+    },
+    decayGroups: { args: [module], call: (of: core.Module) => core.decayGroups(of).length },
+    "Optimizer.loadStateDict": {
+      names: ["SGD.loadStateDict"],
       args: [{ value: {}, accepts: isEmpty }],
       call: (state: core.StateDict) => {
         const sgd = optimizer();

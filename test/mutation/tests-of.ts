@@ -13,6 +13,7 @@ const batchNorm = [
 ];
 
 export const testsOf: Record<string, readonly string[]> = {
+  adam: ["test/optim/adaptive.test.ts"],
   accuracy: ["test/ops/accuracy.test.ts"],
   activation: activations,
   activation_gelu: activations,
@@ -28,6 +29,7 @@ export const testsOf: Record<string, readonly string[]> = {
   batch_norm_f16: ["test/ops/batch-norm.test.ts", order],
   batch_norm_f32: batchNorm,
   batch_norm_statistics: ["test/ops/batch-norm-statistics.test.ts", order],
+  blocks: ["test/optim/sgd.test.ts", "test/optim/adaptive.test.ts"],
   cast: ["test/ops/cast.test.ts"],
   conv2d: [...conv2d, ...fused, order],
   conv2d_depthwise: conv2d,
@@ -60,6 +62,7 @@ export const testsOf: Record<string, readonly string[]> = {
   pool2d: ["test/ops/pool2d.test.ts", order],
   probe: ["test/train/probes.test.ts"],
   reduce: ["test/ops/reduce.test.ts", order],
+  rmsprop: ["test/optim/adaptive.test.ts"],
   sgd: ["test/optim/sgd.test.ts"],
   softmax: ["test/ops/softmax.test.ts", order],
   softmax_cross_entropy: ["test/ops/softmax-cross-entropy.test.ts", order],
