@@ -162,6 +162,8 @@ export {
   tanh,
 } from "./ops/unary.ts";
 export { Adam, type AdamOptions, AdamW } from "./optim/adam.ts";
+export { EMA, type EMAOptions, type ImageBatch, SWA, updateBatchNorm } from "./optim/average.ts";
+export { type ClipGradNormOptions, clipGradNorm, clipGradValue } from "./optim/clip.ts";
 export { decayGroups } from "./optim/groups.ts";
 export { Optimizer, type OptimizerGroup, type ParameterGroup, type Parameters } from "./optim/optimizer.ts";
 export { RMSprop, type RMSpropOptions } from "./optim/rmsprop.ts";

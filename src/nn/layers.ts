@@ -235,7 +235,8 @@ export class BatchNorm2d extends Module {
   runningVar: Tensor | null;
   numBatchesTracked: Tensor | null;
   readonly eps: number;
-  private readonly momentum: number | null;
+  /** Share of the new batch in the running statistics; null for the plain average over all batches. */
+  momentum: number | null;
   private readonly fused: boolean | "elementwise";
 
   constructor(gpu: Gpu, channels: number, options: BatchNorm2dOptions = {}) {

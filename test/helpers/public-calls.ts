@@ -807,6 +807,33 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
       args: [weights, optional(rmsprop)],
       call: (...args: ConstructorParameters<typeof core.RMSprop>) => new core.RMSprop(...args),
     },
+    EMA: {
+      args: [module, optional(options({ decay: number(0.9, 0, 1 - 2 ** -53) }))],
+      call: (...args: ConstructorParameters<typeof core.EMA>) => new core.EMA(...args),
+    },
+    SWA: { args: [module], call: (of: core.Module) => new core.SWA(of) },
+    updateBatchNorm: {
+      args: [
+        module,
+        {
+          value: [],
+          accepts: (v) => typeof (v as Record<symbol, unknown> | null)?.[Symbol.iterator] === "function",
+        },
+      ],
+      call: (of: core.Module, loader: Iterable<never>) => core.updateBatchNorm(of, loader),
+    },
+    clipGradNorm: {
+      args: [
+        { value: [weight], accepts: () => false },
+        number(1, 0),
+        optional(options({ normType: { value: 2, accepts: (v) => typeof v === "number" && v > 0 } })),
+      ],
+      call: core.clipGradNorm,
+    },
+    clipGradValue: {
+      args: [{ value: [weight], accepts: () => false }, number(1, 0)],
+      call: core.clipGradValue,
+    },
     decayGroups: { args: [module], call: (of: core.Module) => core.decayGroups(of).length },
     "Optimizer.loadStateDict": {
       names: ["SGD.loadStateDict"],
