@@ -164,10 +164,27 @@ export {
 export { Adam, type AdamOptions, AdamW } from "./optim/adam.ts";
 export { EMA, type EMAOptions, type ImageBatch, SWA, updateBatchNorm } from "./optim/average.ts";
 export { type ClipGradNormOptions, clipGradNorm, clipGradValue } from "./optim/clip.ts";
+export {
+  type LearningRateFinderOptions,
+  type LearningRateRange,
+  learningRateFinder,
+} from "./optim/finder.ts";
 export { decayGroups } from "./optim/groups.ts";
 export { Optimizer, type OptimizerGroup, type ParameterGroup, type Parameters } from "./optim/optimizer.ts";
 export { RMSprop, type RMSpropOptions } from "./optim/rmsprop.ts";
-export { cosine, multiStep, type Schedule, stepDecay, warmup } from "./optim/schedule.ts";
+export {
+  constant,
+  cosine,
+  multiStep,
+  type OneCycleOptions,
+  type OnPlateauOptions,
+  oneCycle,
+  onPlateau,
+  polynomial,
+  type Schedule,
+  stepDecay,
+  warmup,
+} from "./optim/schedule.ts";
 export { SGD, type SGDOptions } from "./optim/sgd.ts";
 export type { Plan } from "./plan.ts";
 export type { DType } from "./tensor/dtype.ts";

@@ -789,7 +789,50 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
     },
     stepDecay: { args: [number(0.1, 0), number(3, 1), optional(number(0.1, 0))], call: core.stepDecay },
     cosine: { args: [number(0.1, 0), number(10, 1), optional(number(0, 0))], call: core.cosine },
-    warmup: { args: [func(() => 0.1), number(5, 0)], call: core.warmup },
+    warmup: { args: [func(() => 0.1), number(5, 0), optional(number(0.5, 0, 1))], call: core.warmup },
+    constant: { args: [number(0.1, 0)], call: core.constant },
+    polynomial: { args: [number(0.1, 0), number(10, 1), optional(number(2, 0))], call: core.polynomial },
+    oneCycle: {
+      args: [
+        number(0.1, 0),
+        number(10, 1),
+        optional(
+          options({
+            ...{ pctStart: number(0.3, 0, 1), annealStrategy: choice("cos", "linear") },
+            ...{ divFactor: number(25, 1), finalDivFactor: number(100, 1), threePhase: flag(true) },
+          }),
+        ),
+      ],
+      call: core.oneCycle,
+    },
+    onPlateau: {
+      args: [
+        number(0.1, 0),
+        optional(
+          options({
+            ...{ mode: choice("min", "max"), factor: number(0.1, 0, 1 - 2 ** -53), patience: number(3, 0) },
+            ...{ threshold: number(0.1, 0), thresholdMode: choice("rel", "abs"), cooldown: number(1, 0) },
+            ...{ minLr: number(0, 0), eps: number(0, 0) },
+          }),
+        ),
+      ],
+      call: core.onPlateau,
+    },
+    learningRateFinder: {
+      accepted: "right",
+      args: [
+        module,
+        instance(new core.SGD([gpu.keep(gpu.tensor([1], [1], { requiresGrad: true }))], { lr: 1 })),
+        func(() => 1),
+        optional(
+          options({
+            ...{ start: number(1e-7, 1e-300, 9), end: number(10, 1e-6), steps: integer(3, 2) },
+            ...{ smoothing: number(0.05, 1e-300, 1), divergence: number(5, 1 + 2 ** -52) },
+          }),
+        ),
+      ],
+      call: core.learningRateFinder,
+    },
     Optimizer: { args: [], call: () => undefined },
     SGD: {
       args: [weights, sgd],
