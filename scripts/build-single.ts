@@ -9,7 +9,7 @@ const { version, license } = JSON.parse(readFileSync(join(root, "package.json"),
 await build({
   entryPoints: [join(root, "dist/index.js")],
   outfile: join(root, "dist/fusenorm.js"),
-  // pako, which unpacks gzip, comes along: nothing else has to be named in the import map.
+  // pako, which unpacks gzip, and fflate, which unpacks zip, come along: nothing else has to be named in the import map.
   ...{ bundle: true, minify: true, format: "esm", target: "es2023" },
   banner: { js: `/*! fusenorm ${version}, ${license} */` },
 });

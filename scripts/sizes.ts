@@ -29,12 +29,19 @@ const entry = (code: string): Plugin => ({
 const minified = async (code: string) =>
   (await esbuild.transform(code, { minify: true, format: "esm", target: "es2023" })).code;
 
-// pako is loaded when a gzip file is read, not before.
+// pako is loaded when a gzip file is read, fflate when an .npz file is, not before.
 const BUNDLERS: Record<string, (code: string) => Promise<string>> = {
   esbuild: async (contents) => {
     const { outputFiles } = await esbuild.build({
       stdin: { contents, resolveDir: root },
-      ...{ bundle: true, minify: true, format: "esm", target: "es2023", write: false, external: ["pako"] },
+      ...{
+        bundle: true,
+        minify: true,
+        format: "esm",
+        target: "es2023",
+        write: false,
+        external: ["pako", "fflate"],
+      },
     });
     return outputFiles[0]!.text;
   },
@@ -42,7 +49,7 @@ const BUNDLERS: Record<string, (code: string) => Promise<string>> = {
     const bundle = await rollup({
       input: "virtual:entry",
       plugins: [entry(code)],
-      external: ["pako"],
+      external: ["pako", "fflate"],
       // The package says in its manifest that its modules have no side effects; Rollup itself does not read it.
       treeshake: { moduleSideEffects: false },
     });
@@ -58,7 +65,7 @@ const BUNDLERS: Record<string, (code: string) => Promise<string>> = {
       build: {
         ...{ write: false, minify: true, target: "es2023" },
         lib: { entry: "virtual:entry", formats: ["es"], fileName: "entry" },
-        rollupOptions: { external: ["pako"] },
+        rollupOptions: { external: ["pako", "fflate"] },
       },
     });
     const [built] = [result].flat();
@@ -75,7 +82,7 @@ for (const [what, code] of Object.entries(IMPORTS)) {
   }
 }
 const single = readFileSync(join(root, "dist/fusenorm.js"));
-sizes["dist/fusenorm.js, with pako"] = { "as it is": gzipSync(single, { level: 9 }).length };
+sizes["dist/fusenorm.js, with pako and fflate"] = { "as it is": gzipSync(single, { level: 9 }).length };
 
 const kb = (bytes: number) => `${(bytes / 1000).toFixed(1)} kB`;
 const rows = Object.entries(sizes).flatMap(([what, by]) =>

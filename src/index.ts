@@ -11,6 +11,23 @@ export type { Grid } from "./device/commands.ts";
 export type { KernelSpec } from "./device/kernels.ts";
 export type { KernelTiming } from "./device/profiler.ts";
 export * from "./errors.ts";
+export type { StoredType } from "./formats/elements.ts";
+export {
+  type DecodeNpzOptions,
+  decodeNpy,
+  decodeNpz,
+  type EncodeNpzOptions,
+  encodeNpy,
+  encodeNpz,
+  type NpyOptions,
+} from "./formats/npy.ts";
+export {
+  decodeSafetensors,
+  encodeSafetensors,
+  type Safetensors,
+  type SafetensorsOptions,
+} from "./formats/safetensors.ts";
+export { fromTorch, type TorchOptions, torchStateDict } from "./formats/torch.ts";
 export * as shaders from "./generated/shaders.ts";
 export {
   type DebugOptions,
@@ -66,7 +83,7 @@ export {
   resnet50,
 } from "./nn/models/resnet-imagenet.ts";
 export { type VGG, type VGGOptions, vgg11, vgg13, vgg16 } from "./nn/models/vgg.ts";
-export { type ForwardHook, Module, type StateDict } from "./nn/module.ts";
+export { type ForwardHook, type LoadOptions, type LoadReport, Module, type StateDict } from "./nn/module.ts";
 export {
   GroupNorm,
   type GroupNormOptions,

@@ -1,6 +1,6 @@
 import { ShapeError } from "../errors.ts";
 import type { Gpu } from "../gpu.ts";
-import { checkFlag, checkFunction, isPlain, show } from "../options.ts";
+import { checkFlag, checkFunction, checkOptions, isPlain, optionNames, show } from "../options.ts";
 import { ANY, checkTensor } from "../tensor/check.ts";
 import type { DType } from "../tensor/dtype.ts";
 import { formatShape, type Shape, sameShape } from "../tensor/shape.ts";
@@ -11,6 +11,23 @@ import { type Summary, summarize } from "./summary.ts";
 
 /** Named tensors on the host: what checkpoints hold. */
 export type StateDict = Record<string, { shape: Shape; dtype: DType; data: TensorData }>;
+
+export interface LoadOptions {
+  /** Refuse a state whose names, shapes or types are not all those of this network. Default true. */
+  strict?: boolean;
+}
+
+/** What `loadStateDict` left out; nothing if it was strict. */
+export interface LoadReport {
+  /** Tensors of the network that the state does not have. */
+  missing: string[];
+  /** Names in the state that the network does not have. */
+  unexpected: string[];
+  /** Tensors of another shape or type in the state, and what is wrong. */
+  mismatched: { name: string; why: string }[];
+}
+
+const LOAD_OPTIONS = optionNames<LoadOptions>({ strict: 0 });
 
 /** A layer whose output goes to a norm, and nowhere else. */
 export interface NormedLayer {
@@ -170,19 +187,39 @@ export abstract class Module {
     return state;
   }
 
-  /** Overwrites parameters and buffers. @throws ShapeError before anything is written, if names, shapes or types differ. */
-  loadStateDict(state: StateDict): void {
-    this.checkStateDict(state);
-    for (const [name, tensor] of this.tensors()) tensor.write(state[name]!.data);
+  /**
+   * Overwrites parameters and buffers. With `strict: false` those that the state has and that fit, and it tells what was left out.
+   * @throws ShapeError before anything is written, if names, shapes or types differ and it is strict
+   */
+  loadStateDict(state: StateDict, options: LoadOptions = {}): LoadReport {
+    checkOptions("loadStateDict", options, LOAD_OPTIONS);
+    const { strict = true } = options;
+    checkFlag("loadStateDict", "strict", strict);
+    if (strict) this.checkStateDict(state);
+    else checkIsState(state);
+    const report: LoadReport = { missing: [], unexpected: [], mismatched: [] };
+    const own = new Map(this.tensors());
+    for (const name of Object.keys(state)) if (!own.has(name)) report.unexpected.push(name);
+    for (const [name, tensor] of own) {
+      if (!Object.hasOwn(state, name)) {
+        report.missing.push(name);
+        continue;
+      }
+      try {
+        checkState("loadStateDict", name, state[name], tensor);
+      } catch (error) {
+        if (!(error instanceof ShapeError)) throw error;
+        report.mismatched.push({ name, why: error.message });
+        continue;
+      }
+      tensor.write(state[name]!.data);
+    }
+    return report;
   }
 
   /** What `loadStateDict` checks. @throws ShapeError */
   checkStateDict(state: StateDict): void {
-    if (!isPlain(state)) {
-      throw new ShapeError(
-        `loadStateDict: state is ${show(state)}; expected an object of { shape, dtype, data } by name, as stateDict() gives it`,
-      );
-    }
+    checkIsState(state);
     const own = new Map(this.tensors());
     const missing = [...own.keys()].filter((name) => !Object.hasOwn(state, name));
     const unknown = Object.keys(state).filter((name) => !own.has(name));
@@ -199,6 +236,14 @@ export abstract class Module {
   /** Frees parameters, their gradients, and buffers. */
   dispose(): void {
     for (const [, tensor] of this.tensors()) tensor.dispose();
+  }
+}
+
+function checkIsState(state: unknown): void {
+  if (!isPlain(state)) {
+    throw new ShapeError(
+      `loadStateDict: state is ${show(state)}; expected an object of { shape, dtype, data } by name, as stateDict() gives it`,
+    );
   }
 }
 

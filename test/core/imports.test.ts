@@ -55,10 +55,11 @@ const ROOMS: Record<string, readonly string[]> = {
   tensor: ["device", "fusion", "autograd"],
   autograd: ["device", "fusion", "tensor"],
   ops: ["device", "fusion", "tensor", "autograd"],
-  optim: ["device", "tensor", "ops", "nn"],
+  optim: ["device", "tensor", "autograd", "ops", "nn"],
   nn: ["device", "fusion", "tensor", "autograd", "ops"],
   data: ["device", "tensor", "ops", "nn"],
-  train: ["device", "tensor", "autograd", "ops", "optim", "nn", "data", "fusion"],
+  formats: ["tensor", "nn"],
+  train: ["device", "tensor", "autograd", "ops", "optim", "nn", "data", "formats", "fusion"],
 };
 const FACADE = ["gpu.ts", "plan.ts", "autotune.ts", "alive.ts"];
 const COMMON = ["errors.ts", "options.ts", "foreign.ts", "json.ts"];

@@ -190,6 +190,9 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
   const images = made(6, 8, 8, 8);
   const layer = instance(random);
   const initOptions = { init, gain: number(1), random: layer, bias: flag(true) };
+  // The end of an archive without files.
+  const emptyNpz = new Uint8Array(22);
+  emptyNpz.set([0x50, 0x4b, 5, 6]);
   const module: Argument = { value: model, accepts: (v) => v instanceof core.Module };
   const norm2d = {
     eps,
@@ -749,8 +752,8 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
     },
     "Module.loadStateDict": {
       names: ["loadStateDict"],
-      args: [{ value: {}, accepts: isEmpty }],
-      call: (state: core.StateDict) => new core.ReLU().loadStateDict(state),
+      args: [{ value: {}, accepts: isEmpty }, optional(options({ strict: flag(true) }))],
+      call: (...args: Parameters<core.Module["loadStateDict"]>) => new core.ReLU().loadStateDict(...args),
     },
     initWeights: { args: [shape([8, 3, 3, 8]), init, layer, optional(number(1))], call: core.initWeights },
     manualSeed: { args: [anySeed], call: core.manualSeed, after: () => core.manualSeed(0) },
@@ -1162,6 +1165,58 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
     },
 
     // training
+    encodeSafetensors: {
+      args: [
+        { value: {}, accepts: isEmpty },
+        optional(options({ metadata: { value: {}, accepts: isEmpty }, storeAs: func(() => undefined) })),
+      ],
+      call: core.encodeSafetensors,
+    },
+    decodeSafetensors: {
+      args: [{ value: core.encodeSafetensors({}), accepts: () => false }, text("file")],
+      call: core.decodeSafetensors,
+    },
+    encodeNpy: {
+      args: [
+        { value: { shape: [1], dtype: "float32", data: Float32Array.of(1) }, accepts: () => false },
+        optional(options({ storeAs: choice("F32", "F64", "I64") })),
+      ],
+      call: core.encodeNpy,
+    },
+    decodeNpy: {
+      args: [
+        {
+          value: core.encodeNpy({ shape: [1], dtype: "float32", data: Float32Array.of(1) }),
+          accepts: () => false,
+        },
+        text("file"),
+      ],
+      call: core.decodeNpy,
+    },
+    encodeNpz: {
+      args: [{ value: {}, accepts: isEmpty }, optional(options({ compress: flag(true) }))],
+      call: core.encodeNpz,
+    },
+    decodeNpz: {
+      args: [
+        { value: emptyNpz, accepts: () => false },
+        text("file"),
+        optional(options({ maxBytes: number(2 ** 20, 0) })),
+      ],
+      call: core.decodeNpz,
+    },
+    fromTorch: {
+      args: [
+        module,
+        { value: {}, accepts: (v) => v instanceof Object && v.constructor === Object },
+        optional(options({ flattened: { value: {}, accepts: isEmpty } })),
+      ],
+      call: core.fromTorch,
+    },
+    torchStateDict: {
+      args: [module, optional(options({ flattened: { value: {}, accepts: isEmpty } }))],
+      call: core.torchStateDict,
+    },
     encodeCheckpoint: {
       args: [nameless(options({ tensors: options({}), metadata: options({}) }, ["tensors", "metadata"]))],
       call: core.encodeCheckpoint,
