@@ -71,16 +71,21 @@ export abstract class Optimizer {
   private readonly initial: { lr: number; groups: readonly number[] };
   private rate: number;
 
-  /** @param name the class's, for messages */
+  /**
+   * @param name the class's, for messages
+   * @param check refuses parameters that the rule is not made for
+   */
   protected constructor(
     protected readonly name: string,
     parameters: Parameters,
     defaults: { lr: number; weightDecay: number },
+    check: (i: number, parameter: Tensor) => void = () => {},
   ) {
     checkRate(name, "lr", defaults.lr);
     checkRate(name, "weightDecay", defaults.weightDecay);
     const groups = checkGroups(name, parameters, defaults);
     const all = groups.flatMap(({ params }) => params);
+    for (const [i, parameter] of all.entries()) check(i, parameter);
     this.gpu = all[0]!.gpu;
     this.rate = defaults.lr;
     this.groupRates = groups.map(({ lr }) => lr);

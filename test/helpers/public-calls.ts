@@ -37,6 +37,7 @@ const INTERNAL: Record<string, string> = {
   Optimizer: "writeRates newState update isOtherState checkStateDict",
   SGD: "update isOtherState",
   RMSprop: "update",
+  Muon: "update orthogonalize",
   DataLoader: "batches",
 };
 
@@ -59,6 +60,7 @@ const PLAIN = new Set([
     "Optimizer.zeroGrad",
     "Optimizer.stateDict",
     "Optimizer.dispose",
+    "Muon.dispose",
   ],
   ...[
     "Module.namedParameters",
@@ -852,6 +854,19 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
     RMSprop: {
       args: [weights, optional(rmsprop)],
       call: (...args: ConstructorParameters<typeof core.RMSprop>) => new core.RMSprop(...args),
+    },
+    Muon: {
+      args: [
+        { value: [made(2, 3)].map((x) => Object.assign(x, { requiresGrad: true })), accepts: () => false },
+        optional(
+          options({
+            ...{ lr: number(0.001, 0), weightDecay: number(0.1, 0), momentum: number(0.95, 0, 1 - 2 ** -53) },
+            ...{ nesterov: flag(true), nsSteps: integer(5, 1, 99) },
+            ...{ adjustLr: choice("original", "match_rms_adamw") },
+          }),
+        ),
+      ],
+      call: (...args: ConstructorParameters<typeof core.Muon>) => new core.Muon(...args),
     },
     EMA: {
       args: [module, optional(options({ decay: number(0.9, 0, 1 - 2 ** -53) }))],

@@ -60,6 +60,7 @@ export const testsOf: Record<string, readonly string[]> = {
   memory: ["test/core/memory.test.ts", "test/core/gpu.test.ts"],
   float16: ["test/ops/cast.test.ts", "test/ops/batch-norm.test.ts", order],
   moments: ["test/ops/group-norm.test.ts", "test/ops/batch-norm.test.ts", order],
+  muon: ["test/optim/muon.test.ts"],
   nan: ["test/ops/pool2d.test.ts", order],
   pool2d: ["test/ops/pool2d.test.ts", order],
   probe: ["test/train/probes.test.ts"],
