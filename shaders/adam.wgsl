@@ -17,11 +17,11 @@
 //#import blocks
 
 override WORKGROUP_SIZE: u32 = 64;
-override GAIN1: f32 = 0.1; // 1 − β1, rounded once: 1.0 − f32(β1) would be off by some 1e-5 of it
-override GAIN2: f32 = 0.001; // 1 − β2
-override LOG_BETA1: f32 = -0.1; // natural logarithms, finite
-override LOG_BETA2: f32 = -0.001;
-override EPS: f32 = 1e-8;
+override GAIN1: f32 = 0; // 1 − β1, rounded once: 1.0 − f32(β1) would be off by some 1e-5 of it
+override GAIN2: f32 = 0; // 1 − β2
+override LOG_BETA1: f32 = 0; // natural logarithms, finite
+override LOG_BETA2: f32 = 0;
+override EPS: f32 = 0;
 override DECOUPLED: bool = false;
 
 struct Range { first: u32, count: u32 }

@@ -72,8 +72,9 @@ fn terms(i: u32, count: u32) -> vec4<f32> {
 }
 
 fn store_sum(lane: u32, sum: vec4<f32>) {
-  let pair = joined(vec4<f32>(sum.xy, 0.0, 0.0), vec4<f32>(sum.zw, 0.0, 0.0));
-  partials[sums.first + lane] = joined(vec4<f32>(pair.x), vec4<f32>(pair.y)).x;
+  let first = joined(vec4<f32>(sum.x), vec4<f32>(sum.y));
+  let second = joined(vec4<f32>(sum.z), vec4<f32>(sum.w));
+  partials[sums.first + lane] = joined(first, second).x;
 }
 
 @compute @workgroup_size(WORKGROUP_SIZE)

@@ -9,9 +9,9 @@
 //#import blocks
 
 override WORKGROUP_SIZE: u32 = 64;
-override GAIN: f32 = 0.05; // 1 − momentum, rounded once
-override MOMENTUM: f32 = 0.95;
-override NESTEROV: bool = true;
+override GAIN: f32 = 0; // 1 − momentum, rounded once
+override MOMENTUM: f32 = 0;
+override NESTEROV: bool = false;
 
 @group(0) @binding(0) var<storage, read_write> w: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> grad: array<vec4<f32>>;

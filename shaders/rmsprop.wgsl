@@ -15,8 +15,8 @@
 //#import blocks
 
 override WORKGROUP_SIZE: u32 = 64;
-override GAIN: f32 = 0.01; // 1 − alpha, rounded once: 1.0 − f32(alpha) would be off by some 1e-6 of it
-override EPS: f32 = 1e-8;
+override GAIN: f32 = 0; // 1 − alpha, rounded once: 1.0 − f32(alpha) would be off by some 1e-6 of it
+override EPS: f32 = 0;
 override MOMENTUM: f32 = 0;
 
 @group(0) @binding(0) var<storage, read_write> w: array<vec4<f32>>;

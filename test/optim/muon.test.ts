@@ -77,13 +77,14 @@ function stepper(gpu: Gpu, optimizer: Muon, w: Tensor[], a: Tensor[]): () => voi
 }
 
 describe("Muon", () => {
-  // Wide, tall, square; a filter; one row.
+  // Wide, tall, square; a filter; one row; one for more than all invocations of a software adapter take in one round.
   const shapes = [
     [5, 12],
     [12, 5],
     [7, 7],
     [6, 3, 3, 2],
     [1, 9],
+    [8, 600],
   ];
   const size = (shape: number[]) => shape.reduce((a, b) => a * b);
   const rates = [0.05, 0.02, 0.01];
