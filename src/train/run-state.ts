@@ -6,15 +6,17 @@ import { fromJson, toJson } from "../json.ts";
 import { isPlain, show } from "../options.ts";
 import type { TrainOptions } from "./train-options.ts";
 
-/** The first format did not say which images it had been trained on. */
-const FORMAT = "fusenorm-train-2";
+/** The first format did not say which images it had been trained on, the second had no largest losses. */
+const FORMAT = "fusenorm-train-3";
 
-/** Means over the steps since the entry before. */
+/** Of the steps since the entry before: means, but for the largest loss. */
 export interface LogEntry {
   /** Steps done. */
   step: number;
   epoch: number;
   loss: number;
+  /** The largest of one step: a mean over many steps hides that one of them diverged. NaN if any was. */
+  maxLoss: number;
   /** Share of training images classified right, 0 … 1. */
   accuracy: number;
   lr: number;
@@ -30,12 +32,19 @@ export interface EvalEntry {
 export interface TrainHistory {
   log: LogEntry[];
   evals: EvalEntry[];
-  /** The step at which the loss passed 10³ or was not finite (the paper's criterion), or null. */
+  /** Of the first step, before it changed a weight; null before the first reading. */
+  startLoss: number | null;
+  /** The reading before which the loss of a step had passed what `hasDiverged` says, or null. */
   divergedAt: number | null;
 }
 
-/** Loss above this is divergence (paper, § 3.1). */
-export const DIVERGED_LOSS = 1e3;
+/**
+ * Whether a loss above 10³ (paper, § 3.1) and ten times its start, or not finite, is among those whose largest is `maxLoss`. An
+ * untrained network without normalisation may start near 10³.
+ */
+export function hasDiverged(maxLoss: number, startLoss: number): boolean {
+  return !(maxLoss <= Math.max(1e3, 10 * startLoss)) || maxLoss === Number.POSITIVE_INFINITY;
+}
 
 /** A data set without its images: two with equal descriptions give equal runs. */
 export interface DataDescription {
@@ -127,6 +136,12 @@ export function decodeRunState(
         "whether they are the same; start anew",
     );
   }
+  if (metadata.format === "fusenorm-train-2") {
+    throw new DataError(
+      "resume: the checkpoint is of an earlier version, which did not keep the largest loss of a step, by which divergence is judged; " +
+        "start anew",
+    );
+  }
   if (metadata.format !== FORMAT) refuse("format", metadata.format, FORMAT);
   const options = object("options", parse(metadata, "options"));
   const data = object("data", parse(metadata, "data"));
@@ -205,13 +220,15 @@ const FINITE = [
 ] as const;
 const ANY = [() => true, "a number"] as const;
 
-const LOG_ENTRY: Fields<LogEntry> = { step: ANY, epoch: FINITE, loss: ANY, accuracy: SHARE, lr: FINITE };
+const LOG_ENTRY: Fields<LogEntry> = {
+  ...{ step: ANY, epoch: FINITE, loss: ANY, maxLoss: ANY, accuracy: SHARE, lr: FINITE },
+};
 const EVAL_ENTRY: Fields<EvalEntry> = { step: ANY, epoch: FINITE, testLoss: ANY, testAccuracy: SHARE };
 
 function checkHistory(value: unknown, step: number, stepsSinceLog: number): TrainHistory {
-  const { log, evals, divergedAt, ...rest } = object("history", value);
+  const { log, evals, startLoss, divergedAt, ...rest } = object("history", value);
   for (const name of Object.keys(rest))
-    refuse(`history.${name}`, rest[name], "log, evals and divergedAt alone");
+    refuse(`history.${name}`, rest[name], "log, evals, startLoss and divergedAt alone");
   const entries = checkEntries("history.log", log, LOG_ENTRY, step);
   checkEntries("history.evals", evals, EVAL_ENTRY, step);
   const logged = entries.at(-1)?.step ?? 0;
@@ -223,7 +240,10 @@ function checkHistory(value: unknown, step: number, stepsSinceLog: number): Trai
     );
   }
   // A run ends when it diverges: at its last reading.
-  const diverged = entries.find(({ loss }) => !(loss <= DIVERGED_LOSS))?.step ?? null;
+  if (entries.length > 0 ? typeof startLoss !== "number" : startLoss !== null) {
+    refuse("history.startLoss", startLoss, "a number if there is an entry in the log, else null");
+  }
+  const diverged = entries.find(({ maxLoss }) => hasDiverged(maxLoss, startLoss as number))?.step ?? null;
   if (divergedAt !== diverged || (diverged !== null && diverged !== logged)) {
     refuse(
       "history.divergedAt",

@@ -1,6 +1,11 @@
 import { UsageError } from "../errors.ts";
 import { INITS, type Init } from "../nn/init.ts";
-import { checkResNetOptions, RESNET_NORMS, type ResNetNorm } from "../nn/models/resnet.ts";
+import {
+  checkResNetOptions,
+  RESNET_NORMS,
+  type ResNetNorm,
+  type ResNetShortcut,
+} from "../nn/models/resnet.ts";
 import { checkChoice, checkFlag, checkOptions, optionNames, show } from "../options.ts";
 
 /** Everything that decides a run: the same options, data and adapter give the same losses, bit for bit. */
@@ -8,7 +13,10 @@ export interface TrainOptions {
   depth: number;
   width: number;
   norm: ResNetNorm;
+  shortcut: ResNetShortcut;
   init: Init;
+  /** Of the classifier; null for that of the convolutions. */
+  classifierInit: Init | null;
   lr: number;
   /** `step`: divided by 10 at 50 % and 75 % of the run, as in the paper. */
   schedule: "constant" | "step" | "cosine";
@@ -35,7 +43,9 @@ export const defaultTrainOptions: TrainOptions = {
   depth: 20,
   width: 16,
   norm: "batch",
+  shortcut: "zero-pad",
   init: "xavier",
+  classifierInit: null,
   lr: 0.1,
   schedule: "step",
   warmupSteps: 0,
@@ -55,7 +65,9 @@ const KNOWN = optionNames<TrainOptions>({
   depth: 0,
   width: 0,
   norm: 0,
+  shortcut: 0,
   init: 0,
+  classifierInit: 0,
   lr: 0,
   schedule: 0,
   warmupSteps: 0,
@@ -86,7 +98,9 @@ export function trainOptions(options: Partial<TrainOptions> = {}): TrainOptions 
   const number = (value: unknown, ok: (v: number) => boolean) =>
     Number.isFinite(value) && ok(value as number);
   checkChoice("train", "norm", all.norm, RESNET_NORMS);
+  checkChoice("train", "shortcut", all.shortcut, ["zero-pad", "projection", "none"]);
   checkChoice("train", "init", all.init, INITS);
+  if (all.classifierInit !== null) checkChoice("train", "classifierInit", all.classifierInit, INITS);
   checkChoice("train", "schedule", all.schedule, ["constant", "step", "cosine"]);
   for (const name of ["nesterov", "augment", "capture"] as const) checkFlag("train", name, all[name]);
   checkResNetOptions(all);

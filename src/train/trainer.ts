@@ -4,6 +4,7 @@ import { DeviceDataset } from "../data/device-dataset.ts";
 import { BatchSampler, DataLoader } from "../data/loader.ts";
 import type { KernelTiming } from "../device/profiler.ts";
 import { DataError, FusenormError, UsageError } from "../errors.ts";
+import * as shaders from "../generated/shaders.ts";
 import { Gpu } from "../gpu.ts";
 import { type ResNetCifar, resnetCifar } from "../nn/models/resnet.ts";
 import { Module, type StateDict } from "../nn/module.ts";
@@ -25,11 +26,11 @@ import { checkGpu } from "../tensor/check.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 import {
-  DIVERGED_LOSS,
   decodeRunState,
   describeSplits,
   type EvalEntry,
   encodeRunState,
+  hasDiverged,
   type LogEntry,
   type SplitsDescription,
   type TrainHistory,
@@ -82,11 +83,14 @@ export function checkCallbacks(op: string, callbacks: RunCallbacks): void {
   }
 }
 
+/** In the place of the first loss, as bits: none yet. */
+const NO_LOSS = 0xffffffff;
+
 /** Trains one `resnetCifar` on one data set. */
 export class Trainer {
   readonly model: ResNetCifar;
   readonly totalSteps: number;
-  readonly history: TrainHistory = { log: [], evals: [], divergedAt: null };
+  readonly history: TrainHistory = { log: [], evals: [], startLoss: null, divergedAt: null };
   private readonly options: TrainOptions;
   private readonly optimizer: SGD;
   private readonly sampler: BatchSampler;
@@ -99,6 +103,8 @@ export class Trainer {
   private readonly labels: Tensor;
   private readonly lossSum: Tensor;
   private readonly correctSum: Tensor;
+  /** The bits of the largest loss since the last reading, and of the first one of all: see shaders/loss_range.wgsl. */
+  private readonly lossRange: Tensor;
   private plan: Plan<void> | null = null;
   private stepsDone = 0;
   private stepsSinceLog = 0;
@@ -129,9 +135,13 @@ export class Trainer {
     this.totalSteps = maxSteps === null ? all : Math.min(all, maxSteps);
     this.schedule = makeSchedule(this.options, this.totalSteps);
     const { height, width, channels, classes } = data.train;
-    const { depth, width: filters, norm, init, lr, momentum, weightDecay, nesterov } = this.options;
+    const { depth, width: filters, norm, shortcut, init, classifierInit } = this.options;
+    const { lr, momentum, weightDecay, nesterov } = this.options;
     checkSize(gpu, this.options, data.train);
-    this.model = resnetCifar(gpu, { depth, width: filters, norm, init, seed, inChannels: channels, classes });
+    this.model = resnetCifar(gpu, {
+      ...{ depth, width: filters, norm, shortcut, init, seed, inChannels: channels, classes },
+      ...(classifierInit ? { classifierInit } : {}),
+    });
     this.optimizer = new SGD(this.model.parameters(), { lr, momentum, weightDecay, nesterov });
     this.dataset = new DeviceDataset(gpu, data.train, {
       ...shared,
@@ -143,6 +153,7 @@ export class Trainer {
     this.labels = gpu.keep(gpu.empty([batchSize], "uint32"));
     this.lossSum = gpu.keep(gpu.zeros([1]));
     this.correctSum = gpu.keep(gpu.zeros([1]));
+    this.lossRange = gpu.keep(gpu.tensor(Uint32Array.of(0, NO_LOSS), [2], { dtype: "uint32" }));
   }
 
   get step(): number {
@@ -258,6 +269,8 @@ export class Trainer {
       noGrad(() => {
         gpu.accumulate(this.lossSum, loss);
         gpu.accumulate(this.correctSum, accuracy(logits, labels));
+        const bindings = { kept: this.lossRange, loss };
+        gpu.run({ shader: shaders.loss_range, entry: "keep", constants: {} }, bindings, [1, 1], "loss range");
       });
       optimizer.zeroGrad();
       loss.backward();
@@ -271,18 +284,23 @@ export class Trainer {
     const steps = this.stepsSinceLog;
     const loss = (await this.lossSum.item()) / steps;
     const correct = await this.correctSum.item();
+    const range = (await this.lossRange.read()) as Uint32Array;
+    const [maxLoss, startLoss] = new Float32Array(range.slice().buffer) as unknown as [number, number];
     this.lossSum.fill(0);
     this.correctSum.fill(0);
+    this.lossRange.write(Uint32Array.of(0, range[1]!));
+    this.history.startLoss = startLoss;
     this.stepsSinceLog = 0;
     const entry: LogEntry = {
       step: this.stepsDone,
       epoch: this.stepsDone / this.sampler.batchesPerEpoch,
       loss,
+      maxLoss,
       accuracy: correct / (steps * batchSize),
       lr: this.schedule(this.stepsDone - 1),
     };
     this.history.log.push(entry);
-    if (!(loss <= DIVERGED_LOSS)) this.history.divergedAt = this.stepsDone;
+    if (hasDiverged(maxLoss, startLoss)) this.history.divergedAt = this.stepsDone;
     return entry;
   }
 
@@ -299,7 +317,7 @@ export class Trainer {
       for (const [name, tensor] of Object.entries(await owner.stateDict()))
         tensors[`${part}.${name}`] = tensor;
     for (const [name, tensor] of Object.entries(this.sums))
-      tensors[`trainer.${name}`] = { shape: [1], dtype: "float32", data: await tensor.read() };
+      tensors[`trainer.${name}`] = { shape: tensor.shape, dtype: tensor.dtype, data: await tensor.read() };
     const { options, stepsDone: step, stepsSinceLog, history } = this;
     return {
       tensors,
@@ -347,11 +365,12 @@ export class Trainer {
           `resume: the checkpoint holds ${found} of ${velocities} velocities; expected all of them`,
         );
       }
-      for (const name of Object.keys(this.sums)) {
+      for (const [name, { dtype, size }] of Object.entries(this.sums)) {
         const { data: values, shape } = parts.trainer![name] ?? {};
-        if (!(values instanceof Float32Array) || values.length !== 1 || shape?.length !== 1) {
+        const Type = dtype === "uint32" ? Uint32Array : Float32Array;
+        if (!(values instanceof Type) || values.length !== size || shape?.length !== 1) {
           throw new DataError(
-            `resume: the checkpoint's trainer.${name} is ${show(values)}; expected one float32 number`,
+            `resume: the checkpoint's trainer.${name} is ${show(values)}; expected ${size} ${dtype} ${size === 1 ? "number" : "numbers"}`,
           );
         }
       }
@@ -368,7 +387,7 @@ export class Trainer {
 
   /** Over the steps since the last reading. */
   private get sums(): Record<string, Tensor> {
-    return { loss_sum: this.lossSum, correct_sum: this.correctSum };
+    return { loss_sum: this.lossSum, correct_sum: this.correctSum, loss_range: this.lossRange };
   }
 
   /** Hashing takes its time with large data: once, and only where there are checkpoints. */
@@ -382,8 +401,9 @@ export class Trainer {
     this.optimizer.dispose();
     this.model.dispose();
     this.dataset.dispose();
-    const { indices, epochTensor, images, labels, lossSum, correctSum } = this;
-    for (const tensor of [indices, epochTensor, images, labels, lossSum, correctSum]) tensor.dispose();
+    const { indices, epochTensor, images, labels } = this;
+    for (const tensor of [indices, epochTensor, images, labels, ...Object.values(this.sums)])
+      tensor.dispose();
   }
 }
 

@@ -138,8 +138,9 @@ describe("resume", () => {
       toJson({ ...history, log: [{ ...history.log[0], ...change }, ...history.log.slice(1)] });
     const cases: [Record<string, unknown>, RegExp][] = [
       [{ format: undefined }, /format is missing/],
-      [{ format: "fusenorm-train-9" }, /format is "fusenorm-train-9"; expected fusenorm-train-2/],
+      [{ format: "fusenorm-train-9" }, /format is "fusenorm-train-9"; expected fusenorm-train-3/],
       [{ format: "fusenorm-train-1" }, /of an earlier version, which did not note the images/],
+      [{ format: "fusenorm-train-2" }, /of an earlier version, which did not keep the largest loss/],
       [{ options: "{" }, /options is "\{"; expected JSON/],
       [{ options: "null" }, /options is null; expected an object/],
       [{ options: undefined }, /options is missing/],
@@ -163,7 +164,10 @@ describe("resume", () => {
       [{ history: toJson({ ...history, more: 1 }) }, /history.more is 1/],
       [{ history: entry({ loss: "low" }) }, /history.log\[0\].loss is "low"; expected a number/],
       [{ history: entry({ loss: null }) }, /history.log\[0\].loss is null/],
-      [{ history: entry({ loss: Number.NaN }) }, /divergedAt is null; expected 3/],
+      [{ history: entry({ maxLoss: Number.NaN }) }, /divergedAt is null; expected 3/],
+      [{ history: entry({ maxLoss: 1001 }) }, /divergedAt is null; expected 3/],
+      [{ history: entry({ maxLoss: undefined }) }, /history.log\[0\].maxLoss is missing/],
+      [{ history: toJson({ ...history, startLoss: null }) }, /history.startLoss is null; expected a number/],
       [{ history: entry({ accuracy: 1.5 }) }, /accuracy is 1.5; expected a share/],
       [{ history: entry({ lr: -1 }) }, /lr is -1/],
       [{ history: entry({ step: 0 }) }, /history.log\[0\].step is 0/],
@@ -192,6 +196,12 @@ describe("resume", () => {
           tensors["trainer.correct_sum"] = { shape: [2], dtype: "float32", data: new Float32Array(2) };
         },
         /trainer.correct_sum is a Float32Array of 2/,
+      ],
+      [
+        (tensors) => {
+          tensors["trainer.loss_range"] = { shape: [2], dtype: "float32", data: new Float32Array(2) };
+        },
+        /trainer.loss_range is a Float32Array of 2.*; expected 2 uint32 numbers/,
       ],
       [
         (tensors) => {

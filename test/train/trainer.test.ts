@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { decodeCheckpoint, encodeCheckpoint } from "../../src/train/checkpoint.ts";
+import { hasDiverged, type LogEntry } from "../../src/train/run-state.ts";
 import type { TrainOptions } from "../../src/train/train-options.ts";
 import { Trainer } from "../../src/train/trainer.ts";
 import { testGpu } from "../helpers/gpu.ts";
@@ -86,6 +87,41 @@ describe("Trainer", () => {
     other.dispose();
   });
 
+  it("keeps the largest loss of a step between two readings, and the first of all", async () => {
+    const gpu = await testGpu();
+    const rough = { ...options, norm: "none", lr: 0.4, schedule: "constant", epochs: 2 } as const;
+    const logs = [];
+    for (const logEvery of [1, 3]) {
+      const trainer = new Trainer(gpu, data, { ...rough, logEvery });
+      logs.push((await trainer.run({ evaluate: false })).log);
+      expect(trainer.history.startLoss).toBe(logs[0]![0]!.loss);
+      trainer.dispose();
+    }
+    const [fine, coarse] = logs as [LogEntry[], LogEntry[]];
+    let from = 0;
+    for (const { step, loss, maxLoss } of coarse) {
+      expect(maxLoss).toBe(Math.max(...fine.slice(from, step).map((entry) => entry.loss)));
+      if (step > from + 1) expect(maxLoss).toBeGreaterThan(loss);
+      from = step;
+    }
+    expect(fine.map(({ maxLoss }) => maxLoss)).toEqual(fine.map(({ loss }) => loss));
+  });
+
+  it("calls divergence what is above 10³ and ten times the start, or not finite", () => {
+    for (const [largest, start, diverged] of [
+      [1000, 2, false],
+      [1001, 2, true],
+      [1001, 101, false],
+      [1011, 101, true],
+      [Number.NaN, 2, true],
+      [Number.POSITIVE_INFINITY, 2, true],
+      [Number.POSITIVE_INFINITY, Number.POSITIVE_INFINITY, true],
+      [5, Number.NaN, true],
+    ] as const) {
+      expect(hasDiverged(largest, start), `${largest} from ${start}`).toBe(diverged);
+    }
+  });
+
   it("stops at divergence and says where", async () => {
     const gpu = await testGpu();
     const trainer = new Trainer(gpu, data, {
@@ -108,7 +144,9 @@ describe("Trainer", () => {
       [{ lr: Number.NaN }, /lr is NaN; expected a number above 0/],
       [{ momentum: 1 }, /momentum is 1/],
       [{ depth: 21 }, /depth is 21; expected 6n \+ 2/],
-      [{ norm: "spectral" as never }, /norm is "spectral"; expected "batch", "none", "last", /],
+      [{ norm: "spectral" as never }, /norm is "spectral"; expected "batch", "none", "last"/],
+      [{ shortcut: "conv" as never }, /shortcut is "conv"; expected "zero-pad", "projection" or "none"/],
+      [{ classifierInit: "lecun" as never }, /classifierInit is "lecun"; expected "xavier"/],
       [{ batchSize: 0 }, /batchSize is 0/],
       [{ batchSize: 71 }, /batchSize 71 with dropLast leaves no batch of 70/],
       [{ seed: -1 }, /seed is -1/],
