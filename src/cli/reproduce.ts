@@ -12,7 +12,16 @@ import {
 } from "../experiments/cells.ts";
 import { type Experiment, PRESETS, type Preset } from "../experiments/experiment.ts";
 import { EXPERIMENTS, selectExperiments } from "../experiments/index.ts";
-import { buildReport, reportHtml, reportJson, verdictText, writeReport } from "../experiments/report.ts";
+import {
+  buildReport,
+  findingLines,
+  judgeExperiment,
+  overall,
+  reportHtml,
+  reportJson,
+  verdictText,
+  writeReport,
+} from "../experiments/report.ts";
 import { runCells } from "../experiments/runner.ts";
 import { checkPort, LiveView } from "../experiments/serve.ts";
 import { DATASET_NAMES, loadDataset } from "../node/datasets.ts";
@@ -44,7 +53,7 @@ interface ReproduceFlags {
 }
 
 /** Runs per configuration unless --seeds says otherwise; the paper has five. */
-const DEFAULT_SEEDS: Record<Preset, number> = { quick: 1, standard: 3, paper: 5 };
+const DEFAULT_SEEDS: Record<Preset, number> = { "first-look": 1, quick: 2, standard: 3, paper: 5 };
 const DEFAULT_PORT = 8110;
 const ALL_IDS = EXPERIMENTS.map(({ id }) => id);
 
@@ -53,10 +62,14 @@ export function registerReproduce(program: Command): void {
     .command("reproduce")
     .description("run the experiments of Understanding Batch Normalization, and judge each finding")
     .argument("[id...]", `experiments, default all: ${ALL_IDS.join(", ")}`)
-    .option("--preset <name>", PRESETS.join(", "), parsePreset, "quick")
+    .option("--preset <name>", PRESETS.join(", "), parsePreset, "first-look")
     .option("--data <dir>", `a directory, or ${DATASET_NAMES.join(", ")}`, text, "embedded")
     .option("--out <dir>", "where cells and report go", text, "runs/reproduce")
-    .option("--seeds <n>", "runs of each configuration (default: quick 1, standard 3, paper 5)", parseSeeds)
+    .option(
+      "--seeds <n>",
+      "runs of each configuration (default: first-look 1, quick 2, standard 3, paper 5)",
+      parseSeeds,
+    )
     .option("--resume", "keep the cells that are in --out, and run the others", false)
     .option(
       "--shard <i/n>",
@@ -184,7 +197,6 @@ async function runHere(run: Run): Promise<string | null> {
   const started = performance.now();
   let total = 0;
   let done = 0;
-  let ran = 0;
   try {
     await directory.writeManifest(manifest, ALL_IDS);
     await runCells({
@@ -195,24 +207,35 @@ async function runHere(run: Run): Promise<string | null> {
       experiments,
       shard,
       signal: interruption.signal,
-      onReady: (cells) => {
+      onReady: ({ cells, kept, flop, flopPerSecond, seconds }) => {
         total = cells;
         console.error(
           `${manifest.preset} preset on ${manifest.dataset}: ${total} cells${sharded ? ` (shard ${shard.index} of ${shard.count})` : ""} on ${gpu.info.name} (${gpu.info.class})`,
+        );
+        const rate = Number.isNaN(flopPerSecond) ? "" : ` at ${inPowers(flopPerSecond)} FLOP/s measured here`;
+        console.error(
+          `${kept > 0 ? `${kept} of them are there; ` : ""}${inPowers(flop)} FLOP${rate}: about ${formatSeconds(seconds)}`,
         );
       },
       onStart: (key) => view?.cellStarted(key, total),
       onPoint: (key, curve, x, y) => view?.point(key, curve, x, y),
       beforeWrite: () => lock.check(),
-      onDone: ({ experiment, configuration, seed }, seconds, skipped) => {
+      onDone: ({ key: { experiment, configuration, seed }, seconds, kept, secondsLeft }) => {
         view?.cellDone();
         done += 1;
-        if (!skipped) ran += 1;
-        const elapsed = (performance.now() - started) / 1e3;
-        const left = ran > 0 ? `, about ${formatSeconds((elapsed / ran) * (total - done))} left` : "";
+        const left = done < total ? `, about ${formatSeconds(secondsLeft)} left` : "";
         console.error(
-          `[${done}/${total}] ${experiment}: ${configuration.label}, seed ${seed}: ${skipped ? "kept" : `${seconds.toFixed(1)} s${left}`}`,
+          `[${done}/${total}] ${experiment}: ${configuration.label}, seed ${seed}: ${kept ? "kept" : `${seconds.toFixed(1)} s${left}`}`,
         );
+      },
+      onExperiment: (experiment) => {
+        const { findings } = judgeExperiment(directory, manifest, experiment);
+        const verdict = overall(findings) ?? "a table, in the report";
+        const told = [`\n${experiment.title}: ${verdict}`, ...findingLines(findings, columns()), ""].join(
+          "\n",
+        );
+        // Standard output is JSON's alone.
+        (flags.json ? console.error : console.log)(told);
       },
     });
   } finally {
@@ -235,6 +258,11 @@ async function runHere(run: Run): Promise<string | null> {
   return html;
 }
 
+const columns = () => Math.min(process.stdout.columns ?? 110, 120);
+
+/** `2.4e18`, as a number of operations is told. */
+const inPowers = (value: number) => value.toExponential(1).replace("e+", "e");
+
 /** Judges what is there, writes the report, prints the verdicts. @returns the report's HTML */
 async function finish(directory: RunDirectory, manifest: RunManifest, asJson = false): Promise<string> {
   const report = await buildReport(directory, manifest, selectExperiments(manifest.experiments));
@@ -243,7 +271,7 @@ async function finish(directory: RunDirectory, manifest: RunManifest, asJson = f
     console.log(reportJson(report));
     return reportHtml(report);
   }
-  console.log(`\n${verdictText(report, Math.min(process.stdout.columns ?? 110, 120))}\n`);
+  console.log(`\n${verdictText(report, columns())}\n`);
   console.log(`report: ${html}; data: ${json}`);
   return reportHtml(report);
 }

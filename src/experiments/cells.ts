@@ -10,8 +10,8 @@ import { writeFileAtomic } from "../node/files.ts";
 import { isPlain, show } from "../options.ts";
 import { type Cell, type Configuration, type Experiment, PRESETS, type Preset } from "./experiment.ts";
 
-const CELL_FORMAT = "fusenorm-cell-2";
-const RUN_FORMAT = "fusenorm-reproduce-1";
+const CELL_FORMAT = "fusenorm-cell-3";
+const RUN_FORMAT = "fusenorm-reproduce-2";
 /** No cell is nearly as large. */
 const MAX_BYTES = 2 ** 28;
 
@@ -26,6 +26,7 @@ export interface RunManifest {
 }
 
 export interface CellKey {
+  /** The first that asks for it. */
   experiment: string;
   configuration: Configuration;
   seed: number;
@@ -35,13 +36,19 @@ export interface StoredCell extends Cell {
   preset: Preset;
   dataset: string;
   adapter: AdapterSummary;
+  /** The part of `seconds` in which kernels were compiled, as far as it can be told. */
+  compileSeconds: number;
 }
 
-/** Every cell of a run, in the order in which it is run: all machines of a sharded run agree on it. */
+/**
+ * Every cell of a run once, in the order in which it is run: all machines of a sharded run agree on it. What several experiments ask
+ * for stands with the first of them.
+ */
 export function listCells(
   experiments: readonly Experiment[],
   { preset, seeds }: Pick<RunManifest, "preset" | "seeds">,
 ): CellKey[] {
+  const seen = new Set<string>();
   return experiments.flatMap((experiment) => {
     const cells = experiment.configurations(preset).flatMap((configuration) => {
       const repeats = experiment.repeats?.(configuration, seeds) ?? seeds;
@@ -52,8 +59,22 @@ export function listCells(
       }));
     });
     // Every configuration once before any of them again: half a run already shows something.
-    return cells.sort((a, b) => a.seed - b.seed);
+    return cells
+      .sort((a, b) => a.seed - b.seed)
+      .filter((key) => {
+        const name = nameOf(key);
+        return !seen.has(name) && seen.add(name);
+      });
   });
+}
+
+/** `training/sweep-none-depth-110-lr-0.1-5e3f01-seed0`: the digits are of all settings. */
+function nameOf({ configuration, seed }: Pick<CellKey, "configuration" | "seed">): string {
+  const slug = configuration.label
+    .toLowerCase()
+    .replace(/[^a-z0-9.]+/g, "-")
+    .replace(/^-|-$/g, "");
+  return join(configuration.measure, `${slug}-${digest(configuration).slice(0, 6)}-seed${seed}`);
 }
 
 /** Part `index` of `count`: cells are dealt out in turn, so that long and short experiments spread evenly. */
@@ -118,12 +139,13 @@ const ADAPTER_FIELDS = ["name", "vendor", "architecture", "description"] as cons
 export class RunDirectory {
   constructor(readonly path: string) {}
 
-  fileOf({ experiment, configuration, seed }: CellKey): string {
-    const slug = configuration.label
-      .toLowerCase()
-      .replace(/[^a-z0-9.]+/g, "-")
-      .replace(/^-|-$/g, "");
-    return join(this.path, "cells", experiment, `${slug}-seed${seed}.json`);
+  fileOf(key: Pick<CellKey, "configuration" | "seed">): string {
+    return join(this.path, "cells", `${nameOf(key)}.json`);
+  }
+
+  /** Where the cell leaves what it needs to go on, until it is done. */
+  checkpointOf(key: CellKey): string {
+    return join(this.path, "cells", `${nameOf(key)}.checkpoint.safetensors`);
   }
 
   has(key: CellKey): boolean {
@@ -141,7 +163,6 @@ export class RunDirectory {
     const expected: Record<string, unknown> = {
       preset: manifest.preset,
       dataset: manifest.dataset,
-      experiment: key.experiment,
       seed: key.seed,
     };
     for (const [field, value] of Object.entries(expected)) {
@@ -153,8 +174,10 @@ export class RunDirectory {
           `${toJson(key.configuration)}; ${remedy}`,
       );
     }
-    if (!(Number.isFinite(cell.seconds) && (cell.seconds as number) >= 0)) {
-      refuse("seconds", "a finite number of at least 0");
+    for (const field of ["seconds", "compileSeconds"]) {
+      if (!(Number.isFinite(cell[field]) && (cell[field] as number) >= 0)) {
+        refuse(field, "a finite number of at least 0");
+      }
     }
     const adapter: Record<string, unknown> = isPlain(cell.adapter) ? cell.adapter : {};
     if (

@@ -2,18 +2,33 @@
 
 import type { DatasetSplits } from "../data/dataset.ts";
 import type { Gpu } from "../gpu.ts";
+import type { Checkpoint } from "../train/checkpoint.ts";
+import type { ImageSize, Work } from "./work.ts";
 
-export const PRESETS = ["quick", "standard", "paper"] as const;
+export const PRESETS = ["first-look", "quick", "standard", "paper"] as const;
 /**
- * `quick`: minutes on two processor cores. `standard`: under an hour on one consumer GPU. `paper`: the setup of the
- * paper.
+ * `first-look`: all experiments in a few minutes on any machine. `quick`: the same with more steps, images and seeds, minutes on two
+ * processor cores. `standard`: one consumer GPU. `paper`: the setup of the paper.
  */
 export type Preset = (typeof PRESETS)[number];
 
-/** All settings of one cell: plain values, written into its file. `label` names the file and is unique. */
+/**
+ * All settings of one cell: plain values, written into its file. Equal ones are one cell, whichever experiments ask for it. `label`
+ * follows from the others, and is unique among the cells of a measurement in a preset.
+ */
 export interface Configuration {
+  /** The id of its measurement. */
+  measure: string;
   label: string;
-  [setting: string]: unknown;
+}
+
+/** Where a cell that trains for long leaves what it needs to go on after it was killed. */
+export interface CellCheckpoint {
+  /** The file, for messages. */
+  where: string;
+  /** What was left, or null. */
+  load(): Checkpoint | null;
+  save(checkpoint: Checkpoint): Promise<void>;
 }
 
 /** What a cell works with. */
@@ -24,11 +39,19 @@ export interface CellContext {
   /** Adds a point to the live view's curve of this cell. */
   onPoint(curve: string, x: number, y: number): void;
   signal?: AbortSignal;
+  checkpoint?: CellCheckpoint;
+}
+
+/** What a cell runs: a network trained, or looked at. Several experiments may judge the cells of one measurement. */
+export interface Measurement<C extends Configuration = Configuration, D = unknown> {
+  id: string;
+  run(context: CellContext, configuration: C, seed: number): Promise<D>;
+  /** What a cell costs; `image` is one of the data set's, before it is shrunk. */
+  work(configuration: C, image: ImageSize): Work;
 }
 
 /** One finished cell: a configuration with one seed. */
 export interface Cell<C extends Configuration = Configuration, D = unknown> {
-  experiment: string;
   configuration: C;
   seed: number;
   data: D;
@@ -44,13 +67,27 @@ export interface Finding {
   verdict: Verdict;
 }
 
+/**
+ * How a number of the paper was come by. F: read off the paper's own figure, so ± a few per cent. N: quoted by two independent
+ * reading notes. R: recalled.
+ */
+export type Mark = "F" | "N" | "R";
+
+/** A number of the paper beside ours. */
+export interface Comparison {
+  what: string;
+  paper: string;
+  mark: Mark;
+  ours: string;
+}
+
 export interface Figure {
   svg: string;
   caption: string;
 }
 
-export interface ExperimentReport {
-  findings: Finding[];
+/** What is shown of the cells beside the verdict. */
+export interface Exhibit {
   figures: Figure[];
   tables?: { caption: string; head: string[]; rows: string[][] }[];
   notes?: string[];
@@ -61,19 +98,29 @@ export interface Experiment<C extends Configuration = Configuration, D = unknown
   title: string;
   /** Where it is in the paper. */
   source: string;
-  /** What is done, in a sentence or two. */
+  /** The paper's claim, in a sentence. */
+  claim: string;
+  /** What is done here, in a sentence or two. */
   about: string;
+  measurements: readonly Measurement[];
   configurations(preset: Preset): C[];
   /** Runs of a configuration, given the run's number of seeds, where it is not that number: repeats of a random matrix. */
   repeats?(configuration: C, seeds: number): number;
-  run(context: CellContext, configuration: C, seed: number): Promise<D>;
-  /** Over the cells there are: findings whose cells are missing are inconclusive. */
-  report(cells: readonly Cell<C, D>[]): Promise<ExperimentReport>;
+  /** Over the cells that there are; pure. None for an experiment that judges nothing. */
+  verdict(cells: readonly Cell<C, D>[]): Finding[];
+  /** The paper's numbers, and ours where there are cells. */
+  compare(cells: readonly Cell<C, D>[]): Comparison[];
+  exhibit(cells: readonly Cell<C, D>[]): Promise<Exhibit>;
 }
 
 /** Keeps the types of configuration and data together, then forgets them. */
 export function defineExperiment<C extends Configuration, D>(experiment: Experiment<C, D>): Experiment {
   return experiment as unknown as Experiment;
+}
+
+/** Keeps the types of configuration and data together; both are forgotten by those who run it. */
+export function defineMeasurement<C extends Configuration, D>(measurement: Measurement<C, D>): Measurement {
+  return measurement as unknown as Measurement;
 }
 
 /** `holds` or `does not hold`; `inconclusive` where a number is missing. */
@@ -82,8 +129,9 @@ export function judge(condition: boolean, ...numbers: number[]): Verdict {
   return condition ? "holds" : "does not hold";
 }
 
-export const missing = (criterion: string): Finding => ({
+/** @param what which cells: `trained without batch-norm` */
+export const missing = (criterion: string, what: string): Finding => ({
   criterion,
-  measured: "cells are missing",
+  measured: `missing: ${what}`,
   verdict: "inconclusive",
 });

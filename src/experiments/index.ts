@@ -1,6 +1,7 @@
 import { UsageError } from "../errors.ts";
 import { nearest, show } from "../options.ts";
 import { bnLastLayer } from "./bn-last-layer.ts";
+import { depth } from "./depth.ts";
 import { divergence } from "./divergence.ts";
 import type { Experiment } from "./experiment.ts";
 import { gradientAlignment } from "./gradient-alignment.ts";
@@ -9,6 +10,7 @@ import { learningRates } from "./learning-rates.ts";
 import { logitGradients } from "./logit-gradients.ts";
 import { lossLandscape } from "./loss-landscape.ts";
 import { momentsByDepth } from "./moments-by-depth.ts";
+import { norms } from "./norms.ts";
 import { randomMatrices } from "./random-matrices.ts";
 import { sgdNoise } from "./sgd-noise.ts";
 
@@ -24,6 +26,8 @@ export const EXPERIMENTS: readonly Experiment[] = [
   randomMatrices,
   bnLastLayer,
   sgdNoise,
+  depth,
+  norms,
 ];
 
 /** The experiments of these ids, in the order of the paper; all of them for none. @throws UsageError for an unknown id */

@@ -1,185 +1,268 @@
 // Without batch-norm, activations grow with depth from the start.
 
-import { BatchNorm2d, Conv2d } from "../nn/layers.ts";
-import type { BasicBlock } from "../nn/models/resnet.ts";
+import { Conv2d } from "../nn/layers.ts";
 import { probe } from "../train/probes.ts";
-import { type Configuration, defineExperiment, judge, missing } from "./experiment.ts";
+import {
+  type Cell,
+  type Configuration,
+  defineExperiment,
+  defineMeasurement,
+  judge,
+  missing,
+} from "./experiment.ts";
 import { lineChart, type Point } from "./plot.ts";
 import {
-  DEEP,
-  disposeBatch,
-  freshNetwork,
+  atInitialisation,
+  convolutionNames,
+  lacking,
   type NetworkSettings,
   NORM_LABELS,
-  trainingBatch,
+  ofNorm,
+  withNetwork,
 } from "./setup.ts";
 import { fitLine, mean, sampleStd, show } from "./statistics.ts";
+import { networkWork } from "./work.ts";
 
-interface Settings extends Configuration, NetworkSettings {
-  norm: "batch" | "none";
+export interface MomentsSettings extends Configuration, NetworkSettings {
+  measure: "moments";
 }
 
+/** Of one layer's channels: mean and spread of ln |mean| and of ln std. */
 interface LayerSummary {
+  /** From 1; the classifier comes last. */
+  layer: number;
   name: string;
-  /** Over channels: the mean of |mean| and of the variance, and the standard deviation of their log₁₀. */
-  meanMagnitude: number;
-  meanMagnitudeDecades: number;
-  variance: number;
-  varianceDecades: number;
+  /** ln of the mean over channels. */
+  logMean: number;
+  /** Standard deviation over channels of the logarithm. */
+  logMeanSpread: number;
+  logStd: number;
+  logStdSpread: number;
 }
 
-interface Data {
-  /** Output of each convolution, after its batch-norm where it has one: what the activation function gets. */
+export interface MomentsData {
+  /** What each convolution gives, before its batch-norm where it has one, and the logits. */
   layers: LayerSummary[];
-  /** Output of each residual block: the sum that is carried on. */
-  blocks: LayerSummary[];
 }
 
 /** Channels that are zero throughout have no logarithm, and are left out. */
-function logSpread(values: readonly number[]): number {
-  return sampleStd(values.filter((value) => value > 0).map(Math.log10));
+const logSpread = (values: readonly number[]) => sampleStd(values.filter((value) => value > 0).map(Math.log));
+
+export const moments = defineMeasurement<MomentsSettings, MomentsData>({
+  id: "moments",
+
+  run: (context, settings, seed) =>
+    withNetwork(context, settings, seed, async (model, { images }) => {
+      const names = [...convolutionNames(model), "classifier"];
+      const found = await probe.activations(model, images, {
+        layers: (name, module) => (module instanceof Conv2d || name === "classifier") && names.includes(name),
+      });
+      const layers = found.map(({ name, mean: means, variance }) => {
+        const magnitudes = Array.from(means, Math.abs);
+        const stds = Array.from(variance, Math.sqrt);
+        return {
+          layer: names.indexOf(name) + 1,
+          name,
+          logMean: Math.log(mean(magnitudes)),
+          logMeanSpread: logSpread(magnitudes),
+          logStd: Math.log(mean(stds)),
+          logStdSpread: logSpread(stds),
+        };
+      });
+      return { layers: layers.sort((a, b) => a.layer - b.layer) };
+    }),
+
+  // Each measured layer is also read, and its moments worked out.
+  work: (settings, image) => networkWork(settings, image, { forwards: 3 }),
+});
+
+const CRITERIA = {
+  growth:
+    "Without batch-norm the logarithm of the channels' variance grows linearly with depth: by at least two decades, R² ≥ 0.8",
+  flat: "With batch-norm the variance at layers 6, 18 … 102, before their batch-norm, stays within one decade",
+  anew: "With batch-norm the saw-tooth starts anew at both later stages: it falls by at least half of its rise in the stage before",
+};
+
+type Result = Cell<MomentsSettings, MomentsData>;
+
+/** Mean over cells of a number of each layer. */
+function averaged(cells: readonly Result[], pick: (layer: LayerSummary) => number) {
+  return (cells[0]?.data.layers ?? []).map(({ layer }, i) => ({
+    layer,
+    value: mean(cells.map(({ data }) => pick(data.layers[i]!))),
+  }));
 }
 
-export const momentsByDepth = defineExperiment<Settings, Data>({
+/** Growth of log₁₀ variance over all convolutions. */
+export function growth(cells: readonly Result[]): { decades: number; r2: number } {
+  const stds = averaged(cells, ({ logStd }) => logStd).slice(0, -1);
+  const fit = fitLine(
+    stds.map(({ layer }) => layer),
+    stds.map(({ value }) => (2 * value) / Math.LN10),
+  );
+  return { decades: fit.slope * (stds.length - 1), r2: fit.r2 };
+}
+
+/** ln std of the first convolutions of the blocks of each of the three stages. */
+function stagesOf(cells: readonly Result[]): number[][] {
+  const perStage = (cells[0]!.configuration.depth - 2) / 3;
+  const first = averaged(cells, ({ logStd }) => logStd).filter(({ layer }) => layer % 2 === 0);
+  return [0, 1, 2].map((stage) =>
+    first
+      .filter(({ layer }) => layer > 1 + stage * perStage && layer <= 1 + (stage + 1) * perStage)
+      .map(({ value }) => value),
+  );
+}
+
+export const momentsByDepth = defineExperiment<MomentsSettings, MomentsData>({
   id: "moments-by-depth",
   title: "Activations by depth at initialisation",
   source: "§ 3.2, Fig. 5",
+  claim:
+    "Without batch-norm means and variances of the channels grow exponentially with depth from the start; with it they do not.",
   about:
-    "Mean and variance of each channel over one batch before any training, averaged over a layer's channels. A layer is a " +
-    "convolution with the batch-norm behind it, if any, before shortcut and ReLU join.",
+    "Mean and standard deviation of each channel over one batch before any training, of what each convolution gives before its batch-norm " +
+    "(after it, flatness could not fail), and of the logits.",
+  measurements: [moments],
 
-  configurations: (preset) =>
-    (["batch", "none"] as const).map((norm) => ({ label: norm, norm, ...DEEP[preset] })),
+  configurations: (preset) => atInitialisation("moments", preset, {}),
 
-  async run({ gpu, data }, settings, seed) {
-    const model = freshNetwork(gpu, data, settings, seed);
-    const batch = trainingBatch(gpu, data, settings.batchSize, seed);
-    try {
-      const blocks = new Set<unknown>(model.blocks as BasicBlock[]);
-      const layer = settings.norm === "batch" ? BatchNorm2d : Conv2d;
-      const moments = await probe.activations(model, batch.images, {
-        layers: (_name, module) => module instanceof layer || blocks.has(module),
-      });
-      const summaries = moments.map(({ kind, name, mean: means, variance }) => {
-        const magnitudes = Array.from(means, Math.abs);
-        const variances = Array.from(variance);
-        return {
-          kind,
-          name,
-          meanMagnitude: mean(magnitudes),
-          meanMagnitudeDecades: logSpread(magnitudes),
-          variance: mean(variances),
-          varianceDecades: logSpread(variances),
-        };
-      });
-      const pick = (isBlock: boolean): LayerSummary[] =>
-        summaries
-          .filter(({ kind }) => (kind === "BasicBlock") === isBlock)
-          .map(({ kind: _, ...rest }) => rest);
-      return { layers: pick(false), blocks: pick(true) };
-    } finally {
-      disposeBatch(batch);
-      model.dispose();
-    }
+  verdict(cells) {
+    const absent = lacking(cells);
+    if (absent) return Object.values(CRITERIA).map((criterion) => missing(criterion, absent));
+    const [batch, none] = [ofNorm(cells, "batch"), ofNorm(cells, "none")];
+    const { decades, r2 } = growth(none);
+    const stages = stagesOf(batch);
+    const all = averaged(batch, ({ logStd }) => logStd)
+      .filter(({ layer }) => FIGURE_LAYERS.includes(layer))
+      .map(({ value }) => value);
+    const span = (2 * (Math.max(...all) - Math.min(...all))) / Math.LN10;
+    const third = (values: readonly number[], end: "first" | "last") => {
+      const count = Math.ceil(values.length / 3);
+      return mean(end === "first" ? values.slice(0, count) : values.slice(-count));
+    };
+    const falls = [1, 2].map((stage) => {
+      const [before, after] = [stages[stage - 1]!, stages[stage]!];
+      const rise = third(before, "last") - third(before, "first");
+      return { rise, fall: third(before, "last") - third(after, "first") };
+    });
+    return [
+      {
+        criterion: CRITERIA.growth,
+        measured: `${show(decades)} decades over ${none[0]!.data.layers.length - 1} layers, R² = ${show(r2, 2)}`,
+        verdict: judge(decades >= 2 && r2 >= 0.8, decades, r2),
+      },
+      {
+        criterion: CRITERIA.flat,
+        measured: `${show(span, 2)} decades`,
+        verdict: judge(span <= 1, span),
+      },
+      {
+        criterion: CRITERIA.anew,
+        measured: falls
+          .map(
+            ({ rise, fall }, i) =>
+              `stage ${i + 2}: ln std falls by ${show(fall, 2)} after a rise of ${show(rise, 2)}`,
+          )
+          .join("; "),
+        verdict: judge(
+          falls.every(({ rise, fall }) => rise > 0 && fall >= rise / 2),
+          ...falls.flatMap(({ rise, fall }) => [rise, fall]),
+        ),
+      },
+    ];
   },
 
-  async report(cells) {
-    const criteria = {
-      growth:
-        "Without batch-norm log₁₀ of the variance grows linearly with depth: at least two orders of magnitude from first to last layer, R² ≥ 0.8",
-      flat: "With batch-norm the variance of the layers stays within one order of magnitude",
+  compare(cells) {
+    const stds = averaged(ofNorm(cells, "batch"), ({ logStd }) => logStd);
+    const at = (layer: number) => {
+      const found = stds.find((entry) => entry.layer === layer);
+      return found ? show(found.value, 2) : "–";
     };
-    const of = (norm: string) => cells.filter(({ configuration }) => configuration.norm === norm);
-    const [batch, none] = [of("batch"), of("none")];
-    if (batch.length === 0 || none.length === 0)
-      return { findings: Object.values(criteria).map(missing), figures: [] };
-    const over = (group: typeof cells, kind: "layers" | "blocks", pick: (layer: LayerSummary) => number) =>
-      group[0]!.data[kind].map((_, i) => mean(group.map(({ data }) => pick(data[kind][i]!))));
-    const decades = (values: readonly number[]) => Math.log10(Math.max(...values) / Math.min(...values));
+    const ends = (pick: (layer: LayerSummary) => number) => {
+      const none = averaged(ofNorm(cells, "none"), pick);
+      return none.length > 0 ? `${show(none[5]!.value, 2)} … ${show(none.at(-1)!.value, 2)}` : "–";
+    };
+    return [
+      {
+        what: `ln std at layers ${FIGURE_LAYERS.join(", ")}, with batch-norm`,
+        paper: PAPER_STDS.map((value) => show(value)).join(", "),
+        mark: "F",
+        ours: FIGURE_LAYERS.map(at).join(", "),
+      },
+      {
+        what: "ln std from layer 6 to 110, without",
+        paper: "−1.2 … 3",
+        mark: "F",
+        ours: ends((l) => l.logStd),
+      },
+      {
+        what: "ln of mean |mean| from layer 6 to 110, without",
+        paper: "−1.5 … 3.5",
+        mark: "F",
+        ours: ends((l) => l.logMean),
+      },
+    ];
+  },
 
-    const grown = over(none, "layers", (layer) => layer.variance);
-    const depths = grown.map((_, i) => i + 1);
-    const fit = fitLine(depths, grown.map(Math.log10));
-    const total = fit.slope * (grown.length - 1);
-    const normalised = decades(over(batch, "layers", (layer) => layer.variance));
-    const carried = decades(over(batch, "blocks", (layer) => layer.variance));
-    const carriedWithout = decades(over(none, "blocks", (layer) => layer.variance));
-
-    const series = (
-      kind: "layers" | "blocks",
-      pick: (layer: LayerSummary) => number,
-      spread: (layer: LayerSummary) => number,
-    ) =>
-      [batch, none].map((group) => {
-        const middle = over(group, kind, pick);
-        const std = over(group, kind, spread);
-        const scale = kind === "blocks" ? 2 : 1;
-        return {
-          label: NORM_LABELS[group[0]!.configuration.norm],
-          points: middle.map(
-            (value, i): Point => [scale * (i + 1), value, value / 10 ** std[i]!, value * 10 ** std[i]!],
-          ),
-        };
-      });
-    const axes = { x: "layer", xScale: "linear", yScale: "log" } as const;
+  async exhibit(cells) {
+    const drawn = (pick: (l: LayerSummary) => number, spread: (l: LayerSummary) => number) =>
+      (["batch", "none"] as const)
+        .map((norm) => ofNorm(cells, norm))
+        .filter((group) => group.length > 0)
+        .map((group) => {
+          const spreads = averaged(group, spread);
+          const points = averaged(group, pick).map(
+            ({ layer, value }, i): Point => [
+              layer,
+              value,
+              value - spreads[i]!.value,
+              value + spreads[i]!.value,
+            ],
+          );
+          // First convolutions of blocks alone, as in the paper, and the logits.
+          return {
+            label: NORM_LABELS[group[0]!.configuration.norm],
+            points: points.filter(([layer]) => layer % 2 === 0),
+          };
+        });
+    if (cells.length === 0) return { figures: [] };
+    const paper = {
+      label: "paper, with batch-norm",
+      dashed: true,
+      points: FIGURE_LAYERS.map((layer, i): Point => [layer, PAPER_STDS[i]!]),
+    };
+    const caption =
+      "First convolution of each block, and the classifier; mean over seeds, the band is one standard deviation over channels.";
     return {
-      findings: [
-        {
-          criterion: criteria.growth,
-          measured: `${show(total)} orders of magnitude over ${grown.length} layers (${show(10 * fit.slope, 2)} per ten layers), R² = ${show(fit.r2, 2)}`,
-          verdict: judge(total >= 2 && fit.r2 >= 0.8, total, fit.r2),
-        },
-        {
-          criterion: criteria.flat,
-          measured: `${show(normalised, 2)} orders of magnitude over the layers`,
-          verdict: judge(normalised <= 1, normalised),
-        },
-      ],
       figures: [
         {
           svg: await lineChart(
-            series(
-              "layers",
-              (l) => l.variance,
-              (l) => l.varianceDecades,
+            drawn(
+              (l) => l.logMean,
+              (l) => l.logMeanSpread,
             ),
-            { title: "Variance of the channels", y: "variance", ...axes },
+            { title: "Means of the channels", x: "layer", y: "ln of mean |mean|" },
           ),
-          caption:
-            "Mean over a layer's channels (and seeds); the band is one standard deviation of log₁₀ over channels.",
+          caption,
         },
         {
           svg: await lineChart(
-            series(
-              "layers",
-              (l) => l.meanMagnitude,
-              (l) => l.meanMagnitudeDecades,
-            ),
-            {
-              title: "Magnitude of the channels' means",
-              y: "|mean|",
-              yDomain: [1e-3, Math.max(10, ...over(none, "layers", (l) => l.meanMagnitude))],
-              ...axes,
-            },
+            [
+              ...drawn(
+                (l) => l.logStd,
+                (l) => l.logStdSpread,
+              ),
+              paper,
+            ],
+            { title: "Standard deviations of the channels", x: "layer", y: "ln std" },
           ),
-          caption: "With batch-norm the means are zero but for rounding, below the range of this figure.",
+          caption,
         },
-        {
-          svg: await lineChart(
-            series(
-              "blocks",
-              (l) => l.variance,
-              (l) => l.varianceDecades,
-            ),
-            { title: "Variance of the residual stream", y: "variance", ...axes },
-          ),
-          caption: "After the shortcut and ReLU of each block.",
-        },
-      ],
-      notes: [
-        `The residual stream, which no batch-norm touches after the shortcut joins, spans ${show(carried, 2)} orders of magnitude with ` +
-          `batch-norm (each block adds about the same variance) and ${show(carriedWithout, 2)} without.`,
       ],
     };
   },
 });
+
+const FIGURE_LAYERS = [6, 18, 30, 42, 54, 66, 78, 90, 102];
+const PAPER_STDS = [0.1, 0.6, 0.9, 0.05, 0.65, 0.95, 0, 0.55, 0.9];

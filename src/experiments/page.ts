@@ -9,7 +9,7 @@ figure { margin: 0; } figure svg { width: 100%; height: auto; display: block; }
 figcaption, .note { font-size: .9rem; opacity: .8; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .35rem .9rem .35rem 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
-.wrap td { white-space: normal; }
+.wrap td { white-space: normal; vertical-align: top; }
 a { color: inherit; }
 .findings { list-style: none; padding: 0; display: grid; gap: .8rem; }
 .findings li { display: grid; grid-template-columns: 9.5rem 1fr; gap: .3rem 1rem; align-items: start; }
@@ -34,10 +34,15 @@ ${body}
 `;
 }
 
-export function htmlTable(head: readonly string[], rows: readonly (readonly string[])[]): string {
+/** @param style `wrap` breaks long lines, which scroll otherwise */
+export function htmlTable(
+  head: readonly string[],
+  rows: readonly (readonly string[])[],
+  style: "wrap" | "" = "",
+): string {
   const row = (cells: readonly string[], tag: string) =>
     `<tr>${cells.map((cell) => `<${tag}>${escapeHtml(cell)}</${tag}>`).join("")}</tr>`;
-  return `<div class="scroll"><table><thead>${row(head, "th")}</thead><tbody>${rows.map((r) => row(r, "td")).join("")}</tbody></table></div>`;
+  return `<div class="scroll"><table${style && ` class="${style}"`}><thead>${row(head, "th")}</thead><tbody>${rows.map((r) => row(r, "td")).join("")}</tbody></table></div>`;
 }
 
 export function htmlFigures(svgs: readonly string[]): string {

@@ -4,9 +4,10 @@
 import { Matrix, SingularValueDecomposition } from "ml-matrix";
 import { Random } from "../tensor/random.ts";
 import {
+  type Cell,
   type Configuration,
   defineExperiment,
-  type Finding,
+  defineMeasurement,
   judge,
   missing,
   type Preset,
@@ -15,6 +16,7 @@ import { histogramChart, lineChart } from "./plot.ts";
 import { geometricMean, mean, sampleStd, show } from "./statistics.ts";
 
 interface RandomMatrices extends Configuration {
+  measure: "matrices";
   /** N: each matrix is N × N. */
   size: number;
   /** M: how many are multiplied. */
@@ -111,121 +113,161 @@ export function squaredSingularValues(size: number, factors: number, random: Ran
 /** As in the paper. */
 const REPEATS = 10;
 
-const SIZES: Record<Preset, { size: number; upTo: number }> = {
-  quick: { size: 200, upTo: 4 },
-  standard: { size: 500, upTo: 5 },
-  paper: { size: 1000, upTo: 5 },
+/** N. */
+const SIZES: Record<Preset, number> = { "first-look": 100, quick: 200, standard: 500, paper: 1000 };
+/** M, as in the paper. */
+const FACTORS = [1, 3, 5];
+
+const matrices = defineMeasurement<RandomMatrices, SingularValues>({
+  id: "matrices",
+  async run(_context, { size, factors }, seed) {
+    return { squared: squaredSingularValues(size, factors, new Random(seed).fork(`matrices ${factors}`)) };
+  },
+  work: ({ size, factors }) => ({
+    ...{ flop: 0, passes: 0, programs: "" },
+    hostFlop: size ** 3 * (4 + 2 * (factors - 1)),
+  }),
+});
+
+const CRITERIA = {
+  density:
+    "For M = 1, 3 and 5 the squared singular values follow the theory: Kolmogorov–Smirnov distance ≤ 0.02",
+  spread: "The largest singular value and the condition number grow with M",
 };
+
+/** Fewer show no spread of the largest and smallest values. */
+const LEAST_REPEATS = 2;
+
+function groupFactors(cells: readonly Cell<RandomMatrices, SingularValues>[]) {
+  return [...new Set(cells.map(({ configuration }) => configuration.factors))]
+    .sort((a, b) => a - b)
+    .map((factors) => {
+      const repeats = cells
+        .filter(({ configuration }) => configuration.factors === factors)
+        .map(({ data }) => data.squared);
+      const values = repeats.flat();
+      const curve = theory(factors);
+      const largest = repeats.map((squared) => Math.sqrt(Math.max(...squared)));
+      const conditions = repeats.map((squared) => Math.sqrt(Math.max(...squared) / Math.min(...squared)));
+      return {
+        factors,
+        size: repeats[0]!.length,
+        repeats: repeats.length,
+        values,
+        curve,
+        distance: kolmogorovSmirnov(values, curve),
+        largest: mean(largest),
+        largestStd: sampleStd(largest),
+        condition: geometricMean(conditions),
+        conditions,
+      };
+    });
+}
 
 export const randomMatrices = defineExperiment<RandomMatrices, SingularValues>({
   id: "random-matrices",
   title: "Products of random matrices",
   source: "§ 4, Figs. 7 and 8",
+  claim:
+    "The more random matrices are multiplied, the more their product stretches some directions above all others.",
   about:
-    "A network at initialisation is, but for its activations, a product of random matrices. The squared singular values of a " +
-    "product of M Gaussian N × N matrices, ten products each, against their limiting density. The dashed curve is the only thing here that comes from a formula.",
+    "A network at initialisation is, but for its activations, a product of random matrices. The singular values of a product of M Gaussian " +
+    "N × N matrices, ten products each, against their limiting density, which is the only thing here that comes from a formula.",
+  measurements: [matrices],
 
-  configurations(preset) {
-    const { size, upTo } = SIZES[preset];
-    return Array.from({ length: upTo }, (_, i) => ({
-      label: `N ${size} M ${i + 1}`,
-      size,
-      factors: i + 1,
-    }));
-  },
+  configurations: (preset) =>
+    FACTORS.map((factors) => ({
+      ...{ measure: "matrices", label: `N ${SIZES[preset]} M ${factors}` },
+      size: SIZES[preset],
+      factors,
+    })),
 
   repeats: () => REPEATS,
 
-  async run(_context, { size, factors }, seed) {
-    return { squared: squaredSingularValues(size, factors, new Random(seed).fork(`matrices ${factors}`)) };
-  },
-
-  async report(cells) {
-    const criteria = {
-      density: "For each M the squared singular values follow the theory: Kolmogorov–Smirnov distance ≤ 0.02",
-      spread: "The largest squared singular value and the condition number grow with every further matrix",
-    };
-    const groups = [...new Set(cells.map(({ configuration }) => configuration.factors))]
-      .sort((a, b) => a - b)
-      .map((factors) => {
-        const repeats = cells
-          .filter(({ configuration }) => configuration.factors === factors)
-          .map(({ data }) => data.squared);
-        const values = repeats.flat();
-        const curve = theory(factors);
-        const largest = repeats.map((squared) => Math.max(...squared));
-        const conditions = repeats.map((squared) => Math.sqrt(Math.max(...squared) / Math.min(...squared)));
-        return {
-          factors,
-          size: repeats[0]!.length,
-          values,
-          curve,
-          distance: kolmogorovSmirnov(values, curve),
-          largest: mean(largest),
-          largestStd: sampleStd(largest),
-          condition: geometricMean(conditions),
-          conditions,
-        };
-      });
-    if (groups.length < 2) return { findings: Object.values(criteria).map(missing), figures: [] };
-
-    const distances = groups.map(({ factors, distance }) => `M = ${factors}: ${show(distance, 2)}`);
+  verdict(cells) {
+    const groups = groupFactors(cells).filter(({ repeats }) => repeats >= LEAST_REPEATS);
+    const absent = FACTORS.filter((factors) => !groups.some((group) => group.factors === factors));
+    if (absent.length > 0) {
+      const what = `${LEAST_REPEATS} products or more of M = ${absent.join(", ")}`;
+      return Object.values(CRITERIA).map((criterion) => missing(criterion, what));
+    }
     const grows = groups.every(
       (group, i) =>
         i === 0 || (group.largest > groups[i - 1]!.largest && group.condition > groups[i - 1]!.condition),
     );
-    const findings: Finding[] = [
+    return [
       {
-        criterion: criteria.density,
-        measured: distances.join(", "),
-        verdict: judge(groups.every(({ distance }) => distance <= 0.02)),
+        criterion: CRITERIA.density,
+        measured: groups.map(({ factors, distance }) => `M = ${factors}: ${show(distance, 2)}`).join(", "),
+        verdict: judge(
+          groups.every(({ distance }) => distance <= 0.02),
+          ...groups.map(({ distance }) => distance),
+        ),
       },
       {
-        criterion: criteria.spread,
+        criterion: CRITERIA.spread,
         measured: groups
           .map((g) => `M = ${g.factors}: largest ${show(g.largest)}, condition ${show(g.condition, 2)}`)
           .join("; "),
-        verdict: judge(grows),
+        verdict: judge(grows, ...groups.flatMap(({ largest, condition }) => [largest, condition])),
       },
     ];
+  },
 
+  compare(cells) {
+    const groups = groupFactors(cells);
+    return [
+      {
+        what: "products, N",
+        paper: "M = 1, 3, 5; N = 1000; ten each",
+        mark: "F",
+        ours:
+          groups.length > 0
+            ? `M = ${groups.map(({ factors }) => factors).join(", ")}; N = ${groups[0]!.size}; ${groups[0]!.repeats} each`
+            : "–",
+      },
+    ];
+  },
+
+  async exhibit(cells) {
+    const groups = groupFactors(cells);
+    if (groups.length === 0) return { figures: [] };
     const figures = await Promise.all(
-      groups
-        .filter(({ factors }) => factors <= 3 || factors === groups.at(-1)!.factors)
-        .map(async (group, i) => {
-          const low = Math.max(-8, Math.floor(Math.log10(group.curve.find(({ below }) => below > 0.004)!.x)));
-          const high = Math.log10(group.curve.at(-1)!.x) + 0.2;
-          const bins = 40;
-          const width = (high - low) / bins;
-          const edges = Array.from({ length: bins + 1 }, (_, b) => low + b * width);
-          const counts = new Array<number>(bins).fill(0);
-          for (const value of group.values) {
-            const bin = Math.floor((Math.log10(value) - low) / width);
-            if (bin >= 0 && bin < bins) counts[bin]! += 1;
-          }
-          const scale = 1 / (group.values.length * width);
-          const svg = await histogramChart(
+      groups.map(async (group, i) => {
+        // Of the singular values, not their squares: half of the decades.
+        const low = Math.max(-4, Math.log10(group.curve.find(({ below }) => below > 0.004)!.x) / 2);
+        const high = Math.log10(group.curve.at(-1)!.x) / 2 + 0.1;
+        const bins = 40;
+        const width = (high - low) / bins;
+        const edges = Array.from({ length: bins + 1 }, (_, b) => low + b * width);
+        const counts = new Array<number>(bins).fill(0);
+        for (const value of group.values) {
+          const bin = Math.floor((Math.log10(value) / 2 - low) / width);
+          if (bin >= 0 && bin < bins) counts[bin]! += 1;
+        }
+        const scale = 1 / (group.values.length * width);
+        const svg = await histogramChart(
+          {
+            label: `${group.values.length} values, N = ${group.size}`,
+            edges,
+            counts: counts.map((c) => c * scale),
+          },
+          [
             {
-              label: `${group.values.length} values, N = ${group.size}`,
-              edges,
-              counts: counts.map((c) => c * scale),
+              label: "theory, N → ∞",
+              points: group.curve
+                .filter(({ x }) => Math.log10(x) / 2 >= low)
+                .map(({ x, density }) => [Math.log10(x) / 2, 2 * x * density * Math.LN10] as const),
             },
-            [
-              {
-                label: "theory, N → ∞",
-                points: group.curve
-                  .filter(({ x }) => Math.log10(x) >= low)
-                  .map(({ x, density }) => [Math.log10(x), x * density * Math.LN10] as const),
-              },
-            ],
-            {
-              title: group.factors === 1 ? "One matrix" : `Product of ${group.factors} matrices`,
-              x: "log₁₀ of the squared singular value",
-              y: "density per decade",
-            },
-          );
-          return { svg, caption: i === 0 ? "Each histogram pools ten products." : "" };
-        }),
+          ],
+          {
+            title: group.factors === 1 ? "One matrix" : `Product of ${group.factors} matrices`,
+            x: "log₁₀ of the singular value",
+            y: "density per decade",
+          },
+        );
+        return { svg, caption: i === 0 ? "Each histogram pools ten products." : "" };
+      }),
     );
     figures.push({
       svg: await lineChart(
@@ -237,7 +279,7 @@ export const randomMatrices = defineExperiment<RandomMatrices, SingularValues>({
             ),
           },
           {
-            label: "largest squared singular value",
+            label: "largest singular value",
             points: groups.map(
               (g) => [g.factors, g.largest, g.largest - g.largestStd, g.largest + g.largestStd] as const,
             ),
@@ -247,6 +289,6 @@ export const randomMatrices = defineExperiment<RandomMatrices, SingularValues>({
       ),
       caption: "Condition number: geometric mean and range over ten products. Largest value: mean ± std.",
     });
-    return { findings, figures };
+    return { figures };
   },
 });

@@ -4,19 +4,23 @@ import { join } from "node:path";
 import { DataError } from "../errors.ts";
 import { toJson } from "../json.ts";
 import { writeFileAtomic } from "../node/files.ts";
-import { listCells, type RunDirectory, type RunManifest, type StoredCell } from "./cells.ts";
-import type { Experiment, ExperimentReport, Finding, Verdict } from "./experiment.ts";
-import { escapeHtml, htmlPage, htmlTable } from "./page.ts";
+import { type CellKey, listCells, type RunDirectory, type RunManifest, type StoredCell } from "./cells.ts";
+import type { Comparison, Exhibit, Experiment, Finding, Verdict } from "./experiment.ts";
+import { escapeHtml, htmlPage, htmlTable, textTable } from "./page.ts";
+import { show } from "./statistics.ts";
 
 /** One experiment's part of the report. */
 export interface ExperimentSection {
   experiment: Experiment;
-  report: ExperimentReport;
+  findings: Finding[];
+  comparisons: Comparison[];
+  exhibit: Exhibit;
   /** Of the experiment as a whole: see `overall`. */
-  verdict: Verdict;
+  verdict: Verdict | null;
+  /** Of its cells, without what the compiler took; shared ones count with each experiment. */
   seconds: number;
   cells: StoredCell[];
-  missing: number;
+  missing: CellKey[];
 }
 
 export interface RunReport {
@@ -25,11 +29,12 @@ export interface RunReport {
   sections: ExperimentSection[];
 }
 
-/** The weakest of the clauses': one that does not hold decides, then one that is inconclusive. */
-export function overall(findings: readonly Finding[]): Verdict {
+/** The weakest of the clauses': one that does not hold decides, then one that is inconclusive. Null where nothing is judged. */
+export function overall(findings: readonly Finding[]): Verdict | null {
   const verdicts = findings.map(({ verdict }) => verdict);
+  if (verdicts.length === 0) return null;
   if (verdicts.includes("does not hold")) return "does not hold";
-  return verdicts.length === 0 || verdicts.includes("inconclusive") ? "inconclusive" : "holds";
+  return verdicts.includes("inconclusive") ? "inconclusive" : "holds";
 }
 
 /** Reads every cell that is there, of all shards, and lets each experiment judge its own. */
@@ -41,32 +46,49 @@ export async function buildReport(
   const adapters = new Set<string>();
   const sections: ExperimentSection[] = [];
   for (const experiment of experiments) {
-    const keys = listCells([experiment], manifest);
-    const cells = keys.filter((key) => directory.has(key)).map((key) => directory.read(key, manifest));
+    const { cells, missing, findings } = judgeExperiment(directory, manifest, experiment);
     for (const { adapter } of cells) adapters.add(`${adapter.name} (${adapter.class})`);
-    const report = await judgeCells(experiment, cells);
     sections.push({
       experiment,
-      report,
-      verdict: overall(report.findings),
-      seconds: cells.reduce((sum, cell) => sum + cell.seconds, 0),
+      findings,
+      comparisons: askCells(experiment, () => experiment.compare(cells)),
+      exhibit: await askCells(experiment, () => experiment.exhibit(cells)),
+      verdict: overall(findings),
+      seconds: cells.reduce((sum, { seconds, compileSeconds }) => sum + seconds - compileSeconds, 0),
       cells,
-      missing: keys.length - cells.length,
+      missing,
     });
   }
   return { manifest, adapters: [...adapters], sections };
 }
 
-/** @throws DataError where cells hold not what this version measures */
-async function judgeCells(experiment: Experiment, cells: readonly StoredCell[]): Promise<ExperimentReport> {
-  try {
-    return await experiment.report(cells);
-  } catch (cause) {
+/** The cells of one experiment, those that are not there, and what is to be said of them. */
+export function judgeExperiment(
+  directory: RunDirectory,
+  manifest: RunManifest,
+  experiment: Experiment,
+): { cells: StoredCell[]; missing: CellKey[]; findings: Finding[] } {
+  const keys = listCells([experiment], manifest);
+  const there = keys.filter((key) => directory.has(key));
+  const cells = there.map((key) => directory.read(key, manifest));
+  const missing = keys.filter((key) => !there.includes(key));
+  return { cells, missing, findings: askCells(experiment, () => experiment.verdict(cells)) };
+}
+
+/** What `ask` returns. @throws DataError where cells hold not what this version measures */
+function askCells<T>(experiment: Experiment, ask: () => T): T {
+  const refuse = (cause: unknown): never => {
     if (!(cause instanceof TypeError || cause instanceof RangeError)) throw cause;
     throw new DataError(
       `${experiment.id}: its cells can't be judged (${cause.message}); they may be of another version: delete them to run them again`,
       { cause },
     );
+  };
+  try {
+    const answer = ask();
+    return answer instanceof Promise ? (answer.catch(refuse) as T) : answer;
+  } catch (cause) {
+    return refuse(cause);
   }
 }
 
@@ -74,8 +96,8 @@ export const VERDICT_HEAD = ["experiment", "verdict", "criterion", "measured"];
 
 /** One row a clause. */
 export function verdictRows({ sections }: RunReport): string[][] {
-  return sections.flatMap(({ experiment, report }) =>
-    report.findings.map(({ criterion, measured, verdict }, i) => [
+  return sections.flatMap(({ experiment, findings }) =>
+    findings.map(({ criterion, measured, verdict }, i) => [
       i === 0 ? experiment.id : "",
       verdict,
       criterion,
@@ -85,18 +107,39 @@ export function verdictRows({ sections }: RunReport): string[][] {
 }
 
 const MARKS: Record<Verdict, string> = { holds: "✓", "does not hold": "✗", inconclusive: "?" };
+const NO_VERDICT = "a table";
 
-/** For a terminal: a heading and its clauses per experiment, wrapped to `width` columns. */
+/** The clauses of one experiment, wrapped to `width` columns. */
+export function findingLines(findings: readonly Finding[], width: number): string[] {
+  return findings.flatMap(({ criterion, measured, verdict }) => [
+    ...wrap(`${MARKS[verdict]} ${criterion}`, width - 2, "  ", "    "),
+    ...wrap(measured, width - 4, "    → ", "      "),
+  ]);
+}
+
+/** For a terminal: a heading, its clauses, and the paper's numbers per experiment, wrapped to `width` columns. */
 export function verdictText({ manifest, adapters, sections }: RunReport, width: number): string {
   const lines = [provenance(manifest, adapters), ""];
-  for (const { experiment, report, verdict, seconds, missing } of sections) {
-    const rest = missing > 0 ? `, ${missing} cells missing` : "";
-    lines.push(`${experiment.id.padEnd(20)} ${verdict.padEnd(14)} ${seconds.toFixed(0)} s${rest}`);
-    for (const finding of report.findings) {
-      lines.push(...wrap(`${MARKS[finding.verdict]} ${finding.criterion}`, width - 2, "  ", "    "));
-      lines.push(...wrap(finding.measured, width - 4, "    → ", "      "));
+  for (const { experiment, findings, comparisons, exhibit, verdict, seconds, missing } of sections) {
+    const rest = missing.length > 0 ? `, ${missing.length} cells missing` : "";
+    lines.push(
+      `${experiment.id.padEnd(20)} ${(verdict ?? NO_VERDICT).padEnd(14)} ${seconds.toFixed(0)} s${rest}`,
+    );
+    lines.push(...findingLines(findings, width));
+    for (const { what, paper, mark, ours } of comparisons) {
+      lines.push(...wrap(`${what}: paper ${paper} (${mark}), here ${ours}`, width - 4, "    · ", "      "));
+    }
+    if (verdict === null) {
+      for (const { head, rows } of exhibit.tables ?? []) {
+        lines.push(
+          ...textTable(head, rows)
+            .split("\n")
+            .map((line) => `    ${line}`),
+        );
+      }
     }
   }
+  lines.push("", "F: read off the paper's figure; N: quoted by two reading notes; R: recalled.");
   return lines.join("\n");
 }
 
@@ -129,35 +172,42 @@ export async function writeReport(
   return { html, json };
 }
 
-/** Everything needed to judge and to draw again: findings and the data of each cell. */
+/** Everything needed to judge and to draw again: findings, and the data of each cell once. */
 export function reportJson({ manifest, adapters, sections }: RunReport): string {
+  const cells = new Map<string, StoredCell>();
+  const idOf = ({ configuration, seed }: Pick<CellKey, "configuration" | "seed">) =>
+    `${configuration.measure}: ${configuration.label}, seed ${seed}`;
+  for (const section of sections) for (const cell of section.cells) cells.set(idOf(cell), cell);
   return toJson({
-    format: "fusenorm-report-1",
+    format: "fusenorm-report-2",
     ...manifest,
     adapters,
     experiments: sections.map(
-      ({ experiment: { id, title, source }, report, verdict, seconds, cells, missing }) => ({
-        id,
-        title,
-        source,
-        verdict,
-        seconds,
-        missingCells: missing,
-        findings: report.findings,
-        notes: report.notes ?? [],
-        cells: cells.map(({ configuration, seed, seconds: cellSeconds, data }) => ({
-          configuration,
-          seed,
-          seconds: cellSeconds,
-          data,
-        })),
+      ({ experiment: { id, title, source, claim }, findings, comparisons, exhibit, ...section }) => ({
+        ...{ id, title, source, claim },
+        verdict: section.verdict,
+        seconds: section.seconds,
+        findings,
+        comparisons,
+        tables: exhibit.tables ?? [],
+        notes: exhibit.notes ?? [],
+        cells: section.cells.map(idOf),
+        missingCells: section.missing.map(idOf),
       }),
+    ),
+    cells: Object.fromEntries(
+      [...cells].map(([id, { configuration, seed, seconds, compileSeconds, data }]) => [
+        id,
+        { configuration, seed, seconds, compileSeconds, data },
+      ]),
     ),
   });
 }
 
-const badge = (verdict: Verdict) =>
-  `<span class="verdict ${verdict.replaceAll(" ", "-")}">${MARKS[verdict]} ${verdict}</span>`;
+const badge = (verdict: Verdict | null) =>
+  verdict === null
+    ? `<span class="verdict">${NO_VERDICT}</span>`
+    : `<span class="verdict ${verdict.replaceAll(" ", "-")}">${MARKS[verdict]} ${verdict}</span>`;
 
 export function reportHtml(run: RunReport): string {
   const { manifest, adapters, sections } = run;
@@ -170,38 +220,83 @@ export function reportHtml(run: RunReport): string {
     .join("\n");
   const body = `<p>The experiments of Bjorck, Gomes, Selman &amp; Weinberger,
 <a href="https://arxiv.org/abs/1806.02375">Understanding Batch Normalization</a> (NeurIPS 2018), run with fusenorm.</p>
-<p class="note">${escapeHtml(provenance(manifest, adapters))}.</p>
+<p class="note">${escapeHtml(provenance(manifest, adapters))}. Times are without compilation. Numbers of the paper are marked:
+<b>F</b> read off its figure, so ± a few per cent; <b>N</b> quoted by two independent reading notes; <b>R</b> recalled.</p>
 <div class="scroll"><table><thead><tr><th>experiment</th><th class="wide">paper</th><th>verdict</th><th class="wide">time</th></tr></thead>
 <tbody>${rows}</tbody></table></div>
 ${sections.map((section) => sectionHtml(section, manifest)).join("\n")}`;
   return htmlPage(`Understanding Batch Normalization: ${manifest.dataset}`, body);
 }
 
-function sectionHtml(
-  { experiment, report, cells, missing, seconds }: ExperimentSection,
-  manifest: RunManifest,
-): string {
-  const findings = report.findings
+function sectionHtml(section: ExperimentSection, manifest: RunManifest): string {
+  const { experiment, findings, comparisons, exhibit, cells, missing } = section;
+  const clauses = findings
     .map(
       ({ criterion, measured, verdict }) =>
         `<li>${badge(verdict)}<div><b>${escapeHtml(criterion)}</b><br>${escapeHtml(measured)}</div></li>`,
     )
     .join("\n");
-  const figures = report.figures
+  const figures = exhibit.figures
     .map(({ svg, caption }) => `<figure>${svg}<figcaption>${escapeHtml(caption)}</figcaption></figure>`)
     .join("\n");
-  const tables = (report.tables ?? [])
+  const beside =
+    comparisons.length > 0
+      ? htmlTable(
+          ["", "paper", "here"],
+          comparisons.map(({ what, paper, mark, ours }) => [what, `${paper} (${mark})`, ours]),
+          "wrap",
+        )
+      : "";
+  const tables = (exhibit.tables ?? [])
     .map(({ caption, head, rows }) => `<p class="note">${escapeHtml(caption)}</p>${htmlTable(head, rows)}`)
     .join("\n");
-  const notes = (report.notes ?? []).map((note) => `<p class="note">${escapeHtml(note)}</p>`).join("\n");
-  const adapters = [...new Set(cells.map(({ adapter }) => adapter.name))].join(", ");
-  const facts =
-    `${manifest.preset} preset, ${manifest.dataset}, ${cells.length} cells` +
-    `${missing > 0 ? ` (${missing} missing)` : ""}, ${seconds.toFixed(0)} s on ${adapters || "nothing yet"}`;
+  const notes = [...(exhibit.notes ?? []), ...factsOf(section, manifest)]
+    .map((note) => `<p class="note">${escapeHtml(note)}</p>`)
+    .join("\n");
+  const lost =
+    missing.length > 0 && cells.length + missing.length > 0
+      ? `<details><summary class="note">${missing.length} of ${cells.length + missing.length} cells are missing</summary><p class="note">${missing
+          .map(({ configuration, seed }) => escapeHtml(`${configuration.label}, seed ${seed}`))
+          .join("; ")}</p></details>`
+      : "";
   return `<section id="${experiment.id}"><h2>${escapeHtml(experiment.title)} <span class="note">${escapeHtml(experiment.source)}</span></h2>
-<p>${escapeHtml(experiment.about)}</p>
-<ul class="findings">${findings}</ul>
+<p><b>${escapeHtml(experiment.claim)}</b> ${escapeHtml(experiment.about)}</p>
+<ul class="findings">${clauses}</ul>
+${beside}
 <div class="figures">${figures}</div>
-${tables}${notes}
-<p class="note">${escapeHtml(facts)}</p></section>`;
+${tables}${notes}${lost}</section>`;
+}
+
+/** The paper's own network, in the words of `sizesOf`. */
+const PAPER_SIZE = "depth 110, 16 channels, batch 128, whole images";
+
+/** What was run, in sentences. */
+function factsOf({ cells, seconds }: ExperimentSection, { preset, dataset }: RunManifest): string[] {
+  if (cells.length === 0) return [];
+  const adapters = [...new Set(cells.map(({ adapter }) => adapter.name))].join(", ");
+  const seeds = new Set(cells.map(({ seed }) => seed)).size;
+  const sizes = [...new Set(cells.flatMap(sizesOf))];
+  const smaller = sizes.some((size) => !size.startsWith(PAPER_SIZE) && size.startsWith("depth"));
+  return [
+    `Run here: ${preset} preset on ${dataset}, ${cells.length} cells of ${seeds} ${seeds === 1 ? "seed" : "seeds"}, ${seconds.toFixed(0)} s on ${adapters}. ` +
+      `${sizes.map((size) => `${size[0]!.toUpperCase()}${size.slice(1)}.`).join(" ")}` +
+      (smaller ? ` The paper's network is of ${PAPER_SIZE}.` : ""),
+  ];
+}
+
+/** Depth, width, batch and length of the training of a cell, where it has them. */
+function sizesOf({ configuration, data }: StoredCell): string[] {
+  const { depth, width, batchSize, batchSizes, shrink, steps, size } = configuration as unknown as Record<
+    string,
+    number
+  > & {
+    batchSizes?: number[];
+  };
+  if (size !== undefined) return [`matrices of ${size} × ${size}`];
+  if (depth === undefined) return [];
+  const { batchesPerEpoch } = data as { batchesPerEpoch?: number };
+  const epochs = batchesPerEpoch ? ` (${show(steps! / batchesPerEpoch, 2)} epochs)` : "";
+  const images = shrink === 1 ? "whole images" : `images shrunk ${shrink} ×`;
+  const network = `depth ${depth}, ${width} channels, batch ${batchSize ?? batchSizes!.join(", ")}, ${images}`;
+  return [batchesPerEpoch ? `${network}, ${steps} steps${epochs}` : network];
 }

@@ -1,5 +1,9 @@
+import { existsSync, readFileSync, rmSync } from "node:fs";
 import { balancedIndices, type DatasetSplits, type ImageDataset, subset } from "../data/dataset.ts";
 import type { Gpu } from "../gpu.ts";
+import { writeFileAtomic } from "../node/files.ts";
+import { decodeCheckpoint, encodeCheckpoint } from "../train/checkpoint.ts";
+import { Trainer } from "../train/trainer.ts";
 import {
   type CellKey,
   listCells,
@@ -8,7 +12,21 @@ import {
   type Shard,
   shardOf,
 } from "./cells.ts";
-import type { Experiment, Preset } from "./experiment.ts";
+import type { CellCheckpoint, Experiment, Measurement, Preset } from "./experiment.ts";
+import { TRAINING } from "./presets.ts";
+import { paperNetwork, shrinkImages } from "./setup.ts";
+import { Estimate, networkWork, type Rate, unitsOf, type Work } from "./work.ts";
+
+/** What the cells of a run that are not there yet cost, before the first of them. */
+export interface Forecast {
+  cells: number;
+  /** Of these are there already. */
+  kept: number;
+  flop: number;
+  /** Of a training step, as measured. */
+  flopPerSecond: number;
+  seconds: number;
+}
 
 export interface RunnerOptions {
   gpu: Gpu;
@@ -19,13 +37,24 @@ export interface RunnerOptions {
   experiments: readonly Experiment[];
   shard: Shard;
   signal?: AbortSignal;
-  /** Called once, when the cells that are there are found to be in order. */
-  onReady?(cells: number): void;
+  /** Called once, when the cells that are there are found to be in order, and this adapter has been measured. */
+  onReady?(forecast: Forecast): void;
   onStart?(key: CellKey, position: number, total: number): void;
   onPoint?(key: CellKey, curve: string, x: number, y: number): void;
   /** Called before each cell's file is written; what it throws ends the run. */
   beforeWrite?(): void;
-  onDone?(key: CellKey, seconds: number, skipped: boolean): void;
+  onDone?(done: DoneCell): void;
+  /** Called when the last of an experiment's cells is there. */
+  onExperiment?(experiment: Experiment): void | Promise<void>;
+}
+
+export interface DoneCell {
+  key: CellKey;
+  /** 0 where it was kept. */
+  seconds: number;
+  kept: boolean;
+  /** Of the cells that are left. */
+  secondsLeft: number;
 }
 
 /**
@@ -36,43 +65,153 @@ export async function runCells(options: RunnerOptions): Promise<void> {
   const { gpu, directory, manifest, experiments, shard, signal } = options;
   const { preset, dataset } = manifest;
   const data = limitData(options.data, preset);
-  const byId = new Map(experiments.map((experiment) => [experiment.id, experiment]));
+  const measurements = new Map(
+    experiments.flatMap((experiment) => experiment.measurements).map((m) => [m.id, m]),
+  );
+  const measurementOf = (key: CellKey): Measurement => measurements.get(key.configuration.measure)!;
   const keys = shardOf(listCells(experiments, manifest), shard);
   const kept = new Set(keys.filter((key) => directory.has(key)));
   for (const key of kept) directory.read(key, manifest);
-  options.onReady?.(keys.length);
+  const workOf = (key: CellKey): Work => measurementOf(key).work(key.configuration, data.train);
+  let open = keys.filter((key) => !kept.has(key));
+  const works = open.map(workOf);
+  const rate = await measureRate(gpu, data, preset, works);
+  const estimate = new Estimate(rate);
+  options.onReady?.({
+    cells: keys.length,
+    kept: kept.size,
+    flop: works.reduce((sum, { flop }) => sum + flop, 0),
+    flopPerSecond: rate.flopPerSecond,
+    seconds: estimate.left(works),
+  });
+  const unfinished = new Map(
+    experiments.map((experiment) => [experiment, listCells([experiment], manifest)]),
+  );
+  const tellFinished = async () => {
+    for (const [experiment, wanted] of unfinished) {
+      if (!wanted.every((key) => directory.has(key))) continue;
+      unfinished.delete(experiment);
+      await options.onExperiment?.(experiment);
+    }
+  };
   for (const [position, key] of keys.entries()) {
     if (signal?.aborted) return;
     if (kept.has(key)) {
-      options.onDone?.(key, 0, true);
+      options.onDone?.({ key, seconds: 0, kept: true, secondsLeft: estimate.left(open.map(workOf)) });
+      await tellFinished();
       continue;
     }
     options.onStart?.(key, position, keys.length);
     const started = performance.now();
-    const result = await byId
-      .get(key.experiment)!
-      .run(
-        { gpu, data, onPoint: (curve, x, y) => options.onPoint?.(key, curve, x, y), signal },
-        key.configuration,
-        key.seed,
-      );
+    const checkpoint = checkpointIn(directory.checkpointOf(key), started, options.beforeWrite);
+    const onPoint = (curve: string, x: number, y: number) => options.onPoint?.(key, curve, x, y);
+    const context = { gpu, data, onPoint, signal, checkpoint };
+    const result = await measurementOf(key).run(context, key.configuration, key.seed);
     // An interrupted cell is half a cell.
     if (signal?.aborted) return;
-    const seconds = (performance.now() - started) / 1e3;
+    const now = (performance.now() - started) / 1e3;
+    const compileSeconds = estimate.done(workOf(key), now);
+    const seconds = now + checkpoint.earlierSeconds;
     options.beforeWrite?.();
-    await directory.write({ ...key, preset, dataset, adapter: gpu.info, seconds, data: result });
-    options.onDone?.(key, seconds, false);
+    const { configuration, seed } = key;
+    const shared = { preset, dataset, adapter: gpu.info };
+    await directory.write({ configuration, seed, ...shared, seconds, compileSeconds, data: result });
+    rmSync(checkpoint.where, { force: true });
+    open = open.filter((other) => other !== key);
+    options.onDone?.({ key, seconds, kept: false, secondsLeft: estimate.left(open.map(workOf)) });
+    await tellFinished();
+  }
+}
+
+/** What a checkpoint says beside the training's own state: how long its cell has run. */
+const SECONDS = "cell.seconds";
+
+/** The checkpoint of a cell that was begun at `started` (ms), in a file of its own. */
+function checkpointIn(
+  where: string,
+  started: number,
+  beforeWrite?: () => void,
+): CellCheckpoint & { earlierSeconds: number } {
+  const self = {
+    where,
+    earlierSeconds: 0,
+    load: () => {
+      if (!existsSync(where)) return null;
+      const checkpoint = decodeCheckpoint(readFileSync(where), where);
+      self.earlierSeconds = Number(checkpoint.metadata[SECONDS]) || 0;
+      return checkpoint;
+    },
+    save: async ({ tensors, metadata }: Parameters<CellCheckpoint["save"]>[0]) => {
+      beforeWrite?.();
+      const seconds = self.earlierSeconds + (performance.now() - started) / 1e3;
+      await writeFileAtomic(
+        where,
+        encodeCheckpoint({ tensors, metadata: { ...metadata, [SECONDS]: String(seconds) } }),
+      );
+    },
+  };
+  return self;
+}
+
+/** Steps that are timed, after two that compile and record. */
+const TIMED_STEPS = 4;
+
+/**
+ * The speed of training steps of a network of the preset's kind, with 20 layers. What it compiles, cells of the run need as well.
+ * Nothing is measured for cells that need no adapter.
+ */
+export async function measureRate(
+  gpu: Gpu,
+  data: DatasetSplits,
+  preset: Preset,
+  works: readonly Work[],
+): Promise<Rate & { flopPerSecond: number }> {
+  const kind = gpu.info.class;
+  if (!works.some((work) => unitsOf(work, kind) > 0)) {
+    return { class: kind, secondsPerUnit: 0, compileSeconds: 0, flopPerSecond: Number.NaN };
+  }
+  const settings = { ...TRAINING[preset].network, norm: "batch", depth: 20 } as const;
+  const { batchSize, shrink } = settings;
+  const small = shrinkImages(data, shrink);
+  const steps = 2 + TIMED_STEPS;
+  const trainer = new Trainer(gpu, small, {
+    ...paperNetwork(settings),
+    ...{
+      batchSize,
+      lr: 1e-3,
+      schedule: "constant",
+      augment: false,
+      epochs: steps,
+      maxSteps: steps,
+      logEvery: 1,
+    },
+  });
+  try {
+    const started = performance.now();
+    const times: number[] = [];
+    await trainer.run({ evaluate: false, onLog: () => void times.push((performance.now() - started) / 1e3) });
+    const step = (times.at(-1)! - times[1]!) / TIMED_STEPS;
+    const work = networkWork(settings, data.train, { steps: 1 });
+    return {
+      class: kind,
+      secondsPerUnit: step / unitsOf(work, kind),
+      compileSeconds: Math.max(0, times[1]! - 2 * step),
+      flopPerSecond: work.flop / step,
+    };
+  } finally {
+    trainer.dispose();
   }
 }
 
 /** Images per class, of training and test set. */
 const LIMITS: Record<Preset, { train: number; test: number } | null> = {
+  "first-look": { train: 100, test: 25 },
   quick: { train: 200, test: 50 },
   standard: null,
   paper: null,
 };
 
-/** The part of a data set that a preset uses: in `quick` as many images as the embedded sample has. */
+/** The part of a data set that a preset uses: in `quick` as many images as the embedded sample has, in `first-look` half of them. */
 export function limitData({ train, test }: DatasetSplits, preset: Preset): DatasetSplits {
   const limits = LIMITS[preset];
   return limits ? { train: limit(train, limits.train), test: limit(test, limits.test) } : { train, test };

@@ -3,28 +3,59 @@
 import { channelMoments, type DatasetSplits, type ImageDataset, imageDataset } from "../data/dataset.ts";
 import { DataLoader } from "../data/loader.ts";
 import type { Gpu } from "../gpu.ts";
+import type { Init } from "../nn/init.ts";
 import { Conv2d } from "../nn/layers.ts";
-import { type ResNetCifar, type ResNetNorm, resnetCifar } from "../nn/models/resnet.ts";
+import { type ResNetCifar, type ResNetNorm, type ResNetShortcut, resnetCifar } from "../nn/models/resnet.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { Trainer } from "../train/trainer.ts";
-import type { Preset } from "./experiment.ts";
+import type { CellContext, Preset } from "./experiment.ts";
 
-/** Settings of a network that is looked at at initialisation. */
+/** Settings of a network. */
 export interface NetworkSettings {
+  norm: ResNetNorm;
+  shortcut: ResNetShortcut;
   depth: number;
   width: number;
   batchSize: number;
+  /** Images are made smaller by this factor first. */
+  shrink: number;
 }
 
 /**
- * For experiments that need a few passes only. Depth 110 at every preset, as these effects grow with depth; `quick` has
- * half the paper's channels and a quarter of its batch.
+ * For experiments that need a few passes only. Depth 110 at every preset, as these effects grow with depth; the small ones have half
+ * the paper's channels, smaller batches and smaller images.
  */
-export const DEEP: Record<Preset, NetworkSettings> = {
-  quick: { depth: 110, width: 8, batchSize: 32 },
-  standard: { depth: 110, width: 16, batchSize: 64 },
-  paper: { depth: 110, width: 16, batchSize: 128 },
+export const DEEP: Record<Preset, Omit<NetworkSettings, "norm">> = {
+  "first-look": { shortcut: "projection", depth: 110, width: 8, batchSize: 16, shrink: 2 },
+  quick: { shortcut: "projection", depth: 110, width: 8, batchSize: 32, shrink: 1 },
+  standard: { shortcut: "projection", depth: 110, width: 16, batchSize: 128, shrink: 1 },
+  paper: { shortcut: "projection", depth: 110, width: 16, batchSize: 128, shrink: 1 },
 };
+
+/** Fixup and SkipInit start as in their papers. */
+const initOf = (norm: ResNetNorm): Init => (norm === "fixup" || norm === "skipinit" ? "he" : "xavier");
+
+/** What the paper's networks have in common: see docs/experiments.md. */
+export function paperNetwork({
+  norm,
+  shortcut,
+  depth,
+  width,
+}: Omit<NetworkSettings, "batchSize" | "shrink">) {
+  return { norm, shortcut, depth, width, init: initOf(norm), classifierInit: "fan_in" } as const;
+}
+
+/** A cell for a network that is looked at before any training, with batch-norm and without, and what else it is given. */
+export function atInitialisation<const M extends string, S extends object>(
+  measure: M,
+  preset: Preset,
+  more: S,
+): (NetworkSettings & S & { measure: M; label: string })[] {
+  return (["batch", "none"] as const).map((norm) => ({
+    ...{ measure, label: norm, norm },
+    ...DEEP[preset],
+    ...more,
+  }));
+}
 
 export const NORM_LABELS: Record<ResNetNorm, string> = {
   batch: "with batch-norm",
@@ -38,38 +69,33 @@ export const NORM_LABELS: Record<ResNetNorm, string> = {
   skipinit: "SkipInit",
 };
 
-/** An untrained network for images like these, Xavier-initialised. */
+/** An untrained network for images like these. */
 export function freshNetwork(
   gpu: Gpu,
   { train }: DatasetSplits,
-  { depth, width, norm }: { depth: number; width: number; norm: ResNetNorm },
+  settings: Omit<NetworkSettings, "batchSize" | "shrink">,
   seed: number,
 ): ResNetCifar {
-  return resnetCifar(gpu, { depth, width, norm, seed, inChannels: train.channels, classes: train.classes });
+  const { channels: inChannels, classes } = train;
+  return resnetCifar(gpu, { ...paperNetwork(settings), seed, inChannels, classes });
 }
 
-/** A network after `steps` training steps at a constant rate, not augmented; untrained for none. */
-export async function youngNetwork(
-  gpu: Gpu,
-  data: DatasetSplits,
-  settings: NetworkSettings & { norm: ResNetNorm; steps: number; lr: number },
+/** Runs `look` at an untrained network with one batch of images. */
+export async function withNetwork<T>(
+  { gpu, data }: Pick<CellContext, "gpu" | "data">,
+  settings: NetworkSettings,
   seed: number,
-  signal?: AbortSignal,
-): Promise<{ model: ResNetCifar; dispose(): void }> {
-  const { steps, norm, depth, width, batchSize, lr } = settings;
-  if (steps === 0) {
-    const model = freshNetwork(gpu, data, settings, seed);
-    return { model, dispose: () => model.dispose() };
+  look: (model: ResNetCifar, batch: DeviceBatch, data: DatasetSplits) => Promise<T>,
+): Promise<T> {
+  const small = shrinkImages(data, settings.shrink);
+  const model = freshNetwork(gpu, small, settings, seed);
+  const batch = trainingBatch(gpu, small, settings.batchSize, seed);
+  try {
+    return await look(model, batch, small);
+  } finally {
+    disposeBatch(batch);
+    model.dispose();
   }
-  const trainer = new Trainer(gpu, data, {
-    ...{ norm, depth, width, batchSize, lr, seed },
-    schedule: "constant",
-    augment: false,
-    epochs: steps,
-    maxSteps: steps,
-  });
-  await trainer.run({ evaluate: false, signal });
-  return { model: trainer.model, dispose: () => trainer.dispose() };
 }
 
 export interface DeviceBatch {
@@ -110,6 +136,20 @@ export function convolutionAt(model: ResNetCifar, layer: number): { layer: numbe
   const names = convolutionNames(model);
   const scaled = Math.min(names.length, Math.max(1, Math.round((layer * model.options.depth) / 110)));
   return { layer: scaled, name: names[scaled - 1]! };
+}
+
+/** The cells of `norm`. */
+export function ofNorm<T extends { configuration: { norm: ResNetNorm } }>(
+  cells: readonly T[],
+  norm: ResNetNorm,
+): T[] {
+  return cells.filter(({ configuration }) => configuration.norm === norm);
+}
+
+/** Which of both networks no cell is of, or null. */
+export function lacking(cells: readonly { configuration: { norm: ResNetNorm } }[]): string | null {
+  const absent = (["batch", "none"] as const).filter((norm) => ofNorm(cells, norm).length === 0);
+  return absent.length > 0 ? `networks ${absent.map((norm) => NORM_LABELS[norm]).join(" and ")}` : null;
 }
 
 /** Both sets with each `factor` × `factor` block of pixels replaced by its mean. */

@@ -1,5 +1,8 @@
 // Small numbers about few numbers: what the reports say of their cells.
 
+import { Random } from "../tensor/random.ts";
+import type { Verdict } from "./experiment.ts";
+
 export function mean(values: readonly number[]): number {
   return values.reduce((sum, value) => sum + value, 0) / values.length;
 }
@@ -45,6 +48,57 @@ export function fitLine(x: readonly number[], y: readonly number[]): LineFit {
   return { slope, intercept: my - slope * mx, r2: yy === 0 ? 1 : xy ** 2 / (xx * yy) };
 }
 
+/** Two ends of what a number may be. */
+export interface Interval {
+  low: number;
+  high: number;
+}
+
+const DRAWS = 2000;
+
+/**
+ * Where 95 % of `statistic` fall when each group's values (one a seed) are drawn anew from themselves: a bootstrap. Both ends are NaN
+ * where a group has fewer than two values, which show no spread, or one that is none.
+ */
+export function bootstrap(
+  groups: readonly (readonly number[])[],
+  statistic: (groups: readonly (readonly number[])[]) => number,
+): Interval {
+  if (groups.some((group) => group.length < 2 || group.some(Number.isNaN))) {
+    return { low: Number.NaN, high: Number.NaN };
+  }
+  const random = new Random(0).fork("bootstrap");
+  const values = Array.from({ length: DRAWS }, () =>
+    statistic(groups.map((group) => group.map(() => group[random.int(group.length)]!))),
+  ).sort((a, b) => a - b);
+  return { low: values[Math.floor(0.025 * DRAWS)]!, high: values[Math.ceil(0.975 * DRAWS) - 1]! };
+}
+
+/** Whether a number is at least `threshold`: decided only where its whole interval lies on one side. */
+export function judgeAtLeast({ low, high }: Interval, threshold: number): Verdict {
+  if (low >= threshold) return "holds";
+  return high < threshold ? "does not hold" : "inconclusive";
+}
+
+/** Ranks from 1; equal values share the mean of theirs. */
+function ranks(values: readonly number[]): number[] {
+  return values.map((value) => {
+    const below = values.filter((other) => other < value).length;
+    const equal = values.filter((other) => other === value).length;
+    return below + (equal + 1) / 2;
+  });
+}
+
+/** Spearman's rank correlation; NaN where one side is constant. */
+export function rankCorrelation(x: readonly number[], y: readonly number[]): number {
+  const [a, b] = [ranks(x), ranks(y)];
+  const [ma, mb] = [mean(a), mean(b)];
+  const covariance = a.reduce((sum, value, i) => sum + (value - ma) * (b[i]! - mb), 0);
+  const size = (values: readonly number[], middle: number) =>
+    Math.sqrt(values.reduce((sum, value) => sum + (value - middle) ** 2, 0));
+  return covariance / (size(a, ma) * size(b, mb));
+}
+
 /** From `first` to `last` in equal factors of 10^(1 / perDecade), ends included; each rounded to three digits. */
 export function logGrid(first: number, last: number, perDecade: number): number[] {
   const count = Math.round(Math.log10(last / first) * perDecade);
@@ -63,6 +117,10 @@ export function show(value: number, digits = 3): string {
   return text.replace("-", "−");
 }
 
+export function showInterval({ low, high }: Interval, tell: (value: number) => string = show): string {
+  return Number.isNaN(low) ? "no interval from one seed" : `95 % interval ${tell(low)} to ${tell(high)}`;
+}
+
 export function percent(share: number): string {
-  return Number.isFinite(share) ? `${(100 * share).toFixed(1)} %` : "–";
+  return Number.isFinite(share) ? `${(100 * share).toFixed(1)} %`.replace("-", "−") : "–";
 }

@@ -1,103 +1,95 @@
-// Training runs as cells: what `learning-rates`, `bn-last-layer` and the grid of `sgd-noise` share.
+// Training runs as cells: what `learning-rates`, `bn-last-layer`, `depth`, `norms` and the grid of `sgd-noise` share.
 
+import { DataError } from "../errors.ts";
 import type { ResNetNorm } from "../nn/models/resnet.ts";
 import type { TrainHistory } from "../train/run-state.ts";
 import type { TrainOptions } from "../train/train-options.ts";
 import { Trainer } from "../train/trainer.ts";
-import type { Cell, CellContext, Configuration } from "./experiment.ts";
+import {
+  type Cell,
+  type CellCheckpoint,
+  type CellContext,
+  type Configuration,
+  defineMeasurement,
+} from "./experiment.ts";
 import type { Point, Series } from "./plot.ts";
-import { shrinkImages } from "./setup.ts";
-import { mean, median, sampleStd } from "./statistics.ts";
+import { type NetworkSettings, paperNetwork, shrinkImages } from "./setup.ts";
+import { mean, sampleStd } from "./statistics.ts";
+import { networkWork } from "./work.ts";
 
-export interface TrainingCell extends Configuration {
-  /** `sweep`: only whether it diverges counts. */
+export interface TrainingCell extends Configuration, NetworkSettings {
+  measure: "training";
+  /** `sweep`: only whether it diverges, or learns, counts; its rate is constant. */
   role: "train" | "sweep";
-  norm: ResNetNorm;
   lr: number;
-  depth: number;
-  width: number;
-  batchSize: number;
-  /** Images are made smaller by this factor first. */
-  shrink: number;
   steps: number;
   schedule: TrainOptions["schedule"];
   augment: boolean;
 }
 
 export interface TrainingData extends TrainHistory {
-  /** At the end; NaN after divergence. */
+  /** At the end; NaN after divergence, and of a sweep. */
   testAccuracy: number;
   stepsDone: number;
+  batchesPerEpoch: number;
+  classes: number;
 }
 
-export interface SweepAndTrain {
-  network: Pick<TrainingCell, "width" | "batchSize" | "shrink" | "schedule" | "augment">;
-  /** `quick` trains a shallow network, as it can't afford a deep one for long, and sweeps a deep one for a few steps. */
-  depth: Record<TrainingCell["role"], number>;
-  steps: Record<TrainingCell["role"], number>;
-  /** Rates trained in full. */
-  train: Partial<Record<ResNetNorm, readonly number[]>>;
-  /** Rates of which the largest stable one is sought. */
-  sweep: Partial<Record<ResNetNorm, readonly number[]>>;
+export type TrainingResult = Cell<TrainingCell, TrainingData>;
+
+/** A cell of these settings, named after them. */
+export function trainingCell(settings: Omit<TrainingCell, "measure" | "label">): TrainingCell {
+  const { role, norm, depth, lr, batchSize, steps } = settings;
+  const label = `${role} ${norm} depth ${depth} lr ${lr} batch ${batchSize} steps ${steps}`;
+  return { measure: "training", label, ...settings };
 }
 
-/** A cell for each rate. */
-export function sweepAndTrain({ network, depth, steps, ...rates }: SweepAndTrain): TrainingCell[] {
-  return (["train", "sweep"] as const).flatMap((role) =>
-    Object.entries(rates[role]).flatMap(([norm, list]) =>
-      list.map(
-        (lr): TrainingCell => ({
-          label: `${role} ${norm} lr ${lr}`,
-          role,
-          norm: norm as ResNetNorm,
-          lr,
-          steps: steps[role],
-          ...network,
-          depth: depth[role],
-        }),
-      ),
-    ),
-  );
-}
-
-/** A spread over seeds needs at least two of them. */
-export function trainingRepeats({ role }: TrainingCell, seeds: number): number {
-  return role === "train" ? Math.max(2, seeds) : seeds;
-}
+/** Steps from which a run leaves checkpoints: shorter ones are soon made again. */
+const LONG = 200;
+/** Between two checkpoints of a run. */
+const CHECKPOINT_MS = 20_000;
 
 /** One training run with the paper's optimiser: momentum 0.9, weight decay 5e-4. */
 export async function runTraining(
-  { gpu, data, onPoint, signal }: CellContext,
+  { gpu, data, onPoint, signal, checkpoint }: CellContext,
   configuration: TrainingCell,
   seed: number,
 ): Promise<TrainingData> {
-  const { role, norm, lr, depth, width, batchSize, shrink, steps, schedule, augment } = configuration;
+  const { role, lr, batchSize, shrink, steps, schedule, augment } = configuration;
   const small = shrinkImages(data, shrink);
-  const perEpoch = Math.floor(small.train.count / batchSize);
+  const batchesPerEpoch = Math.floor(small.train.count / batchSize);
   const trainer = new Trainer(gpu, small, {
-    norm,
-    lr,
-    depth,
-    width,
-    batchSize,
-    schedule,
-    augment,
-    seed,
-    epochs: Math.ceil(steps / perEpoch),
+    ...paperNetwork(configuration),
+    ...{ lr, batchSize, schedule, augment, seed },
+    epochs: Math.ceil(steps / batchesPerEpoch),
     maxSteps: steps,
-    // Divergence is seen at the next reading: each of the first steps matters to a sweep.
+    // A sweep that has diverged ends at its next reading.
     logEvery: role === "sweep" ? 2 : Math.max(1, Math.round(steps / 60)),
   });
   try {
+    resumeFrom(trainer, checkpoint);
+    let saved = performance.now();
     const history = await trainer.run({
       onLog: ({ step, loss }) => onPoint("loss", step, loss),
       evaluate: role === "train",
       signal,
+      ...(checkpoint && steps >= LONG
+        ? {
+            checkpointEvery: LONG / 4,
+            onCheckpoint: async (state) => {
+              if (performance.now() - saved < CHECKPOINT_MS && !signal?.aborted) return;
+              await checkpoint.save(state);
+              saved = performance.now();
+            },
+          }
+        : {}),
     });
     const diverged = history.divergedAt !== null;
     return {
       ...history,
       stepsDone: trainer.step,
+      batchesPerEpoch,
+      classes: small.train.classes,
       testAccuracy: diverged ? Number.NaN : (history.evals.at(-1)?.testAccuracy ?? Number.NaN),
     };
   } finally {
@@ -105,36 +97,80 @@ export async function runTraining(
   }
 }
 
-export type TrainingResult = Cell<TrainingCell, TrainingData>;
-
-/** The largest rate of a grid up to which no seed diverged, and whether it is the grid's end. */
-export interface StableRate {
-  /** NaN if even the smallest rate diverged. */
-  rate: number;
-  /** No rate of the grid diverged: the true limit is higher. */
-  open: boolean;
+/** Goes on from what a run of this cell left, if it did. @throws DataError if that is of another run, or damaged */
+function resumeFrom(trainer: Trainer, checkpoint?: CellCheckpoint): void {
+  const left = checkpoint?.load();
+  if (!left) return;
+  try {
+    trainer.resume(left);
+  } catch (cause) {
+    if (!(cause instanceof DataError)) throw cause;
+    throw new DataError(`${checkpoint!.where}: ${cause.message}; delete it to begin the cell anew`, {
+      cause,
+    });
+  }
 }
 
-/** The largest rate of the cells of `norm` that is below all that diverged. */
-export function largestStableRate(cells: readonly TrainingResult[], norm: ResNetNorm): StableRate {
-  const mine = cells.filter(({ configuration }) => configuration.norm === norm);
-  const diverged = mine
-    .filter(({ data }) => data.divergedAt !== null)
-    .map(({ configuration }) => configuration.lr);
-  const limit = Math.min(...diverged);
-  const stable = mine.map(({ configuration }) => configuration.lr).filter((lr) => lr < limit);
-  return { rate: stable.length > 0 ? Math.max(...stable) : Number.NaN, open: diverged.length === 0 };
+export const training = defineMeasurement<TrainingCell, TrainingData>({
+  id: "training",
+  run: runTraining,
+  work: (configuration, image) => {
+    const { role, steps } = configuration;
+    // After each epoch the test set, a sixth or so of the training set.
+    return networkWork(configuration, image, { steps: role === "train" ? 1.06 * steps : steps });
+  },
+});
+
+/** Settings of the training runs and sweeps of one preset. */
+export interface TrainingPreset {
+  network: Omit<NetworkSettings, "norm" | "depth">;
+  train: Pick<TrainingCell, "depth" | "steps" | "schedule" | "augment">;
+  sweep: Pick<TrainingCell, "depth" | "steps">;
 }
 
-export function showRate({ rate, open }: StableRate): string {
-  return Number.isNaN(rate) ? "none of the grid" : `${open ? "at least " : ""}${rate}`;
+/** A cell for each rate of each norm, trained in full. */
+export function trainCells(
+  { network, train }: TrainingPreset,
+  rates: Partial<Record<ResNetNorm, readonly number[]>>,
+): TrainingCell[] {
+  return (Object.entries(rates) as [ResNetNorm, number[]][]).flatMap(([norm, list]) =>
+    list.map((lr) => trainingCell({ role: "train", norm, ...network, ...train, lr })),
+  );
+}
+
+/** A cell for each rate of each norm, of which the largest stable one is sought. */
+export function sweepCells(
+  { network, sweep }: TrainingPreset,
+  rates: Partial<Record<ResNetNorm, readonly number[]>>,
+  depth = sweep.depth,
+): TrainingCell[] {
+  return (Object.entries(rates) as [ResNetNorm, number[]][]).flatMap(([norm, list]) =>
+    list.map((lr) =>
+      trainingCell({
+        role: "sweep",
+        norm,
+        ...network,
+        ...sweep,
+        depth,
+        lr,
+        schedule: "constant",
+        augment: false,
+      }),
+    ),
+  );
+}
+
+/** A spread over seeds needs at least two of them. */
+export function trainingRepeats({ role }: { role?: string }, seeds: number): number {
+  return role === "train" ? Math.max(2, seeds) : seeds;
 }
 
 /** Runs that differ in their seed only. */
 export interface SeedGroup {
   configuration: TrainingCell;
   cells: TrainingResult[];
-  /** Test accuracy at the end, mean over seeds; NaN if any diverged. */
+  /** Test accuracy at the end, a seed each; NaN of those that diverged. */
+  accuracies: number[];
   accuracy: number;
   std: number;
   diverged: number;
@@ -151,11 +187,40 @@ export function groupSeeds(cells: readonly TrainingResult[]): SeedGroup[] {
     return {
       configuration: group[0]!.configuration,
       cells: group,
+      accuracies,
       accuracy: mean(accuracies),
       std: sampleStd(accuracies),
       diverged: group.filter(({ data }) => data.divergedAt !== null).length,
     };
   });
+}
+
+/** The group of the highest mean test accuracy among those of which no run diverged. */
+export function bestOf(groups: readonly SeedGroup[]): SeedGroup | undefined {
+  return groups.filter(({ diverged }) => diverged === 0).sort((a, b) => b.accuracy - a.accuracy)[0];
+}
+
+const PLATEAU_ACCURACY = 0.99;
+const PLATEAU_GAIN = 0.01;
+
+/**
+ * Whether a run has gone on until its training accuracy no longer rose: at least 99 % of it at the end; or flat over the last quarter
+ * (its halves' means differ by a percentage point at most), and, where the rate is divided at half of the run, over the quarter before
+ * that, as any run is flat at a hundredth of its rate.
+ */
+export function hasPlateaued({ log, stepsDone }: TrainingData, schedule: TrainOptions["schedule"]): boolean {
+  if ((log.at(-1)?.accuracy ?? 0) >= PLATEAU_ACCURACY) return true;
+  const flat = (from: number, to: number) => {
+    const between = (a: number, b: number) =>
+      mean(
+        log
+          .filter(({ step }) => step > a * stepsDone && step <= b * stepsDone)
+          .map(({ accuracy }) => accuracy),
+      );
+    const middle = (from + to) / 2;
+    return Math.abs(between(middle, to) - between(from, middle)) <= PLATEAU_GAIN;
+  };
+  return flat(0.75, 1) && (schedule !== "step" || flat(0.25, 0.5));
 }
 
 /** Mean curve over seeds with a band of one standard deviation; x must be the same in all. */
@@ -169,18 +234,4 @@ export function bandOf(label: string, curves: readonly (readonly (readonly [numb
     return [Number.isNaN(std) ? [x, middle] : [x, middle, middle - std, middle + std]];
   });
   return { label, points };
-}
-
-/** Loss reached by each rate of a sweep: median over seeds of the last reading, infinite where it diverged. */
-export function lossByRate(cells: readonly TrainingResult[], norm: ResNetNorm): [number, number][] {
-  const mine = cells.filter(({ configuration }) => configuration.norm === norm);
-  const rates = [...new Set(mine.map(({ configuration }) => configuration.lr))].sort((a, b) => a - b);
-  return rates.map((lr) => {
-    const losses = mine
-      .filter(({ configuration }) => configuration.lr === lr)
-      .map(({ data }) =>
-        data.divergedAt !== null ? Number.POSITIVE_INFINITY : (data.log.at(-1)?.loss ?? Number.NaN),
-      );
-    return [lr, median(losses)];
-  });
 }

@@ -16,8 +16,10 @@ import {
 import {
   type Configuration,
   defineExperiment,
+  defineMeasurement,
   type Finding,
   judge,
+  PRESETS,
 } from "../../src/experiments/experiment.ts";
 import { EXPERIMENTS, selectExperiments } from "../../src/experiments/index.ts";
 import { buildReport, overall, reportHtml, reportJson, verdictText } from "../../src/experiments/report.ts";
@@ -31,28 +33,37 @@ interface Toy extends Configuration {
 }
 
 /** An experiment that needs no GPU; `ran` lists what it did. */
-function toy(ran: string[], fail?: string) {
-  return defineExperiment<Toy, { value: number }>({
-    id: "toy",
-    title: "A toy",
-    source: "§ 0",
-    about: "Multiplies.",
-    configurations: () => [1, 2, 3].map((factor) => ({ label: `factor ${factor}`, factor })),
-    repeats: ({ factor }, seeds) => (factor === 3 ? 1 : seeds),
+function toy(ran: string[], fail?: string, id = "toy") {
+  const times = defineMeasurement<Toy, { value: number }>({
+    id: "times",
     async run({ onPoint }, { label, factor }, seed) {
       if (`${label} ${seed}` === fail) throw new Error("killed");
       ran.push(`${label} ${seed}`);
       onPoint("curve", seed, factor);
       return { value: factor === 3 ? Number.POSITIVE_INFINITY : factor * seed };
     },
-    async report(cells) {
+    work: () => ({ flop: 0, passes: 0, programs: "" }),
+  });
+  return defineExperiment<Toy, { value: number }>({
+    id,
+    title: "A toy",
+    source: "§ 0",
+    claim: "Products grow.",
+    about: "Multiplies.",
+    measurements: [times],
+    configurations: () =>
+      [1, 2, 3].map((factor) => ({ measure: "times", label: `factor ${factor}`, factor })),
+    repeats: ({ factor }, seeds) => (factor === 3 ? 1 : seeds),
+    verdict(cells) {
       const finding: Finding = {
         criterion: "five cells",
         measured: `${cells.length} <cells>`,
         verdict: judge(cells.length === 5),
       };
-      return { findings: [finding], figures: [{ svg: "<svg></svg>", caption: "none" }] };
+      return [finding];
     },
+    compare: () => [{ what: "a <number>", paper: "7", mark: "R", ours: "8" }],
+    exhibit: async () => ({ figures: [{ svg: "<svg></svg>", caption: "none" }] }),
   });
 }
 
@@ -96,7 +107,7 @@ describe("JSON of cells", () => {
 
 describe("shards", () => {
   it("cover every cell of every preset exactly once", () => {
-    for (const preset of ["quick", "standard", "paper"] as const) {
+    for (const preset of PRESETS) {
       const all = listCells(EXPERIMENTS, { preset, seeds: 2 });
       const directory = temporary();
       const files = all.map((key) => directory.fileOf(key));
@@ -133,9 +144,22 @@ describe("a run", () => {
     expect(first).toEqual(["factor 1 0", "factor 2 0", "factor 3 0"]);
     const second: string[] = [];
     const skipped: boolean[] = [];
-    await run(directory, toy(second), { onDone: (_key, _seconds, skip) => skipped.push(skip) });
+    await run(directory, toy(second), { onDone: ({ kept }) => skipped.push(kept) });
     expect(second).toEqual(["factor 1 1", "factor 2 1"]);
     expect(skipped).toEqual([true, true, true, false, false]);
+  });
+
+  it("runs what two experiments ask for once, and tells each when all of it is there", async () => {
+    const directory = temporary();
+    const ran: string[] = [];
+    const finished: string[] = [];
+    const other = toy(ran, undefined, "other");
+    const both = [toy(ran), { ...other, configurations: () => other.configurations("quick").slice(0, 2) }];
+    await run(directory, both[0], { experiments: both, onExperiment: ({ id }) => void finished.push(id) });
+    expect(ran).toHaveLength(5);
+    expect(finished.sort()).toEqual(["other", "toy"]);
+    const report = await buildReport(directory, manifest, both);
+    expect(report.sections.map(({ cells }) => cells.length)).toEqual([5, 4]);
   });
 
   it("writes nothing of a cell that was interrupted", async () => {
@@ -150,11 +174,12 @@ describe("a run", () => {
     await directory.writeManifest(manifest, ["toy"]);
     for (const index of [1, 0]) {
       const before = await buildReport(directory, manifest, [toy([])]);
-      expect(before.sections[0]).toMatchObject({ missing: index === 1 ? 5 : 3, verdict: "does not hold" });
+      expect(before.sections[0]!.missing).toHaveLength(index === 1 ? 5 : 3);
+      expect(before.sections[0]!.verdict).toBe("does not hold");
       await run(directory, toy([]), { shard: { index, count: 2 } });
     }
     const report = await buildReport(directory, directory.readManifest(["toy"]), [toy([])]);
-    expect(report.sections[0]).toMatchObject({ missing: 0, verdict: "holds" });
+    expect(report.sections[0]).toMatchObject({ missing: [], verdict: "holds" });
     expect(report.sections[0]!.cells.map(({ data }) => data)).toEqual([
       { value: 0 },
       { value: 0 },
@@ -165,9 +190,15 @@ describe("a run", () => {
     expect(verdictText(report, 100)).toMatch(/toy +holds +0 s\n {2}✓ five cells\n {4}→ 5 <cells>/);
     const html = reportHtml(report);
     expect(html).toContain("5 &lt;cells&gt;");
+    expect(html).toContain("a &lt;number&gt;");
+    expect(html).toContain("7 (R)");
     expect(html).not.toMatch(/<script|src="http/);
-    const json = fromJson(reportJson(report)) as { experiments: { cells: { data: unknown }[] }[] };
-    expect(json.experiments[0]!.cells[2]!.data).toEqual({ value: Number.POSITIVE_INFINITY });
+    const json = fromJson(reportJson(report)) as {
+      experiments: { cells: string[] }[];
+      cells: Record<string, { data: unknown }>;
+    };
+    expect(json.experiments[0]!.cells[2]).toBe("times: factor 3, seed 0");
+    expect(json.cells["times: factor 3, seed 0"]!.data).toEqual({ value: Number.POSITIVE_INFINITY });
   });
 
   it("refuses cells of other settings, of another run, and broken ones", async () => {
@@ -175,7 +206,7 @@ describe("a run", () => {
     await run(directory);
     const key = listCells([toy([])], manifest)[0]!;
     const other = { ...key, configuration: { ...key.configuration, factor: 7 } };
-    expect(() => directory.read(other, manifest)).toThrow(/made with other settings/);
+    expect(directory.has(other as typeof key)).toBe(false);
     expect(() => directory.read(key, { ...manifest, dataset: "CIFAR-10" })).toThrow(
       /dataset is "toy data"; expected "CIFAR-10", as in the rest of this run/,
     );
@@ -200,10 +231,10 @@ describe("a run", () => {
     const without = (field: string) =>
       Object.fromEntries(Object.entries(cell).filter(([name]) => name !== field));
     const cases: [unknown, RegExp][] = [
-      [{ ...cell, format: "fusenorm-cell-1" }, /format is "fusenorm-cell-1"; expected fusenorm-cell-2/],
+      [{ ...cell, format: "fusenorm-cell-1" }, /format is "fusenorm-cell-1"; expected fusenorm-cell-3/],
       [{ ...cell, preset: "paper" }, /preset is "paper"; expected "quick"/],
       [{ ...cell, dataset: 3 }, /dataset is 3/],
-      [{ ...cell, experiment: "divergence" }, /experiment is "divergence"; expected "toy"/],
+      [{ ...cell, compileSeconds: -1 }, /compileSeconds is -1/],
       [{ ...cell, seed: 7 }, /seed is 7; expected 1/],
       [{ ...cell, seed: "1" }, /seed is "1"/],
       [{ ...cell, configuration: { ...cell.configuration, factor: 9 } }, /made with other settings/],
@@ -221,7 +252,7 @@ describe("a run", () => {
       [{ ...cell, sha256: 0 }, /sha256 is 0;/],
       [[cell], /it holds \[.*; expected an object/],
       [null, /it holds null/],
-      ...["format", "preset", "dataset", "experiment", "seed", "seconds", "adapter", "data"].map(
+      ...["format", "preset", "dataset", "seed", "seconds", "compileSeconds", "adapter", "data"].map(
         (field): [unknown, RegExp] => [without(field), new RegExp(`: ${field} is missing; expected`)],
       ),
       [without("configuration"), /configuration is undefined/],
@@ -240,17 +271,17 @@ describe("a run", () => {
     }
     writeFileSync(file, text);
     await run(directory);
-    expect((await buildReport(directory, manifest, [toy([])])).sections[0]!.missing).toBe(0);
+    expect((await buildReport(directory, manifest, [toy([])])).sections[0]!.missing).toEqual([]);
   });
 
   it("refuses an edited run.json, naming the field", async () => {
     const directory = temporary();
     const file = join(directory.path, "run.json");
     const ids = ["toy", "other"];
-    const good = { format: "fusenorm-reproduce-1", ...manifest };
+    const good = { format: "fusenorm-reproduce-2", ...manifest };
     const cases: [unknown, RegExp][] = [
       [{ ...good, format: undefined }, /format is missing/],
-      [{ ...good, preset: "slow" }, /preset is "slow"; expected one of quick, standard, paper/],
+      [{ ...good, preset: "slow" }, /preset is "slow"; expected one of first-look, quick, standard, paper/],
       [{ ...good, preset: undefined }, /preset is missing/],
       [{ ...good, dataset: "" }, /dataset is ""/],
       [{ ...good, dataset: undefined }, /dataset is missing/],
@@ -292,7 +323,7 @@ describe("a run", () => {
   it("tells cells that this version can't judge", async () => {
     const directory = temporary();
     await run(directory);
-    const broken = { ...toy([]), report: async () => ([] as string[][])[0]!.join() as never };
+    const broken = { ...toy([]), verdict: () => ([] as string[][])[0]!.join() as never };
     await expect(buildReport(directory, manifest, [broken])).rejects.toThrow(DataError);
     await expect(buildReport(directory, manifest, [broken])).rejects.toThrow(
       /toy: its cells can't be judged/,
@@ -300,7 +331,7 @@ describe("a run", () => {
   });
 
   it("knows its experiments", () => {
-    expect(EXPERIMENTS).toHaveLength(10);
+    expect(EXPERIMENTS).toHaveLength(12);
     expect(selectExperiments(["sgd-noise", "divergence"]).map(({ id }) => id)).toEqual([
       "divergence",
       "sgd-noise",
@@ -337,7 +368,7 @@ describe("verdicts", () => {
     expect(of("holds", "holds")).toBe("holds");
     expect(of("holds", "inconclusive")).toBe("inconclusive");
     expect(of("inconclusive", "does not hold")).toBe("does not hold");
-    expect(of()).toBe("inconclusive");
+    expect(of()).toBeNull();
     expect(judge(true, 1, Number.NaN)).toBe("inconclusive");
     expect(judge(false, 1)).toBe("does not hold");
   });

@@ -1,51 +1,27 @@
-// What the experiments make of their numbers: each verdict follows the cells, both ways.
+// What the experiments make of their numbers, beside their verdicts.
 
 import { describe, expect, it } from "vitest";
 import { imageDataset } from "../../src/data/dataset.ts";
-import type { Cell, Configuration, Experiment, Verdict } from "../../src/experiments/experiment.ts";
-import { EXPERIMENTS, selectExperiments } from "../../src/experiments/index.ts";
+import { saturation } from "../../src/experiments/logit-gradients.ts";
 import { reachOf } from "../../src/experiments/loss-landscape.ts";
 import { heatMap, histogramChart, lineChart } from "../../src/experiments/plot.ts";
 import { kolmogorovSmirnov, squaredSingularValues, theory } from "../../src/experiments/random-matrices.ts";
+import { hasLearned, largestLearningRate, largestStableRate } from "../../src/experiments/rates.ts";
 import { shrinkImages } from "../../src/experiments/setup.ts";
 import {
+  bootstrap,
   fitLine,
   geometricMean,
+  judgeAtLeast,
   logGrid,
+  mean,
   median,
+  rankCorrelation,
   sampleStd,
   show,
 } from "../../src/experiments/statistics.ts";
-import { largestStableRate, type TrainingResult } from "../../src/experiments/training.ts";
+import { hasPlateaued, type TrainingData, type TrainingResult } from "../../src/experiments/training.ts";
 import { Random } from "../../src/tensor/random.ts";
-
-const byId = (id: string) => selectExperiments([id])[0]!;
-
-/** A cell for each configuration of `quick`, with the data that `make` gives. */
-function cellsOf(
-  experiment: Experiment,
-  make: (configuration: Configuration, seed: number) => unknown,
-): Cell[] {
-  return experiment.configurations("quick").flatMap((configuration) =>
-    Array.from({ length: experiment.repeats?.(configuration, 1) ?? 1 }, (_, seed) => ({
-      experiment: experiment.id,
-      configuration,
-      seed,
-      seconds: 1,
-      data: make(configuration, seed),
-    })),
-  );
-}
-
-async function verdicts(
-  id: string,
-  make: (configuration: Configuration, seed: number) => unknown,
-): Promise<Verdict[]> {
-  const experiment = byId(id);
-  const { findings, figures } = await experiment.report(cellsOf(experiment, make));
-  for (const { svg } of figures) expect(svg).toMatch(/^<svg[^>]*viewBox/);
-  return findings.map(({ verdict }) => verdict);
-}
 
 describe("random matrices", () => {
   it.each([1, 2, 3, 5])(
@@ -88,29 +64,6 @@ describe("random matrices", () => {
     expect(squared).toHaveLength(60);
     expect(squared.reduce((a, b) => a + b, 0) / 60).toBeCloseTo(1, 0);
   });
-
-  it("holds for real products, and not for others", async () => {
-    const small = byId("random-matrices")
-      .configurations("quick")
-      .slice(0, 2)
-      .map((configuration) => ({ ...configuration, size: 100 }));
-    const experiment = byId("random-matrices");
-    const run = (scale: number) =>
-      Promise.all(
-        small.flatMap((configuration) =>
-          [0, 1, 2, 3].map(async (seed) => {
-            const data = (await experiment.run(null as never, configuration, seed)) as { squared: number[] };
-            const squared = data.squared.map((value) => value * scale);
-            return { experiment: "random-matrices", configuration, seed, seconds: 0, data: { squared } };
-          }),
-        ),
-      );
-    expect((await experiment.report(await run(1))).findings.map(({ verdict }) => verdict)).toEqual([
-      "holds",
-      "holds",
-    ]);
-    expect((await experiment.report(await run(2))).findings[0]!.verdict).toBe("does not hold");
-  });
 });
 
 describe("landscapes", () => {
@@ -128,200 +81,88 @@ describe("landscapes", () => {
       diverges: 1,
       open: true,
     });
-    expect(reachOf({ loss: 2, alphas, losses: [3, 4, 5, 6] }).falls).toBeNaN();
+    // It never fell: the first step is as far as it can be said to have.
+    expect(reachOf({ loss: 2, alphas, losses: [3, 4, 5, 6] })).toEqual({
+      falls: 1e-3,
+      diverges: 1,
+      open: true,
+    });
     expect(reachOf({ loss: 2, alphas, losses: [1, Number.NaN, 5, 6] }).diverges).toBeLessThan(1e-2);
   });
-  it("judges both ways", async () => {
-    const make = (wide: string) => (c: Configuration) => {
-      const grid = c.alphas as number[];
-      const edge = c.norm === wide ? 1 : 1e-3;
-      return {
-        landscapes: [
-          { loss: 1, alphas: grid, losses: grid.map((a) => (a < edge ? 0.9 : 0.9 + (a / edge) ** 2)) },
-        ],
-      };
-    };
-    expect(await verdicts("loss-landscape", make("batch"))).toEqual(["holds", "holds", "holds", "holds"]);
-    expect(await verdicts("loss-landscape", make("none"))).toEqual(new Array(4).fill("does not hold"));
+});
+
+describe("rates", () => {
+  const cell = (lr: number, divergedAt: number | null, more: object = {}) =>
+    ({ configuration: { norm: "none", lr }, data: { divergedAt, ...more } }) as unknown as TrainingResult;
+
+  it("takes the rate below the smallest that diverged in any seed", () => {
+    expect(largestStableRate([cell(0.1, null), cell(1, 3), cell(10, null)])).toEqual({
+      ...{ rate: 0.1, next: 1, open: false },
+    });
+    expect(largestStableRate([cell(0.1, null), cell(1, null)])).toMatchObject({ rate: 1, open: true });
+    expect(largestStableRate([cell(1, null), cell(0.1, null), cell(1, 5)]).rate).toBe(0.1);
+    expect(largestStableRate([cell(0.1, 2)]).rate).toBeNaN();
+    expect(largestStableRate([])).toMatchObject({ rate: Number.NaN, open: false });
+  });
+
+  it("takes no dead network for one that learns", () => {
+    const ended = (loss: number, startLoss = 5) =>
+      cell(0.1, null, { startLoss, classes: 10, log: [{ loss: 4 }, { loss }] }).data;
+    expect(hasLearned(ended(1.5))).toBe(true);
+    expect(hasLearned(ended(Math.log(10)))).toBe(false);
+    expect(hasLearned(ended(2, 2.1))).toBe(false);
+    expect(hasLearned(ended(Number.NaN))).toBe(false);
+    expect(hasLearned({ ...ended(1.5), divergedAt: 3 })).toBe(false);
+    const learned = { startLoss: 5, classes: 10, log: [{ loss: 1 }] };
+    const dead = { ...learned, log: [{ loss: 2.3 }] };
+    expect(largestLearningRate([cell(1, null, dead), cell(0.1, null, learned)])).toBe(0.1);
+    expect(largestLearningRate([cell(1, null, learned), cell(1, null, dead)])).toBeNaN();
+  });
+
+  it("asks whether training has come to an end, not whether its rate has", () => {
+    const run = (accuracy: (share: number) => number) =>
+      ({
+        stepsDone: 100,
+        log: Array.from({ length: 50 }, (_, i) => ({ step: 2 * (i + 1), accuracy: accuracy((i + 1) / 50) })),
+      }) as unknown as TrainingData;
+    expect(
+      hasPlateaued(
+        run((share) => 0.7 * share),
+        "constant",
+      ),
+    ).toBe(false);
+    expect(
+      hasPlateaued(
+        run((share) => Math.min(0.7, 3 * share)),
+        "step",
+      ),
+    ).toBe(true);
+    // Rising until the rate falls, and flat from there on.
+    const stopped = run((share) => Math.min(0.5, share));
+    expect(hasPlateaued(stopped, "step")).toBe(false);
+    expect(hasPlateaued(stopped, "constant")).toBe(true);
+    expect(
+      hasPlateaued(
+        run((share) => share),
+        "step",
+      ),
+    ).toBe(true); // all of it learned
   });
 });
 
-const training =
-  (divergesAt: (c: Configuration) => number, accuracy: (c: Configuration, seed: number) => number) =>
-  (c: Configuration, seed: number) => {
-    const diverged = (c.lr as number) >= divergesAt(c);
-    return {
-      log: [{ step: 1, epoch: 0.1, loss: diverged ? Number.NaN : 2, accuracy: 0.1, lr: c.lr }],
-      evals: diverged ? [] : [{ step: 1, epoch: 1, testLoss: 2, testAccuracy: accuracy(c, seed) }],
-      divergedAt: diverged ? 1 : null,
-      testAccuracy: diverged ? Number.NaN : accuracy(c, seed),
-      stepsDone: 1,
-    };
-  };
-
-describe("learning rates", () => {
-  const limit = (c: Configuration) => (c.norm === "batch" ? 5 : 0.01);
-  it("holds where batch-norm allows and uses larger rates", async () => {
-    const accuracy = (c: Configuration, seed: number) => ((c.lr as number) >= 0.1 ? 0.9 : 0.5) + 0.01 * seed;
-    expect(await verdicts("learning-rates", training(limit, accuracy))).toEqual(["holds", "holds", "holds"]);
-  });
-  it("does not where accuracies differ at one rate, or the best is no better", async () => {
-    const accuracy = (c: Configuration, seed: number) => (c.norm === "batch" ? 0.8 : 0.5) + 0.001 * seed;
-    expect(await verdicts("learning-rates", training(limit, accuracy))).toEqual([
-      "holds",
-      "does not hold",
-      "does not hold",
-    ]);
-  });
-  it("cannot tell where nothing diverged without batch-norm, or all did with it", async () => {
-    const same = () => 0.5;
-    expect(
-      (
-        await verdicts(
-          "learning-rates",
-          training(() => 1e9, same),
-        )
-      )[0],
-    ).toBe("inconclusive");
-    expect(
-      (
-        await verdicts(
-          "learning-rates",
-          training((c) => (c.norm === "batch" ? 0 : 0.01), same),
-        )
-      )[0],
-    ).toBe("inconclusive");
-  });
-  it("takes the rate below the smallest that diverged", () => {
-    const cell = (lr: number, divergedAt: number | null) =>
-      ({ configuration: { norm: "none", lr }, data: { divergedAt } }) as unknown as TrainingResult;
-    expect(largestStableRate([cell(0.1, null), cell(1, 3), cell(10, null)], "none")).toEqual({
-      rate: 0.1,
-      open: false,
-    });
-    expect(largestStableRate([cell(0.1, null), cell(1, null)], "none")).toEqual({ rate: 1, open: true });
-    expect(largestStableRate([cell(0.1, 2)], "none").rate).toBeNaN();
-  });
-});
-
-describe("the other experiments judge both ways", () => {
-  it("bn-last-layer", async () => {
-    const accuracy = () => 0.5;
-    const limits = (last: number) => (c: Configuration) =>
-      ({ batch: 5, last, none: 0.01 })[c.norm as "batch"];
-    expect(await verdicts("bn-last-layer", training(limits(0.5), accuracy))).toEqual(["holds"]);
-    expect(await verdicts("bn-last-layer", training(limits(0.001), accuracy))).not.toContain("holds");
-  });
-
-  it("gradient-histogram", async () => {
-    const make = (heavy: string) => (c: Configuration) => ({
-      layer: 55,
-      count: 100,
-      variance: 1,
-      kurtosis: c.norm === heavy ? 12 : 3,
-      tailMass: c.norm === heavy ? 0.2 : 0.001,
-      histogram: { low: -1, high: 1, counts: [1, 50, 1], below: 0, above: 0, notFinite: 0 },
-    });
-    expect(await verdicts("gradient-histogram", make("none"))).toEqual(["holds", "holds"]);
-    expect(await verdicts("gradient-histogram", make("batch"))).toEqual(["does not hold", "does not hold"]);
-  });
-
-  it("divergence", async () => {
-    const make = (power: (layer: number) => number) => (c: Configuration) => ({
-      alpha: 1,
-      losses: (c.fractions as number[]).map(() => 1),
-      layers: [18, 54, 90].map((layer) => {
-        const moments = (c.fractions as number[]).map((f) => [10 ** (f * power(layer)), Number(f !== 1) * 2]);
-        return { layer, name: `${layer}`, mean: moments, variance: moments.map(([v]) => [v, v]) };
-      }),
-    });
-    expect(
-      await verdicts(
-        "divergence",
-        make((layer) => layer / 10),
-      ),
-    ).toEqual(["holds", "holds"]);
-    expect(
-      await verdicts(
-        "divergence",
-        make(() => 2),
-      ),
-    ).toEqual(["holds", "does not hold"]);
-    expect(
-      await verdicts(
-        "divergence",
-        make(() => -2),
-      ),
-    ).toEqual(["does not hold", "does not hold"]);
-  });
-
-  it("moments-by-depth", async () => {
-    const make = (grows: string) => (c: Configuration) => {
-      const layers = Array.from({ length: 40 }, (_, i) => ({
-        name: `${i}`,
-        meanMagnitude: 1,
-        meanMagnitudeDecades: 0.1,
-        variance: c.norm === grows ? 10 ** (i / 10) : 1 + 0.01 * i,
-        varianceDecades: 0.1,
-      }));
-      return { layers, blocks: layers.slice(0, 20) };
-    };
-    expect(await verdicts("moments-by-depth", make("none"))).toEqual(["holds", "holds"]);
-    expect(await verdicts("moments-by-depth", make("batch"))).toEqual(["does not hold", "does not hold"]);
-  });
-
-  it("logit-gradients", async () => {
-    const make = (same: string) => (c: Configuration) => ({
-      loss: 3,
-      gradients: Array.from({ length: 8 }, (_, i) => [0.1 * i, -0.1, 0]),
-      predicted: [],
-      modalShare: c.norm === same ? 0.97 : 0.4,
-      meanCosine: c.norm === same ? 0.5 : 0.1,
-      classNames: ["a", "b", "c"],
-    });
-    expect(await verdicts("logit-gradients", make("none"))).toEqual(["holds", "holds"]);
-    expect(await verdicts("logit-gradients", make("batch"))).toEqual(["does not hold", "does not hold"]);
-  });
-
-  it("gradient-alignment", async () => {
-    const make = (factor: number) => (c: Configuration) => ({
-      layers: [18, 54, 90].map((layer) => {
-        const ratio = c.norm === "batch" ? factor : 2;
-        return { name: "", layer, magnitude: 4, total: 4 / ratio, ratio, terms: 10 };
-      }),
-    });
-    expect(await verdicts("gradient-alignment", make(20))).toEqual(["holds"]);
-    expect(await verdicts("gradient-alignment", make(5))).toEqual(["does not hold"]);
-  });
-
-  it("sgd-noise", async () => {
-    const make = (power: number) => (c: Configuration) =>
-      c.kind === "noise"
-        ? {
-            kind: "noise",
-            batches: (c.batchSizes as number[]).map((batchSize) => ({
-              batchSize,
-              gradient: 1,
-              steps: (c.alphas as number[]).map((alpha) => ({
-                alpha,
-                noise: alpha ** 2 * batchSize ** power,
-              })),
-            })),
-          }
-        : training(
-            () => 1e9,
-            () => 0.5,
-          )(c, 0);
-    expect(await verdicts("sgd-noise", make(-1))).toEqual(["holds", "holds"]);
-    expect(await verdicts("sgd-noise", make(-0.5))).toEqual(["does not hold", "does not hold"]);
-  });
-
-  it("are inconclusive without cells", async () => {
-    for (const experiment of EXPERIMENTS) {
-      const { findings } = await experiment.report([]);
-      expect(findings.length, experiment.id).toBeGreaterThan(0);
-      for (const { verdict } of findings) expect(verdict, experiment.id).toBe("inconclusive");
-    }
+describe("gradients of logits", () => {
+  it("tells saturated images, and the strongest class", () => {
+    // Of four images, by (p − [label]) / 4: sure and wrong, sure and right, unsure, sure and wrong again.
+    const gradients = [
+      [-1, 1, 0],
+      [0, 0, 0],
+      [-0.6, 0.3, 0.3],
+      [0, 0.995, -0.995],
+    ].map((row) => row.map((value) => value / 4));
+    const { saturated, strongestShare, largestInOne } = saturation(gradients);
+    expect(saturated).toBe(0.75);
+    expect(strongestShare).toBeCloseTo((1 + 0.3 + 0.995) / (1 + 0.6 + 0.995), 12);
+    expect(largestInOne).toBe(0.75);
   });
 });
 
@@ -339,6 +180,32 @@ describe("small numbers", () => {
       "−2.5",
       "infinite",
     ]);
+  });
+
+  it("draws intervals over seeds, and none from one", () => {
+    const spread = [0.4, 0.6, 0.5, 0.7, 0.3];
+    const difference = (groups: readonly (readonly number[])[]) => mean(groups[0]!) - mean(groups[1]!);
+    const { low, high } = bootstrap([spread, [0, 0.01, 0.02]], difference);
+    // Two standard errors around the mean, about: 0.14 / √5 is one, as the bootstrap divides by n.
+    expect(low).toBeGreaterThan(0.49 - 2.6 * 0.063);
+    expect(low).toBeLessThan(0.49 - 1.3 * 0.063);
+    expect(high).toBeGreaterThan(0.49 + 1.3 * 0.063);
+    expect(high).toBeLessThan(0.49 + 2.6 * 0.063);
+    expect(bootstrap([spread, [0, 0.01, 0.02]], difference)).toEqual({ low, high });
+    expect(bootstrap([[1], spread], difference).low).toBeNaN();
+    expect(bootstrap([[1, Number.NaN], spread], difference).high).toBeNaN();
+    expect(judgeAtLeast({ low: 1, high: 2 }, 1)).toBe("holds");
+    expect(judgeAtLeast({ low: 0, high: 2 }, 1)).toBe("inconclusive");
+    expect(judgeAtLeast({ low: 0, high: 0.9 }, 1)).toBe("does not hold");
+    expect(judgeAtLeast({ low: Number.NaN, high: Number.NaN }, 1)).toBe("inconclusive");
+  });
+
+  it("correlates ranks", () => {
+    expect(rankCorrelation([1, 2, 3, 4], [1, 10, 100, 1000])).toBeCloseTo(1, 12);
+    expect(rankCorrelation([1, 2, 3, 4], [4, 3, 2, 1])).toBeCloseTo(-1, 12);
+    // Ranks 1, 2.5, 2.5, 4 and 1, 2, 3, 4.
+    expect(rankCorrelation([1, 2, 2, 3], [1, 2, 3, 4])).toBeCloseTo(4.5 / Math.sqrt(4.5 * 5), 12);
+    expect(rankCorrelation([1, 2, 3], [5, 5, 5])).toBeNaN();
   });
 
   it("shrinks images by means of blocks", () => {

@@ -5,7 +5,11 @@ import { UsageError } from "../../src/errors.ts";
 import { EXPERIMENTS } from "../../src/experiments/index.ts";
 import { LiveView } from "../../src/experiments/serve.ts";
 
-const key = { experiment: "learning-rates", configuration: { label: "batch lr 0.1" }, seed: 0 };
+const key = {
+  experiment: "learning-rates",
+  configuration: { measure: "training", label: "batch lr 0.1" },
+  seed: 0,
+};
 
 it("shows curves as they grow, and the report at the end", async () => {
   const view = new LiveView("live", EXPERIMENTS);

@@ -1,0 +1,127 @@
+// What cells cost, and how long that takes here: the estimate before a run, and while it goes on.
+
+/** One image of a data set. */
+export interface ImageSize {
+  height: number;
+  width: number;
+  channels: number;
+}
+
+/** What a cell has to do. */
+export interface Work {
+  /** Floating-point operations on the adapter; a multiplication and an addition are two. */
+  flop: number;
+  /** Times that a layer is run, forward or backward: each costs a few dispatches, whatever its size. */
+  passes: number;
+  /** Floating-point operations on the processor. */
+  hostFlop?: number;
+  /** Cells of one text run the same compiled kernels: the first of them waits for the compiler. */
+  programs: string;
+}
+
+export interface NetworkSize {
+  depth: number;
+  width: number;
+  /** Images are made smaller by this factor first. */
+  shrink?: number;
+}
+
+/** Floating-point operations of one image's pass forward through `resnetCifar`. */
+export function forwardFlop({ depth, width, shrink = 1 }: NetworkSize, image: ImageSize): number {
+  const pixels = Math.floor(image.height / shrink) * Math.floor(image.width / shrink);
+  // A stage has half as many pixels a side as the one before, and twice as many channels: each 3×3 convolution costs the same, but
+  // for those that begin a stage, which have half as many channels to read.
+  const convolution = 2 * 9 * width * width * pixels;
+  const stem = 2 * 9 * image.channels * width * pixels;
+  const projections = 2 * (2 * width * width * pixels) * 0.5;
+  return stem + (depth - 2 - 2 * 0.5) * convolution + projections;
+}
+
+/** `steps` of forward, backward and update, and `forwards` passes without a gradient, over batches of `batchSize` images. */
+export function networkWork(
+  size: NetworkSize & { norm: string; batchSize: number },
+  image: ImageSize,
+  { steps = 0, forwards = 0 }: { steps?: number; forwards?: number },
+): Work {
+  const { depth, width, shrink = 1, norm, batchSize } = size;
+  const rounds = 3 * steps + forwards;
+  return {
+    flop: rounds * batchSize * forwardFlop(size, image),
+    passes: rounds * depth,
+    // Depth adds no kernel of its own.
+    programs: [norm, width, shrink, batchSize].join(" "),
+  };
+}
+
+/** FLOP that take as long as the dispatches of one layer. */
+const FLOP_PER_PASS = { software: 5e6, hardware: 3e7 };
+/** Of the singular values of a random matrix, in JavaScript. */
+const HOST_FLOP_PER_SECOND = 4e8;
+
+/** How fast this adapter is, as measured by a training step: see `measureRate`. */
+export interface Rate {
+  class: keyof typeof FLOP_PER_PASS;
+  secondsPerUnit: number;
+  /** Seconds until a new kernel runs, for all those of one text `programs`. */
+  compileSeconds: number;
+}
+
+/** In units of one layer's dispatches. */
+export const unitsOf = ({ flop, passes }: Work, kind: Rate["class"]): number =>
+  passes + flop / FLOP_PER_PASS[kind];
+
+/**
+ * Seconds that are left of a run, from what was measured before it, and more and more from its own cells. Time goes as their units of
+ * work; the first cell of each set of kernels also waits for the compiler, which is estimated apart.
+ */
+export class Estimate {
+  private readonly compiled = new Set<string>();
+  /** Done so far, with what was measured beforehand as if it had been so many units. */
+  private seconds: number;
+  private units: number;
+  private compileSeconds: number;
+  private compileCount = 1;
+
+  constructor(private readonly rate: Rate) {
+    this.units = 500;
+    this.seconds = this.units * rate.secondsPerUnit;
+    this.compileSeconds = rate.compileSeconds;
+  }
+
+  private hostSeconds(work: Work): number {
+    return (work.hostFlop ?? 0) / HOST_FLOP_PER_SECOND;
+  }
+
+  /** Of one cell whose kernels are compiled. */
+  private runSeconds(work: Work): number {
+    return (unitsOf(work, this.rate.class) * this.seconds) / this.units + this.hostSeconds(work);
+  }
+
+  /** A cell has taken `seconds`. @returns how much of it the compiler took, by this estimate */
+  done(work: Work, seconds: number): number {
+    const units = unitsOf(work, this.rate.class);
+    const fresh = units > 0 && !this.compiled.has(work.programs);
+    this.compiled.add(work.programs);
+    if (units === 0) return 0;
+    if (!fresh) {
+      this.seconds += Math.max(0, seconds - this.hostSeconds(work));
+      this.units += units;
+      return 0;
+    }
+    const compile = Math.max(0, seconds - this.runSeconds(work));
+    this.compileSeconds += compile;
+    this.compileCount += 1;
+    return compile;
+  }
+
+  /** Of the cells that are not done yet. */
+  left(works: readonly Work[]): number {
+    const fresh = new Set<string>();
+    let seconds = 0;
+    for (const work of works) {
+      seconds += this.runSeconds(work);
+      if (unitsOf(work, this.rate.class) > 0 && !this.compiled.has(work.programs)) fresh.add(work.programs);
+    }
+    return seconds + (fresh.size * this.compileSeconds) / this.compileCount;
+  }
+}
