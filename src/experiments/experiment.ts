@@ -26,6 +26,8 @@ export interface Configuration {
 export interface CellCheckpoint {
   /** The file, for messages. */
   where: string;
+  /** Between two of them, so that they cost little. */
+  everyMs: number;
   /** What was left, or null. */
   load(): Checkpoint | null;
   save(checkpoint: Checkpoint): Promise<void>;

@@ -37,6 +37,8 @@ export interface RunnerOptions {
   experiments: readonly Experiment[];
   shard: Shard;
   signal?: AbortSignal;
+  /** Time between two checkpoints of a cell that trains for long. Default 20 s. */
+  checkpointMs?: number;
   /** Called once, when the cells that are there are found to be in order, and this adapter has been measured. */
   onReady?(forecast: Forecast): void;
   onStart?(key: CellKey, position: number, total: number): void;
@@ -103,7 +105,7 @@ export async function runCells(options: RunnerOptions): Promise<void> {
     }
     options.onStart?.(key, position, keys.length);
     const started = performance.now();
-    const checkpoint = checkpointIn(directory.checkpointOf(key), started, options.beforeWrite);
+    const checkpoint = checkpointIn(directory.checkpointOf(key), started, options);
     const onPoint = (curve: string, x: number, y: number) => options.onPoint?.(key, curve, x, y);
     const context = { gpu, data, onPoint, signal, checkpoint };
     const result = await measurementOf(key).run(context, key.configuration, key.seed);
@@ -130,10 +132,11 @@ const SECONDS = "cell.seconds";
 function checkpointIn(
   where: string,
   started: number,
-  beforeWrite?: () => void,
+  { beforeWrite, checkpointMs = 20_000 }: Pick<RunnerOptions, "beforeWrite" | "checkpointMs">,
 ): CellCheckpoint & { earlierSeconds: number } {
   const self = {
     where,
+    everyMs: checkpointMs,
     earlierSeconds: 0,
     load: () => {
       if (!existsSync(where)) return null;

@@ -46,8 +46,6 @@ export function trainingCell(settings: Omit<TrainingCell, "measure" | "label">):
 
 /** Steps from which a run leaves checkpoints: shorter ones are soon made again. */
 const LONG = 200;
-/** Between two checkpoints of a run. */
-const CHECKPOINT_MS = 20_000;
 
 /** One training run with the paper's optimiser: momentum 0.9, weight decay 5e-4. */
 export async function runTraining(
@@ -77,7 +75,7 @@ export async function runTraining(
         ? {
             checkpointEvery: LONG / 4,
             onCheckpoint: async (state) => {
-              if (performance.now() - saved < CHECKPOINT_MS && !signal?.aborted) return;
+              if (performance.now() - saved < checkpoint.everyMs && !signal?.aborted) return;
               await checkpoint.save(state);
               saved = performance.now();
             },
