@@ -7,8 +7,11 @@ import { compile, type TopLevelSpec } from "vega-lite";
 /** Okabe & Ito's colours: told apart by colour-blind readers, legible on white and on black. */
 export const PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
 
-const WIDTH = 460;
-const HEIGHT = 260;
+// So narrow that a phone 360 pixels wide shows the text of a figure at 11 pixels at least.
+const WIDTH = 260;
+const HEIGHT = 190;
+const LABEL_SIZE = 13;
+const TITLE_SIZE = 14;
 
 const axis = {
   domainColor: "currentColor",
@@ -19,8 +22,8 @@ const axis = {
   tickColor: "currentColor",
   titleColor: "currentColor",
   titleFontWeight: 400,
-  labelFontSize: 12,
-  titleFontSize: 13,
+  labelFontSize: LABEL_SIZE,
+  titleFontSize: LABEL_SIZE,
 };
 
 /** SVG of a Vega-Lite specification in this package's style. */
@@ -40,10 +43,17 @@ export async function renderSvg(spec: TopLevelSpec): Promise<string> {
         titleFontWeight: 400,
         orient: "top",
         labelLimit: 300,
-        labelFontSize: 12,
-        titleFontSize: 12,
+        labelFontSize: LABEL_SIZE,
+        titleFontSize: LABEL_SIZE,
+        columnPadding: 12,
       },
-      title: { color: "currentColor", anchor: "start", fontWeight: 600, fontSize: 14 },
+      title: {
+        color: "currentColor",
+        anchor: "start",
+        fontWeight: 600,
+        fontSize: TITLE_SIZE,
+        frame: "group",
+      },
       header: { labelColor: "currentColor", titleColor: "currentColor" },
       range: { category: PALETTE },
       ...spec.config,
@@ -90,21 +100,64 @@ const powerOfTen = (exponent: number) =>
     .replace("-", "⁻")
     .replace(/\d/g, (digit) => SUPERSCRIPTS[Number(digit)]!)}`;
 
-/** Ticks of a log axis that spans decades: powers of ten, at most eight. Vega's own where it spans less. */
-function powerTicks(low: number, high: number): { values: number[]; labelExpr: string } | null {
-  const first = Math.ceil(Math.log10(low) - 1e-9);
-  const last = Math.floor(Math.log10(high) + 1e-9);
-  if (!(last - first >= 2)) return null;
-  const every = Math.ceil((last - first + 1) / 8);
+/** A number beside an axis or a colour bar: written alike on all of them. */
+function tickLabel(value: number): string {
+  const size = Math.abs(value);
+  if (size === 0 || (size >= 1e-3 && size < 1e4)) {
+    return String(Number(value.toPrecision(6))).replace("-", "−");
+  }
+  const exponent = Math.floor(Math.log10(size) + 1e-9);
+  const mantissa = Number((value / 10 ** exponent).toPrecision(3));
+  const power = powerOfTen(exponent);
+  return (mantissa === 1 ? power : mantissa === -1 ? `−${power}` : `${mantissa}·${power}`).replace(/^-/, "−");
+}
+
+/** Values for ticks with their labels, as Vega's axes and legends take them. */
+function labelled(values: readonly number[], label: (value: number) => string) {
+  const names = Object.fromEntries(values.map((value) => [String(value), label(value)]));
+  return { values: [...values], labelExpr: `(${JSON.stringify(names)})[toString(datum.value)]` };
+}
+
+/** Powers of ten, at most `most`; 1, 2 and 5 times them where a range spans fewer than two. */
+function logTicks(low: number, high: number, most: number): number[] {
+  const [first, last] = [Math.ceil(Math.log10(low) - 1e-9), Math.floor(Math.log10(high) + 1e-9)];
+  // 10 ** −4 is not 1e-4, and would lie outside of a domain that begins there.
+  const power = (exponent: number, times = 1) => Number(`${times}e${exponent}`);
+  if (last - first < 2) {
+    const all = [first - 1, first, first + 1, first + 2].flatMap((exponent) =>
+      [1, 2, 5].map((times) => power(exponent, times)),
+    );
+    return all.filter((value) => value >= low * (1 - 1e-9) && value <= high * (1 + 1e-9)).slice(0, most);
+  }
+  const every = Math.ceil((last - first + 1) / most);
   const exponents: number[] = [];
   for (let exponent = first; exponent <= last; exponent += every) exponents.push(exponent);
-  const names = Object.fromEntries(exponents.map((exponent) => [exponent, powerOfTen(exponent)]));
-  return {
-    // 10 ** −4 is not 1e-4, and would lie outside of a domain that begins there.
-    values: exponents.map((exponent) => Number(`1e${exponent}`)),
-    labelExpr: `(${JSON.stringify(names)})[round(log(datum.value) / LN10)]`,
-  };
+  return exponents.map((exponent) => power(exponent));
 }
+
+/** Round values, at most about `most`; whole ones for whole numbers. */
+function linearTicks(low: number, high: number, most: number, whole: boolean): number[] {
+  if (!(high > low)) return [low];
+  const rough = (high - low) / most;
+  const unit = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 5, 10].map((times) => times * unit).find((size) => size >= rough * (1 - 1e-9))!;
+  const size = whole ? Math.max(1, Math.round(step)) : step;
+  const count = Math.floor(high / size + 1e-9) - Math.ceil(low / size - 1e-9) + 1;
+  return Array.from({ length: count }, (_, i) =>
+    Number(((Math.ceil(low / size - 1e-9) + i) * size).toPrecision(12)),
+  );
+}
+
+/** Ticks of an axis or a colour bar. */
+function ticksOf(scale: string, low: number, high: number, most: number, format?: string, whole = false) {
+  if (!Number.isFinite(low) || !Number.isFinite(high)) return {};
+  const values = scale === "log" ? logTicks(low, high, most) : linearTicks(low, high, most, whole);
+  return labelled(values, (value) =>
+    format === "%" ? `${Number((100 * value).toPrecision(6))} %` : tickLabel(value),
+  );
+}
+
+const MOST_TICKS = 6;
 
 function channel(
   title: string,
@@ -115,22 +168,16 @@ function channel(
 ) {
   const low = domain?.[0] ?? values.reduce((a, b) => Math.min(a, b), Number.POSITIVE_INFINITY);
   const high = domain?.[1] ?? values.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY);
-  const powers = scale === "log" && !format ? powerTicks(low, high) : null;
   return {
     type: "quantitative" as const,
     title,
     scale: {
       type: scale as "linear",
-      nice: !domain && !powers,
+      nice: false,
       ...(domain ? { domain: [...domain] } : scale === "log" ? {} : { zero: false }),
     },
-    axis: {
-      tickCount: 6,
-      // Steps, layers and factors come in whole numbers.
-      ...(scale === "linear" && values.every(Number.isInteger) ? { tickMinStep: 1 } : {}),
-      ...(format ? { format } : scale === "log" ? { format: "~g" } : {}),
-      ...powers,
-    },
+    // Steps, layers and factors come in whole numbers.
+    axis: ticksOf(scale, low, high, MOST_TICKS, format, scale === "linear" && values.every(Number.isInteger)),
   };
 }
 
@@ -355,15 +402,11 @@ export function heatMap(values: readonly (readonly number[])[], options: HeatMap
               scheme: scale === "diverging" ? "blueorange" : "viridis",
             },
             legend: {
-              orient: "right",
-              gradientLength: HEIGHT - 30,
+              orient: "bottom",
+              direction: "horizontal",
+              gradientLength: WIDTH - 20,
               titleLimit: 200,
-              tickCount: 6,
-              ...(options.colorFormat
-                ? { format: options.colorFormat }
-                : type === "log"
-                  ? { format: "~e" }
-                  : { format: "~g" }),
+              ...ticksOf(type, domain[0]!, domain[1]!, 5, options.colorFormat),
             },
           },
         },
