@@ -192,7 +192,7 @@ export const divergence = defineExperiment<Settings, DivergenceData>({
       {
         ...{ measure: "divergence", label: "none", norm: "none" },
         ...DEEP[preset],
-        shrink: preset === "quick" ? 2 : DEEP[preset].shrink,
+        ...(preset === "first-look" ? { batchSize: 16 } : {}),
         ...{ rates, steps, fractions: Array.from({ length: parts + 1 }, (_, i) => i / parts) },
       },
     ];

@@ -41,7 +41,7 @@ export interface GradientData extends TensorStatistics {
 }
 
 const LAYER = 55;
-const BATCHES: Record<Preset, number> = { "first-look": 2, quick: 4, standard: 8, paper: 16 };
+const BATCHES: Record<Preset, number> = { "first-look": 1, quick: 4, standard: 8, paper: 16 };
 
 const gradients = defineMeasurement<Settings, GradientData>({
   id: "gradients",

@@ -8,7 +8,7 @@ import { compile, type TopLevelSpec } from "vega-lite";
 export const PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
 
 // So narrow that a phone 360 pixels wide shows the text of a figure at 11 pixels at least.
-const WIDTH = 260;
+const WIDTH = 340;
 const HEIGHT = 190;
 const LABEL_SIZE = 13;
 const TITLE_SIZE = 14;
@@ -32,6 +32,8 @@ export async function renderSvg(spec: TopLevelSpec): Promise<string> {
     background: "transparent",
     width: WIDTH,
     height: HEIGHT,
+    // Axes and legends within the width: every figure has the same scale.
+    autosize: { type: "fit-x", contains: "padding" },
     ...spec,
     config: {
       font: "system-ui, sans-serif",
@@ -42,7 +44,7 @@ export async function renderSvg(spec: TopLevelSpec): Promise<string> {
         titleColor: "currentColor",
         titleFontWeight: 400,
         orient: "top",
-        labelLimit: 300,
+        labelLimit: 0,
         labelFontSize: LABEL_SIZE,
         titleFontSize: LABEL_SIZE,
         columnPadding: 12,
@@ -52,7 +54,7 @@ export async function renderSvg(spec: TopLevelSpec): Promise<string> {
         anchor: "start",
         fontWeight: 600,
         fontSize: TITLE_SIZE,
-        frame: "group",
+        frame: "bounds",
       },
       header: { labelColor: "currentColor", titleColor: "currentColor" },
       range: { category: PALETTE },
@@ -106,6 +108,13 @@ function tickLabel(value: number): string {
   if (size === 0 || (size >= 1e-3 && size < 1e4)) {
     return String(Number(value.toPrecision(6))).replace("-", "−");
   }
+  return scientific(value);
+}
+
+/** `5·10⁻³`; 1 and 10 are told as they are. */
+function scientific(value: number): string {
+  if (value === 1 || value === 10) return String(value);
+  const size = Math.abs(value);
   const exponent = Math.floor(Math.log10(size) + 1e-9);
   const mantissa = Number((value / 10 ** exponent).toPrecision(3));
   const power = powerOfTen(exponent);
@@ -152,9 +161,12 @@ function linearTicks(low: number, high: number, most: number, whole: boolean): n
 function ticksOf(scale: string, low: number, high: number, most: number, format?: string, whole = false) {
   if (!Number.isFinite(low) || !Number.isFinite(high)) return {};
   const values = scale === "log" ? logTicks(low, high, most) : linearTicks(low, high, most, whole);
-  return labelled(values, (value) =>
-    format === "%" ? `${Number((100 * value).toPrecision(6))} %` : tickLabel(value),
-  );
+  // On one axis, either all as powers of ten or none.
+  const inPowers = scale === "log" && values.some((value) => value < 1e-2 || value >= 1e4);
+  return labelled(values, (value) => {
+    if (format === "%") return `${Number((100 * value).toPrecision(6))} %`;
+    return inPowers ? scientific(value) : tickLabel(value);
+  });
 }
 
 const MOST_TICKS = 6;
@@ -184,7 +196,7 @@ function channel(
 /** Two columns, unless their entries would run over the edge: a letter is about 7 pixels wide, a symbol with its margins 30. */
 function legendColumns(series: readonly Series[]): number {
   const longest = Math.max(...series.map(({ label }) => label.length));
-  return 2 * (7 * longest + 30) <= WIDTH ? 2 : 1;
+  return 2 * (7 * longest + 30) <= WIDTH - 60 ? 2 : 1;
 }
 
 /**
@@ -404,7 +416,7 @@ export function heatMap(values: readonly (readonly number[])[], options: HeatMap
             legend: {
               orient: "bottom",
               direction: "horizontal",
-              gradientLength: WIDTH - 20,
+              gradientLength: WIDTH - 110,
               titleLimit: 200,
               ...ticksOf(type, domain[0]!, domain[1]!, 5, options.colorFormat),
             },

@@ -22,10 +22,10 @@ export interface NetworkSettings {
 
 /**
  * For experiments that need a few passes only. Depth 110 at every preset, as these effects grow with depth; the small ones have half
- * the paper's channels, smaller batches and smaller images.
+ * the paper's channels, and smaller batches.
  */
 export const DEEP: Record<Preset, Omit<NetworkSettings, "norm">> = {
-  "first-look": { shortcut: "projection", depth: 110, width: 8, batchSize: 16, shrink: 2 },
+  "first-look": { shortcut: "projection", depth: 110, width: 8, batchSize: 32, shrink: 1 },
   quick: { shortcut: "projection", depth: 110, width: 8, batchSize: 32, shrink: 1 },
   standard: { shortcut: "projection", depth: 110, width: 16, batchSize: 128, shrink: 1 },
   paper: { shortcut: "projection", depth: 110, width: 16, batchSize: 128, shrink: 1 },

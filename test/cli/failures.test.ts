@@ -156,7 +156,7 @@ describe("flags", () => {
     [[...reproduce, "--shard", "1/1"], /--shard is "1\/1"/],
     [
       [...reproduce, "--preset", "standart"],
-      /"standart" is none of quick, standard, paper; did you mean standard/,
+      /"standart" is none of first-look, quick, standard, paper; did you mean standard/,
     ],
     [["report", "OUT"], /no run.json/],
     [["nothing"], /unknown command 'nothing'/],
