@@ -60,7 +60,7 @@ const LAYERS = [8, 44, 80];
 
 const PRESETS: Record<Preset, Pick<Settings, "rates" | "steps"> & { parts: number }> = {
   "first-look": { rates: logGrid(3e-3, 0.3, 4), steps: 3, parts: 10 },
-  quick: { rates: logGrid(1e-3, 1, 4), steps: 6, parts: 20 },
+  quick: { rates: logGrid(2e-3, 0.2, 4), steps: 6, parts: 20 },
   standard: { rates: logGrid(1e-4, 1, 4), steps: 40, parts: 40 },
   paper: { rates: logGrid(1e-4, 1, 4), steps: 390, parts: 40 },
 };

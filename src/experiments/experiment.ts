@@ -7,7 +7,7 @@ import type { ImageSize, Work } from "./work.ts";
 
 export const PRESETS = ["first-look", "quick", "standard", "paper"] as const;
 /**
- * `first-look`: all experiments in a few minutes on any machine. `quick`: the same with more steps, images and seeds, minutes on two
+ * `first-look`: all experiments in a few minutes on any machine. `quick`: the same with more steps and images, minutes on two
  * processor cores. `standard`: one consumer GPU. `paper`: the setup of the paper.
  */
 export type Preset = (typeof PRESETS)[number];

@@ -5,7 +5,9 @@ import { parse, Error as VegaErrorLevel, View } from "vega";
 import { compile, type TopLevelSpec } from "vega-lite";
 
 /** Okabe & Ito's colours: told apart by colour-blind readers, legible on white and on black. */
-export const PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
+export const PALETTE = [
+  ...["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999", "#c8b900"],
+];
 
 // So narrow that a phone 360 pixels wide shows the text of a figure at 11 pixels at least.
 const WIDTH = 340;
@@ -194,8 +196,8 @@ function channel(
 }
 
 /** Two columns, unless their entries would run over the edge: a letter is about 7 pixels wide, a symbol with its margins 30. */
-function legendColumns(series: readonly Series[]): number {
-  const longest = Math.max(...series.map(({ label }) => label.length));
+function legendColumns(labels: readonly string[]): number {
+  const longest = Math.max(...labels.map((label) => label.length));
   return 2 * (7 * longest + 30) <= WIDTH - 60 ? 2 : 1;
 }
 
@@ -220,7 +222,7 @@ export function lineChart(series: readonly Series[], options: AxesOptions): Prom
     type: "nominal" as const,
     title: null,
     scale: { domain: series.map(({ label }) => label) },
-    legend: { columns: legendColumns(series), symbolOpacity: 1 },
+    legend: { columns: legendColumns(series.map(({ label }) => label)), symbolOpacity: 1 },
   };
   const xs = values.map(({ px }) => px);
   const ys = values.map(({ py }) => py);
@@ -299,7 +301,7 @@ export function histogramChart(
     type: "nominal" as const,
     title: null,
     scale: { domain: names, range: names.map((_, i) => PALETTE[(first + i) % PALETTE.length]!) },
-    legend: names.length > 1 ? { symbolOpacity: 1 } : null,
+    legend: names.length > 1 ? { columns: legendColumns(names), symbolOpacity: 1 } : null,
   };
   const top = Math.max(...counts, ...lines.map(({ py }) => py));
   const yChannel = channel(
