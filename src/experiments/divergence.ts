@@ -59,7 +59,7 @@ export interface DivergenceData {
 const LAYERS = [8, 44, 80];
 
 const PRESETS: Record<Preset, Pick<Settings, "rates" | "steps"> & { parts: number }> = {
-  "first-look": { rates: logGrid(3e-3, 0.3, 4), steps: 3, parts: 10 },
+  "first-look": { rates: logGrid(3e-3, 0.3, 4), steps: 3, parts: 8 },
   quick: { rates: logGrid(2e-3, 0.2, 4), steps: 6, parts: 20 },
   standard: { rates: logGrid(1e-4, 1, 4), steps: 40, parts: 40 },
   paper: { rates: logGrid(1e-4, 1, 4), steps: 390, parts: 40 },
@@ -192,7 +192,7 @@ export const divergence = defineExperiment<Settings, DivergenceData>({
       {
         ...{ measure: "divergence", label: "none", norm: "none" },
         ...DEEP[preset],
-        ...(preset === "first-look" ? { batchSize: 16 } : {}),
+        ...(preset === "first-look" ? { batchSize: 8 } : {}),
         ...{ rates, steps, fractions: Array.from({ length: parts + 1 }, (_, i) => i / parts) },
       },
     ];

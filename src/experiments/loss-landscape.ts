@@ -182,7 +182,7 @@ export const lossLandscape = defineExperiment<Settings, LandscapeData>({
     (["batch", "none"] as const).map((norm) => ({
       ...{ measure: "landscape", label: norm, norm },
       ...DEEP[preset],
-      ...(preset === "first-look" ? { batchSize: 16 } : {}),
+      ...(preset === "first-look" ? { batchSize: 8 } : {}),
       ...{ lr: RATES[preset][norm], miniBatches: MINI_BATCHES, alphas: ALPHAS[preset] },
     })),
 

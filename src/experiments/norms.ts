@@ -37,7 +37,7 @@ const NORMS = [
 const OTHERS = NORMS.filter((norm) => norm !== "batch" && norm !== "none");
 
 const RATES: Record<Preset, number[]> = {
-  "first-look": [0.01, 0.1, 1],
+  "first-look": [0.1, 1],
   quick: logGrid(1e-3, 100, 1),
   standard: logGrid(1e-3, 100, 2),
   paper: logGrid(1e-4, 100, 4),

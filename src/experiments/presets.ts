@@ -12,8 +12,8 @@ const paperSize = { shortcut: "projection", width: 16, batchSize: 128, shrink: 1
 export const TRAINING: Record<Preset, TrainingPreset> = {
   "first-look": {
     network: { shortcut: "projection", width: 8, batchSize: 16, shrink: 2 },
-    train: { depth: 20, steps: 62, schedule: "step", augment: false },
-    sweep: { depth: 110, steps: 4 },
+    train: { depth: 20, steps: 40, schedule: "step", augment: false },
+    sweep: { depth: 110, steps: 3 },
   },
   quick: {
     network: { shortcut: "projection", width: 8, batchSize: 32, shrink: 2 },

@@ -53,9 +53,9 @@ interface PresetSettings {
 const PRESETS: Record<Preset, PresetSettings> = {
   "first-look": {
     network: { shortcut: "projection", depth: 20, width: 8, shrink: 2 },
-    noise: { batchSizes: [4, 16], pairs: [6, 4], alphas: [0.1, 1] },
+    noise: { batchSizes: [4, 16], pairs: [4, 3], alphas: [0.1, 1] },
     images: 512,
-    rates: [0.001, 0.01, 0.1, 1],
+    rates: [0.001, 0.01, 0.1],
     batchSizes: [16, 64],
     augment: false,
   },
