@@ -271,7 +271,7 @@ export const lossLandscape = defineExperiment<Settings, LandscapeData>({
               y: "L(w − α∇L) / L(w)",
               xScale: "log",
               yScale: "log",
-              yDomain: [0.1, 1e7],
+              yDomain: [0.01, 1e7],
             },
           ),
           caption:
