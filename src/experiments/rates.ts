@@ -60,7 +60,7 @@ export function showLearning(cells: readonly TrainingResult[]): string {
 }
 
 /** Of networks of `norm`, both limits in words. */
-export function tellRates(cells: readonly TrainingResult[], norm: ResNetNorm): string {
+function tellRates(cells: readonly TrainingResult[], norm: ResNetNorm): string {
   const mine = ofNorm(cells, norm);
   return `${showLimit(largestStableRate(mine))} ${NORM_LABELS[norm]} (largest that learns: ${showLearning(mine)})`;
 }
@@ -94,7 +94,7 @@ export function judgeStableRates(
 }
 
 /** Loss reached by each rate: median over seeds of the last reading, infinite where it diverged. */
-export function lossByRate(cells: readonly TrainingResult[]): [number, number][] {
+function lossByRate(cells: readonly TrainingResult[]): [number, number][] {
   const rates = [...new Set(cells.map(({ configuration }) => configuration.lr))].sort((a, b) => a - b);
   return rates.map((lr) => {
     const losses = cells

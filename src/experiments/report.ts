@@ -92,20 +92,6 @@ function askCells<T>(experiment: Experiment, ask: () => T): T {
   }
 }
 
-export const VERDICT_HEAD = ["experiment", "verdict", "criterion", "measured"];
-
-/** One row a clause. */
-export function verdictRows({ sections }: RunReport): string[][] {
-  return sections.flatMap(({ experiment, findings }) =>
-    findings.map(({ criterion, measured, verdict }, i) => [
-      i === 0 ? experiment.id : "",
-      verdict,
-      criterion,
-      measured,
-    ]),
-  );
-}
-
 const MARKS: Record<Verdict, string> = { holds: "✓", "does not hold": "✗", inconclusive: "?" };
 const NO_VERDICT = "a table";
 

@@ -163,7 +163,7 @@ const TIMED_STEPS = 4;
  * The speed of training steps of a network of the preset's kind, with 20 layers. What it compiles, cells of the run need as well.
  * Nothing is measured for cells that need no adapter.
  */
-export async function measureRate(
+async function measureRate(
   gpu: Gpu,
   data: DatasetSplits,
   preset: Preset,
