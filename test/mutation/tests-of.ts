@@ -54,6 +54,7 @@ export const testsOf: Record<string, readonly string[]> = {
   group_norm: ["test/ops/group-norm.test.ts", order],
   load_normalised: ["test/ops/pool2d.test.ts", "test/ops/reduce.test.ts"],
   load_plain: ["test/ops/pool2d.test.ts", "test/ops/reduce.test.ts"],
+  loss_range: ["test/train/trainer.test.ts"],
   matmul: ["test/ops/matmul.test.ts", "test/ops/linear.test.ts"],
   matmul_subgroup: ["test/ops/matmul.test.ts"],
   matmul_tile: ["test/ops/matmul.test.ts"],
