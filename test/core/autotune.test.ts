@@ -185,7 +185,7 @@ describe("saved choices", () => {
       expect(other.toJSON()).toEqual({});
     }
     expect(gpu.variants.restore(saved().serialize())).toBe(false);
-    expect(JSON.parse(gpu.variants.serialize()).adapter).toContain(gpu.info.name);
+    expect(JSON.parse(gpu.variants.serialize()).adapter).toContain(gpu.info.description || gpu.info.name);
   });
 
   it.each([
