@@ -114,6 +114,7 @@ export function checkPowerPreference(op: string, value: unknown): void {
 }
 
 const NO_CHOICES: readonly Choice[] = [];
+
 /** A WebGPU device with what training needs around it: pooled buffers, batched commands, cached kernels. */
 export class Gpu {
   readonly limits: GPUSupportedLimits;
