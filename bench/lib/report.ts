@@ -100,7 +100,7 @@ const MEMORY_EXPLANATION =
   "statistics, the images. Shares are of the first row's.";
 
 const SCALING_EXPLANATION =
-  "A captured step of the CIFAR ResNet, as one of its sizes grows and the others stay. FLOP: of convolutions and products alone. " +
+  "A captured step of the CIFAR ResNet, as one of its sizes grows and the others stay; points are timed one after the other. FLOP: of convolutions and products alone. " +
   "Per FLOP: time over FLOP, as times that of the axis's cheapest point; 1 everywhere would be a cost that grows with the work alone.";
 
 /** ms for a GFLOP. */
