@@ -34,6 +34,7 @@ export const testsOf: Record<string, readonly string[]> = {
   cast: ["test/ops/cast.test.ts"],
   clip: ["test/optim/clip.test.ts"],
   conv2d: [...conv2d, ...fused, order],
+  conv2d_band: ["test/ops/conv2d-fused-band.test.ts", ...conv2d],
   conv2d_depthwise: conv2d,
   conv2d_dy_gradient: fused,
   conv2d_dy_plain: [...fused, ...conv2d],

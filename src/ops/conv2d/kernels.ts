@@ -38,8 +38,8 @@ export interface ConvGeometry {
 
 /**
  * What does a convolution: one of a channel at a time (depthwise), four by four numbers of one invocation (scalar), a register
- * block of a subgroup's lanes (`row`: along rows of the map), or a tile of a workgroup. Of tiles: rows × columns, and how much
- * of the sum is held at a time (16 KiB in all, and no more blocks of 4 × 4 of either operand than lanes). The tiles of
+ * block of a subgroup's lanes (`row`: along rows of the map), a column of four pixels (band), or a tile of a workgroup. Of tiles:
+ * rows × columns, and how much of the sum is held at a time (16 KiB in all, and no more blocks of 4 × 4 of either operand than lanes). The tiles of
  * `grad_weight` have as many columns as 3×3 filters over as many channels as rows, or a third of them.
  */
 const KERNELS = {
@@ -58,17 +58,21 @@ const KERNELS = {
   tile_128x128: { family: "tile", entry: "8x8", BM: 128, BN: 128, BK: 8 },
   tile_16x144: { family: "tile", entry: "8x4", BM: 16, BN: 144, BK: 8 },
   tile_32x96: { family: "tile", entry: "8x4", BM: 32, BN: 96, BK: 16 },
+  band_4: { family: "band", channels: 4 },
+  band_8: { family: "band", channels: 8 },
+  band_16: { family: "band", channels: 16 },
 } as const;
 
 export type ConvVariant = keyof typeof KERNELS;
 export type ConvChoice = Choice<ConvVariant>;
 type Tile = Extract<(typeof KERNELS)[ConvVariant], { family: "tile" }>;
 type Lanes = Extract<(typeof KERNELS)[ConvVariant], { family: "subgroup" }>;
+type Band = Extract<(typeof KERNELS)[ConvVariant], { family: "band" }>;
 
 /** The kernel of a variant with holes for what its neighbours do; null for others. */
-function blockOf(variant: ConvVariant): Tile | Lanes | null {
+function blockOf(variant: ConvVariant): Tile | Lanes | Band | null {
   const kernel = KERNELS[variant];
-  return kernel.family === "tile" || kernel.family === "subgroup" ? kernel : null;
+  return kernel.family === "depthwise" || kernel.family === "scalar" ? null : kernel;
 }
 
 /** The variants that can do one kernel here, best guess first. */
@@ -205,7 +209,7 @@ export function accepts(
   part: string,
 ): boolean {
   const { family } = KERNELS[variant];
-  const fits = family === "tile" || (family === "subgroup" && onlyLanes(gpu) > 0);
+  const fits = family === "tile" || family === "band" || (family === "subgroup" && onlyLanes(gpu) > 0);
   const known = pass === "forward" ? part === "statistics" : part === "norm_sums";
   const room = gpu.limits.maxStorageBuffersPerShaderStage >= 10;
   return fits && known && room && isFused(gpu, g, `${pass}.output`);
@@ -276,7 +280,7 @@ export function gradWeight(ctx: Context, g: ConvGeometry, dw: Tensor, dy: Tensor
     });
   }
   const block = blockOf(variant);
-  if (!block) {
+  if (!block || block.family === "band") {
     const tiles = Math.ceil(columns / WORKGROUP) * Math.ceil(g.K / g.groups / 4) * g.groups;
     return sumOfSlices(ctx, dw, columns, g.N * g.P, tiles, [choice], (out, slices) => {
       ctx.run(
@@ -403,6 +407,7 @@ function gatherVariants(gpu: Gpu, g: ConvGeometry, map: GatherMap): ConvVariant[
           : pixels * map.OC >= BUSY * 128 * 64
             ? "tile_128x64"
             : "tile_64x64_8x4";
+  const bands = bandVariants(gpu, g, map);
   const gather: ConvVariant[] = [
     "tile_256x16",
     "tile_128x32",
@@ -411,18 +416,53 @@ function gatherVariants(gpu: Gpu, g: ConvGeometry, map: GatherMap): ConvVariant[
     "tile_128x64",
     "tile_128x128",
   ];
-  return inOrder(
-    gpu,
-    subgroup,
-    [best, ...gather.filter((name) => name !== best && fits(gpu, name))],
-    ["scalar_4x4"],
-  );
+  const tiles: ConvVariant[] = [best, ...gather.filter((name) => name !== best && fits(gpu, name))];
+  // Bands of four rows: worth it unless much of the last one is empty.
+  const waste = (4 * Math.ceil(map.OH / 4)) / map.OH;
+  const blocks = waste <= 1.15 ? [...bands, ...tiles] : [...tiles, ...bands];
+  return inOrder(gpu, subgroup, blocks, ["scalar_4x4"]);
 }
 
 /** Whether the tile's workgroup has no more invocations than this adapter allows. */
 function fits(gpu: Gpu, name: ConvVariant): boolean {
   const block = blockOf(name);
   return block?.family !== "tile" || tileSizes(block).WORKGROUP! <= largestWorkgroup(gpu);
+}
+
+/** Pixels of x that a lane of a band kernel loads at a time, at most: `MOST` of conv2d_band.wgsl. */
+const MOST_BAND_LOADS = 8;
+
+/** Lanes of a band kernel's workgroup, and lines of x that they read at most; null where it can't do this convolution. */
+function bandOf(gpu: Gpu, g: ConvGeometry, map: GatherMap): { lanes: number; lines: number } | null {
+  const plain = g.strideH * g.strideW * g.dilationH * g.dilationW * g.groups === 1;
+  if (!plain || g.R !== 3 || g.S !== 3 || !map.vec4) return null;
+  const { maxComputeWorkgroupStorageSize: room, maxComputeInvocationsPerWorkgroup: most } = gpu.limits;
+  const bands = Math.ceil(map.OH / 4);
+  for (const lanes of [64, 128, 256]) {
+    const whole = lanes % map.OW === 0;
+    // Bands, and images, that the lanes of a workgroup are in.
+    const span = whole ? lanes / map.OW : Math.ceil((lanes - 1) / map.OW) + 1;
+    const touched =
+      whole && bands % span === 0
+        ? 1
+        : whole && span % bands === 0
+          ? span / bands
+          : Math.ceil((span - 1) / bands) + 1;
+    const lines = 4 * span + 2 * touched;
+    const size = lines * (map.OW + 2);
+    if (size <= MOST_BAND_LOADS * lanes && 16 * (size + 1) <= room && lanes <= most) return { lanes, lines };
+  }
+  return null;
+}
+
+/** Of as many channels in a lane as leave a large GPU something to do for all its lanes. */
+function bandVariants(gpu: Gpu, g: ConvGeometry, map: GatherMap): ConvVariant[] {
+  if (!bandOf(gpu, g, map)) return [];
+  const waves = (g.N * Math.ceil(map.OH / 4) * map.OW) / 64;
+  const fits = (channels: number) => map.OC % channels === 0 && (waves * map.OC) / channels >= 1.5 * BUSY;
+  const best = fits(16) ? "band_16" : fits(8) ? "band_8" : "band_4";
+  const all: ConvVariant[] = ["band_16", "band_8", "band_4"];
+  return [best, ...all.filter((name) => name !== best)];
 }
 
 function gradWeightVariants(gpu: Gpu, g: ConvGeometry): ConvVariant[] {
@@ -467,7 +507,7 @@ function gather(
   ctx: Context,
   g: ConvGeometry,
   map: GatherMap,
-  block: Tile | Lanes,
+  block: Tile | Lanes | Band,
   choice: ConvChoice,
   /** weight: [K, R, S, C / groups] */
   { out, input, weight, bias }: { out: Tensor; input: Operand; weight: Tensor; bias: Tensor | null },
@@ -475,7 +515,9 @@ function gather(
 ): Partials | null {
   const { variant } = choice;
   const tile = block.family === "tile" ? block : null;
-  const { row, channels } = block.family === "subgroup" ? block : { row: false, channels: block.BN };
+  const band = block.family === "band" ? bandOf(ctx.gpu, g, map) : null;
+  const row = block.family === "subgroup" && block.row;
+  const channels = block.family === "tile" ? block.BN : block.channels;
   const phases = map.grad ? g.strideH * g.strideW : 1;
   const rows = map.grad ? Math.ceil(map.OH / g.strideH) : map.OH;
   const columns = map.grad ? Math.ceil(map.OW / g.strideW) : map.OW;
@@ -484,10 +526,12 @@ function gather(
   const perPixels = Math.ceil(map.OC / g.groups / channels) * g.groups * phases;
   let blocks = tile
     ? Math.ceil(pixels / tile.BM)
-    : Math.ceil((row ? g.N * rows * Math.ceil(columns / 4) : Math.ceil(pixels / 4)) / WORKGROUP);
+    : band
+      ? Math.ceil((g.N * Math.ceil(rows / 4) * columns) / band.lanes)
+      : Math.ceil((row ? g.N * rows * Math.ceil(columns / 4) : Math.ceil(pixels / 4)) / WORKGROUP);
   // The fewer partial results, the less there is to add up: a subgroup does several blocks if enough are left.
   const turns = Math.max(1, Math.min(16, Math.floor((blocks * perPixels) / SOFTWARE_WORKGROUPS)));
-  const inTurn = tile || !store ? 1 : turns;
+  const inTurn = tile || band || !store ? 1 : turns;
   blocks = Math.ceil(blocks / inTurn);
   const workgroups = perPixels * blocks;
   const output = store?.part ?? "plain";
@@ -506,7 +550,7 @@ function gather(
   let partials: Partials | null = null;
   const lanes = onlyLanes(ctx.gpu);
   if (store) {
-    const groups = phases * blocks * (tile ? 1 : WORKGROUP / lanes);
+    const groups = phases * blocks * (tile || band ? 1 : WORKGROUP / lanes);
     partials = { values: ctx.empty([groups, store.rows, map.OC]), groups };
     bindings.partials = partials.values;
   }
@@ -514,13 +558,13 @@ function gather(
   const given = [input.constants, store?.constants ?? {}, activation.constants].flatMap(Object.values);
   const kernel = specOf(ctx.gpu, g, `${map.grad},${variant},${shader.name},${flags},${given}`, () => ({
     shader,
-    entry: tile ? `conv_${tile.entry}` : `conv_${row ? "row_" : ""}${channels}`,
+    entry: tile ? `conv_${tile.entry}` : band ? "conv" : `conv_${row ? "row_" : ""}${channels}`,
     constants: {
-      ...mapSizes(g, map),
-      ...(tile ? tileSizes(tile) : { NARROW: narrow(ctx.gpu) }),
+      ...(band ? bandSizes(g, map, band, channels) : mapSizes(g, map)),
+      ...(tile ? tileSizes(tile) : band ? {} : { NARROW: narrow(ctx.gpu) }),
       ...(row && channels === 16 ? rowConstants(ctx.gpu, g, map) : {}),
       ...(map.grad ? { JOIN: joins ? 1 : 0 } : { HAS_BIAS: bias ? 1 : 0, HAS_ADDEND: addend ? 1 : 0 }),
-      ...(store && !tile ? { LANES: lanes } : {}),
+      ...(store && !tile && !band ? { LANES: lanes } : {}),
       ...input.constants,
       ...store?.constants,
       ...activation.constants,
@@ -546,7 +590,7 @@ function rowConstants(gpu: Gpu, g: ConvGeometry, map: GatherMap): Record<string,
   };
 }
 
-type Family = "conv2d_subgroup" | "conv2d_tile";
+type Family = "conv2d_subgroup" | "conv2d_tile" | "conv2d_band";
 
 /** By hole: which file of shaders/ is meant by the name of a part. */
 const PARTS = {
@@ -563,7 +607,7 @@ const PARTS = {
   },
 } as const satisfies Record<
   "x" | "dy" | "output",
-  Record<string, PartsOf<Family>["input" | "dy" | "output"]>
+  Record<string, PartsOf<"conv2d_tile">["input" | "dy" | "output"]>
 >;
 
 /** @throws FusenormError for a part that nobody asked `accepts` or `operand` about */
@@ -578,7 +622,11 @@ function partOf<H extends keyof typeof PARTS>(
 }
 
 /** The family's kernels, with what they read and what becomes of their sums. */
-function shaderOf({ family }: Tile | Lanes, parts: Partial<PartsOf<Family>>): LinkedShader<Family> {
+function shaderOf(
+  { family }: Tile | Lanes | Band,
+  parts: Partial<PartsOf<"conv2d_subgroup" | "conv2d_tile">>,
+): LinkedShader<Family> {
+  if (family === "band") return link(shaders.conv2d_band, parts);
   return family === "tile" ? link(shaders.conv2d_tile, parts) : link(shaders.conv2d_subgroup, parts);
 }
 
@@ -618,8 +666,8 @@ function mapSizes(g: ConvGeometry, map: GatherMap): Record<string, number> {
 }
 
 /** `Batch` of the shaders: what the batch size decides is a uniform, so that one pipeline serves every batch. */
-function batchOf({ N }: ConvGeometry, slices = 1) {
-  return { N, SLICES: slices, BLOCKS: 1 };
+function batchOf({ N, S }: ConvGeometry, slices = 1) {
+  return { N, S, SLICES: slices, BLOCKS: 1 };
 }
 
 /** Whether subgroups may be too small for the kernels that count on 8 lanes. */
@@ -631,6 +679,18 @@ function narrow(gpu: Gpu): number {
 const BUSY = 264;
 /** Workgroups that keep a processor's cores busy to the end. */
 const SOFTWARE_WORKGROUPS = 16;
+
+function bandSizes(
+  g: ConvGeometry,
+  { IH, IW, IC, OH, OW, OC, grad }: GatherMap,
+  { lanes, lines }: { lanes: number; lines: number },
+  channels: number,
+): Record<string, number> {
+  return {
+    ...{ IH, IW, IC, OH, OW, OC, PT: g.top, PL: g.left, GRAD: grad ? 1 : 0 },
+    ...{ QUADS: channels / 4, WORKGROUP: lanes, LINES: lines },
+  };
+}
 
 function tileSizes({ entry, BM, BN, BK }: Tile): Record<string, number> {
   return { BM, BN, BK, WORKGROUP: (BM / 8) * (BN / (entry === "8x8" ? 8 : 4)) };
