@@ -42,12 +42,13 @@ interface Options {
   /** Seconds for everything. */
   budget: number;
   only: Section[];
+  tests?: string[];
   adapter?: string;
   batch?: number;
   python: string;
 }
 
-/** Shares of the budget by section; what one leaves over goes to those after it. */
+/** Shares of the budget by section; what one leaves over, or takes beyond its share, is shared by those after it. */
 const SHARES: Record<Section, number> = {
   doctor: 0.04,
   tests: 0.16,
@@ -68,13 +69,12 @@ class Suite {
 
   constructor(private readonly options: Options) {}
 
-  /** `performance.now()` by which `section` should be done: its share, and what those before it left over. */
+  /** `performance.now()` by which `section`, which begins now, should be done: its share of what is left, with those after it. */
   private deadline(section: Section): number {
-    const upTo = SECTIONS.slice(0, SECTIONS.indexOf(section) + 1);
-    const chosen = SECTIONS.filter((one) => this.options.only.includes(one));
-    const total = chosen.reduce((sum, one) => sum + SHARES[one], 0);
-    const share = upTo.filter((one) => chosen.includes(one)).reduce((sum, one) => sum + SHARES[one], 0);
-    return this.began + 1000 * this.options.budget * (share / total);
+    const left = SECTIONS.slice(SECTIONS.indexOf(section)).filter((one) => this.options.only.includes(one));
+    const total = left.reduce((sum, one) => sum + SHARES[one], 0);
+    const now = performance.now();
+    return now + Math.max(0, this.began + 1000 * this.options.budget - now) * (SHARES[section] / total);
   }
 
   private async write(name: string, content: string | object): Promise<void> {
@@ -152,6 +152,7 @@ class Suite {
     if (this.options.adapter) process.env.FUSENORM_ADAPTER = this.options.adapter;
     const { results, left } = await runKernelTests(
       this.deadline("tests"),
+      (file) => this.options.tests?.some((word) => file.includes(word)) ?? true,
       ({ file, passed, failed, seconds }) => {
         console.log(`${file}: ${passed} passed, ${failed.length} failed, ${seconds.toFixed(1)} s`);
         for (const { name, errors } of failed) console.log(`  ${name}\n    ${errors.join("\n    ")}`);
@@ -180,6 +181,10 @@ class Suite {
         for (const choice of await autotune(gpu, step, { rounds: 3, budgetMs })) {
           tuned.set(`${choice.kernel}|${choice.shape}`, choice);
         }
+        await this.write("autotune.json", {
+          remembered: gpu.variants.toJSON(),
+          choices: [...tuned.values()],
+        });
       } finally {
         one.dispose();
         gpu.trim();
@@ -193,7 +198,6 @@ class Suite {
         `  ${kernel} ${shape}: ${chosen} ${formatMs(ms[chosen]!)} ms, not ${fallback} ${formatMs(ms[fallback]!)} ms`,
       );
     }
-    await this.write("autotune.json", { remembered: gpu.variants.toJSON(), choices });
   }
 
   private async bench(gpu: Gpu): Promise<void> {
@@ -240,6 +244,7 @@ class Suite {
       const prepared = await contender.prepare(work, workData(work));
       try {
         const steps = stepsOf(work);
+        await wake(gpu, () => prepared.run(1));
         const [sample] = await sampleInterleaved(
           [{ name: "", run: (iterations) => prepared.run(iterations) }],
           { rounds: 5, callMs: steps > 1 ? 400 : 20 },
@@ -308,6 +313,15 @@ class Suite {
   }
 }
 
+/** ms of work after which a GPU that waited for its next data runs at its full clock. */
+const WAKE_MS = 500;
+
+/** Keeps a GPU busy until its clock is up: data are made on the processor meanwhile, and it falls to a fifth. */
+async function wake(gpu: Gpu, run: () => Promise<void>): Promise<void> {
+  const until = performance.now() + (gpu.isSoftware ? 0 : WAKE_MS);
+  while (performance.now() < until) await run();
+}
+
 /**
  * What is tuned before anything is timed, the most telling first: training steps (deeper networks have the same shapes),
  * the works compared with PyTorch, and the rest of the benchmarks; of the ops what runs both passes.
@@ -319,7 +333,13 @@ function* tunable(gpu: Gpu, works: readonly Work[], batch: number) {
   }
   for (const work of works) {
     if (work.op === "resnet_step" || work.pass === "forward") continue;
-    yield () => eagerOp(gpu, work, workData(work));
+    yield () => {
+      const op = eagerOp(gpu, work, workData(work));
+      const step = () => {
+        for (const result of op.step()) result.dispose();
+      };
+      return { step, dispose: op.dispose };
+    };
   }
   for (const group of suites.flatMap((suite) => suite.groups(gpu, { quick: true, variants: false, batch }))) {
     if (!group.id.includes("forward+backward")) continue;
@@ -333,6 +353,7 @@ async function main(argv: readonly string[]): Promise<void> {
     .option("--out <dir>", "where the results go", "gpu-suite")
     .option("--budget <s>", "seconds for everything", positiveNumber, 340)
     .addOption(new Option("--only <sections...>", "some sections").choices(SECTIONS).default([...SECTIONS]))
+    .option("--tests <words...>", "of the kernel tests, those whose file names have one of the words")
     .option("--adapter <name>", "hardware, lavapipe, swiftshader, or part of an adapter's name")
     .option("--batch <n>", "images in every batch, for rehearsals", positiveInteger)
     .option("--python <command>", "a Python that has PyTorch", "python3")

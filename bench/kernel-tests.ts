@@ -14,21 +14,23 @@ export interface KernelTestResult {
   seconds: number;
 }
 
-/** Runs the test files one after the other; none begins after `deadline` (`performance.now()`). */
+/** Runs the test files that are `wanted` one after the other; none begins after `deadline` (`performance.now()`). */
 export async function runKernelTests(
   deadline: number,
+  wanted: (file: string) => boolean,
   onFile: (result: KernelTestResult) => void,
 ): Promise<{ results: KernelTestResult[]; left: string[] }> {
   const files = opTests as Record<string, () => Promise<unknown>>;
   const results: KernelTestResult[] = [];
   const left: string[] = [];
   // What the suite is for comes first.
-  const order = ["batch_norm", "conv2d", "matmul"];
+  const order = ["batch-norm", "conv2d", "matmul"];
   const rank = (file: string) => {
     const at = order.findIndex((name) => file.includes(name));
     return at < 0 ? order.length : at;
   };
-  for (const file of Object.keys(files).sort((a, b) => rank(a) - rank(b))) {
+  const chosen = Object.keys(files).filter(wanted);
+  for (const file of chosen.sort((a, b) => rank(a) - rank(b))) {
     if (performance.now() > deadline) {
       left.push(file);
       continue;

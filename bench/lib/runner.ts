@@ -183,6 +183,13 @@ async function examine(gpu: Gpu, runnable: Runnable, id: string, options: Runner
   };
   if (!gpu.features.has("timestamp-query")) return facts;
   const runs: KernelTiming[][] = [];
+  // A GPU that had nothing to do runs at a fraction of its clock for a while.
+  const warm = performance.now() + (gpu.isSoftware ? 0 : 500);
+  while (performance.now() < warm) {
+    runnable.prepare?.();
+    runnable.step();
+    await gpu.sync();
+  }
   for (let i = 0; i < 3; i += 1) {
     runnable.prepare?.();
     await gpu.sync();

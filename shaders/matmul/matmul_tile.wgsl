@@ -53,26 +53,27 @@ fn column_of_b(n: u32, k: u32) -> vec4<f32> {
   return select(vec4<f32>(0), vec4<f32>(b[i.x], b[i.y], b[i.z], b[i.w]), ks < vec4<u32>(size.K));
 }
 
-// [k][line]: 4 × 4 of a, or of b
+// a(m, k) … a(m + 3, k), zeros past the end
+fn column_of_a(m: u32, k: u32) -> vec4<f32> {
+  let at = (min(k, size.K - 1) * size.A_K + min(m, size.M - 4)) / 4;
+  return select(vec4<f32>(0), a4[at], k < size.K);
+}
+// b(k, n) … b(k, n + 3), zeros past the end
+fn row_of_b(n: u32, k: u32) -> vec4<f32> {
+  let at = (min(k, size.K - 1) * size.B_K + min(n, size.N - 4)) / 4;
+  return select(vec4<f32>(0), b4[at], k < size.K);
+}
+
+// [k][line]: 4 × 4 of a, or of b. Written out, since a compiler that leaves a loop a loop keeps what it indexes in memory.
 fn block_of_a(m: u32, k: u32) -> mat4x4<f32> {
   if (A_VEC4 == 2) {
-    var block: mat4x4<f32>;
-    for (var i = 0u; i < 4; i++) {
-      let at = (min(k + i, size.K - 1) * size.A_K + min(m, size.M - 4)) / 4;
-      block[i] = select(vec4<f32>(0), a4[at], k + i < size.K);
-    }
-    return block;
+    return mat4x4<f32>(column_of_a(m, k), column_of_a(m, k + 1), column_of_a(m, k + 2), column_of_a(m, k + 3));
   }
   return transpose(mat4x4<f32>(row_of_a(m, k), row_of_a(m + 1, k), row_of_a(m + 2, k), row_of_a(m + 3, k)));
 }
 fn block_of_b(n: u32, k: u32) -> mat4x4<f32> {
   if (B_VEC4 == 2) {
-    var block: mat4x4<f32>;
-    for (var i = 0u; i < 4; i++) {
-      let at = (min(k + i, size.K - 1) * size.B_K + min(n, size.N - 4)) / 4;
-      block[i] = select(vec4<f32>(0), b4[at], k + i < size.K);
-    }
-    return block;
+    return mat4x4<f32>(row_of_b(n, k), row_of_b(n, k + 1), row_of_b(n, k + 2), row_of_b(n, k + 3));
   }
   return transpose(
     mat4x4<f32>(column_of_b(n, k), column_of_b(n + 1, k), column_of_b(n + 2, k), column_of_b(n + 3, k)),
@@ -88,17 +89,34 @@ fn load_chunk(m: u32, n: u32, k: u32, lane: u32) {
     let at_b = select(along, across, B_VEC4 == 2);
     let from_a = block_of_a(m + at_a.y * 4, k + at_a.x * 4);
     let from_b = block_of_b(n + at_b.y * 4, k + at_b.x * 4);
-    for (var j = 0u; j < 4; j++) {
-      rows_tile[(at_a.x * 4 + j) * ROW + at_a.y] = from_a[j];
-      columns_tile[(at_b.x * 4 + j) * ROW + at_b.y] = from_b[j];
-    }
+    let a_at = at_a.x * 4 * ROW + at_a.y;
+    rows_tile[a_at] = from_a[0];
+    rows_tile[a_at + ROW] = from_a[1];
+    rows_tile[a_at + 2 * ROW] = from_a[2];
+    rows_tile[a_at + 3 * ROW] = from_a[3];
+    let b_at = at_b.x * 4 * ROW + at_b.y;
+    columns_tile[b_at] = from_b[0];
+    columns_tile[b_at + ROW] = from_b[1];
+    columns_tile[b_at + 2 * ROW] = from_b[2];
+    columns_tile[b_at + 3 * ROW] = from_b[3];
   }
 }
 
-fn store(m: u32, n: u32, value: vec4<f32>) {
-  for (var j = 0u; j < 4 && m < size.M && n + j < size.N; j++) {
-    out[m * size.N + n + j] = value[j] + select(0.0, bias[n + j], size.has_bias != 0);
+fn store_one(m: u32, n: u32, value: f32) {
+  if (m < size.M && n < size.N) {
+    out[m * size.N + n] = value + select(0.0, bias[min(n, size.N - 1)], size.has_bias != 0);
   }
+}
+fn store(m: u32, n: u32, value: vec4<f32>) {
+  store_one(m, n, value.x);
+  store_one(m, n + 1, value.y);
+  store_one(m, n + 2, value.z);
+  store_one(m, n + 3, value.w);
+}
+// Two halves of a row.
+fn store_row(m: u32, n: u32, left: vec4<f32>, right: vec4<f32>) {
+  store(m, n, left);
+  store(m, n + 32, right);
 }
 
 @compute @workgroup_size(64)
@@ -141,10 +159,14 @@ fn forward(
     }
     workgroupBarrier();
   }
-  for (var i = 0u; i < 4; i++) {
-    store(m + row * 4 + i, n + column * 4, acc[i * 2]);
-    store(m + row * 4 + i, n + 32 + column * 4, acc[i * 2 + 1]);
-    store(m + 32 + row * 4 + i, n + column * 4, acc[8 + i * 2]);
-    store(m + 32 + row * 4 + i, n + 32 + column * 4, acc[9 + i * 2]);
-  }
+  let first = m + row * 4;
+  let left = n + column * 4;
+  store_row(first, left, acc[0], acc[1]);
+  store_row(first + 1, left, acc[2], acc[3]);
+  store_row(first + 2, left, acc[4], acc[5]);
+  store_row(first + 3, left, acc[6], acc[7]);
+  store_row(first + 32, left, acc[8], acc[9]);
+  store_row(first + 33, left, acc[10], acc[11]);
+  store_row(first + 34, left, acc[12], acc[13]);
+  store_row(first + 35, left, acc[14], acc[15]);
 }

@@ -3,6 +3,7 @@ import type { Gpu } from "../gpu.ts";
 /** How many lanes subgroups have on an adapter; 0 without subgroups. */
 interface Lanes {
   fewest: number;
+  most: number;
   only: number;
 }
 
@@ -15,9 +16,10 @@ function lanesOf(gpu: Gpu): Lanes {
       subgroupMinSize?: number;
       subgroupMaxSize?: number;
     };
-    lanes = { fewest: 0, only: 0 };
+    lanes = { fewest: 0, most: 0, only: 0 };
     if (gpu.features.has("subgroups")) {
       lanes.fewest = Math.max(4, fewest ?? 4); // 4 is the least that WebGPU allows
+      lanes.most = most ?? 0;
       if (fewest === most && (fewest === 4 || fewest === 8)) lanes.only = fewest;
     }
     known.set(gpu, lanes);
@@ -33,4 +35,12 @@ export function subgroupLanes(gpu: Gpu): number {
 /** The lanes that every subgroup has, if that is 4 or 8; else 0. Kernels that add up across the lanes ask for this. */
 export function onlyLanes(gpu: Gpu): number {
   return lanesOf(gpu).only;
+}
+
+/**
+ * Whether a number that all lanes load from one address takes a scalar unit of its own: AMD's GPUs, known by subgroups of up to
+ * 64 lanes. Elsewhere such a load has the cost of any other.
+ */
+export function loadsByScalarUnit(gpu: Gpu): boolean {
+  return lanesOf(gpu).most === 64;
 }

@@ -13,7 +13,7 @@ import type { Gpu } from "../../gpu.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import type { OpContext } from "../define-op.ts";
 import { largestWorkgroup } from "../grid.ts";
-import { onlyLanes, subgroupLanes } from "../subgroups.ts";
+import { loadsByScalarUnit, onlyLanes, subgroupLanes } from "../subgroups.ts";
 
 /** All sizes of one convolution. */
 export interface ConvGeometry {
@@ -417,9 +417,11 @@ function gatherVariants(gpu: Gpu, g: ConvGeometry, map: GatherMap): ConvVariant[
     "tile_128x128",
   ];
   const tiles: ConvVariant[] = [best, ...gather.filter((name) => name !== best && fits(gpu, name))];
-  // Bands of four rows: worth it unless much of the last one is empty.
+  // Bands of four rows: worth it unless much of the last one is empty; where weights come as any other load, only for channels
+  // too few to fill a tile. See docs/design/0004-convolution.md.
   const waste = (4 * Math.ceil(map.OH / 4)) / map.OH;
-  const blocks = waste <= 1.15 ? [...bands, ...tiles] : [...tiles, ...bands];
+  const pays = waste <= 1.15 && (loadsByScalarUnit(gpu) || map.OC <= 16);
+  const blocks = pays ? [...bands, ...tiles] : [...tiles, ...bands];
   return inOrder(gpu, subgroup, blocks, ["scalar_4x4"]);
 }
 
