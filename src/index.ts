@@ -209,15 +209,30 @@ export type { DType } from "./tensor/dtype.ts";
 export { Random, type Seed } from "./tensor/random.ts";
 export type { Shape } from "./tensor/shape.ts";
 export { Tensor, type TensorData, type TensorOptions } from "./tensor/tensor.ts";
+export {
+  type BestCheckpoint,
+  type BestCheckpointOptions,
+  bestCheckpoint,
+  type EarlyStoppingOptions,
+  earlyStopping,
+  type MonitorOptions,
+  type RunCallbacks,
+  type TrainerCallback,
+  type TrainProgress,
+} from "./train/callbacks.ts";
 export { type Checkpoint, decodeCheckpoint, encodeCheckpoint } from "./train/checkpoint.ts";
+export { type Criteria, type Criterion, evaluate } from "./train/evaluate.ts";
+export type { BatchLoader, HostBatch } from "./train/feed.ts";
+export type { NetworkName } from "./train/networks.ts";
 export * from "./train/probes.ts";
+export { RecipeTrainer } from "./train/recipe.ts";
 export {
   type DeviceLoss,
   type RecoveredRun,
   type RecoveryOptions,
   trainThroughLosses,
 } from "./train/recovery.ts";
-export type { EvalEntry, LogEntry, TrainHistory } from "./train/run-state.ts";
+export type { EvalEntry, LogEntry, TestMetrics, TrainHistory } from "./train/run-state.ts";
 export {
   argmaxCounts,
   describe,
@@ -230,5 +245,5 @@ export {
   type TensorStatistics,
 } from "./train/statistics.ts";
 export { defaultTrainOptions, type TrainOptions } from "./train/train-options.ts";
-export { evaluate, type RunCallbacks, Trainer, type TrainProgress } from "./train/trainer.ts";
+export { Trainer, type TrainerData, type TrainerOptions, type TrainerSchedule } from "./train/trainer.ts";
 export type {} from "./webgpu-names.ts";

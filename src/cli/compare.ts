@@ -6,8 +6,8 @@ import { RESNET_NORMS, type ResNetNorm } from "../nn/models/resnet.ts";
 import { DATASET_NAMES, loadDataset } from "../node/datasets.ts";
 import { writeFileAtomic } from "../node/files.ts";
 import { requestGpu } from "../node/request.ts";
+import { RecipeTrainer } from "../train/recipe.ts";
 import { type TrainOptions, trainOptions } from "../train/train-options.ts";
-import { Trainer } from "../train/trainer.ts";
 import { examples } from "./help.ts";
 import { Interruption, inOutDirectory, listOf, positiveNumber, removePartials, text } from "./options.ts";
 import { TrainingProgress } from "./progress.ts";
@@ -75,7 +75,7 @@ async function compare(flags: CompareFlags): Promise<void> {
       const runs: (LabelledRun & { options: TrainOptions })[] = [];
       for (const options of configurations) {
         const label = `${NORM_NAMES[options.norm]}, lr ${options.lr}`;
-        const trainer = new Trainer(gpu, data, options);
+        const trainer = new RecipeTrainer(gpu, data, options);
         if (runs.length === 0) {
           console.error(
             `ResNet-${shared.depth} (width ${shared.width}) on ${data.train.name}: ${configurations.length} runs on ${gpu.info.name} (${gpu.info.class})`,

@@ -1,5 +1,5 @@
 import { MultiBar, Presets, type SingleBar } from "cli-progress";
-import type { RunCallbacks } from "../train/trainer.ts";
+import type { RunCallbacks } from "../train/callbacks.ts";
 
 /** One bar a run: loss, accuracy, images/s, time left. Where output is no terminal, one line a reading of ten. */
 export class TrainingProgress {

@@ -139,8 +139,8 @@ async function train(flags: TrainFlags): Promise<void> {
             startStep = trainer.step;
             callbacks = progress.follow("train", trainer.totalSteps, startStep);
           },
-          onLog: (entry) => callbacks?.onLog?.(entry),
-          onEval: (entry) => callbacks?.onEval?.(entry),
+          onLog: (...args) => callbacks?.onLog?.(...args),
+          onEval: (...args) => callbacks?.onEval?.(...args),
           onCheckpoint: async (state) => {
             lock.check();
             await writeFileAtomic(checkpointFile, encodeCheckpoint(state));

@@ -1,9 +1,10 @@
 // What happens inside the network at the update at which a run without batch-norm diverges.
 
 import { Conv2d } from "../nn/layers.ts";
+import type { ResNetCifar } from "../nn/models/resnet.ts";
 import type { Module } from "../nn/module.ts";
 import { crossEntropy, lossAt, probe } from "../train/probes.ts";
-import { Trainer } from "../train/trainer.ts";
+import { RecipeTrainer } from "../train/recipe.ts";
 import {
   type Cell,
   type Configuration,
@@ -88,7 +89,7 @@ const update = defineMeasurement<Settings, DivergenceData>({
     const { rates, steps, batchSize, shrink, fractions } = settings;
     const small = shrinkImages(data, shrink);
     for (const lr of rates) {
-      const trainer = new Trainer(gpu, small, {
+      const trainer = new RecipeTrainer(gpu, small, {
         ...paperNetwork(settings),
         ...{ lr, batchSize, seed },
         schedule: "constant",
@@ -114,7 +115,7 @@ const update = defineMeasurement<Settings, DivergenceData>({
         const batch = trainingBatch(gpu, small, batchSize, seed, { index: trainer.step - 1 });
         try {
           const layers = LAYERS.map((layer) => ({
-            ...convolutionAt(model, layer),
+            ...convolutionAt(model as ResNetCifar, layer),
             mean: [] as number[][],
             variance: [] as number[][],
           }));

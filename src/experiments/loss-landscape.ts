@@ -1,7 +1,8 @@
 // How far one may go along the gradient before the loss rises again.
 
 import { crossEntropy, type Landscape, probe } from "../train/probes.ts";
-import { Trainer } from "../train/trainer.ts";
+import { RecipeTrainer } from "../train/recipe.ts";
+import type { Trainer } from "../train/trainer.ts";
 import {
   type Cell,
   type Configuration,
@@ -95,7 +96,7 @@ const landscape = defineMeasurement<Settings, LandscapeData>({
     const { lr, batchSize, shrink, miniBatches, alphas } = settings;
     const small = shrinkImages(data, shrink);
     const steps = Math.max(...miniBatches);
-    const trainer = new Trainer(gpu, small, {
+    const trainer = new RecipeTrainer(gpu, small, {
       ...paperNetwork(settings),
       ...{ lr, batchSize, seed },
       schedule: "constant",

@@ -3,7 +3,7 @@ import { balancedIndices, type DatasetSplits, type ImageDataset, subset } from "
 import type { Gpu } from "../gpu.ts";
 import { writeFileAtomic } from "../node/files.ts";
 import { decodeCheckpoint, encodeCheckpoint } from "../train/checkpoint.ts";
-import { Trainer } from "../train/trainer.ts";
+import { RecipeTrainer } from "../train/recipe.ts";
 import {
   type CellKey,
   listCells,
@@ -177,7 +177,7 @@ async function measureRate(
   const { batchSize, shrink } = settings;
   const small = shrinkImages(data, shrink);
   const steps = 2 + TIMED_STEPS;
-  const trainer = new Trainer(gpu, small, {
+  const trainer = new RecipeTrainer(gpu, small, {
     ...paperNetwork(settings),
     ...{
       batchSize,

@@ -6,6 +6,7 @@ import type { Gpu } from "../gpu.ts";
 import type { Init } from "../nn/init.ts";
 import { Conv2d } from "../nn/layers.ts";
 import { type ResNetCifar, type ResNetNorm, type ResNetShortcut, resnetCifar } from "../nn/models/resnet.ts";
+import type { Module } from "../nn/module.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { CellContext, Preset } from "./experiment.ts";
 
@@ -125,7 +126,7 @@ export function disposeBatch({ images, labels }: DeviceBatch): void {
 }
 
 /** Names of a network's convolutions but for its shortcuts', in order; layer l of the paper is entry l − 1. */
-export function convolutionNames(model: ResNetCifar): string[] {
+export function convolutionNames(model: Module): string[] {
   return [...model.modules()]
     .filter(([name, module]) => module instanceof Conv2d && !name.includes(".shortcut."))
     .map(([name]) => name);

@@ -2,9 +2,10 @@
 
 import { DataError } from "../errors.ts";
 import type { ResNetNorm } from "../nn/models/resnet.ts";
+import { RecipeTrainer } from "../train/recipe.ts";
 import type { TrainHistory } from "../train/run-state.ts";
 import type { TrainOptions } from "../train/train-options.ts";
-import { Trainer } from "../train/trainer.ts";
+import type { Trainer } from "../train/trainer.ts";
 import {
   type Cell,
   type CellCheckpoint,
@@ -56,7 +57,7 @@ export async function runTraining(
   const { role, lr, batchSize, shrink, steps, schedule, augment } = configuration;
   const small = shrinkImages(data, shrink);
   const batchesPerEpoch = Math.floor(small.train.count / batchSize);
-  const trainer = new Trainer(gpu, small, {
+  const trainer = new RecipeTrainer(gpu, small, {
     ...paperNetwork(configuration),
     ...{ lr, batchSize, schedule, augment, seed },
     epochs: Math.ceil(steps / batchesPerEpoch),

@@ -3,10 +3,12 @@ import type { AdapterSummary } from "../device/adapter.ts";
 import { DeviceError, DeviceLostError, UsageError } from "../errors.ts";
 import type { Gpu } from "../gpu.ts";
 import { checkFunction, checkNumber, isPlain, show } from "../options.ts";
+import { checkCallbacks, type RunCallbacks } from "./callbacks.ts";
 import type { Checkpoint } from "./checkpoint.ts";
+import { checkSplits, RecipeTrainer } from "./recipe.ts";
 import type { TrainHistory } from "./run-state.ts";
 import { type TrainOptions, trainOptions } from "./train-options.ts";
-import { checkCallbacks, checkSplits, type RunCallbacks, Trainer } from "./trainer.ts";
+import type { Trainer } from "./trainer.ts";
 
 /** A loss, and what is done about it. */
 export interface DeviceLoss {
@@ -19,7 +21,7 @@ export interface DeviceLoss {
   step: number;
 }
 
-export interface RecoveryOptions extends RunCallbacks {
+export interface RecoveryOptions extends Omit<RunCallbacks, "onStart"> {
   /** Where to start: see `Trainer.resume`. */
   from?: Checkpoint;
   /** Devices asked for in a row without a checkpoint in between, the first one counted. Default 4. */
@@ -40,7 +42,7 @@ export interface RecoveredRun {
 }
 
 /**
- * Trains as `new Trainer(await request(), data, options).run()` does, through losses of the device: after each it asks for a fresh
+ * Trains as `new RecipeTrainer(await request(), data, options).run()` does, through losses of the device: after each it asks for a fresh
  * one and goes on from the last checkpoint (`checkpointEvery` says how many steps a loss may cost; each epoch makes one anyway), to
  * the same numbers as an undisturbed run. It destroys every `Gpu` that it asked for.
  * @throws DeviceLostError when `attempts` devices in a row were lost without a checkpoint; DeviceError when there is no device to be
@@ -59,7 +61,7 @@ export async function trainThroughLosses(
     throw new UsageError(`trainThroughLosses: options is ${show(recovery)}; expected callbacks, attempts, …`);
   }
   const { from, attempts = 4, pauseMs = 2000, onStart, onLoss, ...callbacks } = recovery;
-  checkCallbacks("trainThroughLosses", callbacks);
+  checkCallbacks("trainThroughLosses", callbacks as RunCallbacks<string>);
   if (from !== undefined && !(isPlain(from as unknown) && isPlain(from.tensors as unknown))) {
     throw new UsageError(
       `trainThroughLosses: from is ${show(from)}; expected a checkpoint, { tensors, metadata }`,
@@ -89,7 +91,7 @@ export async function trainThroughLosses(
             "otherwise: start again from the last checkpoint to go on all the same",
         );
       }
-      const trainer = new Trainer(gpu, data, options);
+      const trainer = new RecipeTrainer(gpu, data, options);
       if (last) trainer.resume(last);
       await onStart?.(trainer, gpu);
       const history = await trainer.run({

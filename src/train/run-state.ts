@@ -1,37 +1,42 @@
 // What a checkpoint says of its run beside the tensors, and the checks that it belongs to the run that is to go on from it.
 
-import type { DatasetSplits, ImageDataset } from "../data/dataset.ts";
+import type { ImageDataset } from "../data/dataset.ts";
 import { DataError } from "../errors.ts";
 import { fromJson, toJson } from "../json.ts";
 import { isPlain, show } from "../options.ts";
-import type { TrainOptions } from "./train-options.ts";
 
 /** The first format did not say which images it had been trained on, the second had no largest losses. */
 const FORMAT = "fusenorm-train-3";
 
 /** Of the steps since the entry before: means, but for the largest loss. */
-export interface LogEntry {
+/** `testAccuracy` of the metric `accuracy`. */
+export type TestMetrics<K extends string> = { [N in K as `test${Capitalize<N>}`]: number };
+
+export const testName = (metric: string) => `test${metric[0]!.toUpperCase()}${metric.slice(1)}`;
+
+interface Reading {
   /** Steps done. */
   step: number;
   epoch: number;
   loss: number;
   /** The largest of one step: a mean over many steps hides that one of them diverged. NaN if any was. */
   maxLoss: number;
-  /** Share of training images classified right, 0 … 1. */
-  accuracy: number;
   lr: number;
 }
 
-export interface EvalEntry {
+/** A reading, with each metric's mean over the images, such as `accuracy`, the share that was classified right. */
+export type LogEntry<K extends string = "accuracy"> = Reading & { [N in K]: number };
+
+/** An evaluation on the test set; with `testAccuracy` and so on. */
+export type EvalEntry<K extends string = "accuracy"> = {
   step: number;
   epoch: number;
   testLoss: number;
-  testAccuracy: number;
-}
+} & TestMetrics<K>;
 
-export interface TrainHistory {
-  log: LogEntry[];
-  evals: EvalEntry[];
+export interface TrainHistory<K extends string = "accuracy"> {
+  log: LogEntry<K>[];
+  evals: EvalEntry<K>[];
   /** Of the first step, before it changed a weight; null before the first reading. */
   startLoss: number | null;
   /** The reading before which the loss of a step had passed what `hasDiverged` says, or null. */
@@ -60,16 +65,7 @@ export interface DataDescription {
   labels: string;
 }
 
-export interface SplitsDescription {
-  train: DataDescription;
-  test: DataDescription;
-}
-
-export function describeSplits({ train, test }: DatasetSplits): SplitsDescription {
-  return { train: describeData(train), test: describeData(test) };
-}
-
-function describeData(data: ImageDataset): DataDescription {
+export function describeData(data: ImageDataset): DataDescription {
   const { name, count, height, width, channels, classes, classNames } = data;
   const sizes = { name, count, height, width, channels, classes, classNames: [...classNames] };
   return { ...sizes, images: hash(data.images), labels: hash(data.labels) };
@@ -93,42 +89,52 @@ function hash(bytes: Uint8Array): string {
 }
 
 /** Where a run stands. */
-export interface RunState {
-  options: TrainOptions;
-  data: SplitsDescription;
+export interface RunState<K extends string = string> {
+  /** What decides the run, beside the data. */
+  options: Record<string, unknown>;
+  data: Record<string, Record<string, unknown>>;
   /** Steps done. */
   step: number;
-  /** Of those, the steps since the last entry of the log; their sums are among the tensors. */
+  /** Of those, the steps since the last entry of the log, and their images; their sums are among the tensors. */
   stepsSinceLog: number;
-  history: TrainHistory;
+  /** Version 0.1.0, whose batches were all of one size, did not note it; nor the next. */
+  imagesSinceLog?: number | undefined;
+  /** Tensors of the optimizer in the checkpoint. */
+  optimizerTensors?: number | undefined;
+  history: TrainHistory<K>;
 }
 
 /** As a checkpoint's metadata. */
-export function encodeRunState({
-  options,
-  data,
-  step,
-  stepsSinceLog,
-  history,
-}: RunState): Record<string, string> {
+export function encodeRunState<K extends string>(state: RunState<K>): Record<string, string> {
+  const { options, data, step, stepsSinceLog, imagesSinceLog, optimizerTensors, history } = state;
   return {
     format: FORMAT,
     options: toJson(options),
     data: toJson(data),
     step: String(step),
     stepsSinceLog: String(stepsSinceLog),
+    imagesSinceLog: String(imagesSinceLog),
+    optimizerTensors: String(optimizerTensors),
     history: toJson(history),
   };
+}
+
+/** The run that wants to go on. */
+interface Here extends Pick<RunState, "options" | "data"> {
+  totalSteps: number;
+  /** Options that may differ. */
+  free: readonly string[];
+  metrics: readonly string[];
 }
 
 /**
  * The state in a checkpoint's metadata, if it is one of the run described by `here`.
  * @throws DataError naming what is malformed or differs
  */
-export function decodeRunState(
+export function decodeRunState<K extends string>(
   metadata: Readonly<Record<string, string>>,
-  here: Pick<RunState, "options" | "data"> & { totalSteps: number },
-): RunState {
+  here: Here,
+): RunState<K> {
   if (!isPlain(metadata)) refuse("metadata", metadata, "an object of strings");
   if (metadata.format === "fusenorm-train-1") {
     throw new DataError(
@@ -147,13 +153,15 @@ export function decodeRunState(
   const data = object("data", parse(metadata, "data"));
   const step = count("step", parse(metadata, "step"));
   const stepsSinceLog = count("stepsSinceLog", parse(metadata, "stepsSinceLog"));
-  const history = checkHistory(parse(metadata, "history"), step, stepsSinceLog);
+  const counted = (field: string) => (field in metadata ? count(field, parse(metadata, field)) : undefined);
+  const imagesSinceLog = counted("imagesSinceLog");
+  const optimizerTensors = counted("optimizerTensors");
+  const history = checkHistory(parse(metadata, "history"), here.metrics, step, stepsSinceLog);
 
-  const free: string[] = ["capture"];
-  if (here.options.schedule === "constant") free.push("epochs", "maxSteps");
-  compare("", options, here.options, free);
-  for (const split of ["train", "test"] as const) {
-    compare(`${split} data's `, object(`data.${split}`, data[split]), here.data[split]);
+  // Version 0.1.0 noted also how steps were dispatched.
+  compare("", options, here.options, [...here.free, "capture"]);
+  for (const split of Object.keys(here.data)) {
+    compare(`${split} data's `, object(`data.${split}`, data[split]), here.data[split]!);
   }
   if (step > here.totalSteps) {
     throw new DataError(
@@ -161,11 +169,10 @@ export function decodeRunState(
     );
   }
   return {
-    options: options as unknown as TrainOptions,
-    data: data as unknown as SplitsDescription,
-    step,
-    stepsSinceLog,
-    history,
+    options,
+    data: data as RunState["data"],
+    ...{ step, stepsSinceLog, imagesSinceLog, optimizerTensors },
+    history: history as TrainHistory<K>,
   };
 }
 
@@ -211,7 +218,7 @@ function compare(what: string, theirs: object, ours: object, free: readonly stri
 }
 
 /** The rule of each field. */
-type Fields<T> = { [K in keyof T]: readonly [(value: number) => boolean, string] };
+type Fields = Record<string, readonly [(value: number) => boolean, string]>;
 
 const SHARE = [(value: number) => value >= 0 && value <= 1, "a share from 0 to 1"] as const;
 const FINITE = [
@@ -220,17 +227,26 @@ const FINITE = [
 ] as const;
 const ANY = [() => true, "a number"] as const;
 
-const LOG_ENTRY: Fields<LogEntry> = {
-  ...{ step: ANY, epoch: FINITE, loss: ANY, maxLoss: ANY, accuracy: SHARE, lr: FINITE },
-};
-const EVAL_ENTRY: Fields<EvalEntry> = { step: ANY, epoch: FINITE, testLoss: ANY, testAccuracy: SHARE };
+/** Of a metric; an accuracy is a share. */
+const ruleOf = (metric: string) => (metric === "accuracy" ? SHARE : ANY);
 
-function checkHistory(value: unknown, step: number, stepsSinceLog: number): TrainHistory {
+function checkHistory(
+  value: unknown,
+  metrics: readonly string[],
+  step: number,
+  stepsSinceLog: number,
+): TrainHistory<string> {
+  const logFields: Fields = { step: ANY, epoch: FINITE, loss: ANY, maxLoss: ANY, lr: FINITE };
+  const evalFields: Fields = { step: ANY, epoch: FINITE, testLoss: ANY };
+  for (const metric of metrics) {
+    logFields[metric] = ruleOf(metric);
+    evalFields[testName(metric)] = ruleOf(metric);
+  }
   const { log, evals, startLoss, divergedAt, ...rest } = object("history", value);
   for (const name of Object.keys(rest))
     refuse(`history.${name}`, rest[name], "log, evals, startLoss and divergedAt alone");
-  const entries = checkEntries("history.log", log, LOG_ENTRY, step);
-  checkEntries("history.evals", evals, EVAL_ENTRY, step);
+  const entries = checkEntries<Reading>("history.log", log, logFields, step);
+  checkEntries("history.evals", evals, evalFields, step);
   const logged = entries.at(-1)?.step ?? 0;
   if (logged + stepsSinceLog !== step) {
     refuse(
@@ -251,25 +267,25 @@ function checkHistory(value: unknown, step: number, stepsSinceLog: number): Trai
       `${diverged}, as the losses of its log say, and nothing after it`,
     );
   }
-  return value as TrainHistory;
+  return value as TrainHistory<string>;
 }
 
 function checkEntries<T extends { step: number }>(
   field: string,
   list: unknown,
-  fields: Fields<T>,
+  fields: Fields,
   step: number,
 ): T[] {
   if (!Array.isArray(list)) refuse(field, list, "an array");
   let last = 0;
   for (const [i, item] of list.entries()) {
     const entry = object(`${field}[${i}]`, item);
-    const names = Object.keys(fields) as (keyof T & string)[];
+    const names = Object.keys(fields);
     const unknown = Object.keys(entry).find((name) => !(name in fields));
     if (unknown !== undefined)
       refuse(`${field}[${i}].${unknown}`, entry[unknown], `none: ${names.join(", ")} alone`);
     for (const name of names) {
-      const [ok, rule] = fields[name];
+      const [ok, rule] = fields[name]!;
       const found = entry[name];
       if (typeof found !== "number" || !ok(found)) refuse(`${field}[${i}].${name}`, found, rule);
     }

@@ -1,17 +1,14 @@
 import { noGrad } from "../autograd/tape.ts";
-import { channelMoments, type DatasetSplits, type ImageDataset } from "../data/dataset.ts";
-import { DeviceDataset } from "../data/device-dataset.ts";
-import { BatchSampler, DataLoader } from "../data/loader.ts";
+import { type AugmentOptions, checkAugment } from "../data/augment.ts";
+import { type ChannelMoments, channelMoments, type ImageDataset } from "../data/dataset.ts";
+import { DataLoader } from "../data/loader.ts";
 import type { KernelTiming } from "../device/profiler.ts";
 import { DataError, FusenormError, UsageError } from "../errors.ts";
 import * as shaders from "../generated/shaders.ts";
-import { Gpu } from "../gpu.ts";
-import { type ResNetCifar, resnetCifar } from "../nn/models/resnet.ts";
+import type { Gpu } from "../gpu.ts";
 import { Module, type StateDict } from "../nn/module.ts";
-import { accuracy } from "../ops/accuracy.ts";
-import { softmaxCrossEntropy } from "../ops/softmax/softmax-cross-entropy.ts";
-import { cosine, multiStep, type Schedule, warmup } from "../optim/schedule.ts";
-import { SGD } from "../optim/sgd.ts";
+import { clipGradNorm } from "../optim/clip.ts";
+import { Optimizer } from "../optim/optimizer.ts";
 import {
   checkFlag,
   checkFunction,
@@ -21,163 +18,188 @@ import {
   optionNames,
   show,
 } from "../options.ts";
-import type { Plan } from "../plan.ts";
-import { checkGpu } from "../tensor/check.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { checkCallbacks, every, type RunCallbacks } from "./callbacks.ts";
 import type { Checkpoint } from "./checkpoint.ts";
+import { type Criteria, checkedCriteria, checkNumberTensor, evaluate } from "./evaluate.ts";
+import { type BatchLoader, DeviceFeed, type Feed, HostFeed, isDataset, isLoader, type Slot } from "./feed.ts";
 import {
   decodeRunState,
-  describeSplits,
-  type EvalEntry,
+  describeData,
   encodeRunState,
   hasDiverged,
   type LogEntry,
-  type SplitsDescription,
+  type TestMetrics,
   type TrainHistory,
 } from "./run-state.ts";
-import { type TrainOptions, trainOptions } from "./train-options.ts";
 
-export interface TrainProgress extends LogEntry {
-  totalSteps: number;
-  imagesPerSecond: number;
-  secondsLeft: number;
+/** What a model is trained on, and what it is judged by after each epoch. */
+export interface TrainerData {
+  /** Images in memory, of which batches are made on the GPU; or what gives batches. */
+  train: ImageDataset | BatchLoader;
+  /** Default null: nothing is judged. */
+  test?: ImageDataset | BatchLoader | null;
 }
 
-export interface RunCallbacks {
-  onLog?: (progress: TrainProgress) => void;
-  onEval?: (entry: EvalEntry) => void;
-  /** Called at the end of each epoch and of the run with what `resume` needs. */
-  onCheckpoint?: (state: Checkpoint) => void | Promise<void>;
-  /** Call `onCheckpoint` also after every so many steps. Default: never. */
-  checkpointEvery?: number;
-  /** Stops the run at the next reading; the state is checkpointed first. */
-  signal?: AbortSignal;
-  /** Measure on the test set after each epoch. Default true. */
-  evaluate?: boolean;
+/** The rate of a step; a `Schedule`, or a function that looks at the run. */
+export type TrainerSchedule = (
+  step: number,
+  run: { totalSteps: number; history: TrainHistory<string> },
+) => number;
+
+export interface TrainerOptions<M extends Module = Module, K extends string = "accuracy">
+  extends Criteria<K> {
+  /** Any network: what it gives for a batch goes to `loss`. */
+  model: M;
+  data: TrainerData;
+  optimizer: Optimizer;
+  /** Sets the optimizer's rate before each step. Default null: who trains does. */
+  schedule?: TrainerSchedule | null;
+  /** Images a step, of a data set in memory; loaders have their own. Default 32. */
+  batchSize?: number;
+  /** Default 1. */
+  epochs?: number;
+  /** Ends the run after so many steps, also inside an epoch. Default null: all epochs. */
+  maxSteps?: number | null;
+  /** Leave out a last batch that is not full. Default false. */
+  dropLast?: boolean;
+  /** Of the training images of a data set in memory. Default null: as they are. */
+  augment?: AugmentOptions | null;
+  /** What images of data sets in memory are normalised by. Default: those of the training set. */
+  moments?: ChannelMoments;
+  /** The most that the gradients' norm may be; see `clipGradNorm`. Default null: any. */
+  clipGradNorm?: number | null;
+  /** Of order and augmentation. Default 0. */
+  seed?: number;
+  /** Steps between two readings of loss and metrics. Default 10. */
+  logEvery?: number;
+  /** Record the first step of each batch size and replay it (see `gpu.capture`). Default true. */
+  capture?: boolean;
+  /** What else decides the run, to be written as JSON: `resume` refuses a checkpoint in which it differs. */
+  settings?: Record<string, unknown>;
 }
 
-const CALLBACKS = optionNames<RunCallbacks>({
-  onLog: 0,
-  onEval: 0,
-  onCheckpoint: 0,
-  checkpointEvery: 0,
-  signal: 0,
-  evaluate: 0,
+const OPTIONS = optionNames<TrainerOptions>({
+  ...{ model: 0, data: 0, optimizer: 0, loss: 0, metrics: 0, schedule: 0, batchSize: 0, epochs: 0 },
+  ...{ maxSteps: 0, dropLast: 0, augment: 0, moments: 0, clipGradNorm: 0, seed: 0, logEvery: 0 },
+  ...{ capture: 0, settings: 0 },
 });
-
-/** @throws UsageError for callbacks that no run can be given. */
-export function checkCallbacks(op: string, callbacks: RunCallbacks): void {
-  checkOptions(op, callbacks, CALLBACKS, "callbacks");
-  for (const name of ["onLog", "onEval", "onCheckpoint"] as const) {
-    if (callbacks[name] !== undefined) checkFunction(op, name, callbacks[name]);
-  }
-  const { checkpointEvery = 1, evaluate: evaluates = true, signal } = callbacks;
-  if (typeof checkpointEvery !== "number" || !(checkpointEvery >= 1)) {
-    throw new UsageError(
-      `${op}: checkpointEvery is ${show(checkpointEvery)}; expected a positive number of steps`,
-    );
-  }
-  checkFlag(op, "evaluate", evaluates);
-  if (signal !== undefined && typeof signal?.aborted !== "boolean") {
-    throw new UsageError(`${op}: signal is ${show(signal)}; expected an AbortSignal`);
-  }
-}
 
 /** In the place of the first loss, as bits: none yet. */
 const NO_LOSS = 0xffffffff;
 
-/** Trains one `resnetCifar` on one data set. */
-export class Trainer {
-  readonly model: ResNetCifar;
+/** The least number of images in a batch of the test set. */
+const TEST_BATCH = 100;
+
+/**
+ * Trains a model: steps, readings, an evaluation after each epoch, checkpoints. The model and the optimizer stay the caller's.
+ *
+ * ```ts
+ * const model = resnet18(gpu, { images: "cifar", inChannels: 1 });
+ * const optimizer = new AdamW(decayGroups(model), { lr: 1e-3 });
+ * const trainer = new Trainer({
+ *   ...{ model, optimizer, data, epochs: 5 },
+ *   schedule: (step, { totalSteps }) => oneCycle(1e-3, totalSteps)(step),
+ * });
+ * const { evals } = await trainer.run();
+ * ```
+ *
+ * Layers keep their modes: those that `eval()` has frozen, such as batch-norms, stay so; a model that is in inference mode as a
+ * whole is set to training mode.
+ */
+export class Trainer<M extends Module = Module, K extends string = "accuracy"> {
+  readonly model: M;
+  readonly optimizer: Optimizer;
   readonly totalSteps: number;
-  readonly history: TrainHistory = { log: [], evals: [], startLoss: null, divergedAt: null };
-  private readonly options: TrainOptions;
-  private readonly optimizer: SGD;
-  private readonly sampler: BatchSampler;
-  private readonly dataset: DeviceDataset;
-  private readonly testLoader: DataLoader;
-  private readonly schedule: Schedule;
-  private readonly indices: Tensor;
-  private readonly epochTensor: Tensor;
-  private readonly images: Tensor;
-  private readonly labels: Tensor;
-  private readonly lossSum: Tensor;
-  private readonly correctSum: Tensor;
-  /** The bits of the largest loss since the last reading, and of the first one of all: see shaders/loss_range.wgsl. */
-  private readonly lossRange: Tensor;
-  private plan: Plan<void> | null = null;
+  readonly history: TrainHistory<K> = { log: [], evals: [], startLoss: null, divergedAt: null };
+  private readonly gpu: Gpu;
+  private readonly options: Checked;
+  private readonly feed: Feed;
+  private readonly testLoader: BatchLoader | null;
+  private readonly sums: Record<string, Tensor> = {};
+  private readonly settings: Record<string, unknown>;
   private stepsDone = 0;
   private stepsSinceLog = 0;
+  private imagesSinceLog = 0;
+  private stopReason: string | null = null;
   /** What is awaited now: the state may be read between steps only. */
   private phase: "idle" | "training" | "checkpoint" = "idle";
-  private described: SplitsDescription | null = null;
+  private described: Record<string, Record<string, unknown>> | null = null;
 
-  /** @throws UsageError, ShapeError on options that are out of range, before anything is allocated. */
-  /** @throws UsageError or DataError naming the first option that is out of range, or what of the data does not fit. */
-  constructor(
-    private readonly gpu: Gpu,
-    private readonly data: DatasetSplits,
-    options: Partial<TrainOptions> = {},
-  ) {
-    if (!(gpu instanceof Gpu)) throw new UsageError(`Trainer: gpu is ${show(gpu)}; expected a Gpu`);
-    checkSplits(data);
-    this.options = trainOptions(options);
-    const { batchSize, seed, augment, epochs, maxSteps } = this.options;
-    const moments = channelMoments(data.train);
-    const shared = { ...moments, seed };
-    this.sampler = new BatchSampler({ count: data.train.count, batchSize, seed, dropLast: true });
-    this.testLoader = new DataLoader(data.test, {
-      ...shared,
-      batchSize: Math.min(data.test.count, Math.max(batchSize, 100)),
-      shuffle: false,
-    });
-    const all = epochs * this.sampler.batchesPerEpoch;
+  /** @throws UsageError, ShapeError, DataError for what is out of range or does not fit, before anything is allocated */
+  constructor(options: TrainerOptions<M, K>) {
+    const checked = checkTrainerOptions(options as unknown as TrainerOptions<M, string>);
+    const { data, batchSize, seed, dropLast, augment, moments, epochs, maxSteps, logEvery } = checked;
+    this.options = checked;
+    this.model = options.model;
+    this.optimizer = options.optimizer;
+    const [parameter] = this.model.parameters();
+    if (!parameter) {
+      throw new UsageError(
+        "Trainer: the model has no parameters to train; expected some that are not frozen (freeze(false))",
+      );
+    }
+    this.gpu = parameter.gpu;
+    const { train, test } = data;
+    this.testLoader = isDataset(test)
+      ? new DataLoader(test, {
+          ...moments!,
+          batchSize: Math.min(test.count, Math.max(batchSize, TEST_BATCH)),
+          ...{ seed, shuffle: false },
+        })
+      : test;
+    this.feed = isDataset(train)
+      ? new DeviceFeed(this.gpu, train, { batchSize, seed, dropLast, augment, moments: moments! })
+      : new HostFeed(this.gpu, train);
+    const all = epochs * this.feed.batchesPerEpoch;
     this.totalSteps = maxSteps === null ? all : Math.min(all, maxSteps);
-    this.schedule = makeSchedule(this.options, this.totalSteps);
-    const { height, width, channels, classes } = data.train;
-    const { depth, width: filters, norm, shortcut, init, classifierInit } = this.options;
-    const { lr, momentum, weightDecay, nesterov } = this.options;
-    checkSize(gpu, this.options, data.train);
-    this.model = resnetCifar(gpu, {
-      ...{ depth, width: filters, norm, shortcut, init, seed, inChannels: channels, classes },
-      ...(classifierInit ? { classifierInit } : {}),
-    });
-    this.optimizer = new SGD(this.model.parameters(), { lr, momentum, weightDecay, nesterov });
-    this.dataset = new DeviceDataset(gpu, data.train, {
-      ...shared,
-      augment: augment ? { pad: 4, flip: true } : null,
-    });
-    this.indices = gpu.keep(gpu.empty([batchSize], "uint32"));
-    this.epochTensor = gpu.keep(gpu.empty([1], "uint32"));
-    this.images = gpu.keep(gpu.empty([batchSize, height, width, channels]));
-    this.labels = gpu.keep(gpu.empty([batchSize], "uint32"));
-    this.lossSum = gpu.keep(gpu.zeros([1]));
-    this.correctSum = gpu.keep(gpu.zeros([1]));
-    this.lossRange = gpu.keep(gpu.tensor(Uint32Array.of(0, NO_LOSS), [2], { dtype: "uint32" }));
+    this.settings = { batchSize, epochs, maxSteps, seed, logEvery, ...checked.settings };
+    const { gpu } = this;
+    for (const name of ["loss", ...Object.keys(checked.metrics)]) {
+      this.sums[`${name}_sum`] = gpu.keep(gpu.zeros([1]));
+    }
+    // The bits of the largest loss since the last reading, and of the first one of all: see shaders/loss_range.wgsl.
+    this.sums.loss_range = gpu.keep(gpu.tensor(Uint32Array.of(0, NO_LOSS), [2], { dtype: "uint32" }));
   }
 
+  /** Steps done. */
   get step(): number {
     return this.stepsDone;
   }
 
+  /** Why `stop` was called, or null. */
+  get stopped(): string | null {
+    return this.stopReason;
+  }
+
+  /** Ends the run after what it is at: to be called in a callback. */
+  stop(reason = "stop() was called"): void {
+    this.stopReason = String(reason);
+  }
+
   private get epoch(): number {
-    return Math.floor(this.stepsDone / this.sampler.batchesPerEpoch);
+    return Math.floor(this.stepsDone / this.feed.batchesPerEpoch);
   }
 
   /**
-   * Runs to the end (or divergence, or abort), evaluating on the test set after each epoch.
+   * Runs to the end (or divergence, or abort, or `stop`), evaluating on the test set after each epoch.
    * @throws DeviceLostError if the device is lost: this trainer is then of no more use (see `trainThroughLosses`)
    */
-  async run(callbacks: RunCallbacks = {}): Promise<TrainHistory> {
-    checkCallbacks("Trainer.run", callbacks);
+  async run(callbacks: RunCallbacks<K> = {}): Promise<TrainHistory<K>> {
+    checkCallbacks("Trainer.run", callbacks as RunCallbacks<string>);
     const { checkpointEvery = Number.POSITIVE_INFINITY, evaluate: evaluates = true, signal } = callbacks;
+    const tell = every(callbacks);
     this.begin("run");
     try {
-      const { batchesPerEpoch } = this.sampler;
+      this.stopReason = null;
+      if (!this.model.training) this.model.train();
+      await tell.onStart(this);
+      const { batchesPerEpoch } = this.feed;
       const clock = { time: performance.now(), step: this.stepsDone };
+      let images = 0;
       let checkpointed = this.stepsDone;
       while (this.stepsDone < this.totalSteps && this.history.divergedAt === null) {
-        this.trainStep();
+        images += await this.trainStep();
         const epochEnds = this.stepsDone % batchesPerEpoch === 0 || this.stepsDone === this.totalSteps;
         const reading = this.stepsSinceLog >= this.options.logEvery || epochEnds;
         const due = this.stepsDone - checkpointed >= checkpointEvery;
@@ -186,31 +208,41 @@ export class Trainer {
         if (reading) {
           const entry = await this.readLog();
           const now = performance.now();
-          const imagesPerSecond =
-            ((this.stepsDone - clock.step) * this.options.batchSize * 1e3) / (now - clock.time);
+          const seconds = (now - clock.time) / 1e3;
+          const secondsLeft = ((this.totalSteps - this.stepsDone) * seconds) / (this.stepsDone - clock.step);
+          const speed = { totalSteps: this.totalSteps, imagesPerSecond: images / seconds, secondsLeft };
           Object.assign(clock, { time: now, step: this.stepsDone });
-          const secondsLeft = ((this.totalSteps - this.stepsDone) * this.options.batchSize) / imagesPerSecond;
-          callbacks.onLog?.({ ...entry, totalSteps: this.totalSteps, imagesPerSecond, secondsLeft });
+          images = 0;
+          await tell.onLog({ ...entry, ...speed }, this);
         }
         const aborted = signal?.aborted === true;
-        if (epochEnds && evaluates && this.history.divergedAt === null) {
-          const result = await evaluate(this.gpu, this.model, this.testLoader);
-          this.history.evals.push({ step: this.stepsDone, epoch: this.epoch, ...result });
-          callbacks.onEval?.(this.history.evals.at(-1)!);
+        if (epochEnds && evaluates && this.testLoader && this.history.divergedAt === null) {
+          const result = await this.evaluate();
+          const entry = { step: this.stepsDone, epoch: this.epoch, ...result };
+          this.history.evals.push(entry);
+          await tell.onEval(entry, this);
           clock.time = performance.now();
         }
-        if (callbacks.onCheckpoint && (epochEnds || due || aborted)) {
+        if (callbacks.onCheckpoint && (epochEnds || due || aborted || this.stopped !== null)) {
           this.phase = "checkpoint";
           await callbacks.onCheckpoint(await this.state());
           this.phase = "training";
           checkpointed = this.stepsDone;
         }
-        if (aborted) break;
+        if (aborted || this.stopped !== null) break;
       }
+      await tell.onEnd(this);
       return this.history;
     } finally {
       this.phase = "idle";
     }
+  }
+
+  /** Loss and metrics of the model on the test set, as after an epoch. */
+  private evaluate(): Promise<{ testLoss: number } & TestMetrics<K>> {
+    const { loss, metrics } = this.options;
+    const criteria = { loss, metrics } as unknown as Criteria<K>;
+    return evaluate<K>(this.gpu, this.model, this.testLoader!, criteria);
   }
 
   /** Nothing else may change the state while steps are made. */
@@ -228,77 +260,89 @@ export class Trainer {
   async profileStep(): Promise<KernelTiming[]> {
     this.begin("profileStep");
     try {
-      this.loadBatch();
-      const timings = await this.gpu.profile(() => this.computeStep());
-      this.countStep();
+      const slot = await this.load();
+      const timings = await this.gpu.profile(() => this.computeStep(slot));
+      this.countStep(slot);
       return timings;
     } finally {
       this.phase = "idle";
     }
   }
 
-  /** The first step is recorded, the others replay it: nothing is allocated, one submit each. */
-  private trainStep(): void {
-    this.loadBatch();
-    if (this.plan) this.plan.run();
-    else if (this.options.capture) this.plan = this.gpu.capture(() => this.computeStep());
-    else this.computeStep();
-    this.countStep();
+  /** The first step of each size is recorded, the others replay it: nothing is allocated, one submit each. */
+  private async trainStep(): Promise<number> {
+    const loaded = this.load();
+    const slot = loaded instanceof Promise ? await loaded : loaded;
+    if (slot.plan) slot.plan.run();
+    else if (this.options.capture) slot.plan = this.gpu.capture(() => this.computeStep(slot));
+    else this.computeStep(slot);
+    this.feed.ahead();
+    this.countStep(slot);
+    return slot.rows;
   }
 
-  private countStep(): void {
+  private countStep({ rows }: Slot): void {
     this.stepsDone += 1;
     this.stepsSinceLog += 1;
+    this.imagesSinceLog += rows;
   }
 
-  /** Tells the GPU which images the next step takes, and its learning rate. */
-  private loadBatch(): void {
-    const { batchesPerEpoch } = this.sampler;
-    this.indices.write(this.sampler.indices(this.epoch, this.stepsDone % batchesPerEpoch));
-    this.epochTensor.write([this.epoch]);
-    this.optimizer.lr = this.schedule(this.stepsDone);
+  private load(): Slot | Promise<Slot> {
+    const { schedule } = this.options;
+    if (schedule) this.optimizer.lr = this.rate(this.stepsDone);
+    return this.feed.load(this.epoch, this.stepsDone % this.feed.batchesPerEpoch);
   }
 
-  private computeStep(): void {
-    const { gpu, model, optimizer, images, labels } = this;
-    this.dataset.gather(this.indices, this.epochTensor, images, labels);
-    model.train();
+  private rate(step: number): number {
+    const { totalSteps, history } = this;
+    return this.options.schedule?.(step, { totalSteps, history }) ?? this.optimizer.lr;
+  }
+
+  private computeStep(slot: Slot): void {
+    const { gpu, model, optimizer, sums } = this;
+    const { metrics, clipGradNorm: most } = this.options;
+    const { images, labels } = slot;
+    slot.gather();
     gpu.scope(() => {
-      const logits = model.forward(images);
-      const loss = softmaxCrossEntropy(logits, labels);
+      const output = model.forward(images);
+      const loss = checkNumberTensor("Trainer", "loss", this.options.loss(output, labels));
       noGrad(() => {
-        gpu.accumulate(this.lossSum, loss);
-        gpu.accumulate(this.correctSum, accuracy(logits, labels));
-        const bindings = { kept: this.lossRange, loss };
+        gpu.accumulate(sums.loss_sum!, loss);
+        for (const [name, metric] of Object.entries(metrics)) {
+          const value = checkNumberTensor("Trainer", `metrics.${name}`, metric(output, labels));
+          gpu.accumulate(sums[`${name}_sum`]!, value);
+        }
+        const bindings = { kept: sums.loss_range!, loss };
         gpu.run({ shader: shaders.loss_range, entry: "keep", constants: {} }, bindings, [1, 1], "loss range");
       });
       optimizer.zeroGrad();
       loss.backward();
+      if (most !== null) clipGradNorm(model.parameters(), most).dispose();
       optimizer.step();
     });
   }
 
   /** Reads the sums on the GPU, and starts them anew. */
-  private async readLog(): Promise<LogEntry> {
-    const { batchSize } = this.options;
-    const steps = this.stepsSinceLog;
-    const loss = (await this.lossSum.item()) / steps;
-    const correct = await this.correctSum.item();
-    const range = (await this.lossRange.read()) as Uint32Array;
+  private async readLog(): Promise<LogEntry<K>> {
+    const { sums } = this;
+    const loss = (await sums.loss_sum!.item()) / this.stepsSinceLog;
+    const metrics: Record<string, number> = {};
+    for (const name of Object.keys(this.options.metrics)) {
+      metrics[name] = (await sums[`${name}_sum`]!.item()) / this.imagesSinceLog;
+    }
+    const range = (await sums.loss_range!.read()) as Uint32Array;
     const [maxLoss, startLoss] = new Float32Array(range.slice().buffer) as unknown as [number, number];
-    this.lossSum.fill(0);
-    this.correctSum.fill(0);
-    this.lossRange.write(Uint32Array.of(0, range[1]!));
+    for (const [name, sum] of Object.entries(sums)) if (name !== "loss_range") sum.fill(0);
+    sums.loss_range!.write(Uint32Array.of(0, range[1]!));
     this.history.startLoss = startLoss;
     this.stepsSinceLog = 0;
-    const entry: LogEntry = {
+    this.imagesSinceLog = 0;
+    const entry = {
       step: this.stepsDone,
-      epoch: this.stepsDone / this.sampler.batchesPerEpoch,
-      loss,
-      maxLoss,
-      accuracy: correct / (steps * batchSize),
-      lr: this.schedule(this.stepsDone - 1),
-    };
+      epoch: this.stepsDone / this.feed.batchesPerEpoch,
+      ...{ loss, maxLoss, ...metrics },
+      lr: this.optimizer.lr,
+    } as LogEntry<K>;
     this.history.log.push(entry);
     if (hasDiverged(maxLoss, startLoss)) this.history.divergedAt = this.stepsDone;
     return entry;
@@ -316,18 +360,28 @@ export class Trainer {
     for (const [part, owner] of Object.entries({ model: this.model, optimizer: this.optimizer }))
       for (const [name, tensor] of Object.entries(await owner.stateDict()))
         tensors[`${part}.${name}`] = tensor;
+    const optimizerTensors = Object.keys(tensors).filter((name) => name.startsWith("optimizer.")).length;
     for (const [name, tensor] of Object.entries(this.sums))
       tensors[`trainer.${name}`] = { shape: tensor.shape, dtype: tensor.dtype, data: await tensor.read() };
-    const { options, stepsDone: step, stepsSinceLog, history } = this;
+    const { settings: options, stepsDone: step, stepsSinceLog, imagesSinceLog, history } = this;
+    const data = this.description;
     return {
       tensors,
-      metadata: encodeRunState({ options, data: this.description, step, stepsSinceLog, history }),
+      metadata: encodeRunState({
+        options,
+        data,
+        step,
+        stepsSinceLog,
+        imagesSinceLog,
+        optimizerTensors,
+        history,
+      }),
     };
   }
 
   /**
-   * Goes on from a checkpoint of the same options and data: names, sizes, classes and every byte of the images and labels are
-   * compared. `epochs` and `maxSteps` may differ under a constant schedule, and `capture` always.
+   * Goes on from a checkpoint of the same settings and data: of images in memory, names, sizes, classes and every byte of the images
+   * and labels are compared. `epochs` and `maxSteps` may differ where the rate does not depend on them: without a schedule.
    * @throws DataError if they differ, or if the checkpoint is malformed; nothing is changed then.
    */
   resume(checkpoint: Checkpoint): void {
@@ -338,35 +392,27 @@ export class Trainer {
           `resume: the checkpoint is ${show(checkpoint)}; expected { tensors, metadata }, as decodeCheckpoint gives it`,
         );
       }
-      const { options, description: data, totalSteps } = this;
-      const state = decodeRunState(checkpoint.metadata, { options, data, totalSteps });
-      const parts: Record<string, StateDict> = { model: {}, optimizer: {}, trainer: {} };
-      for (const [name, tensor] of Object.entries(checkpoint.tensors)) {
-        const [owner = "", ...rest] = name.split(".");
-        const part = Object.hasOwn(parts, owner) ? parts[owner] : undefined;
-        if (!part)
-          throw new DataError(
-            `resume: the checkpoint holds ${show(name)}; expected model.…, optimizer.… and trainer.…`,
-          );
-        part[rest.join(".")] = tensor;
-      }
+      const { settings: options, description: data, totalSteps } = this;
+      const isConstant = !this.options.schedule || options.schedule === "constant";
+      const free = isConstant ? ["epochs", "maxSteps"] : [];
+      const metrics = Object.keys(this.options.metrics);
+      const state = decodeRunState<K>(checkpoint.metadata, { options, data, totalSteps, free, metrics });
+      const parts = partsOf(checkpoint.tensors);
       try {
-        this.model.checkStateDict(parts.model!);
-        this.optimizer.checkStateDict(parts.optimizer!);
+        this.model.checkStateDict(parts.model);
+        this.optimizer.checkStateDict(parts.optimizer);
       } catch (cause) {
         if (!(cause instanceof FusenormError)) throw cause;
         throw new DataError(`resume: the checkpoint's tensors do not fit: ${cause.message}`, { cause });
       }
-      // Every parameter gets a gradient in every step, and with it a velocity.
-      const velocities = options.momentum > 0 && state.step > 0 ? this.model.parameters().length : 0;
-      const found = Object.keys(parts.optimizer!).length;
-      if (found !== velocities) {
+      const found = Object.keys(parts.optimizer).length;
+      if (found !== (state.optimizerTensors ?? found)) {
         throw new DataError(
-          `resume: the checkpoint holds ${found} of ${velocities} velocities; expected all of them`,
+          `resume: the checkpoint holds ${found} of the optimizer's ${state.optimizerTensors} tensors; expected all of them`,
         );
       }
       for (const [name, { dtype, size }] of Object.entries(this.sums)) {
-        const { data: values, shape } = parts.trainer![name] ?? {};
+        const { data: values, shape } = parts.trainer[name] ?? {};
         const Type = dtype === "uint32" ? Uint32Array : Float32Array;
         if (!(values instanceof Type) || values.length !== size || shape?.length !== 1) {
           throw new DataError(
@@ -374,115 +420,118 @@ export class Trainer {
           );
         }
       }
-      this.model.loadStateDict(parts.model!);
-      this.optimizer.loadStateDict(parts.optimizer!);
-      for (const [name, tensor] of Object.entries(this.sums)) tensor.write(parts.trainer![name]!.data);
+      this.model.loadStateDict(parts.model);
+      this.optimizer.loadStateDict(parts.optimizer);
+      for (const [name, tensor] of Object.entries(this.sums)) tensor.write(parts.trainer[name]!.data);
       this.stepsDone = state.step;
       this.stepsSinceLog = state.stepsSinceLog;
+      this.imagesSinceLog = state.imagesSinceLog ?? state.stepsSinceLog * this.options.batchSize;
       Object.assign(this.history, state.history);
     } finally {
       this.phase = "idle";
     }
   }
 
-  /** Over the steps since the last reading. */
-  private get sums(): Record<string, Tensor> {
-    return { loss_sum: this.lossSum, correct_sum: this.correctSum, loss_range: this.lossRange };
-  }
-
   /** Hashing takes its time with large data: once, and only where there are checkpoints. */
-  private get description(): SplitsDescription {
-    this.described ??= describeSplits(this.data);
+  private get description(): Record<string, Record<string, unknown>> {
+    const { test } = this.options.data;
+    this.described ??= {
+      train: this.feed.describe(),
+      ...(isDataset(test) ? { test: { ...describeData(test) } } : {}),
+    };
     return this.described;
   }
 
+  /** Gives back what the trainer has on the GPU; the model and the optimizer live on. */
   dispose(): void {
-    this.plan?.dispose();
-    this.optimizer.dispose();
-    this.model.dispose();
-    this.dataset.dispose();
-    const { indices, epochTensor, images, labels } = this;
-    for (const tensor of [indices, epochTensor, images, labels, ...Object.values(this.sums)])
-      tensor.dispose();
+    this.feed.dispose();
+    for (const tensor of Object.values(this.sums)) tensor.dispose();
   }
 }
 
-/** Mean loss and accuracy over every batch of `loader`, with running statistics. */
-export async function evaluate(
-  gpu: Gpu,
-  model: ResNetCifar,
-  loader: DataLoader,
-): Promise<{ testLoss: number; testAccuracy: number }> {
-  checkGpu("evaluate", gpu);
-  checkInstance("evaluate", "model", model, Module);
-  checkInstance("evaluate", "loader", loader, DataLoader);
-  const loss = gpu.keep(gpu.zeros([1]));
-  const correct = gpu.keep(gpu.zeros([1]));
-  model.eval();
-  try {
-    for (const batch of loader.epoch(0)) {
-      noGrad(() =>
-        gpu.scope(() => {
-          const labels = gpu.tensor(batch.labels, [batch.labels.length], { dtype: "uint32" });
-          const logits = model.forward(gpu.tensor(batch.images, batch.shape));
-          gpu.accumulate(loss, softmaxCrossEntropy(logits, labels, { reduction: "sum" }));
-          gpu.accumulate(correct, accuracy(logits, labels));
-        }),
-      );
-    }
-    const { count } = loader.dataset;
-    return { testLoss: (await loss.item()) / count, testAccuracy: (await correct.item()) / count };
-  } finally {
-    model.train();
-    loss.dispose();
-    correct.dispose();
-  }
-}
-
-/** @throws UsageError if the optimizer could not bind the network's parameters, before any are made. */
-function checkSize(gpu: Gpu, { depth, width }: TrainOptions, { channels, classes }: ImageDataset): void {
-  // Nearly all are in the 3×3 convolutions; a stage's first one has half as many inputs.
-  const perStage = (depth - 2) / 3 - 0.5;
-  const parameters = 9 * width * (channels + (1 + 4 + 16) * perStage * width) + 4 * width * classes;
-  const limit = Math.min(gpu.limits.maxBufferSize, gpu.limits.maxStorageBufferBindingSize) / 4;
-  if (parameters <= limit) return;
-  throw new UsageError(
-    `train: depth ${depth} and width ${width} make about ${parameters.toPrecision(3)} parameters; this adapter binds ` +
-      `${limit.toPrecision(3)} numbers at once: expected a smaller network`,
-  );
-}
-
-/** @throws DataError unless there are two sets of images of one size and the same classes. */
-export function checkSplits(data: DatasetSplits): void {
-  for (const split of ["train", "test"] as const) {
-    if (data === null || typeof data !== "object") {
-      throw new DataError(`Trainer: data is ${show(data)}; expected { train, test }, two data sets`);
-    }
-    const set: Partial<ImageDataset> | undefined = data[split];
-    if (!(set?.images instanceof Uint8Array) || !(set.labels instanceof Uint8Array)) {
+/** A checkpoint's tensors by their owners. @throws DataError */
+function partsOf(tensors: StateDict): { model: StateDict; optimizer: StateDict; trainer: StateDict } {
+  const parts = { model: {}, optimizer: {}, trainer: {} } as Record<string, StateDict>;
+  for (const [name, tensor] of Object.entries(tensors)) {
+    const [owner = "", ...rest] = name.split(".");
+    const part = Object.hasOwn(parts, owner) ? parts[owner] : undefined;
+    if (!part)
       throw new DataError(
-        `Trainer: data.${split} is ${show(set)}; expected { train, test }, two data sets as imageDataset makes them`,
+        `resume: the checkpoint holds ${show(name)}; expected model.…, optimizer.… and trainer.…`,
       );
-    }
+    part[rest.join(".")] = tensor;
   }
-  for (const name of ["height", "width", "channels", "classes"] as const) {
-    if (data.train[name] !== data.test[name]) {
-      throw new DataError(
-        `Trainer: ${name} is ${show(data.train[name])} in the training set, ${show(data.test[name])} in the test set; expected the same`,
-      );
-    }
+  // Version 0.1.0 knew one metric, and called its sum so.
+  const { trainer } = parts;
+  if (trainer!.correct_sum) {
+    trainer!.accuracy_sum = trainer!.correct_sum;
+    delete trainer!.correct_sum;
   }
+  return parts as { model: StateDict; optimizer: StateDict; trainer: StateDict };
 }
 
-function makeSchedule(options: TrainOptions, totalSteps: number): Schedule {
-  const { lr, schedule, warmupSteps } = options;
-  const base: Schedule =
-    schedule === "cosine"
-      ? cosine(lr, totalSteps)
-      : multiStep(
-          lr,
-          schedule === "step" ? [Math.floor(totalSteps / 2), Math.floor((3 * totalSteps) / 4)] : [],
-          0.1,
-        );
-  return warmupSteps > 0 ? warmup(base, warmupSteps) : base;
+type Given = TrainerOptions<Module, string>;
+type Checked = Required<Omit<Given, "model" | "optimizer" | "data" | "moments">> & {
+  data: { train: ImageDataset | BatchLoader; test: ImageDataset | BatchLoader | null };
+  /** Null where no data set is in memory. */
+  moments: ChannelMoments | null;
+};
+
+/** The options with their defaults. @throws UsageError, ShapeError, DataError */
+function checkTrainerOptions(options: Given): Checked {
+  checkOptions("Trainer", options, OPTIONS);
+  const { model, optimizer, schedule = null, augment = null, settings = {} } = options;
+  const { batchSize = 32, epochs = 1, maxSteps = null, dropLast = false, seed = 0, logEvery = 10 } = options;
+  const { clipGradNorm: most = null, capture = true } = options;
+  checkInstance("Trainer", "model", model, Module);
+  checkInstance("Trainer", "optimizer", optimizer, Optimizer as never);
+  const data = checkData(options.data);
+  const criteria = checkedCriteria("Trainer", options);
+  if (schedule !== null) checkFunction("Trainer", "schedule", schedule);
+  const rule = (name: string, value: unknown, ok: boolean, expected: string) => {
+    if (!ok) throw new UsageError(`Trainer: ${name} is ${show(value)}; expected ${expected}`);
+  };
+  const count = (value: unknown, low = 1) => Number.isSafeInteger(value) && (value as number) >= low;
+  rule("batchSize", batchSize, count(batchSize), "a positive integer");
+  rule("epochs", epochs, count(epochs) && epochs < 2 ** 32, "a positive integer below 2³²");
+  rule("maxSteps", maxSteps, maxSteps === null || count(maxSteps), "a positive integer, or null");
+  rule("seed", seed, count(seed, 0) && seed < 2 ** 32, "an integer from 0 to 2³² − 1");
+  rule("logEvery", logEvery, count(logEvery), "a positive integer");
+  const isNorm = most === null || (Number.isFinite(most) && most >= 0);
+  rule("clipGradNorm", most, isNorm, "a finite number of at least 0, or null");
+  rule("settings", settings, isPlain(settings), "an object that can be written as JSON");
+  checkFlag("Trainer", "dropLast", dropLast);
+  checkFlag("Trainer", "capture", capture);
+  if (augment !== null) checkAugment(augment, "Trainer", "augment.");
+  const inMemory = [data.train, data.test].find(isDataset);
+  const moments = inMemory ? (options.moments ?? channelMoments(inMemory)) : null;
+  return {
+    ...criteria,
+    ...{ data, schedule, batchSize, epochs, maxSteps, dropLast, augment, moments },
+    ...{ clipGradNorm: most, seed, logEvery, capture, settings },
+  };
+}
+
+/** @throws DataError unless there is a training set, and the test set has images of the same size and the same classes. */
+function checkData(data: TrainerData): Checked["data"] {
+  if (!isPlain(data)) {
+    throw new DataError(`Trainer: data is ${show(data)}; expected { train, test }, data sets or loaders`);
+  }
+  const { train, test = null } = data;
+  for (const [split, set] of Object.entries({ train, test })) {
+    if (isDataset(set) || isLoader(set) || (split === "test" && set === null)) continue;
+    throw new DataError(
+      `Trainer: data.${split} is ${show(set)}; expected a data set as imageDataset makes them, or a loader with batchSize, batchesPerEpoch ` +
+        "and epoch()",
+    );
+  }
+  if (isDataset(train) && isDataset(test)) {
+    for (const name of ["height", "width", "channels", "classes"] as const) {
+      if (train[name] === test[name]) continue;
+      throw new DataError(
+        `Trainer: ${name} is ${show(train[name])} in the training set, ${show(test[name])} in the test set; expected the same`,
+      );
+    }
+  }
+  return { train, test };
 }

@@ -18,8 +18,9 @@ import { sum } from "../../src/ops/reduce/reduce.ts";
 import { softmaxCrossEntropy } from "../../src/ops/softmax/softmax-cross-entropy.ts";
 import { SGD } from "../../src/optim/sgd.ts";
 import { Random } from "../../src/tensor/random.ts";
+import { evaluate } from "../../src/train/evaluate.ts";
+import { RecipeTrainer } from "../../src/train/recipe.ts";
 import { describe as describeTensor, histogram } from "../../src/train/statistics.ts";
-import { evaluate, Trainer } from "../../src/train/trainer.ts";
 import { squares } from "../helpers/squares.ts";
 import { runScript } from "../node/children.ts";
 
@@ -46,8 +47,8 @@ const normal = (gpu: Gpu, shape: number[], seed: number, requiresGrad = false) =
 
 /** Work that goes on until the device is lost, by name. */
 const work: Record<string, (gpu: Gpu) => Promise<unknown>> = {
-  "training, eager": (gpu) => new Trainer(gpu, data, { ...options, capture: false }).run(),
-  "training, captured": (gpu) => new Trainer(gpu, data, options).run(),
+  "training, eager": (gpu) => new RecipeTrainer(gpu, data, { ...options, capture: false }).run(),
+  "training, captured": (gpu) => new RecipeTrainer(gpu, data, options).run(),
   async reading(gpu) {
     const x = normal(gpu, [1000], 1);
     for (;;) {
@@ -65,7 +66,7 @@ const work: Record<string, (gpu: Gpu) => Promise<unknown>> = {
     }
   },
   async profiling(gpu) {
-    const trainer = new Trainer(gpu, data, { ...options, capture: false });
+    const trainer = new RecipeTrainer(gpu, data, { ...options, capture: false });
     for (;;) await trainer.profileStep();
   },
   async capturing(gpu) {
@@ -214,7 +215,7 @@ function calls(gpu: Gpu, { x, loss, plan, optimizer, labels }: Awaited<ReturnTyp
     "optimizer.step": () => optimizer.step(),
     "optimizer.stateDict": () => optimizer.stateDict(),
     resnetCifar: () => resnetCifar(gpu, { depth: 8, width: 4 }),
-    Trainer: () => new Trainer(gpu, data, options),
+    Trainer: () => new RecipeTrainer(gpu, data, options),
     histogram: () => histogram(x, bins),
   } satisfies Record<string, () => unknown>;
 }

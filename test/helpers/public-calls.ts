@@ -31,7 +31,7 @@ const INTERNAL: Record<string, string> = {
   Tensor:
     "watch overwrite part moveTo takeGradSlot saved store activated plus beforeWrite checkData checkUpstream checkLive static empty " +
     "static from static full static over static lazy",
-  Trainer: "begin trainStep countStep loadBatch computeStep readLog",
+  Trainer: "evaluate begin trainStep countStep load rate computeStep readLog",
   Module: "checkStateDict under namePaths children modules tensors flop normedLayers",
   Sequential: "normedLayers",
   Optimizer: "writeRates newState update isOtherState checkStateDict",
@@ -80,7 +80,7 @@ const PLAIN = new Set([
     "Tensor.zeroGrad",
     "Tensor.dispose",
   ],
-  ...["Trainer.profileStep", "Trainer.state", "Trainer.dispose"],
+  ...["Trainer.profileStep", "Trainer.state", "Trainer.dispose", "RecipeTrainer.dispose"],
 ]);
 
 const isEmpty = (value: unknown) =>
@@ -344,12 +344,18 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
   const callbacks = {
     onLog: func(() => 1),
     onEval: func(() => 1),
+    onStart: func(() => 1),
+    onEnd: func(() => 1),
+    callbacks: list(
+      [],
+      (one) => one !== null && typeof one === "object" && Object.getPrototypeOf(one) === Object.prototype,
+    ),
     onCheckpoint: func(() => 1),
     checkpointEvery: { value: 5, accepts: (v: unknown) => typeof v === "number" && v >= 1 },
     signal: { value: undefined, accepts: (v: unknown) => v === undefined },
     evaluate: flag(true),
   };
-  const trainer = new core.Trainer(
+  const trainer = new core.RecipeTrainer(
     gpu,
     { train: dataset, test: dataset },
     { depth: 8, width: 4, batchSize: 4, epochs: 1 },
@@ -1249,7 +1255,60 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
       call: (...args: Parameters<typeof core.evaluate>) => core.evaluate(...args),
       accepted: "none",
     },
+    earlyStopping: {
+      args: [
+        optional(
+          options({
+            monitor: { value: "testLoss", accepts: (v: unknown) => typeof v === "string" && v !== "" },
+            ...{ mode: choice("min", "max"), minDelta: number(0, 0), patience: positive(5) },
+          }),
+        ),
+      ],
+      call: core.earlyStopping,
+    },
+    bestCheckpoint: {
+      args: [
+        optional(
+          options({
+            monitor: { value: "testLoss", accepts: (v: unknown) => typeof v === "string" && v !== "" },
+            ...{ mode: choice("min", "max"), minDelta: number(0, 0), save: func(() => undefined) },
+          }),
+        ),
+      ],
+      call: core.bestCheckpoint,
+    },
     Trainer: {
+      args: [
+        options(
+          {
+            model: module,
+            data: { value: { train: dataset, test: dataset }, accepts: () => false },
+            optimizer: instance(trainer.optimizer),
+            ...{
+              loss: func(core.softmaxCrossEntropy),
+              metrics: options({}),
+              schedule: orNull(func(() => 0.1)),
+            },
+            ...{ batchSize: positive(4), epochs: positive(1), maxSteps: orNull(positive(3)) },
+            ...{
+              dropLast: flag(true),
+              augment: orNull(options({ pad: integer(1, 0, 32767), flip: flag(true) }, ["pad", "flip"])),
+            },
+            ...{ clipGradNorm: orNull(number(1, 0)), seed, logEvery: positive(10), capture: flag(true) },
+            settings: {
+              value: {},
+              accepts: (v: unknown) =>
+                v !== null && typeof v === "object" && Object.getPrototypeOf(v) === Object.prototype,
+            },
+          },
+          ["model", "data", "optimizer"],
+        ),
+      ],
+      call: (...args: ConstructorParameters<typeof core.Trainer>) => new core.Trainer(...args),
+      accepted: "none",
+    },
+    "Trainer.stop": { args: [], call: () => trainer.stop() },
+    RecipeTrainer: {
       names: ["Trainer", "train", "resnetCifar"],
       args: [
         aGpu,
@@ -1264,7 +1323,7 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
             },
             ...{
               lr: number(0.1, Number.MIN_VALUE),
-              schedule: choice("step", "cosine", "constant"),
+              schedule: choice("step", "cosine", "constant", "one-cycle"),
               warmupSteps: integer(0, 0),
             },
             ...{ momentum: number(0.9, 0, 0.999), nesterov: flag(false), weightDecay: number(0, 0), seed },
@@ -1274,11 +1333,12 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
               maxSteps: orNull(positive(3)),
               augment: flag(true),
             },
-            ...{ logEvery: positive(10), capture: flag(true) },
+            ...{ logEvery: positive(10), capture: flag(true), clipGradNorm: orNull(number(1, 0)) },
+            ...{ model: choice("resnetCifar"), optimizer: choice("sgd", "adamw") },
           }),
         ),
       ],
-      call: (...args: ConstructorParameters<typeof core.Trainer>) => new core.Trainer(...args),
+      call: (...args: ConstructorParameters<typeof core.RecipeTrainer>) => new core.RecipeTrainer(...args),
       accepted: "right",
     },
     "Trainer.run": {

@@ -10,7 +10,7 @@ import {
 } from "../../src/nn/models/resnet.ts";
 import type { Module } from "../../src/nn/module.ts";
 import { probe } from "../../src/train/probes.ts";
-import { Trainer } from "../../src/train/trainer.ts";
+import { RecipeTrainer } from "../../src/train/recipe.ts";
 import { withChoices } from "../helpers/choices.ts";
 import { testGpu } from "../helpers/gpu.ts";
 import { checkGradients } from "../helpers/networks.ts";
@@ -83,7 +83,7 @@ describe("training", () => {
     it(`learns with norm ${norm}, with the same bits captured and eager`, async () => {
       const live = gpu.stats.liveBuffers;
       const losses = async (capture: boolean) => {
-        const trainer = new Trainer(gpu, data, {
+        const trainer = new RecipeTrainer(gpu, data, {
           ...{ depth: 8, width: 4, norm, lr: 0.1, batchSize: 40, epochs: 20, augment: false },
           ...{ schedule: "constant", logEvery: 1, seed: 7, capture },
         });

@@ -3,8 +3,9 @@ import { type DatasetSplits, imageDataset } from "../../src/data/dataset.ts";
 import { DataError, UsageError } from "../../src/errors.ts";
 import { fromJson, toJson } from "../../src/json.ts";
 import { type Checkpoint, decodeCheckpoint, encodeCheckpoint } from "../../src/train/checkpoint.ts";
+import { RecipeTrainer } from "../../src/train/recipe.ts";
 import type { TrainOptions } from "../../src/train/train-options.ts";
-import { Trainer } from "../../src/train/trainer.ts";
+import type { Trainer } from "../../src/train/trainer.ts";
 import { testGpu } from "../helpers/gpu.ts";
 import { squares } from "../helpers/squares.ts";
 
@@ -22,7 +23,7 @@ const options: Partial<TrainOptions> = {
 
 /** Every checkpoint of a run, one a step. */
 async function everyStep(): Promise<{ states: Checkpoint[]; history: Trainer["history"] }> {
-  const trainer = new Trainer(await testGpu(), data, options);
+  const trainer = new RecipeTrainer(await testGpu(), data, options);
   const states: Checkpoint[] = [];
   const history = await trainer.run({ checkpointEvery: 1, onCheckpoint: (state) => void states.push(state) });
   trainer.dispose();
@@ -32,7 +33,7 @@ const run = everyStep();
 
 /** A trainer that nobody may change, and its state. */
 const untouched = (async () => {
-  const trainer = new Trainer(await testGpu(), data, options);
+  const trainer = new RecipeTrainer(await testGpu(), data, options);
   return { trainer, before: await trainer.state() };
 })();
 async function expectUntouched() {
@@ -53,7 +54,7 @@ async function refusal(state: unknown, trainer?: Trainer) {
 
 /** What `resume` says to a run of other data or options, after checking that it changed nothing. */
 async function refusalOf(state: Checkpoint, other: DatasetSplits, more: Partial<TrainOptions> = {}) {
-  const trainer = new Trainer(await testGpu(), other, { ...options, ...more });
+  const trainer = new RecipeTrainer(await testGpu(), other, { ...options, ...more });
   const before = await trainer.state();
   const message = await refusal(state, trainer);
   expect(await trainer.state()).toEqual(before);
@@ -69,13 +70,27 @@ describe("resume", () => {
       Array.from({ length: 12 }, (_, i) => `${i + 1}`),
     );
     for (const state of [states[0]!, states[4]!, states[7]!, states[10]!]) {
-      const trainer = new Trainer(gpu, data, options);
+      const trainer = new RecipeTrainer(gpu, data, options);
       trainer.resume(decodeCheckpoint(encodeCheckpoint(state), "test"));
       expect(await trainer.state()).toEqual(state);
       expect(await trainer.run()).toEqual(history);
       expect((await trainer.state()).tensors).toEqual(states.at(-1)!.tensors);
       trainer.dispose();
     }
+  });
+
+  it("goes on from what version 0.1.0 wrote", async () => {
+    const { states, history } = await run;
+    const { tensors, metadata } = states[4]!;
+    const { imagesSinceLog: _images, optimizerTensors: _count, ...older } = metadata;
+    const { "trainer.accuracy_sum": correct, ...rest } = tensors;
+    const trainer = new RecipeTrainer(await testGpu(), data, options);
+    trainer.resume({
+      tensors: { ...rest, "trainer.correct_sum": correct! },
+      metadata: { ...older, options: older.options!.replace("{", '{"capture":true,') },
+    });
+    expect(await trainer.run()).toEqual(history);
+    trainer.dispose();
   });
 
   it("refuses other data, naming what differs and both values", async () => {
@@ -126,7 +141,7 @@ describe("resume", () => {
     expect(await refusal(edited((theirs) => Object.assign(theirs, { clip: 1 })))).toMatch(
       /trained with clip 1, this run has nothing/,
     );
-    const trainer = new Trainer(await testGpu(), data, { ...options, capture: false });
+    const trainer = new RecipeTrainer(await testGpu(), data, { ...options, capture: false });
     trainer.resume(state); // only how steps are dispatched
     trainer.dispose();
   });
@@ -189,13 +204,13 @@ describe("resume", () => {
     const state = (await run).states[3]!;
     const cases: [(tensors: Checkpoint["tensors"]) => void, RegExp][] = [
       [(tensors) => delete tensors["model.classifier.bias"], /missing classifier.bias/],
-      [(tensors) => delete tensors["optimizer.velocity.0"], /22 of 23 velocities/],
+      [(tensors) => delete tensors["optimizer.velocity.0"], /22 of the optimizer's 23 tensors/],
       [(tensors) => delete tensors["trainer.loss_sum"], /trainer.loss_sum is undefined/],
       [
         (tensors) => {
-          tensors["trainer.correct_sum"] = { shape: [2], dtype: "float32", data: new Float32Array(2) };
+          tensors["trainer.accuracy_sum"] = { shape: [2], dtype: "float32", data: new Float32Array(2) };
         },
-        /trainer.correct_sum is a Float32Array of 2/,
+        /trainer.accuracy_sum is a Float32Array of 2/,
       ],
       [
         (tensors) => {
@@ -229,15 +244,15 @@ describe("Trainer", () => {
   it("refuses options and callbacks that do not exist, and data that do not fit together", async () => {
     const gpu = await testGpu();
     const before = gpu.stats.liveBuffers;
-    const make = (more: object) => new Trainer(gpu, data, { ...options, ...more });
-    const take = (other: unknown) => new Trainer(gpu, other as DatasetSplits, options);
+    const make = (more: object) => new RecipeTrainer(gpu, data, { ...options, ...more });
+    const take = (other: unknown) => new RecipeTrainer(gpu, other as DatasetSplits, options);
     expect(() => make({ learningRate: 1 })).toThrow(/no option "learningRate"; did you mean "lr"/);
     expect(() => make({ batchsize: 1 })).toThrow(/did you mean "batchSize"/);
     expect(() => make({ init: "kaiming" })).toThrow(/init is "kaiming"; expected .*did you mean "he"/);
     expect(() => make({ augment: 1 })).toThrow(/augment is 1; expected true or false/);
     expect(() => make({ momentum: "0.5" })).toThrow(/momentum is "0.5"/);
     expect(() => make({ epochs: 1e300 })).toThrow(/epochs is 1e\+300/);
-    expect(() => new Trainer({} as never, data)).toThrow(UsageError);
+    expect(() => new RecipeTrainer({} as never, data)).toThrow(UsageError);
     for (const wrong of [undefined, null, {}, { train: data.train }, { ...data, test: [] }]) {
       expect(() => take(wrong)).toThrow(DataError);
     }
@@ -253,7 +268,7 @@ describe("Trainer", () => {
   });
 
   it("gives no state that is of several steps", async () => {
-    const trainer = new Trainer(await testGpu(), data, options);
+    const trainer = new RecipeTrainer(await testGpu(), data, options);
     const refused: unknown[] = [];
     const under = trainer.run({
       onLog: () => void refused.push(trainer.state().catch((error) => error)),

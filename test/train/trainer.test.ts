@@ -1,8 +1,8 @@
 import { describe, expect, it } from "vitest";
 import { decodeCheckpoint, encodeCheckpoint } from "../../src/train/checkpoint.ts";
+import { RecipeTrainer } from "../../src/train/recipe.ts";
 import { hasDiverged, type LogEntry } from "../../src/train/run-state.ts";
 import type { TrainOptions } from "../../src/train/train-options.ts";
-import { Trainer } from "../../src/train/trainer.ts";
 import { testGpu } from "../helpers/gpu.ts";
 import { squares } from "../helpers/squares.ts";
 
@@ -25,7 +25,7 @@ describe("Trainer", () => {
     const before = gpu.stats.liveBuffers;
     const histories = [];
     for (const capture of [true, false]) {
-      const trainer = new Trainer(gpu, data, { ...options, capture, epochs: 8 });
+      const trainer = new RecipeTrainer(gpu, data, { ...options, capture, epochs: 8 });
       histories.push(await trainer.run());
       trainer.dispose();
     }
@@ -38,7 +38,7 @@ describe("Trainer", () => {
 
   it("keeps its buffers flat over steps", async () => {
     const gpu = await testGpu();
-    const trainer = new Trainer(gpu, data, { ...options, capture: false, logEvery: 1 });
+    const trainer = new RecipeTrainer(gpu, data, { ...options, capture: false, logEvery: 1 });
     const live: number[] = [];
     await trainer.run({ onLog: () => void live.push(gpu.stats.liveBuffers) });
     expect(new Set(live.slice(1)).size).toBe(1);
@@ -47,10 +47,10 @@ describe("Trainer", () => {
 
   it("resumes exactly: the same losses as an uninterrupted run", async () => {
     const gpu = await testGpu();
-    const whole = new Trainer(gpu, data, options);
+    const whole = new RecipeTrainer(gpu, data, options);
     const expected = await whole.run();
     const abort = new AbortController();
-    const first = new Trainer(gpu, data, options);
+    const first = new RecipeTrainer(gpu, data, options);
     let file: Uint8Array | null = null;
     await first.run({
       onLog: ({ step }) => step >= 6 && abort.abort(), // inside the second epoch
@@ -60,7 +60,7 @@ describe("Trainer", () => {
       signal: abort.signal,
     });
     expect(first.step).toBeLessThan(whole.totalSteps);
-    const second = new Trainer(gpu, data, options);
+    const second = new RecipeTrainer(gpu, data, options);
     second.resume(decodeCheckpoint(file!, "test"));
     expect(second.step).toBe(first.step);
     const resumed = await second.run();
@@ -73,9 +73,9 @@ describe("Trainer", () => {
 
   it("refuses a checkpoint of another run, and changes nothing", async () => {
     const gpu = await testGpu();
-    const trainer = new Trainer(gpu, data, options);
+    const trainer = new RecipeTrainer(gpu, data, options);
     const state = await trainer.state();
-    const other = new Trainer(gpu, data, { ...options, lr: 0.01 });
+    const other = new RecipeTrainer(gpu, data, { ...options, lr: 0.01 });
     expect(() => other.resume(state)).toThrow(/trained with lr 0.05, this run has 0.01/);
     const bytes = encodeCheckpoint(state);
     expect(() => decodeCheckpoint(bytes.subarray(0, bytes.length - 5), "cut")).toThrow(
@@ -92,7 +92,7 @@ describe("Trainer", () => {
     const rough = { ...options, norm: "none", lr: 0.4, schedule: "constant", epochs: 2 } as const;
     const logs = [];
     for (const logEvery of [1, 3]) {
-      const trainer = new Trainer(gpu, data, { ...rough, logEvery });
+      const trainer = new RecipeTrainer(gpu, data, { ...rough, logEvery });
       logs.push((await trainer.run({ evaluate: false })).log);
       expect(trainer.history.startLoss).toBe(logs[0]![0]!.loss);
       trainer.dispose();
@@ -124,7 +124,7 @@ describe("Trainer", () => {
 
   it("stops at divergence and says where", async () => {
     const gpu = await testGpu();
-    const trainer = new Trainer(gpu, data, {
+    const trainer = new RecipeTrainer(gpu, data, {
       ...options,
       norm: "none",
       lr: 1e4,
@@ -154,7 +154,7 @@ describe("Trainer", () => {
       [{ nesterov: true, momentum: 0 }, /nesterov is true/],
     ];
     for (const [wrong, message] of bad)
-      expect(() => new Trainer(gpu, data, { ...options, ...wrong })).toThrow(message);
+      expect(() => new RecipeTrainer(gpu, data, { ...options, ...wrong })).toThrow(message);
     expect(gpu.stats.liveBuffers).toBe(before);
   });
 });

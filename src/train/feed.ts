@@ -1,0 +1,230 @@
+// Where a trainer's batches come from: a data set that lies on the GPU, or a loader that gives them one by one.
+
+import type { AugmentOptions } from "../data/augment.ts";
+import type { ChannelMoments, ImageDataset } from "../data/dataset.ts";
+import { DeviceDataset } from "../data/device-dataset.ts";
+import { BatchSampler } from "../data/loader.ts";
+import { DataError } from "../errors.ts";
+import type { Gpu } from "../gpu.ts";
+import { isPlain, show } from "../options.ts";
+import type { Plan } from "../plan.ts";
+import { type Shape, sizeOf } from "../tensor/shape.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import { describeData } from "./run-state.ts";
+
+/** A batch in the host's memory. */
+export interface HostBatch {
+  /** What the model takes, of `shape`. */
+  images: Float32Array;
+  /** [B, …] */
+  shape: readonly number[];
+  /** Classes, or what a loss of numbers wants. */
+  labels: Uint32Array | Float32Array;
+  /** Of `labels`. Default [labels.length]. */
+  labelShape?: readonly number[];
+}
+
+/** What gives batches, an epoch at a time: a `DataLoader`, a `StreamLoader`, or an object of your own. */
+export interface BatchLoader {
+  readonly batchSize: number;
+  readonly batchesPerEpoch: number;
+  /** The batches of an epoch, from number `start` on. Of an async one the next batch is asked for while the GPU has the last. */
+  epoch(epoch: number, start?: number): Iterable<HostBatch> | AsyncIterable<HostBatch>;
+}
+
+/** The tensors of all batches of one size, and the step that was recorded with them. */
+export interface Slot {
+  readonly rows: number;
+  readonly images: Tensor;
+  readonly labels: Tensor;
+  /** Dispatches what fills them, as part of the step; where nothing does, they are full. */
+  gather(): void;
+  plan: Plan<void> | null;
+  dispose(): void;
+}
+
+export interface Feed {
+  readonly batchesPerEpoch: number;
+  /** Brings a batch to the GPU, or there what is needed to make it. */
+  load(epoch: number, index: number): Slot | Promise<Slot>;
+  /** Called when the step with the last batch is on its way: time to make the next. */
+  ahead(): void;
+  /** What has to be equal for a checkpoint to go on with these data. */
+  describe(): Record<string, unknown>;
+  dispose(): void;
+}
+
+export function isDataset(data: unknown): data is ImageDataset {
+  const { images, labels } = (data ?? {}) as Partial<ImageDataset>;
+  return images instanceof Uint8Array && labels instanceof Uint8Array;
+}
+
+export function isLoader(data: unknown): data is BatchLoader {
+  const { batchSize, batchesPerEpoch, epoch } = (data ?? {}) as Partial<BatchLoader>;
+  const isCount = (value: unknown) => Number.isSafeInteger(value) && (value as number) >= 1;
+  return isCount(batchSize) && isCount(batchesPerEpoch) && typeof epoch === "function";
+}
+
+/** Batches of a data set on the GPU: a step moves nothing but image numbers from the host. */
+export class DeviceFeed implements Feed {
+  readonly batchesPerEpoch: number;
+  private readonly sampler: BatchSampler;
+  private readonly device: DeviceDataset;
+  private readonly slots = new Map<number, Slot & { indices: Tensor; epoch: Tensor }>();
+
+  constructor(
+    private readonly gpu: Gpu,
+    private readonly dataset: ImageDataset,
+    options: {
+      batchSize: number;
+      seed: number;
+      dropLast: boolean;
+      moments: ChannelMoments;
+      augment: AugmentOptions | null;
+    },
+  ) {
+    const { batchSize, seed, dropLast, moments, augment } = options;
+    this.sampler = new BatchSampler({ count: dataset.count, batchSize, seed, dropLast });
+    this.batchesPerEpoch = this.sampler.batchesPerEpoch;
+    this.device = new DeviceDataset(gpu, dataset, { ...moments, seed, augment });
+  }
+
+  load(epoch: number, index: number): Slot {
+    const indices = this.sampler.indices(epoch, index);
+    const slot = this.slot(indices.length);
+    slot.indices.write(indices);
+    slot.epoch.write([epoch]);
+    return slot;
+  }
+
+  private slot(rows: number) {
+    const known = this.slots.get(rows);
+    if (known) return known;
+    const { gpu, dataset, device } = this;
+    const { height, width, channels } = dataset;
+    const indices = gpu.keep(gpu.empty([rows], "uint32"));
+    const epoch = gpu.keep(gpu.empty([1], "uint32"));
+    const images = gpu.keep(gpu.empty([rows, height, width, channels]));
+    const labels = gpu.keep(gpu.empty([rows], "uint32"));
+    const slot = {
+      ...{ rows, images, labels, indices, epoch, plan: null },
+      gather: () => device.gather(indices, epoch, images, labels),
+      dispose: () => disposeAll([indices, epoch, images, labels]),
+    };
+    this.slots.set(rows, slot);
+    return slot;
+  }
+
+  ahead(): void {}
+
+  describe(): Record<string, unknown> {
+    return { ...describeData(this.dataset) };
+  }
+
+  dispose(): void {
+    disposeSlots(this.slots.values());
+    this.device.dispose();
+  }
+}
+
+/** Batches of a loader, written to tensors that stay. */
+export class HostFeed implements Feed {
+  readonly batchesPerEpoch: number;
+  private readonly slots = new Map<string, Slot>();
+  private batches: Iterator<HostBatch> | AsyncIterator<HostBatch> | null = null;
+  private next: IteratorResult<HostBatch> | Promise<IteratorResult<HostBatch>> | null = null;
+  private at = { epoch: 0, index: 0 };
+
+  constructor(
+    private readonly gpu: Gpu,
+    private readonly loader: BatchLoader,
+  ) {
+    this.batchesPerEpoch = loader.batchesPerEpoch;
+  }
+
+  async load(epoch: number, index: number): Promise<Slot> {
+    if (!this.batches || this.at.epoch !== epoch || this.at.index !== index) {
+      this.close();
+      const source = this.loader.epoch(epoch, index) as Iterable<HostBatch> & AsyncIterable<HostBatch>;
+      this.batches = source[Symbol.asyncIterator]?.() ?? source[Symbol.iterator]();
+    }
+    const { done, value } = await (this.next ?? this.batches.next());
+    this.next = null;
+    if (done) {
+      throw new DataError(
+        `Trainer: the loader's epoch ${epoch} ended with batch ${index}; expected ${this.batchesPerEpoch} batches, as its batchesPerEpoch says`,
+      );
+    }
+    this.at = { epoch, index: index + 1 };
+    const { images, shape, labels, labelShape = [labels?.length] } = checkBatch(value);
+    const key = `${shape}/${labelShape}/${labels.constructor.name}`;
+    const slot = this.slots.get(key) ?? this.slot(key, shape, labelShape, labels instanceof Uint32Array);
+    slot.images.write(images);
+    slot.labels.write(labels);
+    return slot;
+  }
+
+  private slot(key: string, shape: Shape, labelShape: Shape, classes: boolean): Slot {
+    const { gpu } = this;
+    const images = gpu.keep(gpu.empty(shape));
+    const labels = gpu.keep(gpu.empty(labelShape, classes ? "uint32" : "float32"));
+    const dispose = () => disposeAll([images, labels]);
+    const slot: Slot = { rows: shape[0]!, images, labels, gather: () => {}, plan: null, dispose };
+    this.slots.set(key, slot);
+    return slot;
+  }
+
+  ahead(): void {
+    if (!this.batches || this.at.index >= this.batchesPerEpoch) return;
+    this.next = this.batches.next();
+    // Whoever awaits it hears of a failure; until then nobody does.
+    if (this.next instanceof Promise) this.next.catch(() => {});
+  }
+
+  private close(): void {
+    void this.batches?.return?.();
+    this.batches = null;
+    this.next = null;
+  }
+
+  describe(): Record<string, unknown> {
+    const { batchSize, batchesPerEpoch } = this.loader;
+    return { batchSize, batchesPerEpoch };
+  }
+
+  dispose(): void {
+    this.close();
+    disposeSlots(this.slots.values());
+  }
+}
+
+/** @throws DataError unless it is a batch whose lengths go together. */
+export function checkBatch(batch: unknown): HostBatch {
+  const { images, shape, labels, labelShape } = (isPlain(batch) ? batch : {}) as Partial<HostBatch>;
+  const isShape = (value: unknown): value is number[] =>
+    Array.isArray(value) && value.length > 0 && value.every((size) => Number.isSafeInteger(size) && size > 0);
+  const isRight =
+    images instanceof Float32Array &&
+    isShape(shape) &&
+    sizeOf(shape) === images.length &&
+    (labels instanceof Uint32Array || labels instanceof Float32Array) &&
+    (labelShape === undefined
+      ? labels.length === shape[0]
+      : isShape(labelShape) && sizeOf(labelShape) === labels.length && labelShape[0] === shape[0]);
+  if (isRight) return batch as HostBatch;
+  throw new DataError(
+    `Trainer: a batch is ${show(batch)} of images ${show(images)}, shape ${show(shape)}, labels ${show(labels)}, labelShape ${show(labelShape)}; ` +
+      "expected { images: Float32Array, shape: [B, …], labels: Uint32Array or Float32Array } of lengths that go together",
+  );
+}
+
+function disposeSlots(slots: Iterable<Slot>): void {
+  for (const slot of slots) {
+    slot.plan?.dispose();
+    slot.dispose();
+  }
+}
+
+function disposeAll(tensors: readonly Tensor[]): void {
+  for (const tensor of tensors) tensor.dispose();
+}
