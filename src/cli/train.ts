@@ -11,9 +11,16 @@ import { DATASET_NAMES, loadDataset } from "../node/datasets.ts";
 import { writeFileAtomic } from "../node/files.ts";
 import { requestGpu } from "../node/request.ts";
 import { decodeCheckpoint, encodeCheckpoint } from "../train/checkpoint.ts";
+import { isCifarNetwork, NETWORK_NAMES } from "../train/networks.ts";
 import { chromeTrace, summarizeTimings } from "../train/profile-report.ts";
 import { trainThroughLosses } from "../train/recovery.ts";
-import { defaultTrainOptions, type TrainOptions, trainOptions } from "../train/train-options.ts";
+import {
+  defaultTrainOptions,
+  OPTIMIZER_NAMES,
+  SCHEDULE_NAMES,
+  type TrainOptions,
+  trainOptions,
+} from "../train/train-options.ts";
 import type { Trainer } from "../train/trainer.ts";
 import { examples, offer } from "./help.ts";
 import { measureCopyBandwidth, measureMatmul } from "./measure.ts";
@@ -37,13 +44,18 @@ export function addTrainOptions(command: Command): void {
   const d = defaultTrainOptions;
   command
     .option("--depth <layers>", "6n + 2: 8, 14, 20, 32, 44, 56, 110 …", positiveInteger, d.depth)
-    .option("--width <channels>", "channels of the first stage", positiveInteger, d.width)
+    .option(
+      "--width <channels>",
+      "channels of the first stage (default: 16, or 64 of networks with a name of torchvision's)",
+      positiveInteger,
+    )
     .option("--init <scheme>", INITS.join(", "), d.init)
-    .option("--schedule <name>", "constant, step (÷10 at 50 % and 75 %) or cosine", d.schedule)
+    .option("--schedule <name>", "constant, step (÷10 at 50 % and 75 %), cosine or one-cycle", d.schedule)
     .option("--warmup-steps <n>", "steps of linear warm-up", integer, d.warmupSteps)
-    .option("--momentum <m>", "momentum of SGD", number, d.momentum)
+    .option("--momentum <m>", "momentum of sgd and rmsprop", number, d.momentum)
     .option("--nesterov", "Nesterov's momentum", d.nesterov)
     .option("--weight-decay <rate>", "weight decay, such as 5e-4", number, d.weightDecay)
+    .option("--clip-grad-norm <most>", "scale gradients down to this norm", number)
     .option("--batch-size <n>", "images a step", positiveInteger, d.batchSize)
     .option("--epochs <n>", "passes over the training set", positiveInteger, d.epochs)
     .option("--max-steps <n>", "end after so many steps", positiveInteger)
@@ -57,9 +69,17 @@ export function addTrainOptions(command: Command): void {
     data: DATASET_NAMES,
     norm: RESNET_NORMS,
     init: INITS,
-    schedule: ["constant", "step", "cosine"],
+    schedule: SCHEDULE_NAMES,
     depth: ["8", "14", "20", "32", "44", "56", "110"],
   });
+}
+
+/** `resnetCifar-20 (width 16, norm batch)`; `resnet18 (width 64), adamw` */
+function describe({ model, depth, width, norm, optimizer }: TrainOptions): string {
+  const name = isCifarNetwork(model)
+    ? `${model === "resnetCifar" ? "ResNet" : model}-${depth} (width ${width}, norm ${norm})`
+    : model;
+  return optimizer === defaultTrainOptions.optimizer ? name : `${name} by ${optimizer}`;
 }
 
 interface TrainFlags extends Omit<TrainOptions, "maxSteps"> {
@@ -76,8 +96,10 @@ interface TrainFlags extends Omit<TrainOptions, "maxSteps"> {
 export function registerTrain(program: Command): void {
   const command = program
     .command("train")
-    .description("train one residual network; checkpoints after each epoch, history and report in --out")
+    .description("train one network; checkpoints after each epoch, history and report in --out")
     .option("--data <dir>", `a directory, or ${DATASET_NAMES.join(", ")}`, text, "embedded")
+    .option("--model <name>", NETWORK_NAMES.join(", "), defaultTrainOptions.model)
+    .option("--optimizer <name>", OPTIMIZER_NAMES.join(", "), defaultTrainOptions.optimizer)
     .option("--norm <name>", RESNET_NORMS.join(", "), defaultTrainOptions.norm)
     .option("--lr <rate>", "initial learning rate, such as 0.1 or 1e-3", number, defaultTrainOptions.lr)
     .option("--out <dir>", "where results go", text, "runs/train")
@@ -85,8 +107,10 @@ export function registerTrain(program: Command): void {
     .option("--resume", "go on from the checkpoint in --out", false)
     .option("--checkpoint-every <n>", "checkpoints after every n steps, too", positiveInteger);
   addTrainOptions(command);
+  offer(command, { model: NETWORK_NAMES, optimizer: OPTIMIZER_NAMES });
   examples(command, [
     "fusenorm train --depth 8 --epochs 2",
+    "fusenorm train --model resnet18 --optimizer adamw --lr 1e-3 --schedule one-cycle",
     "fusenorm train --data cifar10 --lr 0.1 --epochs 160 --out runs/cifar10",
     "fusenorm train --data cifar10 --epochs 160 --out runs/cifar10 --resume",
   ]);
@@ -131,7 +155,7 @@ async function train(flags: TrainFlags): Promise<void> {
           onStart: async (trainer, gpu) => {
             if (callbacks) return; // on a fresh device
             console.error(
-              `ResNet-${options.depth} (width ${options.width}, norm ${options.norm}) on ${data.train.name}, lr ${options.lr}, ` +
+              `${describe(options)} on ${data.train.name}, lr ${options.lr}, ` +
                 `${trainer.totalSteps} steps of ${options.batchSize}, on ${gpu.info.name} (${gpu.info.class})`,
             );
             if (profile) await profileTraining(gpu, trainer, out, json ? console.error : console.log);

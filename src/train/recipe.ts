@@ -7,7 +7,6 @@ import { Gpu } from "../gpu.ts";
 import type { Module } from "../nn/module.ts";
 import { Adam, AdamW } from "../optim/adam.ts";
 import { decayGroups } from "../optim/groups.ts";
-import { Muon } from "../optim/muon.ts";
 import type { Optimizer } from "../optim/optimizer.ts";
 import { RMSprop } from "../optim/rmsprop.ts";
 import { cosine, multiStep, oneCycle, type Schedule, warmup } from "../optim/schedule.ts";
@@ -91,8 +90,7 @@ function makeOptimizer(model: Module, options: TrainOptions): Optimizer {
   const parameters = decayGroups(model);
   if (optimizer === "adam") return new Adam(parameters, { lr, weightDecay });
   if (optimizer === "adamw") return new AdamW(parameters, { lr, weightDecay });
-  if (optimizer === "rmsprop") return new RMSprop(parameters, { lr, momentum, weightDecay });
-  return new Muon(parameters, { lr, momentum, weightDecay, nesterov });
+  return new RMSprop(parameters, { lr, momentum, weightDecay });
 }
 
 function makeSchedule(options: TrainOptions, totalSteps: number): Schedule {

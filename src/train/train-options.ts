@@ -9,7 +9,7 @@ import {
 import { checkChoice, checkFlag, checkOptions, optionNames, show } from "../options.ts";
 import { isCifarNetwork, NETWORK_NAMES, type NetworkName } from "./networks.ts";
 
-export const OPTIMIZER_NAMES = ["sgd", "adam", "adamw", "rmsprop", "muon"] as const;
+export const OPTIMIZER_NAMES = ["sgd", "adam", "adamw", "rmsprop"] as const;
 export const SCHEDULE_NAMES = ["constant", "step", "cosine", "one-cycle"] as const;
 
 /** Everything that decides a run: the same options, data and adapter give the same losses, bit for bit. */
@@ -33,7 +33,7 @@ export interface TrainOptions {
   schedule: (typeof SCHEDULE_NAMES)[number];
   /** Steps over which the learning rate rises linearly from 0. */
   warmupSteps: number;
-  /** Of SGD, RMSprop and Muon. */
+  /** Of SGD and RMSprop. */
   momentum: number;
   nesterov: boolean;
   weightDecay: number;
