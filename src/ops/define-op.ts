@@ -11,6 +11,7 @@ import type { DType } from "../tensor/dtype.ts";
 import type { Shape } from "../tensor/shape.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import { checksOf, publicNameOf } from "./op-checks.ts";
+import { tracer } from "./trace.ts";
 
 /** Symbolic shapes by input: `"N H W C"`; `"..."` for any rank; a final `?` marks an input that may be null. */
 export type InputShapes = Record<string, string>;
@@ -129,6 +130,7 @@ function makeOp<const I extends InputShapes, P, Plan extends { out: Shape }, S e
       checks.result(definition.forward(ctx, inputs, plan, params), plan, inputs, gpu),
     );
     const { out, saved } = result;
+    tracer()?.({ op: publicName, inputs: inputs as Record<string, Tensor | null>, params, out });
     if (watch) out.requiresGrad = names.some((name) => inputs[name]?.requiresGrad);
     if (graph) {
       const { own, changed } = holdSaved(saved);

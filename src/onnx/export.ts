@@ -1,0 +1,168 @@
+// A network in inference as an ONNX model: one run is watched, and each op becomes the nodes that compute the same in [N, C, H, W].
+
+import { noGrad } from "../autograd/tape.ts";
+import { DataError, ShapeError, UsageError } from "../errors.ts";
+import { printable } from "../foreign.ts";
+import { BatchNorm2d } from "../nn/layers.ts";
+import { Module } from "../nn/module.ts";
+import { type TracedOp, traceOps } from "../ops/trace.ts";
+import { checkInstance, checkOptions, checkText, optionNames, show } from "../options.ts";
+import { checkShape, type Shape } from "../tensor/shape.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import { Graph } from "./graph.ts";
+import { WRITERS } from "./writers.ts";
+
+export interface OnnxOptions {
+  /** Of one image or row, without the batch: [H, W, C], or [C]. The model takes [N, C, H, W] of any N. */
+  shape: Shape;
+  /** Of the graph. Default "fusenorm". */
+  name?: string;
+  /** Default "input" and "output". */
+  inputName?: string;
+  outputName?: string;
+  /** Text by key, that readers show. */
+  metadata?: Record<string, string>;
+}
+
+const OPTIONS = optionNames<OnnxOptions>({ shape: 0, name: 0, inputName: 0, outputName: 0, metadata: 0 });
+
+/** Images in the run that is watched: another number than 1, which sizes of other axes are more often. */
+const ROWS = 3;
+
+/**
+ * A network as an ONNX model (opset 15), for inference: float32 input [N, C, H, W], N any, normalised as in training. Batch-norms are
+ * nodes of their own; those that `foldBatchNorm` has put into the weights are gone. What does not depend on the input, such as a
+ * weight of `weightNorm`, is written as a constant. Needs the package `onnx-proto`.
+ * @throws UsageError for a network in training mode, or one that runs an op which is not written here
+ */
+export async function exportOnnx(model: Module, options: OnnxOptions): Promise<Uint8Array> {
+  const op = "exportOnnx";
+  checkInstance(op, "model", model, Module);
+  checkOptions(op, options, OPTIONS);
+  const { shape, name = "fusenorm", inputName = "input", outputName = "output", metadata = {} } = options;
+  checkShape(op, shape);
+  for (const [field, value] of Object.entries({ name, inputName, outputName })) checkText(op, field, value);
+  if (shape.length !== 3 && shape.length !== 1) {
+    throw new ShapeError(`${op}: shape is ${show(shape)}; expected [H, W, C] of images, or [C] of rows`);
+  }
+  for (const [path, module] of model.modules()) {
+    if (!(module instanceof BatchNorm2d && module.training)) continue;
+    throw new UsageError(`${op}: ${path || "the model"} is in training mode; expected model.eval() first`);
+  }
+  const [first] = [...model.tensors()];
+  if (!first) throw new UsageError(`${op}: the model has no tensors; expected a network`);
+  const { gpu } = first[1];
+  const { onnx } = await library(op);
+  const graph = new Graph(op, inputName);
+  const held: Tensor[] = [];
+  try {
+    const recorded: Recorded[] = [];
+    const output = noGrad(() =>
+      gpu.scope(() => {
+        const input = gpu.zeros([ROWS, ...shape]);
+        graph.place(input, inputName);
+        const y = traceOps(
+          (traced) => {
+            const found = record(graph, traced, held);
+            if (found) recorded.push(found);
+          },
+          () => model.forward(input),
+        );
+        y.materialize();
+        return gpu.keep(y.alias());
+      }),
+    );
+    held.push(output);
+    const last = recorded.at(-1);
+    if (!last) throw new UsageError(`${op}: the output does not depend on the input; expected a network`);
+    for (const one of recorded) await write(op, graph, one);
+    const sizes = (dims: Shape) => {
+      const [, ...rest] = dims.length === 4 ? [dims[0]!, dims[3]!, dims[1]!, dims[2]!] : dims;
+      return { dim: [{ dimParam: "N" }, ...rest.map((size) => ({ dimValue: size }))] };
+    };
+    const value = (label: string, dims: Shape) => ({
+      name: label,
+      type: { tensorType: { elemType: onnx.TensorProto.DataType.FLOAT, shape: sizes(dims) } },
+    });
+    graph.rename(last.out, outputName);
+    return onnx.ModelProto.encode({
+      irVersion: 8,
+      producerName: "fusenorm",
+      opsetImport: [{ domain: "", version: 15 }],
+      metadataProps: Object.entries(metadata).map(([key, text]) => ({ key, value: text })),
+      graph: {
+        name,
+        node: graph.nodes,
+        initializer: graph.constants,
+        input: [value(inputName, [ROWS, ...shape])],
+        output: [value(outputName, output.shape)],
+      },
+    }).finish();
+  } finally {
+    for (const tensor of held) tensor.dispose();
+  }
+}
+
+/** An op whose output depends on the input: names where inputs do, too, and handles on the others' elements. */
+export interface Recorded {
+  op: string;
+  inputs: Record<string, { name: string } | { constant: Tensor } | null>;
+  /** Shapes here, with the batch of the run that was watched. */
+  shapes: Record<string, Shape>;
+  params: Record<string, unknown>;
+  out: string;
+  outShape: Shape;
+}
+
+function record(graph: Graph, { op, inputs, params, out }: TracedOp, held: Tensor[]): Recorded | null {
+  const names = Object.fromEntries(
+    Object.entries(inputs).map(([field, tensor]) => [field, tensor ? graph.nameOf(tensor) : undefined]),
+  );
+  if (Object.values(names).every((name) => name === undefined)) return null;
+  const hold = (tensor: Tensor) => {
+    const own = tensor.gpu.keep(tensor.alias());
+    held.push(own);
+    return own;
+  };
+  const found: Recorded = {
+    op,
+    inputs: {},
+    shapes: {},
+    params: {},
+    out: graph.place(out),
+    outShape: out.shape,
+  };
+  for (const [field, tensor] of Object.entries(inputs)) {
+    const name = names[field];
+    found.inputs[field] = !tensor ? null : name !== undefined ? { name } : { constant: hold(tensor) };
+    if (tensor) found.shapes[field] = tensor.shape;
+  }
+  for (const [field, value] of Object.entries((params ?? {}) as Record<string, unknown>)) {
+    const isTensor = field === "runningMean" || field === "runningVar";
+    found.params[field] = isTensor && value ? hold(value as Tensor) : value;
+  }
+  return found;
+}
+
+async function write(op: string, graph: Graph, recorded: Recorded): Promise<void> {
+  const writer = Object.hasOwn(WRITERS, recorded.op) ? WRITERS[recorded.op] : undefined;
+  if (!writer) {
+    throw new UsageError(
+      `${op}: the network runs ${recorded.op}, which has no ONNX nodes here; expected one of ${Object.keys(WRITERS).join(", ")}`,
+    );
+  }
+  await writer(graph, recorded);
+}
+
+async function library(op: string): Promise<typeof import("onnx-proto")> {
+  try {
+    const loaded = await import("onnx-proto");
+    return loaded.default ?? loaded; // what Node makes of CommonJS, or a bundler
+  } catch (cause) {
+    throw new DataError(
+      `${op}: the package "onnx-proto", which knows the format, can't be loaded (${printable((cause as Error)?.message)}); install it: ` +
+        "npm install onnx-proto",
+      { cause },
+    );
+  }
+}

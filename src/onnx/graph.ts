@@ -1,0 +1,123 @@
+// The parts of an ONNX graph on the way to a file.
+
+import { UsageError } from "../errors.ts";
+import { type Shape, sizeOf } from "../tensor/shape.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+
+/** Numbers of the format's enumerations. */
+const FLOAT = 1;
+const INT64 = 7;
+const KINDS = { FLOAT: 1, INT: 2, INTS: 7 } as const;
+
+export interface OnnxNode {
+  opType: string;
+  name: string;
+  input: string[];
+  output: string[];
+  attribute: object[];
+}
+
+export interface OnnxConstant {
+  name: string;
+  dims: number[];
+  dataType: number;
+  rawData: Uint8Array;
+}
+
+export class Graph {
+  readonly nodes: OnnxNode[] = [];
+  readonly constants: OnnxConstant[] = [];
+  private readonly names = new Map<Tensor, string>();
+  private count = 0;
+
+  constructor(
+    private readonly op: string,
+    private readonly inputName: string,
+  ) {}
+
+  /** A name for what an op gave. */
+  place(tensor: Tensor, name = this.fresh("value")): string {
+    this.names.set(tensor, name);
+    return name;
+  }
+
+  /** Undefined for what does not depend on the input. */
+  nameOf(tensor: Tensor): string | undefined {
+    return this.names.get(tensor);
+  }
+
+  private fresh(what: string): string {
+    this.count += 1;
+    return `${what}_${this.count}`;
+  }
+
+  /** Adds a node of one output, and returns that: `out`, or a name of its own. Attributes are integers but for `floats`. */
+  node(
+    opType: string,
+    input: readonly string[],
+    {
+      out = this.fresh("value"),
+      ints = {},
+      floats = {},
+    }: {
+      out?: string;
+      ints?: Record<string, number | readonly number[]>;
+      floats?: Record<string, number>;
+    } = {},
+  ): string {
+    const attribute = [
+      ...Object.entries(ints).map(([name, value]) =>
+        typeof value === "number"
+          ? { name, type: KINDS.INT, i: value }
+          : { name, type: KINDS.INTS, ints: [...value] },
+      ),
+      ...Object.entries(floats).map(([name, f]) => ({ name, type: KINDS.FLOAT, f })),
+    ];
+    this.nodes.push({ opType, name: this.fresh(opType), input: [...input], output: [out], attribute });
+    return out;
+  }
+
+  floats(values: Float32Array, dims: Shape): string {
+    const rawData = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+    return this.constant(rawData, dims, FLOAT);
+  }
+
+  integers(values: readonly number[]): string {
+    const data = BigInt64Array.from(values, BigInt);
+    return this.constant(new Uint8Array(data.buffer), [values.length], INT64);
+  }
+
+  private constant(rawData: Uint8Array, dims: Shape, dataType: number): string {
+    const name = this.fresh("constant");
+    this.constants.push({ name, dims: [...dims], dataType, rawData });
+    return name;
+  }
+
+  /** Gives the graph's last value another name. */
+  rename(from: string, to: string): void {
+    if (to === this.inputName || this.nodes.some(({ output }) => output.includes(to))) {
+      throw new UsageError(`${this.op}: outputName is "${to}", which the graph has; expected another name`);
+    }
+    for (const node of this.nodes) {
+      node.output = node.output.map((name) => (name === from ? to : name));
+      node.input = node.input.map((name) => (name === from ? to : name));
+    }
+  }
+}
+
+/** Elements with axes in another order: axis i of the result is axis `order[i]` of what is given. */
+export function permute(data: Float32Array, shape: Shape, order: readonly number[]): Float32Array {
+  const strides = shape.map((_, axis) => sizeOf(shape.slice(axis + 1)));
+  const sizes = order.map((axis) => shape[axis]!);
+  const index = sizes.map(() => 0);
+  const out = new Float32Array(data.length);
+  for (let at = 0; at < out.length; at += 1) {
+    out[at] = data[index.reduce((sum, i, axis) => sum + i * strides[order[axis]!]!, 0)]!;
+    for (let axis = sizes.length - 1; axis >= 0; axis -= 1) {
+      index[axis]! += 1;
+      if (index[axis]! < sizes[axis]!) break;
+      index[axis] = 0;
+    }
+  }
+  return out;
+}

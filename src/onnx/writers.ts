@@ -1,0 +1,253 @@
+// The ONNX nodes of each op. Maps are [N, C, H, W] there, [N, H, W, C] here; everything else lies alike.
+
+import { ShapeError, UsageError } from "../errors.ts";
+import { show } from "../options.ts";
+import type { Shape } from "../tensor/shape.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import type { Recorded } from "./export.ts";
+import { type Graph, permute } from "./graph.ts";
+
+type Writer = (graph: Graph, recorded: Recorded) => void | Promise<void>;
+
+/** The order that makes [N, C, H, W] of [N, H, W, C], and [K, C, R, S] of [K, R, S, C]. */
+const CHANNELS_SECOND = [0, 3, 1, 2];
+const CHANNELS_LAST = [0, 2, 3, 1];
+
+const both = (value: unknown, fallback: number): [number, number] =>
+  Array.isArray(value)
+    ? [value[0], value[1]]
+    : [(value ?? fallback) as number, (value ?? fallback) as number];
+
+const read = async (tensor: Tensor) => (await tensor.read()) as Float32Array;
+
+/** The name of an input that has to depend on the network's. */
+function dynamic({ op, inputs }: Recorded, field = "x"): string {
+  const input = inputs[field];
+  if (input && "name" in input) return input.name;
+  throw new UsageError(
+    `exportOnnx: ${field} of ${op} does not depend on the input; expected a network in which it does`,
+  );
+}
+
+/** An input that must not depend on the network's, or null. */
+function constant({ op, inputs }: Recorded, field: string): Tensor | null {
+  const input = inputs[field] ?? null;
+  if (!input) return null;
+  if ("constant" in input) return input.constant;
+  throw new UsageError(`exportOnnx: ${field} of ${op} depends on the input; expected fixed weights`);
+}
+
+/** [top, left, bottom, right] */
+function pads(padding: unknown, reach: readonly [number, number]): number[] {
+  if (padding === "same") {
+    const before = reach.map((total) => Math.floor(total / 2));
+    return [...before, ...reach.map((total, axis) => total - before[axis]!)];
+  }
+  if (padding === "valid" || padding === undefined) return [0, 0, 0, 0];
+  if (!Array.isArray(padding)) return new Array(4).fill(padding);
+  const [a, b, c, d] = padding as number[];
+  return padding.length === 2 ? [a!, b!, a!, b!] : [a!, c!, b!, d!];
+}
+
+const conv2d: Writer = async (graph, recorded) => {
+  const { stride, padding, dilation, groups = 1 } = recorded.params as Record<string, unknown>;
+  const weight = constant(recorded, "weight")!;
+  const [K, R, S, C] = weight.shape as [number, number, number, number];
+  const dilations = both(dilation, 1);
+  const data = permute(await read(weight), weight.shape, CHANNELS_SECOND);
+  const input = [dynamic(recorded), graph.floats(data, [K, C, R, S])];
+  const bias = constant(recorded, "bias");
+  if (bias) input.push(graph.floats(await read(bias), [K]));
+  const reach = [(R - 1) * dilations[0], (S - 1) * dilations[1]] as const;
+  graph.node("Conv", input, {
+    out: recorded.out,
+    ints: {
+      kernel_shape: [R, S],
+      ...{ strides: both(stride, 1), dilations, pads: pads(padding, reach), group: groups as number },
+    },
+  });
+};
+
+const batchNorm: Writer = async (graph, recorded) => {
+  const { training, eps, runningMean, runningVar, activation } = recorded.params as Record<string, unknown>;
+  if (training) {
+    throw new UsageError(
+      "exportOnnx: a batch-norm uses the batch's statistics; expected running statistics (trackRunningStats) and model.eval()",
+    );
+  }
+  const [mean, variance] = [runningMean as Tensor, runningVar as Tensor];
+  const channels = mean.size;
+  const filled = async (field: string, value: number) => {
+    const tensor = constant(recorded, field);
+    return graph.floats(tensor ? await read(tensor) : new Float32Array(channels).fill(value), [channels]);
+  };
+  const input = [
+    ...[dynamic(recorded), await filled("gamma", 1), await filled("beta", 0)],
+    ...[graph.floats(await read(mean), [channels]), graph.floats(await read(variance), [channels])],
+  ];
+  const { residual } = recorded.inputs;
+  const isLast = !residual && activation === "none";
+  let y = graph.node("BatchNormalization", input, {
+    ...(isLast ? { out: recorded.out } : {}),
+    floats: { epsilon: eps as number },
+  });
+  if (residual) {
+    const out = activation === "none" ? { out: recorded.out } : {};
+    y = graph.node("Add", [y, await operand(graph, recorded, "residual")], out);
+  }
+  if (activation === "none") return;
+  const name = typeof activation === "string" ? activation : "leakyRelu";
+  const slope = (activation as { negativeSlope?: number }).negativeSlope ?? 0.01;
+  activate(graph, name, y, recorded.out, slope);
+};
+
+function activate(graph: Graph, name: string, x: string, out: string, slope = 0.01): void {
+  const scalar = (value: number) => graph.floats(Float32Array.of(value), []);
+  const times = (a: string, b: string, end?: string) => graph.node("Mul", [a, b], end ? { out: end } : {});
+  /** 0.5 · x · (1 + inner) */
+  const gated = (inner: string) => times(times(x, scalar(0.5)), graph.node("Add", [inner, scalar(1)]), out);
+  if (name === "relu") graph.node("Relu", [x], { out });
+  else if (name === "relu6") graph.node("Clip", [x, scalar(0), scalar(6)], { out });
+  else if (name === "leakyRelu") graph.node("LeakyRelu", [x], { out, floats: { alpha: slope } });
+  else if (name === "hardSwish") graph.node("HardSwish", [x], { out });
+  else if (name === "silu") times(x, graph.node("Sigmoid", [x]), out);
+  else if (name === "gelu") gated(graph.node("Erf", [times(x, scalar(Math.SQRT1_2))]));
+  else if (name === "geluTanh") {
+    const cube = times(times(times(x, x), x), scalar(0.044715));
+    const inner = times(graph.node("Add", [x, cube]), scalar(Math.sqrt(2 / Math.PI)));
+    gated(graph.node("Tanh", [inner]));
+  } else
+    throw new UsageError(`exportOnnx: the activation ${show(name)} has no ONNX nodes here; expected another`);
+}
+
+const activation =
+  (name: string): Writer =>
+  (graph, recorded) => {
+    const { constants } = recorded.params as { constants?: { NEGATIVE_SLOPE?: number } };
+    activate(graph, name, dynamic(recorded), recorded.out, constants?.NEGATIVE_SLOPE);
+  };
+
+const pool =
+  (opType: "MaxPool" | "AveragePool"): Writer =>
+  (graph, recorded) => {
+    const { kernelSize, stride, padding, ceilMode, countIncludePad = true } = recorded.params;
+    const kernel = both(kernelSize, 1);
+    graph.node(opType, [dynamic(recorded)], {
+      out: recorded.out,
+      ints: {
+        kernel_shape: kernel,
+        strides: stride === undefined ? kernel : both(stride, 1),
+        pads: pads(padding, [0, 0]),
+        ceil_mode: ceilMode ? 1 : 0,
+        ...(opType === "AveragePool" ? { count_include_pad: countIncludePad ? 1 : 0 } : {}),
+      },
+    });
+  };
+
+const mean: Writer = (graph, recorded) => {
+  const { axes, keepDims = false } = recorded.params;
+  const { x } = recorded.shapes;
+  if (x!.length !== 4 || String(axes) !== "1,2") {
+    throw new ShapeError(
+      `exportOnnx: mean of ${show(x)} over axes ${show(axes)}; expected that of a map over its pixels, as globalAvgPool2d`,
+    );
+  }
+  const out = { out: recorded.out };
+  const pooled = graph.node("GlobalAveragePool", [dynamic(recorded)], keepDims ? out : {});
+  if (!keepDims) graph.node("Flatten", [pooled], { ...out, ints: { axis: 1 } });
+};
+
+const linear: Writer = async (graph, recorded) => {
+  const weight = constant(recorded, "weight")!;
+  const bias = constant(recorded, "bias");
+  const input = [dynamic(recorded), graph.floats(await read(weight), weight.shape)];
+  if (bias) input.push(graph.floats(await read(bias), bias.shape));
+  graph.node("Gemm", input, { out: recorded.out, ints: { transB: 1 } });
+};
+
+const reshape: Writer = (graph, recorded) => {
+  const x = recorded.shapes.x!;
+  const out = recorded.outShape;
+  if (out.length !== 2 || out[0] !== x[0]) {
+    throw new ShapeError(
+      `exportOnnx: reshape of ${show(x)} to ${show(out)}; expected that of each image to a row, as flatten`,
+    );
+  }
+  const isMap = x.length === 4 && x[1]! * x[2]! > 1;
+  const rows = isMap
+    ? graph.node("Transpose", [dynamic(recorded)], { ints: { perm: CHANNELS_LAST } })
+    : dynamic(recorded);
+  graph.node("Flatten", [rows], { out: recorded.out, ints: { axis: 1 } });
+};
+
+/** One of two operands: by name, or its elements laid out as the result is. */
+async function operand(graph: Graph, recorded: Recorded, field: string): Promise<string> {
+  const input = recorded.inputs[field];
+  if (input && "name" in input) {
+    if (recorded.shapes[field]!.length === recorded.outShape.length) return input.name;
+    throw new ShapeError(
+      `exportOnnx: ${recorded.op} of ${show(recorded.shapes[field])} to ${show(recorded.outShape)}; expected operands of one rank`,
+    );
+  }
+  const tensor = (input as { constant: Tensor }).constant;
+  const data = await read(tensor);
+  if (recorded.outShape.length !== 4 || tensor.size === 1) return graph.floats(data, tensor.shape);
+  const shape: Shape = [...new Array(4 - tensor.shape.length).fill(1), ...tensor.shape];
+  return graph.floats(
+    permute(data, shape, CHANNELS_SECOND),
+    CHANNELS_SECOND.map((axis) => shape[axis]!),
+  );
+}
+
+const binary =
+  (opType: string): Writer =>
+  async (graph, recorded) => {
+    const operands = [await operand(graph, recorded, "a"), await operand(graph, recorded, "b")];
+    graph.node(opType, operands, { out: recorded.out });
+  };
+
+const scale: Writer = (graph, recorded) => {
+  const { factor } = recorded.params as { factor: number };
+  const value = graph.floats(Float32Array.of(factor), []);
+  graph.node("Mul", [dynamic(recorded), value], { out: recorded.out });
+};
+
+/** Every `stride`-th pixel, and as many channels of zeros on either side as are asked for. */
+const subsample: Writer = (graph, recorded) => {
+  const { stride = 1 } = recorded.params as { stride?: number };
+  const from = recorded.shapes.x![3]!;
+  const more = recorded.outShape[3]! - from;
+  const before = Math.floor(more / 2);
+  const integers = (...values: number[]) => graph.integers(values);
+  const limit = 2 ** 31 - 1;
+  const kept = graph.node(
+    "Slice",
+    [
+      ...[dynamic(recorded), integers(0, 0), integers(limit, limit), integers(2, 3)],
+      integers(stride, stride),
+    ],
+    more === 0 ? { out: recorded.out } : {},
+  );
+  if (more === 0) return;
+  const around = integers(0, before, 0, 0, 0, more - before, 0, 0);
+  graph.node("Pad", [kept, around], { out: recorded.out });
+};
+
+const softmax =
+  (opType: string): Writer =>
+  (graph, recorded) => {
+    const field = Object.keys(recorded.inputs)[0]!;
+    const axis = recorded.outShape.length === 4 ? 1 : recorded.outShape.length - 1;
+    graph.node(opType, [dynamic(recorded, field)], { out: recorded.out, ints: { axis } });
+  };
+
+/** By the op's name. */
+export const WRITERS: Record<string, Writer> = {
+  ...{ conv2d, batchNorm, linear, mean, reshape, scale, subsample },
+  ...{ maxPool2d: pool("MaxPool"), avgPool2d: pool("AveragePool") },
+  ...{ relu: activation("relu"), relu6: activation("relu6"), leakyRelu: activation("leakyRelu") },
+  ...{ silu: activation("silu"), hardSwish: activation("hardSwish") },
+  ...{ gelu: activation("gelu"), geluTanh: activation("geluTanh") },
+  ...{ add: binary("Add"), sub: binary("Sub"), mul: binary("Mul"), div: binary("Div") },
+  ...{ softmax: softmax("Softmax"), logSoftmax: softmax("LogSoftmax") },
+};

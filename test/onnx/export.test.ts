@@ -1,0 +1,240 @@
+// Networks as ONNX models, run by ONNX Runtime: the logits are those of the network here.
+
+import { InferenceSession, Tensor as OrtTensor } from "onnxruntime-web";
+import { describe, expect, it } from "vitest";
+import type { Gpu } from "../../src/gpu.ts";
+import {
+  AvgPool2d,
+  BatchNorm2d,
+  Conv2d,
+  Flatten,
+  foldBatchNorm,
+  GELU,
+  GlobalAvgPool2d,
+  GroupNorm,
+  Hardswish,
+  LeakyReLU,
+  Linear,
+  MaxPool2d,
+  type Module,
+  manualSeed,
+  mobilenetV2,
+  noGrad,
+  plainCifar,
+  preactResnetCifar,
+  Random,
+  resnet18,
+  resnet50,
+  resnetCifar,
+  Sequential,
+  SiLU,
+  vgg11,
+  weightNorm,
+} from "../../src/index.ts";
+import { exportOnnx } from "../../src/onnx/index.ts";
+import { testGpu } from "../helpers/gpu.ts";
+
+/** Statistics and weights of norms as training leaves them: none of them 0 or 1. */
+function roughen(model: Module): void {
+  const random = new Random(11);
+  for (const [, module] of model.modules()) {
+    if (!(module instanceof BatchNorm2d)) continue;
+    const { runningMean, runningVar, weight, bias } = module;
+    const fill = (size: number, at: number, by: number) =>
+      Float32Array.from({ length: size }, () => at + by * random.normal());
+    runningMean!.write(fill(runningMean!.size, 0.1, 0.2));
+    runningVar!.write(fill(runningVar!.size, 1, 0.1).map(Math.abs));
+    weight?.write(fill(weight.size, 1, 0.2));
+    bias?.write(fill(bias.size, 0, 0.2));
+  }
+}
+
+async function logitsHere(gpu: Gpu, model: Module, x: Float32Array, shape: number[]): Promise<Float32Array> {
+  const out = noGrad(() => gpu.scope(() => gpu.keep(model.forward(gpu.tensor(x, shape)).materialize())));
+  const values = (await out.read()) as Float32Array;
+  out.dispose();
+  return values;
+}
+
+async function logitsThere(file: Uint8Array, x: Float32Array, shape: number[]): Promise<Float32Array> {
+  const session = await InferenceSession.create(file);
+  const [N, H, W, C] = shape as [number, number, number, number];
+  const there = new Float32Array(x.length);
+  for (let n = 0; n < N; n += 1)
+    for (let p = 0; p < H * W; p += 1)
+      for (let c = 0; c < C; c += 1) there[(n * C + c) * H * W + p] = x[(n * H * W + p) * C + c]!;
+  const { output } = await session.run({ input: new OrtTensor("float32", there, [N, C, H, W]) });
+  await session.release();
+  return output!.data as Float32Array;
+}
+
+function difference(a: Float32Array, b: Float32Array): number {
+  expect(a.length).toBe(b.length);
+  let [squares, total] = [0, 0];
+  a.forEach((value, i) => {
+    squares += (value - b[i]!) ** 2;
+    total += b[i]! ** 2;
+  });
+  expect(total).toBeGreaterThan(0);
+  return Math.sqrt(squares / total);
+}
+
+const image = (count: number, seed: number) => {
+  const random = new Random(seed);
+  return Float32Array.from({ length: count }, () => random.normal());
+};
+
+const cases: Record<string, { make: (gpu: Gpu) => Module; size: [number, number, number] }> = {
+  "resnet18, CIFAR's stem": {
+    make: (gpu) => resnet18(gpu, { images: "cifar", width: 8, inChannels: 1, seed: 1 }),
+    size: [28, 26, 1],
+  },
+  "resnet18, ImageNet's stem": {
+    make: (gpu) => resnet18(gpu, { width: 8, classes: 7, seed: 2 }),
+    size: [65, 64, 3],
+  },
+  resnet50: { make: (gpu) => resnet50(gpu, { images: "cifar", width: 4, seed: 3 }), size: [16, 16, 3] },
+  "vgg11 with batch-norm": {
+    make: (gpu) => vgg11(gpu, { images: "cifar", width: 8, norm: "batch", seed: 4 }),
+    size: [32, 32, 3],
+  },
+  "vgg11 without": {
+    make: (gpu) => vgg11(gpu, { images: "cifar", width: 4, seed: 4 }),
+    size: [32, 32, 3],
+  },
+  "vgg11, ImageNet's classifier": {
+    make: (gpu) => vgg11(gpu, { width: 2, classes: 10, norm: "batch", seed: 4 }),
+    size: [224, 224, 3],
+  },
+  mobilenetV2: {
+    make: (gpu) => mobilenetV2(gpu, { images: "cifar", widthMult: 0.25, seed: 5 }),
+    size: [32, 32, 3],
+  },
+  plainCifar: { make: (gpu) => plainCifar(gpu, { depth: 8, width: 8, seed: 6 }), size: [20, 24, 3] },
+  resnetCifar: { make: (gpu) => resnetCifar(gpu, { depth: 14, width: 6, seed: 7 }), size: [15, 17, 3] },
+  "resnetCifar, projections, SiLU": {
+    make: (gpu) => resnetCifar(gpu, { depth: 8, shortcut: "projection", activation: "silu", seed: 8 }),
+    size: [16, 16, 3],
+  },
+  "resnetCifar, leaky ReLU": {
+    make: (gpu) =>
+      resnetCifar(gpu, { depth: 8, activation: { name: "leakyRelu", negativeSlope: 0.3 }, seed: 8 }),
+    size: [16, 16, 3],
+  },
+  preactResnetCifar: { make: (gpu) => preactResnetCifar(gpu, { depth: 8, seed: 9 }), size: [16, 16, 3] },
+  "Fixup, with the start of a training": {
+    make: (gpu) => {
+      const model = resnetCifar(gpu, { depth: 8, norm: "fixup", seed: 9 });
+      const random = new Random(1);
+      for (const parameter of model.parameters())
+        parameter.write(Float32Array.from({ length: parameter.size }, () => 0.2 * random.normal()));
+      return model;
+    },
+    size: [16, 16, 3],
+  },
+  "weight normalisation": {
+    make: (gpu) => resnetCifar(gpu, { depth: 8, norm: "weight", seed: 10 }),
+    size: [16, 16, 3],
+  },
+  "layers by hand": {
+    make: (gpu) => {
+      manualSeed(3);
+      return new Sequential(
+        new Conv2d(gpu, 2, 8, [3, 5], { padding: "same" }),
+        new GELU(),
+        new Conv2d(gpu, 8, 12, 3, { padding: [0, 1, 2, 1], stride: [2, 1], groups: 2 }),
+        new GELU({ approximate: "tanh" }),
+        new MaxPool2d(3, { stride: 2, padding: 1, ceilMode: true }),
+        new Hardswish(),
+        new AvgPool2d(2, { stride: 1, padding: 1, countIncludePad: false }),
+        new SiLU(),
+        weightNorm(new Conv2d(gpu, 12, 5, 2, { dilation: 2 })),
+        new LeakyReLU({ negativeSlope: 0.2 }),
+        new Flatten(),
+        new Linear(gpu, 5 * 3 * 5, 9),
+      );
+    },
+    size: [14, 9, 2],
+  },
+};
+
+describe("exportOnnx", () => {
+  it.each(Object.keys(cases))("%s: equal logits, batch-norms folded and not", async (name) => {
+    const gpu = await testGpu();
+    const { make, size } = cases[name]!;
+    const before = gpu.stats.liveBuffers;
+    const model = make(gpu).eval();
+    roughen(model);
+    const counts: number[] = [];
+    for (const folded of [false, true]) {
+      if (folded && foldBatchNorm(model).folded.length === 0) continue;
+      const file = await exportOnnx(model, { shape: size });
+      counts.push(new TextDecoder("latin1").decode(file).split("BatchNormalization").length);
+      for (const rows of [1, 5]) {
+        const shape = [rows, ...size];
+        const x = image(
+          shape.reduce((a, b) => a * b),
+          rows,
+        );
+        const [here, there] = [await logitsHere(gpu, model, x, shape), await logitsThere(file, x, shape)];
+        expect(difference(there, here), `${rows} rows, folded ${folded}`).toBeLessThan(5e-6);
+      }
+    }
+    if (counts.length === 2) expect(counts[1]).toBeLessThan(counts[0]!);
+    model.dispose();
+    expect(gpu.stats.liveBuffers).toBe(before);
+  });
+
+  it("names input, output and metadata as asked", async () => {
+    const gpu = await testGpu();
+    const model = new Sequential(new Linear(gpu, 3, 2)).eval();
+    const names = { name: "mine", inputName: "x", outputName: "logits", metadata: { classes: "a,b" } };
+    const file = await exportOnnx(model, { shape: [3], ...names });
+    const session = await InferenceSession.create(file);
+    expect(session.inputNames).toEqual(["x"]);
+    expect(session.outputNames).toEqual(["logits"]);
+    const x = image(6, 1);
+    const { logits } = await session.run({ x: new OrtTensor("float32", x, [2, 3]) });
+    expect(difference(logits!.data as Float32Array, await logitsHere(gpu, model, x, [2, 3]))).toBeLessThan(
+      1e-6,
+    );
+    const { onnx } = (await import("onnx-proto")).default;
+    const { graph, metadataProps } = onnx.ModelProto.decode(file);
+    expect(graph!.name).toBe("mine");
+    expect(metadataProps!.map(({ key, value }) => [key, value])).toEqual([["classes", "a,b"]]);
+    await session.release();
+    model.dispose();
+  });
+
+  it("refuses what it can't write down, by name", async () => {
+    const gpu = await testGpu();
+    const before = gpu.stats.liveBuffers;
+    const training = new Sequential(new Conv2d(gpu, 4, 4, 1), new BatchNorm2d(gpu, 4));
+    const tracked = (training.layers[1] as BatchNorm2d).numBatchesTracked!;
+    await expect(exportOnnx(training, { shape: [4, 4, 4] })).rejects.toThrow(
+      /layers.1 is in training mode; expected model.eval/,
+    );
+    expect(await tracked.item()).toBe(0);
+    training.dispose();
+    const model = new Sequential(new Conv2d(gpu, 4, 4, 1), new GroupNorm(gpu, 2, 4), new GlobalAvgPool2d());
+    model.eval();
+    await expect(exportOnnx(model, { shape: [4, 4, 4] })).rejects.toThrow(
+      /runs groupNorm, which has no ONNX/,
+    );
+    await expect(exportOnnx(model, { shape: [4, 4] })).rejects.toThrow(
+      /shape is \[4, 4\]; expected \[H, W, C\]/,
+    );
+    await expect(exportOnnx(model, { shpe: [4] } as never)).rejects.toThrow(/did you mean "shape"/);
+    await expect(exportOnnx({} as never, { shape: [4] })).rejects.toThrow(/model is \{\}; expected a Module/);
+    model.dispose();
+    const live = new Sequential(
+      new Conv2d(gpu, 4, 4, 1),
+      new BatchNorm2d(gpu, 4, { trackRunningStats: false }),
+    );
+    await expect(exportOnnx(live.eval(), { shape: [4, 4, 4] })).rejects.toThrow(
+      /uses the batch's statistics/,
+    );
+    live.dispose();
+    expect(gpu.stats.liveBuffers).toBe(before);
+  });
+});
