@@ -22,6 +22,14 @@ export {
 } from "./download.ts";
 export { embeddedChromium, embeddedVulkan } from "./embedded.ts";
 export { cacheDirectory } from "./files.ts";
+export {
+  decodeImage,
+  type ImageOptions,
+  type ImageSetOptions,
+  loadImageFolder,
+  loadParquetImages,
+  type ParquetImageOptions,
+} from "./images.ts";
 export { installHybridPoll } from "./poll.ts";
 export {
   type AdapterRequest,

@@ -360,6 +360,11 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
     { train: dataset, test: dataset },
     { depth: 8, width: 4, batchSize: 4, epochs: 1 },
   );
+  const imageFields = {
+    height: integer(4, 1, 2 ** 14),
+    width: integer(4, 1, 2 ** 14),
+    channels: { value: 3, accepts: (v: unknown) => v === 1 || v === 3 },
+  };
   const only: Argument = { value: gpu.device, accepts: () => false };
 
   const reduction = choice("mean", "sum", "none");
@@ -1474,6 +1479,37 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
       names: ["findDataset"],
       args: [text("/nowhere")],
       call: node.findDataset,
+      accepted: "none",
+    },
+    "node.decodeImage": {
+      names: ["decodeImage", "file"],
+      args: [
+        { value: new Uint8Array(3), accepts: () => false },
+        text("file"),
+        options(imageFields, ["height", "width"]),
+      ],
+      call: node.decodeImage,
+      accepted: "none",
+    },
+    "node.loadImageFolder": {
+      names: ["loadImageFolder", "/nowhere", "wrong"],
+      args: [
+        { value: "/nowhere", accepts: (v) => typeof v === "string" && v !== "" },
+        options({ ...imageFields, name: text("mine") }, ["height", "width"]),
+      ],
+      call: node.loadImageFolder,
+      accepted: "none",
+    },
+    "node.loadParquetImages": {
+      names: ["loadParquetImages", "/nowhere", "wrong"],
+      args: [
+        { value: "/nowhere", accepts: (v) => typeof v === "string" && v !== "" },
+        options(
+          { ...imageFields, name: text("mine"), imageColumn: text("img"), labelColumn: text("label") },
+          ["height", "width"],
+        ),
+      ],
+      call: node.loadParquetImages,
       accepted: "none",
     },
     "node.loadDataset": {

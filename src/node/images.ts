@@ -1,0 +1,261 @@
+// Images as files: folders of them, and Parquet files as Hugging Face ships them. `sharp` decodes, `hyparquet` reads Parquet.
+
+import { readdir, readFile } from "node:fs/promises";
+import { basename, join } from "node:path";
+import { type ImageDataset, imageDataset } from "../data/dataset.ts";
+import { DataError } from "../errors.ts";
+import { isBytes, printable } from "../foreign.ts";
+import { checkInteger, checkOptions, checkText, optionNames, show } from "../options.ts";
+import { fileError, readNamed } from "./files.ts";
+
+/** What images are made to be. */
+export interface ImageOptions {
+  /** Of every image: it is scaled to cover this size, and its middle is taken. */
+  height: number;
+  width: number;
+  /** 3 for colours, 1 for grey. Transparent pixels become black. Default 3. */
+  channels?: 1 | 3;
+}
+
+export interface ImageSetOptions extends ImageOptions {
+  /** Title in tables and reports. Default: that of the folder or file. */
+  name?: string;
+}
+
+const OPTIONS = optionNames<ImageOptions>({ height: 0, width: 0, channels: 0 });
+const SET_OPTIONS = [...OPTIONS, "name" satisfies keyof ImageSetOptions];
+const IMAGE_FILE = /\.(png|jpe?g|webp|gif|avif|tiff?)$/i;
+/** Labels are bytes. */
+const MOST_CLASSES = 256;
+/** Images decoded at the same time: the decoder has threads of its own. */
+const AT_ONCE = 16;
+const MOST_SIDE = 2 ** 14;
+
+function checked(op: string, options: ImageSetOptions, known: readonly string[]): Required<ImageOptions> {
+  checkOptions(op, options, known);
+  const { height, width, channels = 3 } = options;
+  checkInteger(op, "height", height, 1, MOST_SIDE);
+  checkInteger(op, "width", width, 1, MOST_SIDE);
+  if (channels !== 1 && channels !== 3) {
+    throw new DataError(`${op}: channels is ${show(channels)}; expected 1 or 3`);
+  }
+  const { name } = options;
+  if (name !== undefined) checkText(op, "name", name);
+  return { height, width, channels };
+}
+
+type Decode = (bytes: Uint8Array, name: string) => Promise<Uint8Array>;
+
+async function decoder(op: string, { height, width, channels }: Required<ImageOptions>): Promise<Decode> {
+  const { default: sharp } = await import("sharp").catch((cause: unknown) => {
+    throw new DataError(
+      `${op}: the package "sharp", which decodes images, can't be loaded (${printable((cause as Error)?.message)}); install it: ` +
+        "npm install sharp",
+      { cause },
+    );
+  });
+  return async (bytes, name) => {
+    try {
+      const pipeline = sharp(bytes)
+        .rotate() // as its EXIF says
+        .flatten({ background: "black" })
+        .resize({ width, height, fit: "cover" })
+        .toColourspace(channels === 1 ? "b-w" : "srgb");
+      const { data, info } = await pipeline.raw().toBuffer({ resolveWithObject: true });
+      if (info.channels !== channels) throw new Error(`it gave ${info.channels} channels`);
+      return new Uint8Array(data);
+    } catch (cause) {
+      throw new DataError(
+        `${printable(name)}: can't be decoded as an image: ${printable((cause as Error).message)}; expected a PNG, JPEG or another image`,
+        { cause },
+      );
+    }
+  };
+}
+
+/**
+ * An image file's pixels, 0 … 255, [height, width, channels]. Needs the package `sharp`.
+ * @param name the file's, for messages
+ * @throws DataError if the bytes are no image, or there is no `sharp`
+ */
+export async function decodeImage(
+  bytes: Uint8Array,
+  name: string,
+  options: ImageOptions,
+): Promise<Uint8Array> {
+  const size = checked("decodeImage", options, OPTIONS);
+  checkText("decodeImage", "name", name);
+  if (!isBytes(bytes)) {
+    throw new DataError(`decodeImage: bytes is ${show(bytes)}; expected a Uint8Array of the file's contents`);
+  }
+  return (await decoder("decodeImage", size))(bytes, name);
+}
+
+interface Source {
+  label: number;
+  name: string;
+  read: () => Promise<Uint8Array>;
+}
+
+async function decodeAll(
+  op: string,
+  sources: readonly Source[],
+  size: Required<ImageOptions>,
+  set: { name: string; classNames: string[] },
+): Promise<ImageDataset> {
+  const decode = await decoder(op, size);
+  const { height, width, channels } = size;
+  const each = height * width * channels;
+  const images = new Uint8Array(sources.length * each);
+  let next = 0;
+  const worker = async () => {
+    while (next < sources.length) {
+      const i = next;
+      next += 1;
+      const { read, name } = sources[i]!;
+      images.set(await decode(await read(), name), i * each);
+    }
+  };
+  await Promise.all(Array.from({ length: AT_ONCE }, worker));
+  const labels = Uint8Array.from(sources, ({ label }) => label);
+  return imageDataset({ ...set, images, labels, height, width, channels });
+}
+
+/**
+ * Images in a folder for each class, `class/*.png` or another kind, as a data set: classes and files in the order of their names.
+ * Needs the package `sharp`.
+ * @throws DataError for a folder without classes or images, a file that is no image, or more than 256 classes
+ */
+export async function loadImageFolder(directory: string, options: ImageSetOptions): Promise<ImageDataset> {
+  const op = "loadImageFolder";
+  if (typeof directory !== "string" || directory === "") {
+    throw new DataError(`${op}: directory is ${show(directory)}; expected a path`);
+  }
+  const size = checked(op, options, SET_OPTIONS);
+  const entries = async (path: string) =>
+    (
+      await readdir(path, { withFileTypes: true }).catch((cause: unknown) => {
+        throw fileError(path, "read", cause);
+      })
+    ).sort((a, b) => (a.name < b.name ? -1 : 1));
+  const classNames = (await entries(directory))
+    .filter((entry) => entry.isDirectory() && !entry.name.startsWith("."))
+    .map(({ name }) => name);
+  if (classNames.length === 0 || classNames.length > MOST_CLASSES) {
+    throw new DataError(
+      `${op}: ${printable(directory)} has ${classNames.length} folders; expected one for each class, 1 to ${MOST_CLASSES}, with its images in it`,
+    );
+  }
+  const sources: Source[] = [];
+  for (const [label, className] of classNames.entries()) {
+    const files = (await entries(join(directory, className))).filter(({ name }) => IMAGE_FILE.test(name));
+    if (files.length === 0) {
+      throw new DataError(
+        `${op}: ${printable(join(directory, className))} has no images; expected .png, .jpg or the like in the folder of each class`,
+      );
+    }
+    for (const file of files) {
+      const name = join(directory, className, file.name);
+      sources.push({ label, name, read: async () => (await readNamed(name)).bytes });
+    }
+  }
+  const shown = classNames.map((name) => printable(name));
+  return decodeAll(op, sources, size, { name: options.name ?? basename(directory), classNames: shown });
+}
+
+export interface ParquetImageOptions extends ImageSetOptions {
+  /** The column with images, and that with classes. Default: `image` or `img`; `label`, `labels` or `fine_label`. */
+  imageColumn?: string;
+  labelColumn?: string;
+}
+
+const PARQUET_OPTIONS = [...SET_OPTIONS, "imageColumn", "labelColumn"];
+const IMAGE_COLUMNS = ["image", "img"];
+const LABEL_COLUMNS = ["label", "labels", "fine_label"];
+
+/**
+ * Images in a Parquet file as Hugging Face ships data sets such as `uoft-cs/cifar10`: a column of `{ bytes, path }`, or of bytes, and one of
+ * integers. Names of classes come from the file's metadata, if it has them. Needs the packages `hyparquet` and `sharp`.
+ * @throws DataError for a file that has no such columns, or whose images can't be decoded
+ */
+export async function loadParquetImages(path: string, options: ParquetImageOptions): Promise<ImageDataset> {
+  const op = "loadParquetImages";
+  if (typeof path !== "string" || path === "") {
+    throw new DataError(`${op}: path is ${show(path)}; expected that of a Parquet file`);
+  }
+  const size = checked(op, options, PARQUET_OPTIONS);
+  const { imageColumn, labelColumn } = options;
+  for (const [field, value] of Object.entries({ imageColumn, labelColumn })) {
+    if (value !== undefined) checkText(op, field, value);
+  }
+  const library = await import("hyparquet").catch((cause: unknown) => {
+    throw new DataError(
+      `${op}: the package "hyparquet", which reads Parquet files, can't be loaded (${printable((cause as Error)?.message)}); install it: ` +
+        "npm install hyparquet",
+      { cause },
+    );
+  });
+  const bytes = await readFile(path).catch((cause: unknown) => {
+    throw fileError(path, "read", cause);
+  });
+  const file = bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength) as ArrayBuffer;
+  const bad = (what: string, rule: string, cause?: unknown) =>
+    new DataError(`${op}: ${printable(path)}: ${what}; expected ${rule}`, { cause });
+  let metadata: ReturnType<typeof library.parquetMetadata>;
+  try {
+    metadata = library.parquetMetadata(file);
+  } catch (cause) {
+    throw bad(`can't be read (${printable((cause as Error).message)})`, "a Parquet file: get it anew", cause);
+  }
+  const columns = library.parquetSchema(metadata).children.map(({ element }) => element.name);
+  const pick = (what: string, asked: string | undefined, usual: readonly string[]) => {
+    const found = asked === undefined ? usual.find((name) => columns.includes(name)) : asked;
+    if (found !== undefined && columns.includes(found)) return found;
+    throw bad(
+      `has the columns ${columns.map((name) => printable(name)).join(", ")}`,
+      `${asked === undefined ? usual.join(" or ") : printable(asked)} with the ${what}: name it as ${what === "images" ? "imageColumn" : "labelColumn"}`,
+    );
+  };
+  const image = pick("images", imageColumn, IMAGE_COLUMNS);
+  const label = pick("classes", labelColumn, LABEL_COLUMNS);
+  const names = classNamesOf(metadata.key_value_metadata, label);
+  let rows: Record<string, unknown>[];
+  try {
+    // As bytes, not as text: images are columns of bytes without a type.
+    rows = await library.parquetReadObjects({ file, metadata, columns: [image, label], utf8: false });
+  } catch (cause) {
+    throw bad(`can't be read (${printable((cause as Error).message)})`, "a Parquet file: get it anew", cause);
+  }
+  let most = -1;
+  const sources = rows.map((row, i): Source => {
+    const cell = row[image] as { bytes?: unknown } | Uint8Array | null;
+    const contents = cell instanceof Uint8Array ? cell : cell?.bytes;
+    const value = Number(row[label]);
+    if (!(contents instanceof Uint8Array)) {
+      throw bad(`row ${i} has ${show(cell)} as ${image}`, "{ bytes } of an image file, or its bytes");
+    }
+    if (!(Number.isInteger(value) && value >= 0 && value < MOST_CLASSES)) {
+      throw bad(`row ${i} has the ${label} ${show(row[label])}`, `an integer from 0 to ${MOST_CLASSES - 1}`);
+    }
+    most = Math.max(most, value);
+    return { label: value, name: `${path}, row ${i}`, read: async () => contents };
+  });
+  const classNames = names ?? Array.from({ length: most + 1 }, (_, i) => `${i}`);
+  return decodeAll(op, sources, size, { name: options.name ?? basename(path), classNames });
+}
+
+/** What the library `datasets` notes of a column's classes. */
+function classNamesOf(
+  entries: readonly { key: string; value?: string }[] | undefined,
+  column: string,
+): string[] | null {
+  const text = entries?.find(({ key }) => key === "huggingface")?.value;
+  if (text === undefined) return null;
+  try {
+    const names: unknown = JSON.parse(text)?.info?.features?.[column]?.names;
+    const isList = Array.isArray(names) && names.every((name) => typeof name === "string");
+    return isList ? names.map((name: string) => printable(name)) : null;
+  } catch {
+    return null; // a note that only helps
+  }
+}

@@ -1,0 +1,131 @@
+// Folders of images, and Parquet files of them: pixels as they were put in.
+
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { parquetWriteBuffer } from "hyparquet-writer";
+import sharp from "sharp";
+import { afterAll, describe, expect, it } from "vitest";
+import { DataError } from "../../src/errors.ts";
+import { Random } from "../../src/index.ts";
+import { decodeImage, loadImageFolder, loadParquetImages } from "../../src/node/index.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "fusenorm-images-"));
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+const random = new Random(4);
+const pixels = (count: number) => Uint8Array.from({ length: count }, () => random.uint32() & 255);
+const png = (data: Uint8Array, width: number, height: number, channels: 1 | 3 | 4) =>
+  sharp(data, { raw: { width, height, channels } }).png().toBuffer();
+
+describe("loadImageFolder", () => {
+  it("gives the very pixels of images that have the size, by class and name", async () => {
+    const home = join(folder, "exact");
+    const expected: Uint8Array[] = [];
+    for (const name of ["cat", "ant"]) {
+      mkdirSync(join(home, name), { recursive: true });
+      for (const file of ["b.png", "a.png"]) {
+        const data = pixels(6 * 5 * 3);
+        expected.unshift(data);
+        writeFileSync(join(home, name, file), await png(data, 5, 6, 3));
+      }
+    }
+    writeFileSync(join(home, "ant", "notes.txt"), "no image");
+    const set = await loadImageFolder(home, { height: 6, width: 5, name: "mine" });
+    expect(set).toMatchObject({ name: "mine", count: 4, height: 6, width: 5, channels: 3 });
+    expect(set.classNames).toEqual(["ant", "cat"]);
+    expect([...set.labels]).toEqual([0, 0, 1, 1]);
+    // ant/a, ant/b, cat/a, cat/b; they were made from cat/b to ant/a.
+    expect(set.images).toEqual(Uint8Array.from(expected.flatMap((image) => [...image])));
+  });
+
+  it("scales to cover, takes the middle, makes grey, and puts black behind what is transparent", async () => {
+    // Left half dark, right half bright, twice as wide as it is high: the middle has both.
+    const wide = Uint8Array.from({ length: 40 * 20 }, (_, i) => (i % 40 < 20 ? 40 : 200));
+    const grey = await decodeImage(await png(wide, 40, 20, 1), "wide", {
+      height: 10,
+      width: 10,
+      channels: 1,
+    });
+    expect(grey.length).toBe(100);
+    for (let y = 0; y < 10; y += 1) {
+      expect(Math.abs(grey[10 * y + 1]! - 40)).toBeLessThan(4);
+      expect(Math.abs(grey[10 * y + 8]! - 200)).toBeLessThan(4);
+    }
+    const coloured = await decodeImage(await png(wide, 40, 20, 1), "wide", { height: 20, width: 40 });
+    expect(coloured).toEqual(Uint8Array.from([...wide].flatMap((value) => [value, value, value])));
+    const clear = Uint8Array.of(250, 10, 90, 0, 250, 10, 90, 255);
+    expect([...(await decodeImage(await png(clear, 2, 1, 4), "clear", { height: 1, width: 2 }))]).toEqual([
+      ...[0, 0, 0],
+      ...[250, 10, 90],
+    ]);
+  });
+
+  it("refuses what is no image, and folders that are none of classes", async () => {
+    const size = { height: 4, width: 4 };
+    await expect(decodeImage(Uint8Array.of(1, 2, 3), "odd.png", size)).rejects.toThrow(
+      /^odd.png: can't be decoded as an image/,
+    );
+    const home = join(folder, "wrong");
+    mkdirSync(join(home, "empty"), { recursive: true });
+    await expect(loadImageFolder(home, size)).rejects.toThrow(/empty has no images/);
+    await expect(loadImageFolder(join(home, "empty"), size)).rejects.toThrow(
+      /has 0 folders; expected one for/,
+    );
+    await expect(loadImageFolder(join(home, "nowhere"), size)).rejects.toThrow(DataError);
+    await expect(loadImageFolder(home, { height: 0, width: 4 })).rejects.toThrow(/height is 0/);
+    await expect(loadImageFolder(home, { ...size, channels: 4 as never })).rejects.toThrow(/channels is 4/);
+    writeFileSync(join(home, "empty", "bad.jpg"), "no JPEG");
+    await expect(loadImageFolder(home, size)).rejects.toThrow(/bad.jpg: can't be decoded/);
+  });
+});
+
+describe("loadParquetImages", () => {
+  const write = async (rows: number, metadata?: string) => {
+    const data = Array.from({ length: rows }, () => pixels(4 * 4 * 3));
+    const files = await Promise.all(data.map((one) => png(one, 4, 4, 3)));
+    const labels = data.map((_, i) => BigInt((7 * i) % 3));
+    const buffer = parquetWriteBuffer({
+      schema: [
+        { name: "root", num_children: 2 },
+        { name: "img", num_children: 2, repetition_type: "OPTIONAL" },
+        { name: "bytes", type: "BYTE_ARRAY", repetition_type: "OPTIONAL" },
+        { name: "path", type: "BYTE_ARRAY", converted_type: "UTF8", repetition_type: "OPTIONAL" },
+        { name: "label", type: "INT64", repetition_type: "OPTIONAL" },
+      ],
+      columnData: [
+        { name: "img", data: files.map((bytes, i) => ({ bytes: new Uint8Array(bytes), path: `${i}.png` })) },
+        { name: "label", data: labels },
+      ],
+      ...(metadata === undefined ? {} : { kvMetadata: [{ key: "huggingface", value: metadata }] }),
+    });
+    const path = join(folder, `${rows}-${metadata?.length ?? 0}.parquet`);
+    writeFileSync(path, new Uint8Array(buffer));
+    return { path, data, labels };
+  };
+
+  it("gives images, classes and their names as Hugging Face's files have them", async () => {
+    const features = { img: { _type: "Image" }, label: { names: ["cat", "dog", "ox"], _type: "ClassLabel" } };
+    const { path, data, labels } = await write(50, JSON.stringify({ info: { features } }));
+    const set = await loadParquetImages(path, { height: 4, width: 4 });
+    expect(set.classNames).toEqual(["cat", "dog", "ox"]);
+    expect([...set.labels]).toEqual(labels.map(Number));
+    expect(set.images).toEqual(Uint8Array.from(data.flatMap((image) => [...image])));
+  });
+
+  it("names classes by number where nothing is noted, and refuses other files and columns", async () => {
+    const { path } = await write(5);
+    const size = { height: 4, width: 4 };
+    expect((await loadParquetImages(path, size)).classNames).toEqual(["0", "1", "2"]);
+    await expect(loadParquetImages(path, { ...size, labelColumn: "kind" })).rejects.toThrow(
+      /has the columns img, label; expected kind with the classes: name it as labelColumn/,
+    );
+    await expect(loadParquetImages(path, { ...size, labelColumn: "img" })).rejects.toThrow(
+      /row 0 has the img/,
+    );
+    const odd = join(folder, "odd.parquet");
+    writeFileSync(odd, "PAR1 no more");
+    await expect(loadParquetImages(odd, size)).rejects.toThrow(/odd.parquet: can't be read/);
+    await expect(loadParquetImages(join(folder, "nowhere"), size)).rejects.toThrow(DataError);
+  });
+});
