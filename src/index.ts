@@ -223,6 +223,7 @@ export {
 export { type Checkpoint, decodeCheckpoint, encodeCheckpoint } from "./train/checkpoint.ts";
 export { type Criteria, type Criterion, evaluate } from "./train/evaluate.ts";
 export type { BatchLoader, HostBatch } from "./train/feed.ts";
+export { csvLog, jsonLinesLog, type LogWriter } from "./train/logs.ts";
 export type { NetworkName } from "./train/networks.ts";
 export * from "./train/probes.ts";
 export { RecipeTrainer } from "./train/recipe.ts";

@@ -1271,6 +1271,15 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
       ],
       call: core.earlyStopping,
     },
+    jsonLinesLog: { args: [func(() => undefined)], call: core.jsonLinesLog },
+    csvLog: {
+      args: [
+        func(() => undefined),
+        optional(list(["step"], (name) => typeof name === "string" && /^\w+$/.test(name))),
+      ],
+      call: core.csvLog,
+      accepted: "right",
+    },
     bestCheckpoint: {
       args: [
         optional(

@@ -6,14 +6,18 @@ import {
   AdamW,
   BatchNorm2d,
   bestCheckpoint,
+  type Checkpoint,
   Conv2d,
+  csvLog,
   decayGroups,
   earlyStopping,
   evaluate,
   Flatten,
   GlobalAvgPool2d,
   type HostBatch,
+  jsonLinesLog,
   Linear,
+  type LogWriter,
   type Module,
   mseLoss,
   onPlateau,
@@ -348,5 +352,53 @@ describe("callbacks", () => {
     });
     expect((await evaluate(gpu, model, loader)).testAccuracy).toBe(top);
     for (const one of [trainer, optimizer, model]) one.dispose();
+  });
+});
+
+describe("logs", () => {
+  it("are lines of JSON and CSV, and begin anew with the history where a run goes on", async () => {
+    const gpu = await testGpu();
+    const model = smallNetwork(gpu);
+    const optimizer = new SGD(model.parameters(), { lr: 0.1 });
+    const files = { csv: "", json: "" };
+    const into =
+      (name: keyof typeof files): LogWriter =>
+      (text, { first }) => {
+        files[name] = first ? text : files[name] + text;
+      };
+    const make = () =>
+      new Trainer({ model, optimizer, data, batchSize: 35, epochs: 2, logEvery: 1, maxSteps: 4 });
+    const trainer = make();
+    let state: Checkpoint | null = null;
+    const callbacks = [
+      jsonLinesLog(into("json")),
+      csvLog(into("csv"), ["step", "loss", "testLoss", "error"]),
+    ];
+    const history = await trainer.run({
+      callbacks,
+      onCheckpoint: (own) => {
+        state ??= own;
+      },
+    });
+    const { log, evals } = history;
+    const lines = files.json.trimEnd().split("\n");
+    const parsed = lines.map((line) => JSON.parse(line));
+    expect(parsed.map(({ kind, step }) => `${kind} ${step}`)).toEqual([
+      ...["log 1", "log 2", "eval 2", "log 3", "log 4", "eval 4"],
+    ]);
+    expect(parsed[0]).toMatchObject({ ...log[0] });
+    expect(parsed[5]).toEqual({ kind: "eval", ...evals[1] });
+    const rows = files.csv.split("\n");
+    expect(rows[0]).toBe("step,loss,testLoss,error");
+    expect(rows[1]).toBe(`1,${log[0]!.loss},,`);
+    expect(rows[3]).toBe(`2,,${evals[0]!.testLoss},`);
+    expect(rows).toHaveLength(8); // with the end of the last line
+    const second = make();
+    second.resume(state!);
+    const before = files.csv;
+    await second.run({ callbacks });
+    expect(files.csv).toBe(before);
+    for (const one of [trainer, second, optimizer, model]) one.dispose();
+    expect(() => csvLog(() => {}, ["a,b"])).toThrow(/columns is \["a,b"\]/);
   });
 });
