@@ -34,7 +34,8 @@ export const FLAGS = [
   "--no-pings",
 ];
 
-async function launch(): Promise<Browser> {
+/** Chromium, on SwiftShader. */
+export async function launch(): Promise<Browser> {
   const own = process.env.FUSENORM_CHROMIUM;
   if (own) return chromium.launch({ executablePath: own, args: FLAGS });
   const { executable, libraries } = await embeddedChromium();

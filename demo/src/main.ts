@@ -1,0 +1,451 @@
+// The page: shows what the worker (or a recorded run) says, and passes on what the visitor wants.
+
+import { Chart, drawHeat, drawHistogram, drawNext, drawPixels } from "./charts.ts";
+import type { Failure, FromWorker, Landscape, LayerMoments, Look, Reading, Sample, Side, ToWorker } from "./messages.ts";
+import { playRecording } from "./recording.ts";
+import { BATCH_SIZES, DEPTHS, fromHash, NORMS, RATES, type Settings, stopOf, titleOf, toHash } from "./settings.ts";
+import { setUpTryIt } from "./try-it.ts";
+import { type NextMove, nextMove, type Progress, percent, show, tellFailure } from "./words.ts";
+
+const SIDES: readonly Side[] = [0, 1];
+/** Share of a new reading in the curves. */
+const SMOOTHING = 0.15;
+/** Points of a curve at most: after that every second one goes. */
+const MOST_POINTS = 600;
+/** Steps at a rate after which a network that has not failed counts as standing it. */
+const STANDS = 30;
+
+const element = <T extends HTMLElement = HTMLElement>(id: string) => document.getElementById(id) as T;
+
+interface Curve {
+  steps: number[];
+  loss: [(number | null)[], (number | null)[]];
+  accuracy: [(number | null)[], (number | null)[]];
+}
+
+class Page {
+  private settings: Settings = fromHash(location.hash);
+  private playing = false;
+  private live = true;
+  private samples: Sample[] = [];
+  private classNames: string[] = [];
+  private curve: Curve = { steps: [], loss: [[], []], accuracy: [[], []] };
+  private smooth: [Reading | null, Reading | null] = [null, null];
+  private first: [LayerMoments[] | null, LayerMoments[] | null] = [null, null];
+  private latest: [Look | null, Look | null] = [null, null];
+  private landscapes: [Landscape | null, Landscape | null] = [null, null];
+  private failures: [Failure | null, Failure | null] = [null, null];
+  private stepsAtRate: [number, number] = [0, 0];
+  /** By norm: the largest rate that it has stood, and the smallest at which it failed. For one depth, batch size and seed. */
+  private readonly stood = new Map<string, number>();
+  private readonly broke = new Map<string, number>();
+  private move: NextMove = { sentence: "", action: null };
+  private every = 1;
+  private readonly charts = {
+    loss: new Chart(element("loss-chart")),
+    accuracy: new Chart(element("accuracy-chart")),
+    std: new Chart(element("std-chart")),
+    mean: new Chart(element("mean-chart")),
+    landscape: new Chart(element("landscape-chart")),
+    histograms: [new Chart(element("histogram-0")), new Chart(element("histogram-1"))],
+  };
+  private readonly worker: Worker;
+  private readonly tryIt: ReturnType<typeof setUpTryIt>;
+
+  constructor() {
+    this.worker = new Worker(new URL("./worker.ts", import.meta.url), { type: "module" });
+    this.worker.addEventListener("message", ({ data }: MessageEvent<FromWorker>) => this.hear(data));
+    this.tryIt = setUpTryIt(
+      (pixels) => this.tell({ type: "ask", pixels }),
+      () => this.samples,
+    );
+    this.setUpControls();
+    this.begin(true);
+    const frame = () => {
+      drawNext();
+      requestAnimationFrame(frame);
+    };
+    requestAnimationFrame(frame);
+  }
+
+  private tell(message: ToWorker): void {
+    if (this.live) this.worker.postMessage(message);
+  }
+
+  private begin(play: boolean): void {
+    history.replaceState(null, "", toHash(this.settings) || location.pathname + location.search);
+    this.showSettings();
+    this.tell({ type: "begin", settings: this.settings, play });
+  }
+
+  private change(part: Partial<Settings>): void {
+    this.settings = { ...this.settings, ...part };
+    this.stood.clear();
+    this.broke.clear();
+    this.begin(true);
+  }
+
+  private setRate(rate: number): void {
+    if (rate === this.settings.rate) return;
+    this.settings = { ...this.settings, rate };
+    this.stepsAtRate = [0, 0];
+    history.replaceState(null, "", toHash(this.settings) || location.pathname + location.search);
+    this.showSettings();
+    this.tell({ type: "rate", rate });
+    this.showNext();
+  }
+
+  private setUpControls(): void {
+    const rate = element<HTMLInputElement>("rate");
+    rate.max = String(RATES.length - 1);
+    rate.addEventListener("input", () => this.setRate(RATES[Number(rate.value)]!));
+    const fill = (id: string, options: readonly (readonly [string, string])[], chosen: (value: string) => void) => {
+      const menu = element<HTMLSelectElement>(id);
+      for (const [value, text] of options) menu.add(new Option(text, value));
+      menu.addEventListener("change", () => chosen(menu.value));
+    };
+    const norms = NORMS.map(({ norm, name }) => [norm, name] as const);
+    for (const side of SIDES) {
+      fill(`norm-${side}`, norms, (value) => {
+        const { norm } = NORMS.find((one) => one.norm === value)!;
+        const [a, b] = this.settings.norms;
+        this.change({ norms: side === 0 ? [norm, b] : [a, norm] });
+      });
+    }
+    const numbers = (list: readonly number[]) => list.map((one) => [String(one), String(one)] as const);
+    fill("depth", numbers(DEPTHS), (value) => this.change({ depth: Number(value) }));
+    fill("batch", numbers(BATCH_SIZES), (value) => this.change({ batchSize: Number(value) }));
+    const seed = element<HTMLInputElement>("seed");
+    seed.addEventListener("change", () => this.change({ seed: fromHash(`#seed=${seed.value}`).seed }));
+    element("play").addEventListener("click", () => this.toggle());
+    element("step").addEventListener("click", () => this.tell({ type: "step" }));
+    element("reset").addEventListener("click", () => this.begin(true));
+    element("landscape").addEventListener("click", () => this.tell({ type: "landscape" }));
+    element("do-next").addEventListener("click", () => this.doNext());
+    addEventListener("keydown", (event) => {
+      const field = (event.target as HTMLElement).closest("input:not([type=range]), select, textarea");
+      if (field || event.ctrlKey || event.metaKey || event.altKey) return;
+      const act = { p: () => this.toggle(), s: () => this.tell({ type: "step" }), r: () => this.begin(true) }[
+        event.key.toLowerCase()
+      ];
+      act?.();
+    });
+    addEventListener("hashchange", () => {
+      this.settings = fromHash(location.hash);
+      this.begin(true);
+    });
+  }
+
+  private toggle(): void {
+    this.tell({ type: this.playing ? "pause" : "play" });
+  }
+
+  private doNext(): void {
+    const { action } = this.move;
+    if (!action) return;
+    if (action.again) {
+      this.settings = { ...this.settings, rate: action.rate ?? this.settings.rate };
+      this.begin(true);
+    } else if (action.rate) this.setRate(action.rate);
+  }
+
+  private hear(message: FromWorker): void {
+    switch (message.type) {
+      case "ready":
+        this.samples = message.samples;
+        this.classNames = message.classNames;
+        element("device").textContent = `${this.live ? "Training on" : "Recorded on"} ${message.adapter.name}${
+          message.adapter.class === "software" ? ", a processor that does a GPU’s work: a real GPU is far faster" : ""
+        }.`;
+        this.showSamples();
+        break;
+      case "begin":
+        this.forget(message.settings);
+        break;
+      case "playing":
+        this.playing = message.playing;
+        element("play").textContent = message.playing ? "Pause" : "Play";
+        break;
+      case "step":
+        this.count(message.step, message.rate, message.readings);
+        break;
+      case "look":
+        this.showLook(message.look);
+        break;
+      case "failure":
+        this.fail(message.failure);
+        break;
+      case "landscape":
+        this.landscapes[message.landscape.side] = message.landscape;
+        this.showLandscape();
+        break;
+      case "answer":
+        this.tryIt.show(message.answer, this.classNames, this.settings.norms.map(titleOf) as [string, string]);
+        break;
+      case "error":
+        void this.complain(message.what, message.message);
+        break;
+    }
+  }
+
+  private forget(settings: Settings): void {
+    this.settings = { ...settings };
+    this.curve = { steps: [], loss: [[], []], accuracy: [[], []] };
+    this.smooth = [null, null];
+    this.first = [null, null];
+    this.latest = [null, null];
+    this.landscapes = [null, null];
+    this.failures = [null, null];
+    this.stepsAtRate = [0, 0];
+    this.every = 1;
+    element("failures").replaceChildren();
+    for (const side of SIDES) {
+      for (const id of ["loss", "accuracy", "test"]) element(`${id}-${side}`).textContent = "–";
+      element(`histogram-text-${side}`).textContent = "";
+    }
+    this.charts.landscape.set([], [], { label: "step size α" }, { label: "" });
+    this.showSettings();
+    this.showTwins();
+    this.showNext();
+  }
+
+  private count(step: number, rate: number, readings: readonly [Reading | null, Reading | null]): void {
+    if (!this.live && rate !== this.settings.rate) {
+      this.settings = { ...this.settings, rate };
+      this.stepsAtRate = [0, 0];
+      this.showSettings();
+    }
+    element("count").textContent = `step ${step}`;
+    for (const side of SIDES) {
+      const reading = readings[side];
+      if (!reading) continue;
+      const before = this.smooth[side];
+      const mix = (old: number, now: number) => (Number.isFinite(now) ? old + SMOOTHING * (now - old) : now);
+      // A blow-up is not smoothed away.
+      const jump = !before || reading.loss > 3 * before.loss + 3;
+      this.smooth[side] = jump
+        ? reading
+        : { loss: mix(before.loss, reading.loss), accuracy: mix(before.accuracy, reading.accuracy) };
+      if (rate === this.settings.rate) this.stepsAtRate[side] += 1;
+      if (this.stepsAtRate[side] === STANDS) this.remember(this.stood, side, Math.max);
+    }
+    if (step % this.every === 0) {
+      this.curve.steps.push(step);
+      for (const side of SIDES) {
+        const here = readings[side] && this.smooth[side];
+        this.curve.loss[side].push(here?.loss ?? null);
+        this.curve.accuracy[side].push(here ? 100 * here.accuracy : null);
+      }
+      if (this.curve.steps.length > MOST_POINTS) this.thin();
+    }
+    const both = (of: [(number | null)[], (number | null)[]]) => SIDES.map((side) => ({ side, values: of[side] }));
+    const { steps, loss, accuracy } = this.curve;
+    // Room for what is to come, so that the axis does not move with each step.
+    const end = Math.max(50, 2 ** Math.ceil(Math.log2(Math.max(1, step) / 50)) * 50);
+    this.charts.loss.set(steps, both(loss), { label: "step", range: [0, end] }, { label: "loss", log: true });
+    this.charts.accuracy.set(steps, both(accuracy), { label: "step", range: [0, end] }, { label: "% right", range: [0, 100] });
+    this.showTwins();
+    this.showNext();
+  }
+
+  private thin(): void {
+    const half = <T>(list: T[]) => list.filter((_, i) => i % 2 === 0);
+    const { curve } = this;
+    curve.steps = half(curve.steps);
+    for (const side of SIDES) {
+      curve.loss[side] = half(curve.loss[side]);
+      curve.accuracy[side] = half(curve.accuracy[side]);
+    }
+    this.every *= 2;
+  }
+
+  private remember(where: Map<string, number>, side: Side, choose: (a: number, b: number) => number): void {
+    const { norms, rate } = this.settings;
+    const norm = norms[side];
+    where.set(norm, choose(where.get(norm) ?? rate, rate));
+    this.showMarks();
+  }
+
+  private fail(failure: Failure): void {
+    const { side } = failure;
+    this.failures[side] = failure;
+    this.remember(this.broke, side, Math.min);
+    const { title, where, why } = tellFailure(failure, this.settings);
+    const box = document.createElement("div");
+    box.className = `failure ${side === 0 ? "a" : "b"}`;
+    const heading = document.createElement("h2");
+    heading.textContent = title;
+    box.append(heading, ...[where, why].map((text) => Object.assign(document.createElement("p"), { textContent: text })));
+    element("failures").append(box);
+    this.showTwins();
+    this.showNext();
+  }
+
+  private showLook(look: Look): void {
+    const { side } = look;
+    this.latest[side] = look;
+    this.first[side] ??= look.layers;
+    const lines = (pick: (moments: LayerMoments) => number) =>
+      SIDES.flatMap((one) => {
+        const [now, start] = [this.latest[one]?.layers, this.first[one]];
+        return now && start
+          ? [
+              { side: one, values: start.map(pick), dotted: true },
+              { side: one, values: now.map(pick) },
+            ]
+          : [];
+      });
+    const layers = look.layers.map((_, i) => i + 1);
+    const x = { label: "layer", range: [1, layers.length] as const };
+    this.charts.std.set(layers, lines(({ std }) => std), x, { label: "standard deviation", log: true });
+    this.charts.mean.set(layers, lines(({ mean }) => mean), x, { label: "mean |mean|", log: true });
+    element("std-chart").ariaLabel = SIDES.flatMap((one) => {
+      const found = this.latest[one];
+      const [from, to] = [found?.layers[0]?.std, found?.layers.at(-2)?.std];
+      return from && to ? [`${titleOf(this.settings.norms[one])}: ${show(from)} at the first layer, ${show(to)} at the last.`] : [];
+    }).join(" ");
+    const { gradient } = look;
+    element(`histogram-text-${side}`).textContent = gradient
+      ? `Layer ${gradient.layer}: standard deviation ${show(gradient.std)}, kurtosis ${show(gradient.kurtosis)} (normal: 3)`
+      : "No gradient that can be shown: it is zero, or not finite.";
+    if (gradient) drawHistogram(this.charts.histograms[side]!, side, gradient.histogram);
+    drawHeat(element<HTMLCanvasElement>(`heat-${side}`), look.logitGradients);
+    element(`test-${side}`).textContent = percent(look.testAccuracy);
+    look.answers.forEach((probabilities, i) => {
+      const best = probabilities.indexOf(Math.max(...probabilities));
+      const line = document.querySelector(`#answers [data-answer="${i}-${side}"]`);
+      if (!line) return;
+      const right = this.samples[i]?.label === best;
+      const known = Number.isFinite(probabilities[0]);
+      line.children[0]!.textContent = known ? `${right ? "✓" : "✗"} ${this.classNames[best]}` : "✗ no answer";
+      line.children[1]!.textContent = known ? percent(probabilities[best]!) : "";
+    });
+  }
+
+  private showLandscape(): void {
+    const found = SIDES.flatMap((side) => this.landscapes[side] ?? []);
+    const alphas = found[0]?.alphas ?? [];
+    this.charts.landscape.set(
+      alphas,
+      found.map(({ side, loss, losses }) => ({ side, values: losses.map((value) => value / loss) })),
+      { label: "step size α", log: true },
+      { label: "loss / loss before", log: true, range: [0.05, 1e4] },
+    );
+  }
+
+  private showSamples(): void {
+    element("answers").replaceChildren(
+      ...this.samples.map(({ pixels, label }, i) => {
+        const card = document.createElement("div");
+        card.className = "sample";
+        const canvas = document.createElement("canvas");
+        canvas.role = "img";
+        canvas.ariaLabel = `Test image ${i + 1}`;
+        drawPixels(canvas, pixels);
+        const name = Object.assign(document.createElement("b"), { textContent: this.classNames[label]! });
+        const lines = SIDES.map((side) => {
+          const line = document.createElement("div");
+          line.className = `answer ${side === 0 ? "a" : "b"}`;
+          line.dataset.answer = `${i}-${side}`;
+          line.append(Object.assign(document.createElement("span"), { textContent: "…" }), document.createElement("span"));
+          return line;
+        });
+        card.append(canvas, name, ...lines);
+        return card;
+      }),
+    );
+  }
+
+  private showSettings(): void {
+    const { rate, norms, depth, batchSize, seed } = this.settings;
+    const slider = element<HTMLInputElement>("rate");
+    slider.value = String(stopOf(rate));
+    slider.ariaValueText = String(rate);
+    element("rate-value").textContent = String(rate);
+    for (const side of SIDES) {
+      element<HTMLSelectElement>(`norm-${side}`).value = norms[side];
+      element(`title-${side}`).textContent = titleOf(norms[side]);
+    }
+    element<HTMLSelectElement>("depth").value = String(depth);
+    element<HTMLSelectElement>("batch").value = String(batchSize);
+    element<HTMLInputElement>("seed").value = String(seed);
+    this.showMarks();
+  }
+
+  /** Below the slider: the largest rate that each network has stood and not failed at. */
+  private showMarks(): void {
+    const marks = SIDES.flatMap((side) => {
+      const norm = this.settings.norms[side];
+      const [stood, broke] = [this.stood.get(norm), this.broke.get(norm)];
+      if (stood === undefined) return [];
+      const largest = broke !== undefined && broke <= stood ? RATES[Math.max(0, stopOf(broke) - 1)]! : stood;
+      const mark = document.createElement("span");
+      mark.className = `mark-${side}`;
+      // The thumb's middle runs from half of its width to the track's end less that.
+      const share = stopOf(largest) / (RATES.length - 1);
+      mark.style.left = `calc(8px + ${share} * (100% - 16px))`;
+      mark.textContent = `▲ ${largest}`;
+      mark.title = `The largest rate that this network has stood so far: ${largest}`;
+      return [mark];
+    });
+    element("marks").replaceChildren(...marks);
+  }
+
+  private showTwins(): void {
+    for (const side of SIDES) {
+      const [reading, failure] = [this.smooth[side], this.failures[side]];
+      if (reading) {
+        element(`loss-${side}`).textContent = show(reading.loss);
+        element(`accuracy-${side}`).textContent = percent(reading.accuracy);
+      }
+      const state = failure
+        ? `${failure.kind === "diverged" ? "Blew up" : "Stuck"} at step ${failure.step}, rate ${failure.rate}`
+        : !reading
+          ? "Getting ready …"
+          : reading.accuracy >= 0.2
+            ? "Learning"
+            : "Still guessing";
+      const place = element(`state-${side}`);
+      if (place.textContent !== state) place.textContent = state;
+      place.closest(".twin")!.classList.toggle("failed", failure !== null);
+    }
+  }
+
+  private showNext(): void {
+    const progress = SIDES.map(
+      (side): Progress => ({
+        reading: this.smooth[side],
+        stepsAtRate: this.stepsAtRate[side],
+        failure: this.failures[side],
+      }),
+    ) as [Progress, Progress];
+    this.move = nextMove(this.settings, this.settings.rate, progress);
+    const text = element("next");
+    // A screen reader speaks when it changes, not at every step.
+    if (text.textContent !== this.move.sentence) text.textContent = this.move.sentence;
+    const button = element<HTMLButtonElement>("do-next");
+    button.hidden = this.move.action === null || !this.live;
+    if (this.move.action && button.textContent !== this.move.action.label) button.textContent = this.move.action.label;
+  }
+
+  private async complain(what: "gpu" | "other", message: string): Promise<void> {
+    const notice = element("notice");
+    notice.hidden = false;
+    const [title, text] = [document.createElement("h2"), document.createElement("p")];
+    title.textContent = what === "gpu" ? "No WebGPU here: this is a recorded run" : "Something went wrong";
+    text.textContent =
+      what === "gpu"
+        ? "To train the networks yourself, open this page in a recent Chrome, Edge, Safari 26 or Firefox, over https, with hardware acceleration turned on. " +
+          `The browser says: ${message}`
+        : message;
+    notice.replaceChildren(title, text);
+    if (what !== "gpu") return;
+    this.live = false;
+    for (const control of document.querySelectorAll<HTMLInputElement>(".controls :is(button, select, input), #landscape, .try :is(button, input)")) {
+      control.disabled = true;
+    }
+    await playRecording((said) => this.hear(said));
+  }
+}
+
+new Page();

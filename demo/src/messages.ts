@@ -1,0 +1,103 @@
+// What the page and the worker that trains say to each other. A recorded run is a list of the worker's messages.
+
+import type { AdapterSummary } from "../../src/device/adapter.ts";
+import type { Histogram } from "../../src/train/statistics.ts";
+import type { Settings } from "./settings.ts";
+
+/** The left network or the right one. */
+export type Side = 0 | 1;
+
+/** Of one mini-batch, before the step that it makes. */
+export interface Reading {
+  loss: number;
+  /** Share of its images that were classified right, 0 … 1. */
+  accuracy: number;
+}
+
+/** Of one layer's channels: means over channels of |mean| and of the standard deviation. */
+export interface LayerMoments {
+  mean: number;
+  std: number;
+}
+
+/** A look inside one network. Numbers may be infinite or NaN where it has blown up. */
+export interface Look {
+  side: Side;
+  /** Steps made before. */
+  step: number;
+  /** What each convolution of the main path gives, before its norm, and the logits. */
+  layers: LayerMoments[];
+  /** Of the middle layer's weights; null where it is zero or not finite. */
+  gradient: {
+    layer: number;
+    std: number;
+    kurtosis: number;
+    histogram: Histogram;
+  } | null;
+  /** ∂L/∂logits, images × classes. */
+  logitGradients: number[][];
+  /** Probabilities of the dozen test images, images × classes. */
+  answers: number[][];
+  /** On the test images that are looked at. */
+  testAccuracy: number;
+}
+
+/** Why a network is no longer trained. */
+export interface Failure {
+  side: Side;
+  /** `diverged`: its loss has passed 10³ and ten times its start, or is not finite. `stuck`: it gives each image the same answer. */
+  kind: "diverged" | "stuck";
+  /** Steps made before. */
+  step: number;
+  rate: number;
+  loss: number;
+  /** The first whose activations are ten times as wide as at the start (from 1); null if none is. */
+  layer: number | null;
+  /** Of each layer: its standard deviation over that at the start. */
+  growth: number[];
+}
+
+export interface Landscape {
+  side: Side;
+  step: number;
+  loss: number;
+  alphas: number[];
+  losses: number[];
+}
+
+export interface Answer {
+  /** Probabilities by class, of each network. */
+  probabilities: [number[], number[]];
+}
+
+export interface Sample {
+  /** 28 × 28 bytes. */
+  pixels: number[];
+  label: number;
+}
+
+export type FromWorker =
+  | { type: "ready"; adapter: AdapterSummary; classNames: string[]; samples: Sample[] }
+  /** Fresh networks; what was seen before is of others. */
+  | { type: "begin"; settings: Settings; layers: number }
+  | { type: "playing"; playing: boolean }
+  | { type: "step"; step: number; rate: number; readings: [Reading | null, Reading | null] }
+  | { type: "look"; look: Look }
+  | { type: "failure"; failure: Failure }
+  | { type: "landscape"; landscape: Landscape }
+  | { type: "answer"; answer: Answer }
+  | { type: "kernels"; progress: number; results: unknown | null }
+  /** `gpu`: there is no WebGPU here, or no adapter. */
+  | { type: "error"; what: "gpu" | "other"; message: string };
+
+export type ToWorker =
+  /** Fresh networks with these settings. */
+  | { type: "begin"; settings: Settings; play: boolean }
+  /** For the steps to come. */
+  | { type: "rate"; rate: number }
+  | { type: "play" }
+  | { type: "pause" }
+  | { type: "step" }
+  | { type: "landscape" }
+  | { type: "ask"; pixels: number[] }
+  | { type: "kernels" };
