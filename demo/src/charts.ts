@@ -13,6 +13,8 @@ export interface Line {
 interface Axis {
   label: string;
   log?: boolean;
+  /** Ticks at integers alone. */
+  whole?: boolean;
   range?: readonly [number, number];
 }
 
@@ -22,15 +24,14 @@ const color = (name: string) => getComputedStyle(document.documentElement).getPr
 const drawable = (value: number | null, log?: boolean) =>
   value !== null && Number.isFinite(value) && (!log || value > 0) ? value : null;
 
-/** Decades, 10⁻⁵ as such. */
-function ticks(log?: boolean): uPlot.Axis.Values {
-  return (_plot, splits) =>
-    splits.map((value) => {
-      if (value === null) return null;
-      if (!log) return show(value);
-      const power = Math.log10(value);
-      return Math.abs(power - Math.round(power)) < 1e-6 ? show(value) : null;
-    }) as string[];
+/** Of a logarithmic axis: decades alone, five or so of them. */
+function decades(_plot: uPlot, splits: number[]): (number | null)[] {
+  const powers = splits.map((value) => Math.log10(value));
+  const step = Math.max(1, Math.ceil((Math.max(...powers) - Math.min(...powers)) / 5));
+  return splits.map((value, i) => {
+    const power = Math.round(powers[i]!);
+    return Math.abs(powers[i]! - power) < 1e-6 && power % step === 0 ? value : null;
+  });
 }
 
 export class Chart {
@@ -55,7 +56,10 @@ export class Chart {
     if (!this.dirty || !this.shape || this.place.clientWidth === 0) return false;
     this.dirty = false;
     const { x, lines, shape } = this;
-    const data = [x, ...lines.map(({ values }) => values.map((value) => drawable(value, shape.y.log)))] as uPlot.AlignedData;
+    const data = [
+      x,
+      ...lines.map(({ values }) => values.map((value) => drawable(value, shape.y.log))),
+    ] as uPlot.AlignedData;
     const key = JSON.stringify([shape, lines.map(({ side, dotted }) => [side, dotted])]);
     if (this.plot && key === this.drawn) this.plot.setData(data);
     else {
@@ -76,8 +80,10 @@ export class Chart {
       stroke: color("--quiet"),
       grid: { stroke: color("--grid"), width: 1 },
       ticks: { stroke: color("--grid"), width: 1, size: 4 },
-      values: ticks(of.log),
-      space: vertical ? 28 : 52,
+      values: (_plot, splits) => splits.map((value) => (value === null ? "" : show(value))),
+      ...(of.log ? { filter: decades } : {}),
+      ...(of.whole ? { incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 1e4, 1e5] } : {}),
+      space: vertical ? 28 : 44,
     });
     const scale = (of: Axis): uPlot.Scale => ({
       time: false,
@@ -101,7 +107,9 @@ export class Chart {
             dash: dotted ? [3, 4] : undefined,
             points: { show: false },
             spanGaps: false,
-            ...(shape.bars ? { fill: stroke, paths: uPlot.paths.bars!({ size: [1, Number.POSITIVE_INFINITY], gap: 0 }) } : {}),
+            ...(shape.bars
+              ? { fill: stroke, paths: uPlot.paths.bars!({ size: [1, Number.POSITIVE_INFINITY], gap: 0 }) }
+              : {}),
           };
         }),
       ],

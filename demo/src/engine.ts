@@ -1,6 +1,11 @@
 // Trains the twins and tells the page about it. Knows no worker and no page: `demo/record.ts` runs it in Node.
 
-import { channelMoments, type DatasetSplits, type ImageDataset, imageDataset } from "../../src/data/dataset.ts";
+import {
+  channelMoments,
+  type DatasetSplits,
+  type ImageDataset,
+  imageDataset,
+} from "../../src/data/dataset.ts";
 import { shrinkImages } from "../../src/experiments/setup.ts";
 import { BatchSampler, DataLoader, DeviceDataset, type Gpu, type Tensor } from "../../src/index.ts";
 import type { FromWorker, Reading, Sample, Side } from "./messages.ts";
@@ -93,7 +98,15 @@ export class Engine {
       const twin = (side: Side) => new Twin(gpu, small, side, settings, batch);
       const twins: [Twin, Twin] = [twin(0), twin(1)];
       this.run = {
-        ...{ settings, twins, batch, step: 0, rate: settings.rate, looked: Number.NEGATIVE_INFINITY, lookMs: 0 },
+        ...{
+          settings,
+          twins,
+          batch,
+          step: 0,
+          rate: settings.rate,
+          looked: Number.NEGATIVE_INFINITY,
+          lookMs: 0,
+        },
         sampler: new BatchSampler({ count, batchSize, seed, dropLast: true }),
         dataset: new DeviceDataset(gpu, small.train, { ...channelMoments(small.train), seed }),
         indices: gpu.keep(gpu.empty([batchSize], "uint32")),
@@ -191,7 +204,10 @@ export class Engine {
       const tensor = gpu.keep(gpu.tensor(images, shape));
       try {
         const [a, b] = this.run.twins;
-        this.say({ type: "answer", answer: { probabilities: [await a.answer(tensor), await b.answer(tensor)] } });
+        this.say({
+          type: "answer",
+          answer: { probabilities: [await a.answer(tensor), await b.answer(tensor)] },
+        });
       } finally {
         tensor.dispose();
       }

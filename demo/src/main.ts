@@ -1,9 +1,29 @@
 // The page: shows what the worker (or a recorded run) says, and passes on what the visitor wants.
 
 import { Chart, drawHeat, drawHistogram, drawNext, drawPixels } from "./charts.ts";
-import type { Failure, FromWorker, Landscape, LayerMoments, Look, Reading, Sample, Side, ToWorker } from "./messages.ts";
+import type {
+  Failure,
+  FromWorker,
+  Landscape,
+  LayerMoments,
+  Look,
+  Reading,
+  Sample,
+  Side,
+  ToWorker,
+} from "./messages.ts";
 import { playRecording } from "./recording.ts";
-import { BATCH_SIZES, DEPTHS, fromHash, NORMS, RATES, type Settings, stopOf, titleOf, toHash } from "./settings.ts";
+import {
+  BATCH_SIZES,
+  DEPTHS,
+  fromHash,
+  NORMS,
+  RATES,
+  type Settings,
+  stopOf,
+  titleOf,
+  toHash,
+} from "./settings.ts";
 import { setUpTryIt } from "./try-it.ts";
 import { type NextMove, nextMove, type Progress, percent, show, tellFailure } from "./words.ts";
 
@@ -49,18 +69,21 @@ class Page {
     landscape: new Chart(element("landscape-chart")),
     histograms: [new Chart(element("histogram-0")), new Chart(element("histogram-1"))],
   };
-  private readonly worker: Worker;
+  private readonly worker: Worker | null = null;
   private readonly tryIt: ReturnType<typeof setUpTryIt>;
 
   constructor() {
-    this.worker = new Worker(new URL("./worker.ts", import.meta.url), { type: "module" });
-    this.worker.addEventListener("message", ({ data }: MessageEvent<FromWorker>) => this.hear(data));
+    if (navigator.gpu) {
+      this.worker = new Worker(new URL("./worker.ts", import.meta.url), { type: "module" });
+      this.worker.addEventListener("message", ({ data }: MessageEvent<FromWorker>) => this.hear(data));
+    }
     this.tryIt = setUpTryIt(
       (pixels) => this.tell({ type: "ask", pixels }),
       () => this.samples,
     );
     this.setUpControls();
     this.begin(true);
+    if (!this.worker) void this.complain("gpu", "there is no navigator.gpu.");
     const frame = () => {
       drawNext();
       requestAnimationFrame(frame);
@@ -69,7 +92,7 @@ class Page {
   }
 
   private tell(message: ToWorker): void {
-    if (this.live) this.worker.postMessage(message);
+    if (this.live) this.worker?.postMessage(message);
   }
 
   private begin(play: boolean): void {
@@ -99,7 +122,11 @@ class Page {
     const rate = element<HTMLInputElement>("rate");
     rate.max = String(RATES.length - 1);
     rate.addEventListener("input", () => this.setRate(RATES[Number(rate.value)]!));
-    const fill = (id: string, options: readonly (readonly [string, string])[], chosen: (value: string) => void) => {
+    const fill = (
+      id: string,
+      options: readonly (readonly [string, string])[],
+      chosen: (value: string) => void,
+    ) => {
       const menu = element<HTMLSelectElement>(id);
       for (const [value, text] of options) menu.add(new Option(text, value));
       menu.addEventListener("change", () => chosen(menu.value));
@@ -154,9 +181,12 @@ class Page {
       case "ready":
         this.samples = message.samples;
         this.classNames = message.classNames;
-        element("device").textContent = `${this.live ? "Training on" : "Recorded on"} ${message.adapter.name}${
-          message.adapter.class === "software" ? ", a processor that does a GPU’s work: a real GPU is far faster" : ""
-        }.`;
+        element("device").textContent =
+          `${this.live ? "Training on" : "Recorded on"} ${message.adapter.name}${
+            message.adapter.class === "software"
+              ? ", a processor that does a GPU’s work: a real GPU is far faster"
+              : ""
+          }.`;
         this.showSamples();
         break;
       case "begin":
@@ -180,7 +210,11 @@ class Page {
         this.showLandscape();
         break;
       case "answer":
-        this.tryIt.show(message.answer, this.classNames, this.settings.norms.map(titleOf) as [string, string]);
+        this.tryIt.show(
+          message.answer,
+          this.classNames,
+          this.settings.norms.map(titleOf) as [string, string],
+        );
         break;
       case "error":
         void this.complain(message.what, message.message);
@@ -203,7 +237,7 @@ class Page {
       for (const id of ["loss", "accuracy", "test"]) element(`${id}-${side}`).textContent = "–";
       element(`histogram-text-${side}`).textContent = "";
     }
-    this.charts.landscape.set([], [], { label: "step size α" }, { label: "" });
+    element("landscape-chart").hidden = true;
     this.showSettings();
     this.showTwins();
     this.showNext();
@@ -238,12 +272,23 @@ class Page {
       }
       if (this.curve.steps.length > MOST_POINTS) this.thin();
     }
-    const both = (of: [(number | null)[], (number | null)[]]) => SIDES.map((side) => ({ side, values: of[side] }));
+    const both = (of: [(number | null)[], (number | null)[]]) =>
+      SIDES.map((side) => ({ side, values: of[side] }));
     const { steps, loss, accuracy } = this.curve;
     // Room for what is to come, so that the axis does not move with each step.
     const end = Math.max(50, 2 ** Math.ceil(Math.log2(Math.max(1, step) / 50)) * 50);
-    this.charts.loss.set(steps, both(loss), { label: "step", range: [0, end] }, { label: "loss", log: true });
-    this.charts.accuracy.set(steps, both(accuracy), { label: "step", range: [0, end] }, { label: "% right", range: [0, 100] });
+    this.charts.loss.set(
+      steps,
+      both(loss),
+      { label: "step", whole: true, range: [0, end] },
+      { label: "loss", log: true },
+    );
+    this.charts.accuracy.set(
+      steps,
+      both(accuracy),
+      { label: "step", whole: true, range: [0, end] },
+      { label: "% right", range: [0, 100] },
+    );
     this.showTwins();
     this.showNext();
   }
@@ -275,7 +320,10 @@ class Page {
     box.className = `failure ${side === 0 ? "a" : "b"}`;
     const heading = document.createElement("h2");
     heading.textContent = title;
-    box.append(heading, ...[where, why].map((text) => Object.assign(document.createElement("p"), { textContent: text })));
+    box.append(
+      heading,
+      ...[where, why].map((text) => Object.assign(document.createElement("p"), { textContent: text })),
+    );
     element("failures").append(box);
     this.showTwins();
     this.showNext();
@@ -296,13 +344,25 @@ class Page {
           : [];
       });
     const layers = look.layers.map((_, i) => i + 1);
-    const x = { label: "layer", range: [1, layers.length] as const };
-    this.charts.std.set(layers, lines(({ std }) => std), x, { label: "standard deviation", log: true });
-    this.charts.mean.set(layers, lines(({ mean }) => mean), x, { label: "mean |mean|", log: true });
+    const x = { label: "layer", whole: true, range: [1, layers.length] as const };
+    this.charts.std.set(
+      layers,
+      lines(({ std }) => std),
+      x,
+      { label: "standard deviation", log: true },
+    );
+    this.charts.mean.set(
+      layers,
+      lines(({ mean }) => mean),
+      x,
+      { label: "mean |mean|", log: true },
+    );
     element("std-chart").ariaLabel = SIDES.flatMap((one) => {
       const found = this.latest[one];
       const [from, to] = [found?.layers[0]?.std, found?.layers.at(-2)?.std];
-      return from && to ? [`${titleOf(this.settings.norms[one])}: ${show(from)} at the first layer, ${show(to)} at the last.`] : [];
+      return from && to
+        ? [`${titleOf(this.settings.norms[one])}: ${show(from)} at the first layer, ${show(to)} at the last.`]
+        : [];
     }).join(" ");
     const { gradient } = look;
     element(`histogram-text-${side}`).textContent = gradient
@@ -325,6 +385,7 @@ class Page {
   private showLandscape(): void {
     const found = SIDES.flatMap((side) => this.landscapes[side] ?? []);
     const alphas = found[0]?.alphas ?? [];
+    element("landscape-chart").hidden = false;
     this.charts.landscape.set(
       alphas,
       found.map(({ side, loss, losses }) => ({ side, values: losses.map((value) => value / loss) })),
@@ -347,7 +408,10 @@ class Page {
           const line = document.createElement("div");
           line.className = `answer ${side === 0 ? "a" : "b"}`;
           line.dataset.answer = `${i}-${side}`;
-          line.append(Object.assign(document.createElement("span"), { textContent: "…" }), document.createElement("span"));
+          line.append(
+            Object.assign(document.createElement("span"), { textContent: "…" }),
+            document.createElement("span"),
+          );
           return line;
         });
         card.append(canvas, name, ...lines);
@@ -385,6 +449,7 @@ class Page {
       const share = stopOf(largest) / (RATES.length - 1);
       mark.style.left = `calc(8px + ${share} * (100% - 16px))`;
       mark.textContent = `▲ ${largest}`;
+      mark.dataset.rate = String(largest);
       mark.title = `The largest rate that this network has stood so far: ${largest}`;
       return [mark];
     });
@@ -425,7 +490,8 @@ class Page {
     if (text.textContent !== this.move.sentence) text.textContent = this.move.sentence;
     const button = element<HTMLButtonElement>("do-next");
     button.hidden = this.move.action === null || !this.live;
-    if (this.move.action && button.textContent !== this.move.action.label) button.textContent = this.move.action.label;
+    if (this.move.action && button.textContent !== this.move.action.label)
+      button.textContent = this.move.action.label;
   }
 
   private async complain(what: "gpu" | "other", message: string): Promise<void> {
@@ -441,7 +507,9 @@ class Page {
     notice.replaceChildren(title, text);
     if (what !== "gpu") return;
     this.live = false;
-    for (const control of document.querySelectorAll<HTMLInputElement>(".controls :is(button, select, input), #landscape, .try :is(button, input)")) {
+    for (const control of document.querySelectorAll<HTMLInputElement>(
+      ".controls :is(button, select, input), #landscape, .try :is(button, input)",
+    )) {
       control.disabled = true;
     }
     await playRecording((said) => this.hear(said));

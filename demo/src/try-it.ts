@@ -64,7 +64,12 @@ export function setUpTryIt(ask: (pixels: number[]) => void, samples: () => reado
     const [left, top] = [(canvas.width - width) / 2, (canvas.height - height) / 2];
     clear();
     context.drawImage(image, left, top, width, height);
-    const edge = context.getImageData(Math.ceil(left), Math.ceil(top), Math.max(1, Math.floor(width)), 1).data;
+    const edge = context.getImageData(
+      Math.ceil(left),
+      Math.ceil(top),
+      Math.max(1, Math.floor(width)),
+      1,
+    ).data;
     let light = 0;
     for (let i = 0; i < edge.length; i += 4) light += edge[i]! / (edge.length / 4);
     if (light > 127) {
@@ -118,7 +123,9 @@ export function setUpTryIt(ask: (pixels: number[]) => void, samples: () => reado
           for (const [value, k] of best.slice(0, 3)) {
             const row = document.createElement("div");
             row.className = "bar";
-            const [name, track, bar, share] = ["span", "span", "i", "span"].map((tag) => document.createElement(tag));
+            const [name, track, bar, share] = ["span", "span", "i", "span"].map((tag) =>
+              document.createElement(tag),
+            );
             name!.textContent = classNames[k]!;
             bar!.style.width = `${Number.isFinite(value) ? 100 * value : 0}%`;
             track!.append(bar!);

@@ -118,7 +118,8 @@ export class Twin {
 
   private async moments(): Promise<LayerMoments[]> {
     const found = await probe.activations(this.model, this.batch.images, {
-      layers: (name, module) => (module instanceof Conv2d || name === "classifier") && this.layers.includes(name),
+      layers: (name, module) =>
+        (module instanceof Conv2d || name === "classifier") && this.layers.includes(name),
     });
     const byName = new Map(found.map((layer) => [layer.name, layer]));
     return this.layers.map((name) => {

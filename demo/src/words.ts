@@ -16,7 +16,8 @@ export function show(value: number): string {
   const size = Math.abs(value);
   if (size >= 1e5 || (size > 0 && size < 1e-3)) {
     const [digits, power] = value.toExponential(1).split("e") as [string, string];
-    return `${digits.replace(/\.0$/, "")}·10${[...String(Number(power))].map((sign) => SUPERSCRIPTS[sign]).join("")}`;
+    const factor = digits === "1.0" ? "" : `${digits.replace(/\.0$/, "")}·`;
+    return `${factor}10${[...String(Number(power))].map((sign) => SUPERSCRIPTS[sign]).join("")}`;
   }
   return String(Number(value.toPrecision(3)));
 }
@@ -24,7 +25,9 @@ export function show(value: number): string {
 /** Something of one twin, at the beginning of a sentence. */
 function nameOf({ norms }: Settings, side: Side): string {
   const same = norms[0] === norms[1];
-  return same ? `The ${side === 0 ? "left" : "right"} network` : `The network ${titleOf(norms[side]).replace(/^W/, "w")}`;
+  return same
+    ? `The ${side === 0 ? "left" : "right"} network`
+    : `The network ${titleOf(norms[side]).replace(/^W/, "w")}`;
 }
 
 export interface FailureText {
@@ -46,8 +49,11 @@ export function tellFailure(failure: Failure, settings: Settings): FailureText {
     };
   }
   const last = growth.length - 2;
-  const first = layer === null ? "" : `Layer ${layer} is the first whose activations are over ten times as wide as at the start` +
-    ` (${show(growth[layer - 1]!)} times); `;
+  const first =
+    layer === null
+      ? ""
+      : `Layer ${layer} is the first whose activations are over ten times as wide as at the start` +
+        ` (${show(growth[layer - 1]!)} times); `;
   return {
     title: `${name} blew up at step ${step}`,
     where: `At rate ${rate} the loss of this mini-batch is ${show(loss)}. ${first}by layer ${last + 1} they are ${show(growth[last]!)} times as wide.`,
@@ -75,7 +81,11 @@ export interface NextMove {
 }
 
 /** The next thing to try. */
-export function nextMove(settings: Settings, rate: number, progress: readonly [Progress, Progress]): NextMove {
+export function nextMove(
+  settings: Settings,
+  rate: number,
+  progress: readonly [Progress, Progress],
+): NextMove {
   const failed = progress.filter(({ failure }) => failure);
   const larger = RATES[Math.min(RATES.length - 1, stopOf(rate) + 4)]!;
   const smaller = RATES[Math.max(0, stopOf(rate) - 4)]!;

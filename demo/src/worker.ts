@@ -37,7 +37,11 @@ async function start(): Promise<Engine> {
 }
 
 const engine = start().catch((error: unknown) => {
-  say({ type: "error", what: error instanceof DeviceError ? "gpu" : "other", message: (error as Error).message });
+  say({
+    type: "error",
+    what: error instanceof DeviceError ? "gpu" : "other",
+    message: (error as Error).message,
+  });
   return null;
 });
 

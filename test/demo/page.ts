@@ -14,7 +14,10 @@ export interface Demo {
   /** Its address, without settings. */
   address: string;
   /** A fresh window; `problems` gathers what the page complains of. */
-  open(hash?: string, options?: BrowserContextOptions & { init?: string }): Promise<{ page: Page; problems: string[] }>;
+  open(
+    hash?: string,
+    options?: BrowserContextOptions & { init?: string },
+  ): Promise<{ page: Page; problems: string[] }>;
   close(): Promise<void>;
 }
 
