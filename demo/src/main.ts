@@ -1,6 +1,7 @@
 // The page: shows what the worker (or a recorded run) says, and passes on what the visitor wants.
 
 import { Chart, drawHeat, drawHistogram, drawNext, drawPixels } from "./charts.ts";
+import { showKernels } from "./kernels-table.ts";
 import type {
   Failure,
   FromWorker,
@@ -148,6 +149,7 @@ class Page {
     element("step").addEventListener("click", () => this.tell({ type: "step" }));
     element("reset").addEventListener("click", () => this.begin(true));
     element("landscape").addEventListener("click", () => this.tell({ type: "landscape" }));
+    element("measure").addEventListener("click", () => this.tell({ type: "kernels" }));
     element("do-next").addEventListener("click", () => this.doNext());
     addEventListener("keydown", (event) => {
       const field = (event.target as HTMLElement).closest("input:not([type=range]), select, textarea");
@@ -215,6 +217,9 @@ class Page {
           this.classNames,
           this.settings.norms.map(titleOf) as [string, string],
         );
+        break;
+      case "kernels":
+        showKernels(message.progress, message.results);
         break;
       case "error":
         void this.complain(message.what, message.message);
@@ -469,7 +474,7 @@ class Page {
           ? "Getting ready …"
           : reading.accuracy >= 0.2
             ? "Learning"
-            : "Still guessing";
+            : "Guessing";
       const place = element(`state-${side}`);
       if (place.textContent !== state) place.textContent = state;
       place.closest(".twin")!.classList.toggle("failed", failure !== null);
@@ -508,7 +513,7 @@ class Page {
     if (what !== "gpu") return;
     this.live = false;
     for (const control of document.querySelectorAll<HTMLInputElement>(
-      ".controls :is(button, select, input), #landscape, .try :is(button, input)",
+      ".controls :is(button, select, input), #landscape, #measure, .try :is(button, input)",
     )) {
       control.disabled = true;
     }

@@ -2,6 +2,7 @@
 
 import type { AdapterSummary } from "../../src/device/adapter.ts";
 import type { Histogram } from "../../src/train/statistics.ts";
+import type { KernelResults } from "./kernels.ts";
 import type { Settings } from "./settings.ts";
 
 /** The left network or the right one. */
@@ -86,7 +87,8 @@ export type FromWorker =
   | { type: "failure"; failure: Failure }
   | { type: "landscape"; landscape: Landscape }
   | { type: "answer"; answer: Answer }
-  | { type: "kernels"; progress: number; results: unknown | null }
+  /** `progress` from 0 to 1; results at the end. */
+  | { type: "kernels"; progress: number; results: KernelResults | null }
   /** `gpu`: there is no WebGPU here, or no adapter. */
   | { type: "error"; what: "gpu" | "other"; message: string };
 

@@ -2,6 +2,7 @@
 
 import { DeviceError, FASHION_MNIST_CLASSES, Gpu, readIdxDataset } from "../../src/index.ts";
 import { Engine } from "./engine.ts";
+import { measureKernels } from "./kernels.ts";
 import type { FromWorker, ToWorker } from "./messages.ts";
 
 const say = (message: FromWorker) => postMessage(message);
@@ -71,6 +72,12 @@ addEventListener("message", async ({ data }: MessageEvent<ToWorker>) => {
       break;
     case "ask":
       void it.ask(Uint8Array.from(data.pixels));
+      break;
+    case "kernels":
+      void it.alone(async (gpu) => {
+        const tell = (progress: number) => say({ type: "kernels", progress, results: null });
+        say({ type: "kernels", progress: 1, results: await measureKernels(gpu, tell) });
+      });
       break;
   }
 });
