@@ -282,11 +282,13 @@ class Page {
     const { steps, loss, accuracy } = this.curve;
     // Room for what is to come, so that the axis does not move with each step.
     const end = Math.max(50, 2 ** Math.ceil(Math.log2(Math.max(1, step) / 50)) * 50);
+    // A curve that blows up leaves the figure, so that the other can still be read.
+    const highest = Math.max(...SIDES.flatMap((side) => loss[side].map((value) => value ?? 0)));
     this.charts.loss.set(
       steps,
       both(loss),
       { label: "step", whole: true, range: [0, end] },
-      { label: "loss", log: true },
+      { label: "loss", log: true, range: [0.1, highest > 10 ? 1e4 : 10] },
     );
     this.charts.accuracy.set(
       steps,
