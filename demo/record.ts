@@ -33,8 +33,9 @@ for (const [steps, rate] of PLAN) {
     step += 1;
     ms += MS_PER_STEP;
   }
+  // While both can still learn.
+  if (rate === DEFAULTS.rate) await engine.landscape();
 }
-await engine.landscape();
 gpu.destroy();
 
 const short = (key: string, value: unknown) =>

@@ -514,8 +514,9 @@ class Page {
     notice.replaceChildren(title, text);
     if (what !== "gpu") return;
     this.live = false;
+    for (const id of ["try-title", "kernels-title"]) element(id).closest("section")!.hidden = true;
     for (const control of document.querySelectorAll<HTMLInputElement>(
-      ".controls :is(button, select, input), #landscape, #measure, .try :is(button, input)",
+      ".controls :is(button, select, input), #landscape",
     )) {
       control.disabled = true;
     }
