@@ -282,7 +282,7 @@ export function generate(library: Library): { "wgsl.ts": string; "shaders.ts": s
       return `${hole}: { ordinary: "${ordinary}", parts: { ${each.join(", ")} } }`;
     });
     const fields = `name: "${name}", files: ${list(module.files)}, holes: { ${holes.join(", ")} }`;
-    return `export const ${name}: ShaderModule<"${name}"> = { ${fields} };\n`;
+    return `/** The module dist/shaders/${name}.wgsl: its kernels, to link and dispatch. */\nexport const ${name}: ShaderModule<"${name}"> = { ${fields} };\n`;
   });
   const types = Object.entries(modules).map(([name, module]) => moduleType(library, name, module));
   const head = "// Written by scripts/embed-shaders.ts from shaders/: nothing here is to be edited.\n";
@@ -296,7 +296,9 @@ import type { ShaderModule } from "../device/link.ts";
 import * as wgsl from "./wgsl.ts";
 
 ${exported.join("")}
+/** The name of a module. */
 export type ShaderName = keyof Kernels<unknown>;
+/** Which part stands in each hole of a module. */
 export type PartsOf<S extends ShaderName> = Kernels<unknown>[S]["parts"];
 
 /** By module: the override constants, the parts of each hole, and what each entry point binds. T: a buffer. */

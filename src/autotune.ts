@@ -20,6 +20,7 @@ export interface TunedChoice {
 /** Of the time of all the work, where one choice changes little of it. */
 const WORK_MARGIN = 0.998;
 
+/** Options of `autotune`. */
 export interface AutotuneOptions {
   /** Timed runs of the work with each variant. Default 5. */
   rounds?: number;

@@ -51,6 +51,7 @@ import { Scopes, tensorsIn } from "./tensor/scopes.ts";
 import { checkShape, type Shape, sizeOf } from "./tensor/shape.ts";
 import { Tensor, type TensorOptions } from "./tensor/tensor.ts";
 
+/** What debug mode checks. */
 export interface DebugOptions {
   /** Fill recycled buffers with NaN before they are handed out. */
   poison?: boolean;
@@ -58,12 +59,14 @@ export interface DebugOptions {
   checkFinite?: boolean;
 }
 
+/** Options of a `Gpu`, whoever made the device. */
 export interface GpuOptions {
   /** Dispatches gathered in one submit. Default 128. */
   flushEvery?: number;
   debug?: DebugOptions;
 }
 
+/** Options of `Gpu.request`. */
 export interface GpuRequestOptions extends GpuOptions {
   /** Where to ask for an adapter. Default `navigator.gpu`. */
   gpu?: GPU;
@@ -250,6 +253,7 @@ export class Gpu {
     return Tensor.empty(this, shape, dtype);
   }
 
+  /** A tensor of zeros. */
   zeros(shape: Shape, options: TensorOptions = {}): Tensor {
     return Tensor.full(this, shape, 0, options, "gpu.zeros");
   }

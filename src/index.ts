@@ -1,4 +1,7 @@
-// The public surface, for browsers and Node alike. In Node, `fusenorm/node` adds `requestGpu`, files and downloads.
+/**
+ * The public surface, for browsers and Node alike. In Node, `fusenorm/node` adds `requestGpu`, files and downloads.
+ * @module fusenorm
+ */
 
 export { checkpoint } from "./autograd/checkpoint.ts";
 export { enableGrad, isRecording, noGrad } from "./autograd/tape.ts";

@@ -9,6 +9,7 @@ import { printable } from "../foreign.ts";
 import { show } from "../options.ts";
 import { checkNamedBytes, type ImageDataset, imageDataset, type NamedBytes } from "./dataset.ts";
 
+/** Which of the two data sets of Krizhevsky 2009 a file holds. */
 export type CifarKind = "cifar10" | "cifar100";
 
 const SIZE = 32;

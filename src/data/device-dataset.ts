@@ -107,6 +107,7 @@ export class DeviceDataset {
     }
   }
 
+  /** Gives the images and labels on the GPU back. */
   dispose(): void {
     this.table.dispose();
     for (const { pixels, labels } of this.chunks) {

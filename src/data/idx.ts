@@ -14,6 +14,7 @@ import { isGzip, unpackGzip } from "./gzip.ts";
 const REFETCH =
   "copy or download the file again (for Fashion-MNIST: `npx fusenorm-cli data fetch fashion-mnist`)";
 
+/** An array out of an IDX file, as MNIST's are. */
 export interface IdxArray {
   shape: number[];
   values: Uint8Array;

@@ -18,6 +18,7 @@ export function epochOrder(seed: number, epoch: number, count: number): Uint32Ar
   return new Random(seed, epoch).fork("epoch-order").shuffle(order);
 }
 
+/** Options of `BatchSampler`. */
 export interface BatchSamplerOptions {
   /** Images in the data set. */
   count: number;
@@ -77,6 +78,7 @@ export class BatchSampler {
   }
 }
 
+/** Options of `DataLoader`. */
 export interface DataLoaderOptions extends Omit<BatchSamplerOptions, "count"> {
   /** Per channel, in [0, 1] units: `channelMoments(train)`, for the test set too. */
   mean: readonly number[];
@@ -88,6 +90,7 @@ export interface DataLoaderOptions extends Omit<BatchSamplerOptions, "count"> {
   padTo?: readonly [number, number];
 }
 
+/** A batch on the host: what `DataLoader` yields. */
 export interface Batch {
   /** (byte / 255 − mean) / std, [B, H, W, C]. */
   images: Float32Array;

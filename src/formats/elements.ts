@@ -20,6 +20,7 @@ export const STORED_TYPES = {
   U8: { bytes: 1 },
   BOOL: { bytes: 1 },
 } as const;
+/** Types of elements that files hold. */
 export type StoredType = keyof typeof STORED_TYPES;
 
 /** What a tensor's type is stored as, if nothing else is asked for: nothing is lost. */

@@ -31,6 +31,7 @@ const MOST_HEADER_BYTES = 10_000;
 type Bad = (what: string, rule?: string) => DataError;
 type Array_ = StateDict[string];
 
+/** Options of `encodeNpy`. */
 export interface NpyOptions {
   /** The type to store; default float32, float16, uint32 and uint8 as NumPy's of the same name. */
   storeAs?: Exclude<StoredType, "BF16">;
@@ -167,6 +168,7 @@ function rowMajor<T extends Array_["data"]>(data: T, shape: Shape): T {
   return out;
 }
 
+/** Options of `encodeNpz`. */
 export interface EncodeNpzOptions {
   /** As `numpy.savez_compressed`. Default false. */
   compress?: boolean;
@@ -197,6 +199,7 @@ export async function encodeNpz(
   return file as Uint8Array<ArrayBuffer>;
 }
 
+/** Options of `decodeNpz`. */
 export interface DecodeNpzOptions {
   /** The most bytes that may come out. Default 2³⁰. */
   maxBytes?: number;

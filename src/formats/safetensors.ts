@@ -6,6 +6,7 @@ import { fromStored, STORED_AS, STORED_TYPES, type StoredType, toStored } from "
 import { assemble, checkApart, readEntries, readHeader } from "./safetensors-layout.ts";
 import { checkedTensor } from "./tensor-data.ts";
 
+/** Options of `encodeSafetensors`. */
 export interface SafetensorsOptions {
   /** Text by key, that readers show. */
   metadata?: Record<string, string>;

@@ -8,6 +8,7 @@ import { isTensor } from "../tensor/brand.ts";
 import { type Shape, sizeOf } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 
+/** Options of `fromTorch` and `torchStateDict`. */
 export interface TorchOptions {
   /**
    * Linear layers whose input is flattened maps, by PyTorch's name, with the [height, width] of these: their columns are in the order

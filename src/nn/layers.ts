@@ -182,6 +182,7 @@ export class Linear extends WeightLayer {
   }
 }
 
+/** Options of the layer `BatchNorm2d`; names and defaults are PyTorch's. */
 export interface BatchNorm2dOptions {
   eps?: number;
   /** Share of the new batch in the running statistics; null for the plain average over all batches. Default 0.1. */

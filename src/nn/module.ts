@@ -12,6 +12,7 @@ import { type Summary, summarize } from "./summary.ts";
 /** Named tensors on the host: what checkpoints hold. */
 export type StateDict = Record<string, { shape: Shape; dtype: DType; data: TensorData }>;
 
+/** Options of `Module.loadStateDict`. */
 export interface LoadOptions {
   /** Refuse a state whose names, shapes or types are not all those of this network. Default true. */
   strict?: boolean;
@@ -52,6 +53,7 @@ export abstract class Module {
   /** Where this layer is in its network (`blocks.3.first.conv`), for profiles; the network's constructor sets it. */
   path = "";
 
+  /** The output for an input; recorded for `backward` unless `noGrad` is around it. */
   abstract forward(x: Tensor): Tensor;
 
   /** Runs a forward whose kernels, and those of its backward, are listed under this layer's path. */
@@ -97,10 +99,12 @@ export abstract class Module {
     }
   }
 
+  /** The parameters that are not frozen, each with its name (`blocks.3.first.conv.weight`). */
   namedParameters(): [string, Tensor][] {
     return [...this.tensors()].filter(([, tensor]) => tensor.requiresGrad);
   }
 
+  /** The parameters that are not frozen: what an optimizer takes. */
   parameters(): Tensor[] {
     return this.namedParameters().map(([, tensor]) => tensor);
   }
@@ -112,6 +116,7 @@ export abstract class Module {
     return this;
   }
 
+  /** Inference mode: batch-norm normalises by its running statistics. */
   eval(): this {
     return this.train(false);
   }
@@ -174,6 +179,7 @@ export abstract class Module {
     return [];
   }
 
+  /** Drops the gradients of all parameters. */
   zeroGrad(): void {
     for (const parameter of this.parameters()) parameter.zeroGrad();
   }

@@ -10,6 +10,7 @@ import { checkShape, formatShape, type Shape, sizeOf } from "../tensor/shape.ts"
 import type { Tensor } from "../tensor/tensor.ts";
 import { Module, parameter } from "./module.ts";
 
+/** Options of the layer `GroupNorm`. */
 export interface GroupNormOptions {
   /** Added to the variance. Default 1e-5. */
   eps?: number;
@@ -25,6 +26,7 @@ export interface InstanceNorm2dOptions {
   affine?: boolean;
 }
 
+/** Options of the layer `LayerNorm`. */
 export interface LayerNormOptions {
   /** Added to the variance. Default 1e-5. */
   eps?: number;

@@ -57,6 +57,7 @@ export class Summary {
     readonly bytes: number,
   ) {}
 
+  /** The table, as wide as it is. */
   toString(): string {
     return this.table();
   }

@@ -15,6 +15,7 @@ import { cacheDirectory, packagePath, readNamed } from "./files.ts";
 
 /** Data sets that have a name of their own; anything else is taken for a directory. */
 export const DATASET_NAMES = ["embedded", "fashion-mnist", "cifar10", "cifar100"] as const;
+/** A data set that `loadDataset` knows by name. */
 export type DatasetName = (typeof DATASET_NAMES)[number];
 
 /** Where Debian and Ubuntu's package `dataset-fashion-mnist` puts its files. */

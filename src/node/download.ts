@@ -10,6 +10,7 @@ import { findDataset } from "./datasets.ts";
 import { cacheDirectory, fileError, makeDirectory } from "./files.ts";
 import { unpackTar } from "./unpack.ts";
 
+/** A file of a data set: where it is, its size and checksum. */
 export interface RemoteFile {
   url: string;
   /** Of the file as served, hexadecimal. */
@@ -77,6 +78,7 @@ export const REMOTE_DATASETS = {
   },
 } satisfies Record<string, RemoteDataset>;
 
+/** A data set that `fetchDataset` downloads. */
 export type RemoteName = keyof typeof REMOTE_DATASETS;
 
 /** Bytes of a file that are there so far, and of how many (when the server says). */
@@ -280,6 +282,7 @@ export async function downloadFile(
   }
 }
 
+/** Options of `fetchDataset`. */
 export interface FetchOptions {
   /** Instead of the default cache (see `cacheDirectory`). */
   cache?: string;

@@ -1,4 +1,7 @@
-// What only Node has: finding an adapter, files and downloads.
+/**
+ * What only Node has: finding an adapter, files and downloads.
+ * @module fusenorm/node
+ */
 
 export type {} from "../webgpu-names.ts";
 

@@ -30,6 +30,7 @@ export const DEFAULT_TOGGLES: Toggles = {
   disable: ["timestamp_quantization"],
 };
 
+/** Which adapter is asked for, and with which toggles of Dawn. */
 export interface AdapterRequest {
   /** `hardware`, `lavapipe`, `swiftshader` or part of an adapter's name. Default: `FUSENORM_ADAPTER`, else the best. */
   adapter?: string;
@@ -38,6 +39,7 @@ export interface AdapterRequest {
   toggles?: Partial<Toggles>;
 }
 
+/** Options of `requestGpu`. */
 export interface NodeGpuOptions extends GpuOptions, AdapterRequest {}
 
 const ADAPTER_OPTIONS = optionNames<AdapterRequest>({ adapter: 0, powerPreference: 0, toggles: 0 });

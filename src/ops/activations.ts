@@ -121,6 +121,7 @@ export function relu6(x: Tensor): Tensor {
   return apply(x, TABLE.relu6);
 }
 
+/** Options of `leakyRelu`. */
 export interface LeakyReluOptions {
   /** What a negative x is multiplied by. Default 0.01. */
   negativeSlope?: number;
@@ -146,6 +147,7 @@ export function silu(x: Tensor): Tensor {
   return apply(x, TABLE.silu);
 }
 
+/** Options of `gelu`. */
 export interface GeluOptions {
   /** "none": by the error function. "tanh": 0.5 · x · (1 + tanh(√(2/π) · (x + 0.044715 · x³))). Default "none". */
   approximate?: "none" | "tanh";

@@ -55,6 +55,7 @@ export interface OpContext<I extends InputShapes = InputShapes> {
   ): void;
 }
 
+/** What `customOp` takes: shapes, forward and backward of an op. */
 export interface OpDefinition<I extends InputShapes, P, Plan extends { out: Shape }, S extends Saved> {
   /** snake_case; the same in shader, op, test and bench files. Kernels are listed under it. */
   name: string;
@@ -66,6 +67,7 @@ export interface OpDefinition<I extends InputShapes, P, Plan extends { out: Shap
    * and backward want to know. The only place that checks shapes. `dims` holds the letters of `inputs`.
    */
   infer(shapes: ShapesOf<I>, params: P, dims: Record<string, number>): Plan;
+  /** The output, and what `backward` wants of this pass. */
   forward(ctx: OpContext<I>, inputs: Inputs<I>, plan: Plan, params: P): { out: Tensor; saved: S };
   /** One gradient per input, `null` where `ctx.needsGrad` is false. Absent: the op is not differentiable. */
   backward?(ctx: OpContext<I>, grad: Tensor, saved: S, plan: Plan, params: P): Gradients<I>;
@@ -78,7 +80,9 @@ export interface OpDefinition<I extends InputShapes, P, Plan extends { out: Shap
   passes?: readonly (keyof I & string)[];
 }
 
+/** An op: called with its tensors and its parameters. */
 export interface Op<I extends InputShapes, P> {
+  /** Checks the inputs, runs the forward pass and records it for `backward`. */
   (inputs: Inputs<I>, params: P): Tensor;
   readonly definition: OpDefinition<I, P, { out: Shape }, Saved>;
 }

@@ -9,6 +9,7 @@ import { mul, scale, sub } from "./elementwise/elementwise.ts";
 import { mean, sum } from "./reduce/reduce.ts";
 import { abs, clamp, pow, softplus } from "./unary.ts";
 
+/** Options that all losses take. */
 export interface LossOptions {
   /** What becomes of the elements' losses: their mean (default), their sum, or themselves. */
   reduction?: "mean" | "sum" | "none";
@@ -47,6 +48,7 @@ export function l1Loss(input: Tensor, target: Tensor, options: LossOptions = {})
   return input.gpu.scope(() => reduced(abs(sub(input, target)), reduction));
 }
 
+/** Options of `huberLoss`. */
 export interface HuberLossOptions extends LossOptions {
   /** Where the square goes over into a straight line. Default 1. */
   delta?: number;

@@ -13,6 +13,7 @@ import { mean } from "./reduce/reduce.ts";
 
 type Pair = number | readonly [number, number];
 
+/** Options of `maxPool2d`. */
 export interface Pool2dOptions {
   /** Default: the kernel size. */
   stride?: Pair;
@@ -22,6 +23,7 @@ export interface Pool2dOptions {
   ceilMode?: boolean;
 }
 
+/** Options of `avgPool2d`. */
 export interface AvgPool2dOptions extends Pool2dOptions {
   /** Divide by the padded pixels too. Default true. */
   countIncludePad?: boolean;

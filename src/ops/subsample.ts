@@ -8,6 +8,7 @@ import type { Tensor } from "../tensor/tensor.ts";
 import { defineOp } from "./define-op.ts";
 import { largestWorkgroup } from "./grid.ts";
 
+/** Options of `subsample`. */
 export interface SubsampleOptions {
   /** Every so many pixels in both directions are kept. Default 1. */
   stride?: number;

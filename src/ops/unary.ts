@@ -103,6 +103,7 @@ export function tanh(x: Tensor): Tensor {
   return ops.tanh({ x }, NONE);
 }
 
+/** Options of `softplus`. */
 export interface SoftplusOptions {
   /** Default 1. */
   beta?: number;

@@ -5,6 +5,7 @@ import { checkFlag, checkOptions, isPlain, optionNames, show } from "../options.
 import type { Tensor } from "../tensor/tensor.ts";
 import { Optimizer, type Parameters, type Update } from "./optimizer.ts";
 
+/** Options of `Adam` and `AdamW`; names and defaults are PyTorch's. */
 export interface AdamOptions {
   /** Learning rate; may be set anew at any time (`optimizer.lr = …`), also under a captured step. Default 0.001. */
   lr?: number;

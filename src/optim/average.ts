@@ -179,6 +179,7 @@ abstract class WeightAverage {
   }
 }
 
+/** Options of `EMA`. */
 export interface EMAOptions {
   /** The share of the average so far, below 1. Default 0.999. */
   decay?: number;

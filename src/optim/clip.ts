@@ -6,6 +6,7 @@ import { checkTensor, FLOATS } from "../tensor/check.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { BLOCK_BYTES, checkIterable, gradientRuns, gridOf, rangeOf } from "./packed.ts";
 
+/** Options of `clipGradNorm`. */
 export interface ClipGradNormOptions {
   /** A power above 0, or Infinity for the largest magnitude. Default 2. */
   normType?: number;

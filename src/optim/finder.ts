@@ -5,6 +5,7 @@ import { isTensor } from "../tensor/brand.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { Optimizer } from "./optimizer.ts";
 
+/** Options of `learningRateFinder`. */
 export interface LearningRateFinderOptions {
   /** The first rate. Default 10⁻⁷. */
   start?: number;

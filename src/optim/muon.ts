@@ -10,6 +10,7 @@ import type { Tensor } from "../tensor/tensor.ts";
 import { Optimizer, type Parameters, type Update } from "./optimizer.ts";
 import type { Slot } from "./packed.ts";
 
+/** Options of `Muon`. */
 export interface MuonOptions {
   /** Learning rate; may be set anew at any time (`optimizer.lr = …`), also under a captured step. Default 0.001. */
   lr?: number;

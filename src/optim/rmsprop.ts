@@ -4,6 +4,7 @@ import { checkFlag, checkOptions, optionNames, show } from "../options.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { Optimizer, type Parameters, type Update } from "./optimizer.ts";
 
+/** Options of `RMSprop`; names and defaults are PyTorch's. */
 export interface RMSpropOptions {
   /** Learning rate; may be set anew at any time (`optimizer.lr = …`), also under a captured step. Default 0.01. */
   lr?: number;

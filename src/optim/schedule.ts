@@ -82,6 +82,7 @@ export function warmup(schedule: Schedule, steps: number, startFactor?: number):
   return (step) => (step < steps ? schedule(step) * factor(step) : schedule(step));
 }
 
+/** Options of `oneCycle`. */
 export interface OneCycleOptions {
   /** The share of the steps in which the rate rises. Default 0.3. */
   pctStart?: number;
@@ -140,6 +141,7 @@ export function oneCycle(maxLr: number, totalSteps: number, options: OneCycleOpt
   };
 }
 
+/** Options of `onPlateau`. */
 export interface OnPlateauOptions {
   /** Whether a metric gets better as it falls (a loss) or as it rises (an accuracy). Default "min". */
   mode?: "min" | "max";

@@ -4,6 +4,7 @@ import { checkFlag, checkOptions, isPlain, optionNames, show } from "../options.
 import type { Tensor } from "../tensor/tensor.ts";
 import { Optimizer, type Parameters, type Update } from "./optimizer.ts";
 
+/** Options of `SGD`; names and defaults are PyTorch's. */
 export interface SGDOptions {
   /** Learning rate; may be set anew at any time (`optimizer.lr = …`), also under a captured step. */
   lr: number;

@@ -12,6 +12,7 @@ import { bytesPerElement, checkDType, type DType } from "./dtype.ts";
 import { type Activated, Lazy, type NewMask, type Work } from "./lazy.ts";
 import { checkShape, formatShape, type Shape, sameShape, sizeOf } from "./shape.ts";
 
+/** Options of the functions that make a tensor. */
 export interface TensorOptions {
   dtype?: DType;
   /** Gather a gradient for this tensor in `backward`. Default false. */
@@ -39,6 +40,7 @@ function tensorOptions(op: string, options: TensorOptions): Required<TensorOptio
   return { dtype, requiresGrad };
 }
 
+/** Elements on the host, as a typed array of the tensor's type. */
 export type TensorData = Float32Array | Uint32Array | Uint8Array | Uint16Array;
 
 /** Row-major numbers on the GPU. A handle: several tensors may share one buffer (`detach`, `reshape`). */

@@ -119,7 +119,7 @@ export interface LayerMoments {
  * residual or an activation into their pass (`BatchNorm2d`) are measured before these.
  *
  * @param x what the model takes, [N, H, W, C] for images
- * @param layers which modules to measure; default those with weights
+ * @param options.layers which modules to measure; default those with weights
  */
 export async function activations(
   model: Module,
@@ -232,8 +232,8 @@ export interface GradientStatistics extends TensorStatistics {
 /**
  * Histogram, moments and tails of the gradients of parameters.
  *
- * @param parameters which ones, by name; default all
- * @param bins of the histograms; default 101, so that one bin is centred on 0
+ * @param options.parameters which ones, by name; default all
+ * @param options.bins of the histograms; default 101, so that one bin is centred on 0
  */
 export async function gradients(
   model: Module,
@@ -329,6 +329,7 @@ export class GradientLine {
     readonly loss: number,
   ) {}
 
+  /** Takes the gradient at the network's present weights. */
   static async open(model: Module, loss: LossFunction): Promise<GradientLine> {
     return withGradients("GradientLine.open", model, loss, async (value) => {
       const tensors = model.parameters().filter((parameter) => parameter.grad);
@@ -373,6 +374,7 @@ export class GradientLine {
     return packed;
   }
 
+  /** Puts the weights back and frees what the line holds. */
   close(): void {
     this.moveTo(0);
     this.origin.dispose();
@@ -385,6 +387,7 @@ function checkAlphas(op: string, alphas: readonly number[]): void {
   for (const [i, alpha] of alphas.entries()) checkNumber(op, `alphas[${i}]`, alpha);
 }
 
+/** The loss along the gradient: what `probe.landscape` gives. */
 export interface Landscape {
   /** L(w). */
   loss: number;
@@ -425,6 +428,7 @@ export async function lossAt(model: Module, loss: LossFunction): Promise<number>
   }
 }
 
+/** How much gradients and steps of independent batches differ: what `probe.gradientNoise` gives. */
 export interface StepNoise {
   /** ½ E‖g − g′‖² for gradients of two independent batches: the variance of the gradient, summed over parameters. */
   gradient: number;

@@ -21,6 +21,7 @@ export interface DeviceLoss {
   step: number;
 }
 
+/** Options of `trainThroughLosses`. */
 export interface RecoveryOptions extends Omit<RunCallbacks, "onStart"> {
   /** Where to start: see `Trainer.resume`. */
   from?: Checkpoint;
@@ -34,6 +35,7 @@ export interface RecoveryOptions extends Omit<RunCallbacks, "onStart"> {
   onLoss?: (loss: DeviceLoss) => void;
 }
 
+/** What `trainThroughLosses` gives. */
 export interface RecoveredRun {
   history: TrainHistory;
   /** Steps done. */

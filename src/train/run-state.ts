@@ -34,6 +34,7 @@ export type EvalEntry<K extends string = "accuracy"> = {
   testLoss: number;
 } & TestMetrics<K>;
 
+/** Loss, metrics and learning rate as a run went. */
 export interface TrainHistory<K extends string = "accuracy"> {
   log: LogEntry<K>[];
   evals: EvalEntry<K>[];

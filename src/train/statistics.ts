@@ -43,6 +43,7 @@ async function counted(gpu: Gpu, bins: number, count: (counts: Tensor) => void):
 
 const MOST_BINS = 2 ** 24;
 
+/** Counts of elements in bins of equal width. */
 export interface Histogram {
   low: number;
   high: number;

@@ -47,6 +47,7 @@ export type TrainerSchedule = (
   run: { totalSteps: number; history: TrainHistory<string> },
 ) => number;
 
+/** What a `Trainer` trains, by what, and how it is told. */
 export interface TrainerOptions<M extends Module = Module, K extends string = "accuracy">
   extends Criteria<K> {
   /** Any network: what it gives for a batch goes to `loss`. */

@@ -11,6 +11,7 @@ import { type BatchNorm2dOptions, checkBatchNorm2d } from "../layers.ts";
 /** What a network is made for: images of 224×224 pixels, or of 32×32. */
 export type ImageKind = "imagenet" | "cifar";
 
+/** Options that all networks for images of torchvision's kind take. */
 export interface ImageNetworkOptions {
   /** Default `imagenet`: the network of torchvision. */
   images?: ImageKind;

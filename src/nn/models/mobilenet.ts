@@ -12,6 +12,7 @@ import { Module } from "../module.ts";
 import { type ImageNetworkOptions, imageSettings } from "./image-options.ts";
 import { chain, Layers } from "./parts.ts";
 
+/** Options of `mobilenetV2`. */
 export interface MobileNetV2Options extends ImageNetworkOptions {
   /** What the numbers of channels are multiplied by, then rounded to multiples of 8. Default 1. */
   widthMult?: number;

@@ -9,6 +9,7 @@ import { Module, type NormedLayer } from "../module.ts";
 import { checkCount, type ImageKind, type ImageNetworkOptions, imageSettings } from "./image-options.ts";
 import { chain, Layers, normAddActivate, normedBy } from "./parts.ts";
 
+/** Options of `resnet18`, `resnet34` and `resnet50`. */
 export interface ResNetOptions extends ImageNetworkOptions {
   /** Channels of the first stage, of which the next have two, four and eight times as many. Default 64. */
   width?: number;

@@ -57,6 +57,7 @@ export type ResNetNorm = NormLayerName | "none" | "last" | "weight" | "fixup" | 
  */
 export type ResNetShortcut = "zero-pad" | "projection" | "none";
 
+/** Options of `resnetCifar` and its relatives. */
 export interface ResNetCifarOptions {
   /** 6n + 2: 20, 32, 44, 56, 110 … Default 20. */
   depth?: number;

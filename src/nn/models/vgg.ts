@@ -13,6 +13,7 @@ import { Module } from "../module.ts";
 import { checkCount, type ImageKind, type ImageNetworkOptions, imageSettings } from "./image-options.ts";
 import { chain, Layers } from "./parts.ts";
 
+/** Options of `vgg11`, `vgg13` and `vgg16`. */
 export interface VGGOptions extends ImageNetworkOptions {
   /** Batch-norm after each convolution, or none. Default `none`. */
   norm?: "batch" | "none";

@@ -20,6 +20,7 @@ import { type Activation, activationPart } from "../activations.ts";
 import { defineOp, inLayer } from "../define-op.ts";
 import { type BatchNormChoice, type BatchNormKernels, batchNormKernels, takesOne } from "./kernels.ts";
 
+/** Options of `batchNorm`; names and defaults are PyTorch's. */
 export interface BatchNormOptions {
   /** True: the batch's own statistics, and the running ones are updated. False: the running statistics. */
   training: boolean;

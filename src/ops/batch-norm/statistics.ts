@@ -92,6 +92,7 @@ export function mergeStatistics(statistics: readonly Tensor[]): Tensor {
   return others.reduce((a, b) => mergeOp({ a, b }, null), first);
 }
 
+/** Options of `syncBatchNorm`. */
 export interface SyncBatchNormOptions extends Omit<BatchNormOptions, "training" | "residual" | "statistics"> {
   /** One for each batch, of its shape; added before the activation. */
   residuals?: readonly Tensor[] | null;

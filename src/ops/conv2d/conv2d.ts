@@ -24,6 +24,7 @@ import {
   type Tail,
 } from "./kernels.ts";
 
+/** Options of `conv2d`; names and defaults are PyTorch's. */
 export interface Conv2dOptions {
   /** [K], added to every pixel. Default none. */
   bias?: Tensor | null;

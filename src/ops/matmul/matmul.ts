@@ -5,6 +5,7 @@ import type { Tensor } from "../../tensor/tensor.ts";
 import { defineOp } from "../define-op.ts";
 import { multiply, type Operand, transposed } from "./kernels.ts";
 
+/** Options of `matmul`. */
 export interface MatmulOptions {
   /** Use aᵀ: a is [K, M]. Default false. */
   transposeA?: boolean;

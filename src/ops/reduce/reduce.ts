@@ -9,11 +9,13 @@ import { type OperandLayout, operandLayout } from "../elementwise/broadcast.ts";
 import { expandInto, ternary } from "../elementwise/kernels.ts";
 import { reduceInto } from "./kernels.ts";
 
+/** Options of `sum` and `mean`. */
 export interface ReduceAxesOptions {
   /** Keep reduced axes with size 1. Default false. */
   keepDims?: boolean;
 }
 
+/** Options of `variance`. */
 export interface VarianceOptions extends ReduceAxesOptions {
   /** Divisor n − correction. Default 1, the unbiased estimate, as in PyTorch; batch-norm normalises with 0. */
   correction?: 0 | 1;

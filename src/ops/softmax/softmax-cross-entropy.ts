@@ -7,6 +7,7 @@ import { strideGrid } from "../grid.ts";
 import { reduceInto } from "../reduce/kernels.ts";
 import { rowKernel } from "./softmax.ts";
 
+/** Options of `softmaxCrossEntropy`. */
 export interface SoftmaxCrossEntropyOptions {
   /** What becomes of the N losses: their mean (default), their sum, or themselves. */
   reduction?: "mean" | "sum" | "none";

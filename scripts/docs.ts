@@ -1,0 +1,49 @@
+// Builds the documentation site into site/dist/site: the reference out of docstrings (typedoc; an export without one fails), then the
+// pages (VitePress), then the demo beside them where `npm run demo:build` has left one. `tsx scripts/docs.ts dev` serves it instead.
+
+import { spawnSync } from "node:child_process";
+import { cpSync, existsSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { root } from "./lib/package.ts";
+
+const out = join(root, "site/dist/site");
+const base = process.env.SITE_BASE ?? "/";
+
+function run(command: string, ...args: string[]): void {
+  const { status, error } = spawnSync(command, args, { cwd: root, stdio: "inherit" });
+  if (error) throw error;
+  if (status !== 0) process.exit(status ?? 1);
+}
+
+/** Addresses within the site that a page names and nothing answers to. VitePress itself looks at those in texts alone. */
+function deadAddresses(page: string): string[] {
+  const html = readFileSync(join(out, page), "utf8");
+  const addresses = [...html.matchAll(/\b(?:href|src)="([^"#?]+)/g)].map(([, address]) => address!);
+  return addresses
+    .filter((address) => address.startsWith(base))
+    .map((address) => decodeURI(address.slice(base.length)))
+    .filter(
+      (path) =>
+        !["", ".html", "/index.html", "index.html"].some((ending) =>
+          /\.\w+$/.test(path + ending) ? existsSync(join(out, path + ending)) : false,
+        ),
+    )
+    .map((path) => `${page} names ${base}${path}, which is not there`);
+}
+
+rmSync(join(root, "docs/api"), { recursive: true, force: true });
+// The workspace's own TypeScript: that of the root has no interface for programs.
+run(join(root, "site/node_modules/.bin/typedoc"), "--options", "site/typedoc.json");
+if (process.argv[2] === "dev") run("npx", "vitepress", "dev", "site");
+else {
+  run("npx", "vitepress", "build", "site");
+  const demo = join(root, "demo/dist");
+  if (existsSync(join(demo, "index.html"))) cpSync(demo, join(out, "demo"), { recursive: true });
+  const pages = readdirSync(out, { recursive: true, encoding: "utf8" })
+    .filter((file) => file.endsWith(".html"))
+    .filter((page) => !page.startsWith("demo/"));
+  const dead = [...new Set(pages.flatMap(deadAddresses))];
+  for (const line of dead) console.error(line);
+  if (dead.length > 0) process.exit(1);
+  console.log(`${pages.length} pages${existsSync(demo) ? " and the demo" : ""} in site/dist/site`);
+}
