@@ -317,7 +317,7 @@ export function histogramChart(
     layer: [
       {
         data: { values },
-        mark: { type: "rect", opacity: lines.length > 0 ? 0.55 : 0.9, clip: true },
+        mark: { type: "rect", opacity: lines.length > 0 ? 0.55 : 0.9, clip: true, aria: false },
         encoding: {
           x: { ...xChannel, field: "from" },
           x2: { field: "to" },
@@ -402,7 +402,8 @@ export function heatMap(values: readonly (readonly number[])[], options: HeatMap
     data: { values: visible },
     layer: [
       {
-        mark: { type: "rect" as const },
+        // Thousands of cells: to a screen reader the title, axes and caption say more than each of them.
+        mark: { type: "rect" as const, aria: false },
         encoding: {
           ...position,
           color: {
