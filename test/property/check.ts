@@ -1,5 +1,6 @@
 // Runs a property: so many cases, every failure shrunk and printed as something to paste, and on to the rest.
 
+import { writeFileSync } from "node:fs";
 import fc from "fast-check";
 
 /** Cases of all properties together. */
@@ -23,6 +24,44 @@ export interface Checked {
   skipped: number;
 }
 
+/** Where a long run writes, every second, how many cases of each property are done: it may be interrupted. */
+const COUNTS_FILE = process.env.FUSENORM_FUZZ_COUNTS;
+const WRITE_MS = 1000;
+const TELL_MS = 30_000;
+const counts: Record<string, { done: number; of: number; failures: number }> = {};
+let written = 0;
+
+/** Counts one property's cases as they are done, and tells of them now and then, where `npm run fuzz` asks for it. */
+function progressOf(name: string, cases: number) {
+  const count = { done: 0, of: cases, failures: 0 };
+  const started = performance.now();
+  let told = started;
+  counts[name] = count;
+  const write = () => {
+    written = performance.now();
+    if (COUNTS_FILE) writeFileSync(COUNTS_FILE, JSON.stringify(counts));
+  };
+  return {
+    done(caseSeed: number) {
+      count.done += 1;
+      const now = performance.now();
+      if (!COUNTS_FILE || now - written < WRITE_MS) return;
+      write();
+      if (now - told < TELL_MS) return;
+      told = now;
+      const rate = count.done / ((now - started) / 60_000);
+      console.error(
+        `fuzz: ${name}: ${count.done} of ${cases} cases, seed ${SEED} (case seed ${caseSeed}), ${rate.toFixed(0)} a minute, ${count.failures} failures`,
+      );
+    },
+    failed() {
+      count.failures += 1;
+      write();
+    },
+    end: write,
+  };
+}
+
 /** @throws Error with every failure: its seed, its smallest case by `show`, what was wrong. */
 export async function checkProperty<T>(
   name: string,
@@ -33,6 +72,7 @@ export async function checkProperty<T>(
 ): Promise<Checked> {
   const failures: string[] = [];
   const done = { cases: 0, skipped: 0 };
+  const progress = progressOf(name, cases);
   let seed = SEED;
   for (let left = cases; left > 0 && failures.length < FAILURES; seed = (seed + 1) | 0) {
     let failed = 0;
@@ -41,6 +81,7 @@ export async function checkProperty<T>(
       if (failed > 0) failed += 1;
       try {
         await body(value);
+        if (failed === 0) progress.done(seed);
       } catch (error) {
         if (!(error instanceof fc.PreconditionFailure)) failed ||= 1;
         throw error;
@@ -58,8 +99,10 @@ export async function checkProperty<T>(
       `${name}: FUSENORM_FUZZ_SEED=${SEED} (case seed ${seed}, path ${details.counterexamplePath}, shrunk ${details.numShrinks} times)\n` +
       `${smallest}\n${reason}`;
     failures.push(failure);
+    progress.failed();
     if (FAILURES > 1) console.error(failure); // a long run tells at once
   }
+  progress.end();
   if (failures.length > 0) throw new Error(`${failures.length} failures\n\n${failures.join("\n\n")}`);
   return done;
 }
