@@ -19,6 +19,9 @@ npm run -s api
 npm run -s sizes
 npm run -s test:types
 
+step "the page and the documentation site" npm run -s demo:build
+npm run -s docs:build
+
 # A driver that is not here is not asked for: see .ci/run, which installs it.
 lavapipe=$(ls /usr/share/vulkan/icd.d/lvp_icd*.json 2>/dev/null || true)
 step "kernels on the embedded SwiftShader" env FUSENORM_ADAPTER=swiftshader npm test -- test/core test/shaders test/ops test/optim

@@ -1,5 +1,5 @@
 // Builds the documentation site into site/dist/site: the reference out of docstrings (typedoc; an export without one fails), then the
-// pages (VitePress), then the demo beside them where `npm run demo:build` has left one. `tsx scripts/docs.ts dev` serves it instead.
+// pages (VitePress), then the reports of `docs/results` and the demo beside them where `npm run demo:build` has left one. `tsx scripts/docs.ts dev` serves it instead.
 
 import { spawnSync } from "node:child_process";
 import { cpSync, existsSync, readdirSync, readFileSync, rmSync } from "node:fs";
@@ -39,9 +39,13 @@ else {
   run("npx", "vitepress", "build", "site");
   const demo = join(root, "demo/dist");
   if (existsSync(join(demo, "index.html"))) cpSync(demo, join(out, "demo"), { recursive: true });
+  for (const run of readdirSync(join(root, "docs/results"))) {
+    const report = join(root, "docs/results", run, "report.html");
+    if (existsSync(report)) cpSync(report, join(out, "results", run, "report.html"));
+  }
   const pages = readdirSync(out, { recursive: true, encoding: "utf8" })
     .filter((file) => file.endsWith(".html"))
-    .filter((page) => !page.startsWith("demo/"));
+    .filter((page) => !page.startsWith("demo/") && !page.endsWith("/report.html"));
   const dead = [...new Set(pages.flatMap(deadAddresses))];
   for (const line of dead) console.error(line);
   if (dead.length > 0) process.exit(1);

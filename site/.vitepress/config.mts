@@ -50,7 +50,10 @@ const guide = [
       { text: "Ops", link: "/guide/ops" },
       { text: "Networks", link: "/networks" },
       { text: "Optimizers", link: "/optimizers" },
+      { text: "Training", link: "/training" },
+      { text: "Data", link: "/data" },
       { text: "The paper's experiments", link: "/experiments" },
+      { text: "Their results", link: "/results/README" },
       { text: "API", link: "/api/" },
     ],
   },
@@ -58,6 +61,8 @@ const guide = [
 
 export default defineConfig({
   title: "fusenorm",
+  // The reports are pages of their own, which scripts/docs.ts puts beside the results.
+  ignoreDeadLinks: [/^\.\/quick-.*\/report$/],
   description: "WebGPU kernels for training convolutional networks",
   srcDir: `${root}docs`,
   outDir: `${root}site/dist/site`,

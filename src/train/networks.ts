@@ -21,6 +21,7 @@ const CIFAR = { resnetCifar, preactResnetCifar, plainCifar } as const;
 const RESNETS = { resnet18, resnet34, resnet50 } as const;
 const VGGS = { vgg11, vgg13, vgg16 } as const;
 
+/** A network that `RecipeTrainer` and `fusenorm train` know by name. */
 export type NetworkName = keyof typeof CIFAR | keyof typeof RESNETS | keyof typeof VGGS | "mobilenetV2";
 
 export const NETWORK_NAMES = [

@@ -48,6 +48,7 @@ const checked = typescript.filter(({ marker }) => marker !== "not run");
 /** Where `fusenorm` is a dependency, these are its entries. */
 function inCheckout(code: string): string {
   return code
+    .replaceAll('from "fusenorm/onnx"', 'from "../../src/onnx/index.ts"')
     .replaceAll('from "fusenorm/node"', 'from "../../src/node/index.ts"')
     .replaceAll('from "fusenorm"', 'from "../../src/index.ts"');
 }
