@@ -79,6 +79,7 @@ const image = imageDataset({
 });
 const gpu = {
   info: { name: "no adapter", vendor: "", architecture: "", description: "", class: "software" },
+  trim() {},
 };
 
 function run(directory: RunDirectory, experiment = toy([]), options: Partial<RunnerOptions> = {}) {
