@@ -31,6 +31,7 @@ import { sampleInterleaved } from "./lib/sampling.ts";
 import { median, summarize } from "./lib/stats.ts";
 import { FUSIONS, trainingStep } from "./lib/training.ts";
 import { packageVersion } from "./lib/version.ts";
+import { wake } from "./lib/wake.ts";
 import { describeWork, stepsOf, type Work, workData } from "./lib/work.ts";
 import { suites } from "./list.ts";
 
@@ -311,15 +312,6 @@ class Suite {
     else if (code !== 0)
       this.failures.push(`pytorch: ended with ${code ?? "a signal"} after ${this.torch.length} results`);
   }
-}
-
-/** ms of work after which a GPU that waited for its next data runs at its full clock. */
-const WAKE_MS = 500;
-
-/** Keeps a GPU busy until its clock is up: data are made on the processor meanwhile, and it falls to a fifth. */
-async function wake(gpu: Gpu, run: () => Promise<void>): Promise<void> {
-  const until = performance.now() + (gpu.isSoftware ? 0 : WAKE_MS);
-  while (performance.now() < until) await run();
 }
 
 /**

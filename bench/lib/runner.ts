@@ -7,6 +7,7 @@ import { type CopyConfig, copy as encodeCopy } from "./copy.ts";
 import { type Case, sampleInterleaved } from "./sampling.ts";
 import { median, pairedRatio, type Summary, summarize } from "./stats.ts";
 import { recordTraffic, trafficBytes } from "./traffic.ts";
+import { wake } from "./wake.ts";
 
 /** One way to do the work of a group, made ready. */
 export interface Runnable {
@@ -183,13 +184,11 @@ async function examine(gpu: Gpu, runnable: Runnable, id: string, options: Runner
   };
   if (!gpu.features.has("timestamp-query")) return facts;
   const runs: KernelTiming[][] = [];
-  // A GPU that had nothing to do runs at a fraction of its clock for a while.
-  const warm = performance.now() + (gpu.isSoftware ? 0 : 500);
-  while (performance.now() < warm) {
+  await wake(gpu, () => {
     runnable.prepare?.();
     runnable.step();
-    await gpu.sync();
-  }
+    return gpu.sync();
+  });
   for (let i = 0; i < 3; i += 1) {
     runnable.prepare?.();
     await gpu.sync();

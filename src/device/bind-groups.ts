@@ -30,8 +30,8 @@ export function bytesOf(values: readonly (BufferRange | UniformSource)[]): numbe
 /** More than WebGPU has binding numbers. */
 const MOST_BINDINGS = 1024;
 /**
- * Groups that are kept: more than an eager step of ResNet-110 makes (3,339 without any fusion). Lavapipe maps memory for each one three times, and
- * Linux gives a process 65,530 mappings: with 16,384 kept, programs that trained many networks one after the other crashed.
+ * Groups that are kept: more than an eager step of ResNet-110 makes (3,339 without any fusion). Each has memory of the driver's, on lavapipe
+ * a mapping of its own, of which Linux gives a process 65,530.
  */
 const MOST_GROUPS = 4096;
 
