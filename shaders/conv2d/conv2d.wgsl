@@ -264,10 +264,12 @@ fn sum_partials(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workg
   }
 }
 
-// The same for many slices on adapters with many lanes: 16 lanes take turns with the slices of four vec4s.
-var<workgroup> parts: array<vec4<f32>, 64>;
+// The same for many slices on adapters with many lanes: 32 lanes take turns with the slices of four vec4s, four add theirs up, eight
+// each, and one adds up those.
+const LANES = 128u;
+var<workgroup> parts: array<vec4<f32>, LANES>;
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn sum_partials_workgroup(
   @builtin(workgroup_id) workgroup: vec3<u32>,
   @builtin(num_workgroups) groups: vec3<u32>,
@@ -278,16 +280,20 @@ fn sum_partials_workgroup(
     let i = first + lane % 4;
     var sum = vec4<f32>();
     if (i < size.rows * quads) {
-      for (var slice = lane / 4; slice < size.slices; slice += 16) {
+      for (var slice = lane / 4; slice < size.slices; slice += LANES / 4) {
         sum += partials[slice * size.rows * quads + i];
       }
     }
     parts[lane] = sum;
     workgroupBarrier();
-    if (lane < 4 && i < size.rows * quads) {
-      for (var part = 1u; part < 16; part++) { sum += parts[part * 4 + lane]; }
-      put_sum(i, quads, sum);
+    if (lane < 16) {
+      sum = vec4<f32>();
+      for (var part = 0u; part < 8; part++) { sum += parts[(lane / 4 * 8 + part) * 4 + lane % 4]; }
     }
+    workgroupBarrier();
+    if (lane < 16) { parts[lane] = sum; }
+    workgroupBarrier();
+    if (lane < 4 && i < size.rows * quads) { put_sum(i, quads, ((sum + parts[4 + lane]) + parts[8 + lane]) + parts[12 + lane]); }
     workgroupBarrier();
   }
 }

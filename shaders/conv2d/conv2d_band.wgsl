@@ -7,10 +7,11 @@
 // A band is four rows of an output map, the last of which may be missing; an invocation owns one column of a band, four pixels
 // one below the other, of QUADS × 4 output channels. One workgroup owns WORKGROUP columns, band after band and image after
 // image. Four channels of all x that it reads, with the rim, are in workgroup memory at a time, and serve all nine taps: a column
-// of six numbers is read for three taps of four pixels. The weights have one address for all lanes, so that they come by the
-// scalar unit (AMD) or as one broadcast, and are in no lane's way.
+// of six numbers is read for three taps of four pixels. The weights have one address for all lanes: from memory they come by the
+// scalar unit where there is one (AMD), and are in no lane's way. Elsewhere they are STAGED in workgroup memory with the four
+// channels of x, whose broadcasts take less of a lane's time than those of memory.
 //
-// An invocation loads its part of the next four channels before it multiplies; one barrier stands before they are
+// An invocation loads its part of the next four channels, and of their weights, before it multiplies; one barrier stands before they are
 // overwritten, one before they are read.
 //
 // What x is made from, and what becomes of the sums, is up to the other parts of this module: conv2d_input_*.wgsl and
@@ -33,6 +34,7 @@ override GRAD: bool = false;
 override QUADS: u32 = 1; // 1, 2 or 4
 override WORKGROUP: u32 = 64;
 override LINES: u32 = 66; // of x, at most, that a workgroup reads
+override STAGED: bool = false;
 
 // Backwards the filter is turned round, and what was padded is cut off.
 override TOP: i32 = select(PT, 2 - PT, GRAD);
@@ -42,13 +44,16 @@ override IMAGE_LINES: u32 = BANDS * 4 + 2;
 override COLUMNS: u32 = OW + 2;
 override SIZE: u32 = LINES * COLUMNS;
 override TILE: u32 = SIZE + 1;
+override WEIGHTS: u32 = select(1, 36 * QUADS, STAGED); // staged: of four channels of x
 
 @group(0) @binding(0) var<storage, read_write> out: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read> w4: array<vec4<f32>>;
 // What differs from batch to batch, so that a pipeline serves them all.
 struct Batch {
   N: u32,
-  S: u32, // 3; as a uniform, so that the loop over it stays one: nine taps in the text take long to compile
+  // 3; as a uniform, so that the loop over it stays one: nine taps in the text take long to compile. Where weights are staged the
+  // loop is unrolled: their places are constants then.
+  S: u32,
 }
 @group(0) @binding(14) var<uniform> batch: Batch;
 
@@ -114,17 +119,65 @@ fn keep_ahead(places: Places, ahead: Ahead, quad: u32) {
   if (7 * WORKGROUP < SIZE) { tile[places.to[7]] = x_made(ahead[7], channels); }
 }
 
+// --- staged weights --------------------------------------------------------------------------------------
+
+// Of four channels of x: by tap, by four output channels, by one of them (with GRAD: by one of x).
+var<workgroup> staged: array<vec4<f32>, WEIGHTS>;
+
+// A lane's part of the next ones, at most 144 / 64.
+const MOST_WEIGHTS = 3u;
+alias WeightsAhead = array<vec4<f32>, MOST_WEIGHTS>;
+
+fn weight_ahead(i: u32, lane: u32, in_quad: u32, out_quad: u32) -> vec4<f32> {
+  let place = min(i * WORKGROUP + lane, WEIGHTS - 1);
+  let tap = place / (4 * QUADS);
+  let quad = place / 4 % QUADS;
+  return w4[weight_at(tap, in_quad, out_quad + quad) + place % 4 * weight_step()];
+}
+
+fn look_ahead_weights(lane: u32, in_quad: u32, out_quad: u32) -> WeightsAhead {
+  var ahead: WeightsAhead;
+  if (STAGED && 0 * WORKGROUP < WEIGHTS) { ahead[0] = weight_ahead(0, lane, in_quad, out_quad); }
+  if (STAGED && 1 * WORKGROUP < WEIGHTS) { ahead[1] = weight_ahead(1, lane, in_quad, out_quad); }
+  if (STAGED && 2 * WORKGROUP < WEIGHTS) { ahead[2] = weight_ahead(2, lane, in_quad, out_quad); }
+  return ahead;
+}
+
+fn keep_weight(i: u32, lane: u32, weight: vec4<f32>) {
+  if (i * WORKGROUP + lane < WEIGHTS) { staged[i * WORKGROUP + lane] = weight; }
+}
+
+fn keep_weights(lane: u32, ahead: WeightsAhead) {
+  if (STAGED && 0 * WORKGROUP < WEIGHTS) { keep_weight(0, lane, ahead[0]); }
+  if (STAGED && 1 * WORKGROUP < WEIGHTS) { keep_weight(1, lane, ahead[1]); }
+  if (STAGED && 2 * WORKGROUP < WEIGHTS) { keep_weight(2, lane, ahead[2]); }
+}
+
 // --- the product -----------------------------------------------------------------------------------------
 
-// Weights of one tap, by four input channels, of four output channels each. Of output channels that don't exist any will do.
-fn weights_of(tap: u32, in_quad: u32, out_quad: u32) -> mat4x4<f32> {
+// Where the first of four vec4s of weights lies, of one tap between four channels of x and four output channels; and how far it is
+// from one to the next. Of output channels that don't exist any will do.
+fn weight_at(tap: u32, in_quad: u32, out_quad: u32) -> u32 {
   let k = min(out_quad, OC / 4 - 1);
-  if (GRAD) {
-    let at = (in_quad * 36 + 8 - tap) * (OC / 4) + k;
-    return mat4x4<f32>(w4[at], w4[at + 9 * (OC / 4)], w4[at + 18 * (OC / 4)], w4[at + 27 * (OC / 4)]);
+  return select((k * 36 + tap) * (IC / 4) + in_quad, (in_quad * 36 + 8 - tap) * (OC / 4) + k, GRAD);
+}
+fn weight_step() -> u32 {
+  return 9 * select(IC / 4, OC / 4, GRAD);
+}
+
+// They by four input channels, of four output channels each; `any_quad`: which of a lane's quads it is.
+fn weights_of(tap: u32, in_quad: u32, out_quad: u32, any_quad: u32) -> mat4x4<f32> {
+  var w: mat4x4<f32>;
+  if (STAGED) {
+    let at = min(tap * (4 * QUADS) + 4 * any_quad, WEIGHTS - 4);
+    w = mat4x4<f32>(staged[at], staged[at + 1], staged[at + 2], staged[at + 3]);
+  } else {
+    let at = weight_at(tap, in_quad, out_quad + any_quad);
+    let step = weight_step();
+    w = mat4x4<f32>(w4[at], w4[at + step], w4[at + 2 * step], w4[at + 3 * step]);
   }
-  let at = (k * 36 + tap) * (IC / 4) + in_quad;
-  return transpose(mat4x4<f32>(w4[at], w4[at + 9 * (IC / 4)], w4[at + 18 * (IC / 4)], w4[at + 27 * (IC / 4)]));
+  if (GRAD) { return w; }
+  return transpose(w);
 }
 
 // Four pixels, one below the other: numbers of x, or sums.
@@ -136,18 +189,18 @@ fn plus(sum: vec4<f32>, x: vec4<f32>, w: mat4x4<f32>) -> vec4<f32> {
   return fma(vec4<f32>(x.w), w[3], fma(vec4<f32>(x.z), w[2], fma(vec4<f32>(x.y), w[1], fma(vec4<f32>(x.x), w[0], sum))));
 }
 
-fn multiply_quad(sums: Four, x: Four, tap: u32, in_quad: u32, out_quad: u32) -> Four {
-  let w = weights_of(tap, in_quad, out_quad);
+fn multiply_quad(sums: Four, x: Four, tap: u32, in_quad: u32, out_quad: u32, i: u32) -> Four {
+  let w = weights_of(tap, in_quad, out_quad, i);
   return Four(plus(sums[0], x[0], w), plus(sums[1], x[1], w), plus(sums[2], x[2], w), plus(sums[3], x[3], w));
 }
 
 // All channels of one tap before the next: no more weights at a time than AMD has scalar registers.
 fn multiply(sums: ptr<function, Sums>, x: Four, tap: u32, in_quad: u32, out_quad: u32) {
-  (*sums)[0] = multiply_quad((*sums)[0], x, tap, in_quad, out_quad);
-  if (QUADS > 1) { (*sums)[1] = multiply_quad((*sums)[1], x, tap, in_quad, out_quad + 1); }
+  (*sums)[0] = multiply_quad((*sums)[0], x, tap, in_quad, out_quad, 0);
+  if (QUADS > 1) { (*sums)[1] = multiply_quad((*sums)[1], x, tap, in_quad, out_quad, 1); }
   if (QUADS > 2) {
-    (*sums)[2] = multiply_quad((*sums)[2], x, tap, in_quad, out_quad + 2);
-    (*sums)[3] = multiply_quad((*sums)[3], x, tap, in_quad, out_quad + 3);
+    (*sums)[2] = multiply_quad((*sums)[2], x, tap, in_quad, out_quad, 2);
+    (*sums)[3] = multiply_quad((*sums)[3], x, tap, in_quad, out_quad, 3);
   }
 }
 
@@ -292,12 +345,15 @@ fn conv(
   let places = find_places(first_line, lane);
   var sums: Sums;
   var ahead = look_ahead(places, 0);
+  var weights = look_ahead_weights(lane, 0, out_quad);
   for (var quad = 0u; quad < IC / 4; quad++) {
     workgroupBarrier();
     keep_ahead(places, ahead, quad);
+    keep_weights(lane, weights);
     workgroupBarrier();
     ahead = look_ahead(places, min(quad + 1, IC / 4 - 1));
-    for (var s = 0u; s < batch.S; s++) { multiply_column(&sums, place, s, quad, out_quad); }
+    weights = look_ahead_weights(lane, min(quad + 1, IC / 4 - 1), out_quad);
+    for (var s = 0u; s < select(batch.S, 3, STAGED); s++) { multiply_column(&sums, place, s, quad, out_quad); }
   }
   if (REDUCES) { workgroupBarrier(); }
   for (var i = 0u; i < QUADS; i++) {

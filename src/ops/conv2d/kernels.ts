@@ -58,9 +58,12 @@ const KERNELS = {
   tile_128x128: { family: "tile", entry: "8x8", BM: 128, BN: 128, BK: 8 },
   tile_16x144: { family: "tile", entry: "8x4", BM: 16, BN: 144, BK: 8 },
   tile_32x96: { family: "tile", entry: "8x4", BM: 32, BN: 96, BK: 16 },
-  band_4: { family: "band", channels: 4 },
-  band_8: { family: "band", channels: 8 },
-  band_16: { family: "band", channels: 16 },
+  band_4: { family: "band", channels: 4, staged: false },
+  band_8: { family: "band", channels: 8, staged: false },
+  band_16: { family: "band", channels: 16, staged: false },
+  staged_band_4: { family: "band", channels: 4, staged: true },
+  staged_band_8: { family: "band", channels: 8, staged: true },
+  staged_band_16: { family: "band", channels: 16, staged: true },
 } as const;
 
 export type ConvVariant = keyof typeof KERNELS;
@@ -407,7 +410,6 @@ function gatherVariants(gpu: Gpu, g: ConvGeometry, map: GatherMap): ConvVariant[
           : pixels * map.OC >= BUSY * 128 * 64
             ? "tile_128x64"
             : "tile_64x64_8x4";
-  const bands = bandVariants(gpu, g, map);
   const gather: ConvVariant[] = [
     "tile_256x16",
     "tile_128x32",
@@ -417,10 +419,12 @@ function gatherVariants(gpu: Gpu, g: ConvGeometry, map: GatherMap): ConvVariant[
     "tile_128x128",
   ];
   const tiles: ConvVariant[] = [best, ...gather.filter((name) => name !== best && fits(gpu, name))];
-  // Bands of four rows: worth it unless much of the last one is empty; where weights come as any other load, only for channels
-  // too few to fill a tile. See docs/design/0004-convolution.md.
+  // Bands of four rows: worth it unless much of the last one is empty. Where weights come as any other load they are staged, and
+  // for many channels on large maps the tiles with the most numbers a lane are faster. See docs/design/0004-convolution.md.
   const waste = (4 * Math.ceil(map.OH / 4)) / map.OH;
-  const pays = waste <= 1.15 && (loadsByScalarUnit(gpu) || map.OC <= 16);
+  const scalar = loadsByScalarUnit(gpu);
+  const bands = [...bandVariants(gpu, g, map, !scalar), ...bandVariants(gpu, g, map, scalar)];
+  const pays = waste <= 1.15 && (scalar || !["tile_128x128", "tile_128x64"].includes(best));
   const blocks = pays ? [...bands, ...tiles] : [...tiles, ...bands];
   return inOrder(gpu, subgroup, blocks, ["scalar_4x4"]);
 }
@@ -434,13 +438,22 @@ function fits(gpu: Gpu, name: ConvVariant): boolean {
 /** Pixels of x that a lane of a band kernel loads at a time, at most: `MOST` of conv2d_band.wgsl. */
 const MOST_BAND_LOADS = 8;
 
-/** Lanes of a band kernel's workgroup, and lines of x that they read at most; null where it can't do this convolution. */
-function bandOf(gpu: Gpu, g: ConvGeometry, map: GatherMap): { lanes: number; lines: number } | null {
+/**
+ * Lanes of a band kernel's workgroup, and lines of x that they read at most; null where it can't do this convolution. Weights that
+ * are staged are shared by more lanes.
+ */
+function bandOf(
+  gpu: Gpu,
+  g: ConvGeometry,
+  map: GatherMap,
+  { staged, channels }: Pick<Band, "staged" | "channels">,
+): { lanes: number; lines: number } | null {
   const plain = g.strideH * g.strideW * g.dilationH * g.dilationW * g.groups === 1;
   if (!plain || g.R !== 3 || g.S !== 3 || !map.vec4) return null;
   const { maxComputeWorkgroupStorageSize: room, maxComputeInvocationsPerWorkgroup: most } = gpu.limits;
   const bands = Math.ceil(map.OH / 4);
-  for (const lanes of [64, 128, 256]) {
+  const weights = staged ? 9 * channels : 1;
+  for (const lanes of staged ? [128, 64, 256] : [64, 128, 256]) {
     const whole = lanes % map.OW === 0;
     // Bands, and images, that the lanes of a workgroup are in.
     const span = whole ? lanes / map.OW : Math.ceil((lanes - 1) / map.OW) + 1;
@@ -452,19 +465,24 @@ function bandOf(gpu: Gpu, g: ConvGeometry, map: GatherMap): { lanes: number; lin
           : Math.ceil((span - 1) / bands) + 1;
     const lines = 4 * span + 2 * touched;
     const size = lines * (map.OW + 2);
-    if (size <= MOST_BAND_LOADS * lanes && 16 * (size + 1) <= room && lanes <= most) return { lanes, lines };
+    if (size <= MOST_BAND_LOADS * lanes && 16 * (size + 1 + weights) <= room && lanes <= most)
+      return { lanes, lines };
   }
   return null;
 }
 
-/** Of as many channels in a lane as leave a large GPU something to do for all its lanes. */
-function bandVariants(gpu: Gpu, g: ConvGeometry, map: GatherMap): ConvVariant[] {
-  if (!bandOf(gpu, g, map)) return [];
+/**
+ * Of as many channels in a lane as leave a large GPU something to do for all its lanes; where weights are staged no more than 8,
+ * of which the workgroup's share of memory is small.
+ */
+function bandVariants(gpu: Gpu, g: ConvGeometry, map: GatherMap, staged: boolean): ConvVariant[] {
+  const all = ([16, 8, 4] as const).filter((channels) => bandOf(gpu, g, map, { staged, channels }));
   const waves = (g.N * Math.ceil(map.OH / 4) * map.OW) / 64;
   const fits = (channels: number) => map.OC % channels === 0 && (waves * map.OC) / channels >= 1.5 * BUSY;
-  const best = fits(16) ? "band_16" : fits(8) ? "band_8" : "band_4";
-  const all: ConvVariant[] = ["band_16", "band_8", "band_4"];
-  return [best, ...all.filter((name) => name !== best)];
+  const best = fits(16) && !staged ? 16 : fits(8) ? 8 : 4;
+  const name = (channels: 4 | 8 | 16) =>
+    staged ? (`staged_band_${channels}` as const) : (`band_${channels}` as const);
+  return [...all.filter((one) => one === best), ...all.filter((one) => one !== best)].map(name);
 }
 
 function gradWeightVariants(gpu: Gpu, g: ConvGeometry): ConvVariant[] {
@@ -517,7 +535,7 @@ function gather(
 ): Partials | null {
   const { variant } = choice;
   const tile = block.family === "tile" ? block : null;
-  const band = block.family === "band" ? bandOf(ctx.gpu, g, map) : null;
+  const band = block.family === "band" ? bandOf(ctx.gpu, g, map, block) : null;
   const row = block.family === "subgroup" && block.row;
   const channels = block.family === "tile" ? block.BN : block.channels;
   const phases = map.grad ? g.strideH * g.strideW : 1;
@@ -562,7 +580,7 @@ function gather(
     shader,
     entry: tile ? `conv_${tile.entry}` : band ? "conv" : `conv_${row ? "row_" : ""}${channels}`,
     constants: {
-      ...(band ? bandSizes(g, map, band, channels) : mapSizes(g, map)),
+      ...(block.family === "band" ? bandSizes(g, map, band!, block) : mapSizes(g, map)),
       ...(tile ? tileSizes(tile) : band ? {} : { NARROW: narrow(ctx.gpu) }),
       ...(row && channels === 16 ? rowConstants(ctx.gpu, g, map) : {}),
       ...(map.grad ? { JOIN: joins ? 1 : 0 } : { HAS_BIAS: bias ? 1 : 0, HAS_ADDEND: addend ? 1 : 0 }),
@@ -686,11 +704,11 @@ function bandSizes(
   g: ConvGeometry,
   { IH, IW, IC, OH, OW, OC, grad }: GatherMap,
   { lanes, lines }: { lanes: number; lines: number },
-  channels: number,
+  { channels, staged }: Band,
 ): Record<string, number> {
   return {
     ...{ IH, IW, IC, OH, OW, OC, PT: g.top, PL: g.left, GRAD: grad ? 1 : 0 },
-    ...{ QUADS: channels / 4, WORKGROUP: lanes, LINES: lines },
+    ...{ QUADS: channels / 4, WORKGROUP: lanes, LINES: lines, STAGED: staged ? 1 : 0 },
   };
 }
 
