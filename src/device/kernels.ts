@@ -76,6 +76,17 @@ export interface Kernel {
   readonly entry: string;
 }
 
+/** What kernels bind alike. */
+interface Layouts {
+  group: GPUBindGroupLayout;
+  pipeline: GPUPipelineLayout;
+}
+
+/** `GPUShaderStage.COMPUTE`, whose object Node does not have as a global. */
+const COMPUTE = 4;
+
+const BINDING_TYPES = { uniform: "uniform", read: "read-only-storage", read_write: "storage" } as const;
+
 /** Pipelines that are kept. A training step of a large network has a few hundred. */
 export const MOST_PIPELINES = 1024;
 /** Modules that are kept: the package has about fifty, a program that makes its own shaders at run time any number. */
@@ -87,6 +98,7 @@ export class KernelCache {
   private readonly kernels = new Recent<string, Kernel>(MOST_PIPELINES);
   private readonly keys = new WeakMap<KernelSpec, string>();
   private readonly numbers = new WeakMap<Module, number>();
+  private readonly layouts = new Map<string, Layouts>();
   private nextNumber = 1;
   private nextId = 1;
   private readonly checks = new Set<Promise<void>>();
@@ -143,7 +155,7 @@ export class KernelCache {
       id: this.nextId++,
       name: nameOf(spec),
       pipeline,
-      layout: pipeline.getBindGroupLayout(0),
+      layout: this.layoutsOf(spec)?.group ?? pipeline.getBindGroupLayout(0),
       module: moduleOf(spec),
       entry: spec.entry,
     };
@@ -154,13 +166,42 @@ export class KernelCache {
   private descriptor(spec: KernelSpec): GPUComputePipelineDescriptor {
     return {
       label: nameOf(spec),
-      layout: "auto",
+      layout: this.layoutsOf(spec)?.pipeline ?? "auto",
       compute: {
         module: this.module(moduleOf(spec)),
         entryPoint: spec.entry,
         constants: numbersOf(moduleOf(spec), spec.constants),
       },
     };
+  }
+
+  /**
+   * The layouts of the package's kernels, shared by all that bind alike; null for WGSL of users, which may bind what is no buffer.
+   * A layout that a pipeline makes for itself has pools of bind groups of its own, and each pool is mapped memory on lavapipe:
+   * hundreds of pipelines came near to the 65,530 mappings that Linux gives a process.
+   */
+  private layoutsOf(spec: KernelSpec): Layouts | null {
+    const module = moduleOf(spec);
+    const slots = module.isLinked ? module.slotsOf(spec.entry) : null;
+    if (!slots) return null;
+    // Two views of one buffer stand at one number.
+    const types = new Map(slots.map(({ binding, access }) => [binding, BINDING_TYPES[access]]));
+    const key = [...types].join();
+    let known = this.layouts.get(key);
+    if (!known) {
+      const entries = [...types].map(([binding, type]) => ({
+        binding,
+        visibility: COMPUTE,
+        buffer: { type },
+      }));
+      const group = this.device.createBindGroupLayout({ label: key, entries });
+      known = {
+        group,
+        pipeline: this.device.createPipelineLayout({ label: key, bindGroupLayouts: [group] }),
+      };
+      this.layouts.set(key, known);
+    }
+    return known;
   }
 
   private module(module: Module): GPUShaderModule {

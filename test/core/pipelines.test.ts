@@ -8,6 +8,7 @@ import { DeviceDataset } from "../../src/data/device-dataset.ts";
 import { KernelCache, type KernelSpec, MOST_PIPELINES } from "../../src/device/kernels.ts";
 import { Recent } from "../../src/device/recent.ts";
 import type { WordCache } from "../../src/device/words.ts";
+import * as shaders from "../../src/generated/shaders.ts";
 import type { Gpu } from "../../src/gpu.ts";
 import { requestGpu } from "../../src/node/request.ts";
 import { relu } from "../../src/ops/activations.ts";
@@ -58,6 +59,8 @@ describe("the kernel cache", () => {
     let pipelines = 0;
     const device = {
       createShaderModule: () => ({}),
+      createBindGroupLayout: (descriptor: unknown) => descriptor,
+      createPipelineLayout: (descriptor: unknown) => descriptor,
       createComputePipeline: () => {
         pipelines += 1;
         return { getBindGroupLayout: () => ({}) };
@@ -87,6 +90,27 @@ describe("the kernel cache", () => {
     const again = cache.get(spec("many", "// 0"));
     expect(again.id).toBeGreaterThan(5000);
     expect(cache.get(spec("many", "// 0"))).toBe(again);
+  });
+
+  it("shares a layout between the package's kernels that bind alike, and leaves users' WGSL its own", () => {
+    const { cache } = fakeDevice();
+    const entries = (kernel: KernelSpec) =>
+      [...(cache.get(kernel).layout as unknown as GPUBindGroupLayoutDescriptor).entries].map(
+        ({ binding, buffer }) => `${binding} ${buffer!.type}`,
+      );
+    const widen: KernelSpec = { shader: shaders.cast, entry: "widen" };
+    const exp: KernelSpec = { shader: shaders.unary, entry: "exp_forward" };
+    const softmax: KernelSpec = { shader: shaders.softmax, entry: "forward" };
+    expect(entries(widen)).toEqual(["0 storage", "1 read-only-storage", "2 uniform"]);
+    expect(entries(softmax)).toEqual(["0 storage", "1 uniform", "2 read-only-storage"]);
+    // Of another module, and with other constants.
+    expect(cache.get(exp).layout).toBe(cache.get(widen).layout);
+    const smaller = { ...widen, constants: { WORKGROUP_SIZE: 16 } };
+    expect(cache.get(smaller)).not.toBe(cache.get(widen));
+    expect(cache.get(smaller).layout).toBe(cache.get(widen).layout);
+    expect(cache.get(softmax).layout).not.toBe(cache.get(widen).layout);
+    const own = (i: number) => cache.get(spec("own", `// ${i}`)).layout;
+    expect(own(0)).not.toBe(own(1));
   });
 });
 
