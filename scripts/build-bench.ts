@@ -1,4 +1,4 @@
-// Bundles the benchmarks and the op tests into dist/bench, beside the built package whose modules they use, so that they
+// Bundles the benchmarks, the op tests and the property tests into dist/bench, beside the built package whose modules they use, so that they
 // run where there is nothing but dist/, shaders/ and the production dependencies: `node dist/bench/gpu-suite.js`.
 // Run after tsc, by `npm run build`.
 import { copyFileSync, mkdirSync, readdirSync } from "node:fs";
@@ -22,20 +22,27 @@ const useBuiltPackage: Plugin = {
   },
 };
 
-const opTests: Plugin = {
-  name: "op-tests",
+/** The tests of some folders, as functions that import them. */
+const FOLDERS: Readonly<Record<string, string>> = {
+  "virtual:op-tests": "test/ops",
+  "virtual:property-tests": "test/property",
+};
+
+const tests: Plugin = {
+  name: "tests",
   enforce: "pre",
   resolveId(source) {
-    if (source === "virtual:op-tests") return "\0op-tests";
+    if (Object.hasOwn(FOLDERS, source)) return `\0${source}`;
     if (source === "vitest") return resolve(root, "test/browser/vitest-in-page.ts");
   },
   load(id) {
-    if (id !== "\0op-tests") return;
-    const folder = resolve(root, "test/ops");
+    const path = FOLDERS[id.slice(1)];
+    if (!path || !id.startsWith("\0")) return;
+    const folder = resolve(root, path);
     const files = readdirSync(folder).filter((file) => file.endsWith(".test.ts"));
     const entries = files.map(
       (file) =>
-        `${JSON.stringify(`test/ops/${file}`)}: () => import(${JSON.stringify(resolve(folder, file))})`,
+        `${JSON.stringify(`${path}/${file}`)}: () => import(${JSON.stringify(resolve(folder, file))})`,
     );
     return `export default {\n${entries.join(",\n")}\n};`;
   },
@@ -63,7 +70,7 @@ await build({
   configFile: false,
   root,
   logLevel: "warn",
-  plugins: [useBuiltPackage, opTests, namedRequires],
+  plugins: [useBuiltPackage, tests, namedRequires],
   ssr: { noExternal: true, external: production },
   build: {
     ssr: true,
@@ -72,7 +79,11 @@ await build({
     emptyOutDir: true,
     minify: false,
     rollupOptions: {
-      input: { main: resolve(root, "bench/main.ts"), "gpu-suite": resolve(root, "bench/gpu-suite.ts") },
+      input: {
+        main: resolve(root, "bench/main.ts"),
+        "gpu-suite": resolve(root, "bench/gpu-suite.ts"),
+        fuzz: resolve(root, "scripts/fuzz-built.ts"),
+      },
       external: [...builtinModules, /^node:/, ...production],
       output: { format: "es", entryFileNames: "[name].js", chunkFileNames: "[name]-[hash].js" },
     },

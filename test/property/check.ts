@@ -3,18 +3,24 @@
 import { writeFileSync } from "node:fs";
 import fc from "fast-check";
 
-/** Cases of all properties together. */
+/** Cases of all properties together, those of other processes among them. */
 export const RUNS = Number(process.env.FUSENORM_FUZZ_RUNS ?? 500);
-/** Of the first case: the same each time unless asked for. */
-export const SEED = Number(process.env.FUSENORM_FUZZ_SEED ?? 20180601);
+/** "3/14": this process takes the third of fourteen parts of the cases. */
+const SHARD = process.env.FUSENORM_FUZZ_SHARD ?? "1/1";
+const [part, parts] = SHARD.split("/").map(Number) as [number, number];
+/** Whether these are all cases, or only some of them. */
+export const IS_WHOLE = parts === 1;
+const FIRST_SEED = Number(process.env.FUSENORM_FUZZ_SEED ?? 20180601);
+/** Of the first case: the same each time unless asked for. Parts begin far from each other. */
+export const SEED = (FIRST_SEED + (part - 1) * Math.floor(2 ** 31 / parts)) % 2 ** 31;
 /** Failures of one property that are worth shrinking. */
 const FAILURES = RUNS > 500 ? 5 : 1;
 /** Calls of the body in which a failure is made smaller. */
 const SHRINKING = 250;
 
-/** Share of `RUNS`, at least one case. */
+/** This process's part of a share of `RUNS`, at least one case. */
 export function casesOf(share: number): number {
-  return Math.max(1, Math.round(RUNS * share));
+  return Math.max(1, Math.round((RUNS * share) / parts));
 }
 
 export interface Checked {
@@ -96,7 +102,7 @@ export async function checkProperty<T>(
     const reason = error instanceof Error ? (error.stack ?? error.message) : String(error);
     const smallest = details.counterexample ? show(details.counterexample[0]) : "too many cases were refused";
     const failure =
-      `${name}: FUSENORM_FUZZ_SEED=${SEED} (case seed ${seed}, path ${details.counterexamplePath}, shrunk ${details.numShrinks} times)\n` +
+      `${name}: FUSENORM_FUZZ_SEED=${FIRST_SEED}${IS_WHOLE ? "" : ` FUSENORM_FUZZ_SHARD=${SHARD}`} (case seed ${seed}, path ${details.counterexamplePath}, shrunk ${details.numShrinks} times)\n` +
       `${smallest}\n${reason}`;
     failures.push(failure);
     progress.failed();
