@@ -1,5 +1,5 @@
 import { readdir, stat } from "node:fs/promises";
-import { basename, join, resolve } from "node:path";
+import { basename, dirname, join, resolve } from "node:path";
 import { type CifarKind, readCifarDataset } from "../data/cifar.ts";
 import {
   type DatasetSplits,
@@ -204,6 +204,23 @@ const TITLES: Record<string, string> = {
   cifar100: "CIFAR-100",
 };
 
+/** Folders in the archives of CIFAR: their names say nothing of what has become of the files. */
+const CIFAR_FOLDERS = ["cifar-10-batches-bin", "cifar-100-binary"];
+/** Reds of the first training image, a stretch of its first row: any re-encoding of the images changes some of them. */
+const CIFAR_PIXELS: Record<CifarKind, { at: number; reds: readonly number[] }> = {
+  cifar10: { at: 0, reds: [59, 43, 50, 68, 98, 119] },
+  cifar100: { at: 29, reds: [195, 212, 182] },
+};
+
+/** CIFAR's own title, where these are its images; of others in its format the folder's name. */
+function titleOfCifar(kind: CifarKind, source: string, { images }: ImageDataset): string {
+  const { at, reds } = CIFAR_PIXELS[kind];
+  if (reds.every((red, i) => images[3 * (at + i)] === red)) return TITLES[kind]!;
+  const path = resolve(source);
+  const folder = basename(path);
+  return printable(CIFAR_FOLDERS.includes(folder) ? basename(dirname(path)) : folder);
+}
+
 export interface LoadOptions {
   /** The download cache, instead of the default one. */
   cache?: string;
@@ -229,9 +246,10 @@ export async function loadDataset(source: string, options: LoadOptions = {}): Pr
   }
   if (options.cache !== undefined) checkText("loadDataset", "cache", options.cache);
   const { kind, directory, train, test } = await findDataset(await datasetDirectory(source, options.cache));
-  const title = options.name ?? TITLES[source] ?? TITLES[kind] ?? printable(basename(directory));
+  const given = options.name ?? TITLES[source];
   let splits: DatasetSplits;
   if (kind === "idx") {
+    const title = given ?? printable(basename(directory));
     const read = async (split: string, paths: string[], classNames?: readonly string[]) => {
       const [images, labels] = (await Promise.all(paths.map(readNamed))) as [NamedBytes, NamedBytes];
       return readIdxDataset(`${title} ${split}`, images, labels, classNames);
@@ -240,8 +258,10 @@ export async function loadDataset(source: string, options: LoadOptions = {}): Pr
     splits = { train: first, test: await read("test", test, first.classNames) };
   } else {
     const read = async (split: string, paths: string[]) =>
-      readCifarDataset(`${title} ${split}`, kind, await Promise.all(paths.map(readNamed)));
+      readCifarDataset(split, kind, await Promise.all(paths.map(readNamed)));
     splits = { train: await read("train", train), test: await read("test", test) };
+    const title = given ?? titleOfCifar(kind, source, splits.train);
+    for (const split of Object.values(splits)) split.name = `${title} ${split.name}`;
   }
   const size = ({ height, width, channels }: ImageDataset) => `[${height}, ${width}, ${channels}]`;
   if (size(splits.train) !== size(splits.test)) {

@@ -107,7 +107,33 @@ describe("loadDataset", () => {
     const { train, test } = await loadDataset(root);
     expect([...train.labels]).toEqual([1, 1, 2, 2, 3, 3, 4, 4, 5, 5]);
     expect([...test.labels]).toEqual([6, 6]);
-    expect(train.name).toBe("CIFAR-10 train");
+  });
+
+  it("names a folder in CIFAR's format after what it holds", async () => {
+    const name = async (path: string) => (await loadDataset(path)).train.name;
+    const folder = join(root, "ten (JPEG)");
+    await put(cifarFiles(), folder);
+    expect(await name(folder)).toBe("ten (JPEG) train");
+    await put(cifarFiles(), join(root, "again", "cifar-10-batches-bin"));
+    expect(await name(join(root, "again"))).toBe("again train");
+    expect(await name(join(root, "again", "cifar-10-batches-bin"))).toBe("again train");
+    // The first reds of the true first image, and then those of a copy that has lost one grey level.
+    const files = cifarFiles();
+    files["data_batch_1.bin"]!.set([6, 59, 43, 50, 68, 98, 119]);
+    await put(files, folder);
+    expect(await name(folder)).toBe("CIFAR-10 train");
+    files["data_batch_1.bin"]![4] = 67;
+    await put(files, folder);
+    expect(await name(folder)).toBe("ten (JPEG) train");
+    const hundred = join(root, "fine");
+    const train = new Uint8Array(3074);
+    await put({ "train.bin": train, "test.bin": new Uint8Array(3074) }, hundred);
+    expect(await name(hundred)).toBe("fine train");
+    train.set([11, 19]);
+    train.set([195, 212, 182], 2 + 29);
+    await put({ "train.bin": train }, hundred);
+    expect(await name(hundred)).toBe("CIFAR-100 train");
+    expect((await loadDataset(hundred, { name: "mine" })).test.name).toBe("mine test");
   });
 
   it("reads CIFAR-100", async () => {
