@@ -67,7 +67,7 @@ export function registerReproduce(program: Command): void {
     .option("--out <dir>", "where cells and report go", text, "runs/reproduce")
     .option(
       "--seeds <n>",
-      "runs of each configuration (default: first-look and quick 1, standard 3, paper 5)",
+      "runs of each configuration, or more than the run in --out has (default: first-look and quick 1, standard 3, paper 5)",
       parseSeeds,
     )
     .option("--resume", "keep the cells that are in --out, and run the others", false)
@@ -144,7 +144,7 @@ async function reproduce(ids: string[], flags: ReproduceFlags): Promise<void> {
   const manifest: RunManifest = {
     preset: flags.preset,
     dataset: data.train.name.replace(/ train$/, ""),
-    seeds: flags.seeds ?? DEFAULT_SEEDS[flags.preset],
+    seeds: flags.seeds ?? directory.manifestThere(ALL_IDS)?.seeds ?? DEFAULT_SEEDS[flags.preset],
     experiments: experiments.map(({ id }) => id),
   };
   const view =

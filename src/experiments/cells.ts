@@ -241,21 +241,33 @@ export class RunDirectory {
     return manifest as unknown as RunManifest;
   }
 
+  /** Of the run there; null if there is none. @throws DataError if its run.json is malformed */
+  manifestThere(ids: readonly string[]): RunManifest | null {
+    return existsSync(join(this.path, "run.json")) ? this.readManifest(ids) : null;
+  }
+
   /**
-   * The manifest of the run there with this one's experiments, or this one.
+   * The manifest of the run there with this one's experiments and seeds, or this one.
    * @param ids all experiments that there are, in order
-   * @throws DataError if the run there has another preset, data set or number of seeds
+   * @throws DataError if the run there has another preset or data set, or more seeds
    */
   checkManifest(manifest: RunManifest, ids: readonly string[]): RunManifest {
     const experiments = new Set(manifest.experiments);
-    if (existsSync(join(this.path, "run.json"))) {
-      const there = this.readManifest(ids);
-      for (const name of ["preset", "dataset", "seeds"] as const) {
+    const there = this.manifestThere(ids);
+    if (there) {
+      for (const name of ["preset", "dataset"] as const) {
         if (there[name] !== manifest[name]) {
           throw new DataError(
             `${this.path}: the run there has ${name} ${there[name]}, this one ${manifest[name]}; expected the same: use another --out`,
           );
         }
+      }
+      // Of more seeds the cells that are there are the first: the others are added to them.
+      if (there.seeds > manifest.seeds) {
+        throw new DataError(
+          `${this.path}: the run there has ${there.seeds} seeds, this one ${manifest.seeds}; expected as many or more: ` +
+            "leave out --seeds, or use another --out",
+        );
       }
       for (const id of there.experiments) experiments.add(id);
     }

@@ -150,6 +150,22 @@ describe("a run", () => {
     expect(skipped).toEqual([true, true, true, false, false]);
   });
 
+  it("goes on with more seeds from the cells that are there", async () => {
+    const directory = temporary();
+    const ran: string[] = [];
+    await directory.writeManifest(manifest, ["toy"]);
+    await run(directory, toy(ran));
+    const more = { ...manifest, seeds: 3 };
+    await directory.writeManifest(more, ["toy"]);
+    await run(directory, toy(ran), { manifest: more });
+    expect(ran.slice(5)).toEqual(["factor 1 2", "factor 2 2"]);
+    expect(directory.manifestThere(["toy"])).toEqual(more);
+    expect((await buildReport(directory, more, [toy([])])).sections[0]).toMatchObject({
+      missing: [],
+      cells: Array.from({ length: 7 }, () => ({ dataset: "toy data" })),
+    });
+  });
+
   it("runs what two experiments ask for once, and tells each when all of it is there", async () => {
     const directory = temporary();
     const ran: string[] = [];
@@ -212,8 +228,11 @@ describe("a run", () => {
       /dataset is "toy data"; expected "CIFAR-10", as in the rest of this run/,
     );
     await directory.writeManifest(manifest, ["toy"]);
-    await expect(directory.writeManifest({ ...manifest, seeds: 3 }, ["toy"])).rejects.toThrow(
-      /has seeds 2, this one 3/,
+    await expect(directory.writeManifest({ ...manifest, seeds: 1 }, ["toy"])).rejects.toThrow(
+      /has 2 seeds, this one 1; expected as many or more/,
+    );
+    await expect(directory.writeManifest({ ...manifest, preset: "paper" }, ["toy"])).rejects.toThrow(
+      /has preset quick, this one paper/,
     );
     const file = directory.fileOf(key);
     writeFileSync(file, readFileSync(file, "utf8").slice(0, -10));
