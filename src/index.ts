@@ -139,6 +139,33 @@ export {
   scale,
   sub,
 } from "./ops/elementwise/elementwise.ts";
+export {
+  type BatchNormBuffers,
+  type BatchNormBytes,
+  type BatchNormGradientBuffers,
+  batchNormBytes,
+  type EncodeBatchNormOptions,
+  encodeBatchNorm,
+  encodeBatchNormBackward,
+} from "./ops/encode/batch-norm.ts";
+export {
+  type Conv2dBuffers,
+  type Conv2dBytes,
+  type Conv2dGradInputBuffers,
+  type Conv2dGradWeightBuffers,
+  type Conv2dShapes,
+  conv2dBytes,
+  type EncodeConv2dOptions,
+  encodeConv2d,
+  encodeConv2dGradInput,
+  encodeConv2dGradWeight,
+} from "./ops/encode/conv2d.ts";
+export {
+  type EncodeBuffer,
+  type EncodeOptions,
+  type EncodeTarget,
+  releaseEncoders,
+} from "./ops/encode/encoding.ts";
 export { groupNorm } from "./ops/group-norm/group-norm.ts";
 export { layerNorm } from "./ops/group-norm/layer-norm.ts";
 export * from "./ops/layout.ts";

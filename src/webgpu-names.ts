@@ -10,6 +10,7 @@ declare global {
   interface GPUBindGroupLayout {}
   interface GPUBuffer {}
   interface GPUCommandEncoder {}
+  interface GPUComputePassEncoder {}
   interface GPUComputePassDescriptor {}
   interface GPUComputePipeline {}
   interface GPUDevice {}

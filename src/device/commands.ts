@@ -55,6 +55,7 @@ export class Commands {
   dispatch(dispatch: Dispatch, buffers: readonly GPUBuffer[]): void {
     this.recording?.push(dispatch);
     this.encode(dispatch);
+    if (this.idle) return; // nothing that a host's write would have to wait for
     for (const buffer of buffers) this.touched.add(buffer);
     this.pending += 1;
     if (this.pending >= this.flushEvery && !this.recording) this.flush();

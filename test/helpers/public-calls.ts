@@ -367,6 +367,26 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
   };
   const only: Argument = { value: gpu.device, accepts: () => false };
 
+  // without tensors
+  const bufferOf = (bytes: number): Argument => ({
+    value: gpu.device.createBuffer({ size: bytes, usage: GPUBufferUsage.STORAGE }),
+    accepts: () => false,
+  });
+  const encoder: Argument = { value: gpu.device.createCommandEncoder(), accepts: () => false };
+  const elements = choice("float32", "float16");
+  const encodeNorm = options(
+    {
+      ...{ device: only, training: flag(true), momentum: orNull(number(0.1, 0, 1)), eps, activation },
+      ...{ residual: flag(false), dtype: elements },
+    },
+    ["device", "training"],
+  );
+  const convSettings = { stride: pair(1, 1), padding: sides(1), dilation: pair(1, 1), groups: positive(1) };
+  const encodeConv = options({ ...convSettings, device: only }, ["device"]);
+  const convShapes = options({ x: shape([2, 4, 4, 8]), weight: shape([8, 3, 3, 8]) }, ["x", "weight"]);
+  const absent: Argument = { value: null, accepts: (v) => v === null };
+  const perChannelBuffer = () => orNull(bufferOf(32));
+
   const reduction = choice("mean", "sum", "none");
 
   return {
@@ -501,6 +521,92 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
       args: [tensor(matrix), tensor(made(3, 8)), optional(orNull(tensor(made(3))))],
       call: core.linear,
     },
+    encodeBatchNorm: {
+      args: [
+        encoder,
+        options(
+          {
+            ...{ x: bufferOf(1024), y: bufferOf(1024), gamma: perChannelBuffer(), beta: perChannelBuffer() },
+            ...{ runningMean: perChannelBuffer(), runningVar: perChannelBuffer() },
+            ...{ numBatchesTracked: orNull(bufferOf(16)), residual: absent },
+            ...{ saved: orNull(bufferOf(160)), mask: absent },
+          },
+          ["x", "y"],
+        ),
+        shape([2, 4, 4, 8]),
+        encodeNorm,
+      ],
+      call: core.encodeBatchNorm,
+    },
+    encodeBatchNormBackward: {
+      args: [
+        encoder,
+        options(
+          {
+            ...{
+              x: bufferOf(1024),
+              dy: bufferOf(1024),
+              saved: bufferOf(160),
+              mask: absent,
+              residual: absent,
+            },
+            ...{ dx: orNull(bufferOf(1024)), dgamma: perChannelBuffer(), dbeta: perChannelBuffer() },
+            dresidual: absent,
+          },
+          ["x", "dy", "saved"],
+        ),
+        shape([2, 4, 4, 8]),
+        encodeNorm,
+      ],
+      call: core.encodeBatchNormBackward,
+    },
+    batchNormBytes: {
+      args: [shape([2, 4, 4, 8]), optional(options({ dtype: elements }))],
+      call: core.batchNormBytes,
+    },
+    encodeConv2d: {
+      names: ["encodeConv2d", "conv2d"],
+      args: [
+        encoder,
+        options({ x: bufferOf(1024), weight: bufferOf(2304), bias: perChannelBuffer(), y: bufferOf(1024) }, [
+          "x",
+          "weight",
+          "y",
+        ]),
+        convShapes,
+        encodeConv,
+      ],
+      call: core.encodeConv2d,
+    },
+    encodeConv2dGradInput: {
+      names: ["encodeConv2dGradInput", "conv2d"],
+      args: [
+        encoder,
+        options({ dy: bufferOf(1024), weight: bufferOf(2304), dx: bufferOf(1024) }, ["dy", "weight", "dx"]),
+        convShapes,
+        encodeConv,
+      ],
+      call: core.encodeConv2dGradInput,
+    },
+    encodeConv2dGradWeight: {
+      names: ["encodeConv2dGradWeight", "conv2d"],
+      args: [
+        encoder,
+        options(
+          { x: bufferOf(1024), dy: bufferOf(1024), dweight: bufferOf(2304), dbias: perChannelBuffer() },
+          ["x", "dy", "dweight"],
+        ),
+        convShapes,
+        encodeConv,
+      ],
+      call: core.encodeConv2dGradWeight,
+    },
+    conv2dBytes: {
+      names: ["conv2dBytes", "conv2d"],
+      args: [convShapes, optional(options(convSettings))],
+      call: core.conv2dBytes,
+    },
+    releaseEncoders: { args: [only], call: core.releaseEncoders },
     conv2d: {
       args: [
         x4,

@@ -123,6 +123,11 @@ export function batchNormLayout(count: number, channels: number): Layout {
   return { channels, count, width4, rows, tail: count * channels - 4 * width4 * rows };
 }
 
+/** uint32 words of a ReLU's mask. */
+export function maskWords({ rows, tail, width4 }: Layout): number {
+  return Math.ceil((rows + Math.sign(tail)) / MASK_ROWS) * width4;
+}
+
 function gcd(a: number, b: number): number {
   return b === 0 ? a : gcd(b, a % b);
 }
@@ -201,7 +206,7 @@ export class BatchNormKernels {
     private readonly dtype: Element,
   ) {
     this.width = 4 * layout.width4;
-    this.maskWords = Math.ceil((layout.rows + Math.sign(layout.tail)) / MASK_ROWS) * layout.width4;
+    this.maskWords = maskWords(layout);
     this.key = `${layout.count}x${layout.channels}`;
   }
 
