@@ -18,6 +18,7 @@ npm run -s check:package
 npm run -s api
 npm run -s sizes
 npm run -s test:types
+npm run -s test:install
 
 step "the page and the documentation site" npm run -s demo:build
 npm run -s docs:build

@@ -5,12 +5,12 @@
 import { type ExecFileSyncOptionsWithStringEncoding, execFileSync, spawn } from "node:child_process";
 import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
-import { createRequire } from "node:module";
 import type { AddressInfo } from "node:net";
-import { dirname, extname, join } from "node:path";
+import { extname, join } from "node:path";
 import { isLavapipe, thisMachine } from "../src/node/adapters.ts";
 import { embeddedChromium } from "../src/node/embedded.ts";
 import { FLAGS } from "../test/browser/harness.ts";
+import { denoProgram } from "../test/deno/program.ts";
 import { DEVICES } from "../test/runtimes/step.js";
 import { packPackages, root } from "./lib/package.ts";
 
@@ -116,11 +116,7 @@ const ROWS: Row[] = [
   },
   {
     name: "Deno",
-    find: () => {
-      const file = createRequire(import.meta.url).resolve("deno/package.json");
-      const { bin } = JSON.parse(readFileSync(file, "utf8")) as { bin: string };
-      return { command: process.execPath, args: [join(dirname(file), bin), "run", "-A"] };
-    },
+    find: () => ({ command: process.execPath, args: [denoProgram(), "run", "-A"] }),
     adapters: ["lavapipe", "SwiftShader"],
   },
 ];

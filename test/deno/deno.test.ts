@@ -3,14 +3,12 @@
 
 import { spawn } from "node:child_process";
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
-import { dirname, join } from "node:path";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { beforeAll, describe, expect, it } from "vitest";
-import { isLavapipe, thisMachine } from "../../src/node/adapters.ts";
-import { embeddedVulkan } from "../../src/node/embedded.ts";
 import { bundle, type PageTest, testsAsModule } from "../browser/harness.ts";
+import { denoDrivers, denoProgram } from "./program.ts";
 
 const here = (path: string) => fileURLToPath(new URL(path, import.meta.url));
 
@@ -38,25 +36,6 @@ const LEFT_OUT = [
   "\\(software\\)|into subgroup|into tile|the very y that it wrote",
 ].join("|");
 
-/** Deno, as the npm package starts it. */
-function denoProgram(): string {
-  try {
-    const file = createRequire(import.meta.url).resolve("deno/package.json");
-    const { bin } = JSON.parse(readFileSync(file, "utf8")) as { bin: string };
-    return join(dirname(file), bin);
-  } catch (cause) {
-    throw new Error("the devDependency `deno` is not installed: `npm ci` brings it", { cause });
-  }
-}
-
-/** The variables with which wgpu finds a software adapter. */
-async function drivers(): Promise<Record<string, string>> {
-  const lavapipe = thisMachine().manifests().filter(isLavapipe);
-  if (lavapipe.length > 0) return { VK_DRIVER_FILES: lavapipe.join(":") };
-  const { loader, manifest } = await embeddedVulkan();
-  return { VK_DRIVER_FILES: manifest, LD_LIBRARY_PATH: dirname(loader) };
-}
-
 interface Report {
   adapter: string;
   /** Cases and variants. */
@@ -78,7 +57,7 @@ async function runInDeno(): Promise<Report> {
     writeFileSync(join(folder, "run.js"), run);
     const env = {
       ...process.env,
-      ...(await drivers()),
+      ...(await denoDrivers()),
       XDG_RUNTIME_DIR: process.env.XDG_RUNTIME_DIR ?? folder,
       DENO_DIR: folder,
       // Mesa's compiler takes most of the time, and a third less of it without its optimisations.
