@@ -40,8 +40,14 @@ export {
   type GpuRequestOptions,
   type GpuStats,
 } from "./gpu.ts";
+export {
+  Dropout,
+  Dropout2d,
+  type DropoutLayerOptions,
+  StochasticDepth,
+} from "./nn/dropout.ts";
 export { type FoldedBatchNorms, foldBatchNorm } from "./nn/fold.ts";
-export { type Init, initWeights } from "./nn/init.ts";
+export { type Init, initWeights, manualSeed } from "./nn/init.ts";
 export {
   AvgPool2d,
   BatchNorm2d,
@@ -58,7 +64,6 @@ export {
   LeakyReLU,
   Linear,
   MaxPool2d,
-  manualSeed,
   ReLU,
   ReLU6,
   Sequential,
@@ -127,6 +132,14 @@ export {
   type OpContext,
   type OpDefinition,
 } from "./ops/define-op.ts";
+export {
+  type DropoutOptions,
+  dropout,
+  dropout2d,
+  type StochasticDepthMode,
+  type StochasticDepthOptions,
+  stochasticDepth,
+} from "./ops/dropout.ts";
 export { eq, ge, gt, le, lt, ne, where } from "./ops/elementwise/compare.ts";
 export {
   add,
@@ -236,6 +249,7 @@ export {
 export { SGD, type SGDOptions } from "./optim/sgd.ts";
 export type { Plan } from "./plan.ts";
 export type { DType } from "./tensor/dtype.ts";
+export { newGenerator } from "./tensor/generator.ts";
 export { Random, type Seed } from "./tensor/random.ts";
 export type { Shape } from "./tensor/shape.ts";
 export { Tensor, type TensorData, type TensorOptions } from "./tensor/tensor.ts";

@@ -22,10 +22,50 @@ export function withoutTracking<T>(fn: () => T): T {
   }
 }
 
+/** What the function of a checkpoint drew by chance in its first run, for the second one to find. */
+interface Draws {
+  readonly kept: Tensor[];
+  /** Which the second run comes to next; null in the first run. */
+  next: number | null;
+}
+
+/** Of the functions that run now, the innermost last. */
+const drawing: Draws[] = [];
+
+/** Runs the function of a checkpoint, whose draws are those. */
+function drawingInto<T>(draws: Draws, fn: () => T): T {
+  drawing.push(draws);
+  try {
+    return fn();
+  } finally {
+    drawing.pop();
+  }
+}
+
+/**
+ * @internal what `draw` gives; in the second run of a checkpoint's function, what it gave at this place of the first. `draw` makes a
+ * tensor outside of every scope, and the handle that this returns is the caller's.
+ */
+export function drawn(draw: () => Tensor): Tensor {
+  const first: Draws[] = [];
+  let value: Tensor | undefined;
+  for (const draws of drawing.toReversed()) {
+    if (draws.next === null) first.push(draws);
+    else {
+      value = draws.kept[draws.next]?.alias();
+      draws.next += 1;
+      break;
+    }
+  }
+  value ??= draw();
+  for (const { kept } of first) kept.push(value.alias());
+  return value;
+}
+
 /**
  * `fn(x)`, keeping only x for backward: the intermediate results are computed a second time there (Chen et al. 2016,
  * "Training deep nets with sublinear memory cost"). The same numbers as `fn(x)` (gradients up to rounding), at the price of
- * a second forward; running statistics are updated once.
+ * a second forward; running statistics are updated once, and `dropout` drops the same elements.
  *
  * `fn` must be a pure function of x and of parameters: called twice, it must do the same.
  * @throws ShapeError if x or what `fn` returns is not a tensor
@@ -47,15 +87,28 @@ export function checkpoint(fn: (x: Tensor) => Tensor, x: Tensor): Tensor {
     }
   };
   let depends = false;
-  const out = watchGrad(watch, () =>
-    gpu.scope(() => {
-      const result = checkResult(fn(x));
-      depends = result.requiresGrad;
-      return result.alias(); // a handle of its own, also where `fn` returns a tensor that was there before
-    }),
-  );
+  const draws: Draws = { kept: [], next: null };
+  const release = () => {
+    for (const tensor of draws.kept) tensor.dispose();
+  };
+  let out: Tensor;
+  try {
+    out = watchGrad(watch, () =>
+      gpu.scope(() => {
+        const result = checkResult(drawingInto(draws, () => fn(x)));
+        depends = result.requiresGrad;
+        return result.alias(); // a handle of its own, also where `fn` returns a tensor that was there before
+      }),
+    );
+  } catch (error) {
+    release();
+    throw error;
+  }
   gpu.track(out);
-  if (!depends) return out;
+  if (!depends) {
+    release();
+    return out;
+  }
   const kept = x.alias();
   record(
     out,
@@ -71,12 +124,16 @@ export function checkpoint(fn: (x: Tensor) => Tensor, x: Tensor): Tensor {
       }
       const input = kept.detach();
       input.requiresGrad = requiresGrad;
-      withoutTracking(() => enableGrad(() => fn(input)).backward(grad));
+      draws.next = 0;
+      withoutTracking(() => enableGrad(() => drawingInto(draws, () => fn(input))).backward(grad));
       const dx = input.grad;
       input.grad = null; // the caller's now
       return [dx];
     },
-    () => kept.dispose(),
+    () => {
+      kept.dispose();
+      release();
+    },
   );
   return out;
 }

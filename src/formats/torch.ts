@@ -5,6 +5,7 @@ import { Sequential } from "../nn/layers.ts";
 import { Module, type StateDict } from "../nn/module.ts";
 import { checkInstance, checkOptions, isPlain, optionNames, show } from "../options.ts";
 import { isTensor } from "../tensor/brand.ts";
+import { isGenerator } from "../tensor/generator.ts";
 import { type Shape, sizeOf } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 
@@ -147,12 +148,14 @@ function converted(state: StateDict[string], tensor: Tensor, there: Named["there
 
 /**
  * A model's tensors by PyTorch's names, in its layouts: what `fromTorch` makes of it is `model.stateDict()`. To be loaded by
- * `load_state_dict`, save it with `encodeSafetensors`. Counts of batches are floats, which PyTorch takes.
+ * `load_state_dict`, save it with `encodeSafetensors`. Counts of batches are floats, which PyTorch takes. Dropout's generators, of
+ * which it has none, are left out.
  */
 export async function torchStateDict(model: Module, options: TorchOptions = {}): Promise<StateDict> {
   const flattened = checked("torchStateDict", model, options);
   const state: StateDict = {};
   for (const { theirs, tensor, there } of named(model, flattened)) {
+    if (isGenerator(tensor)) continue;
     const data = await tensor.read();
     const isCount = theirs.endsWith("num_batches_tracked");
     state[theirs] = {

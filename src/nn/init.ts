@@ -1,6 +1,6 @@
 import { ShapeError } from "../errors.ts";
 import { checkChoice, checkInstance, checkNumber } from "../options.ts";
-import { Random } from "../tensor/random.ts";
+import { checkSeed, Random, type Seed } from "../tensor/random.ts";
 import { checkShape, formatShape, type Shape, sizeOf } from "../tensor/shape.ts";
 
 export const INITS = ["xavier", "xavier_normal", "he", "he_uniform", "fan_in"] as const;
@@ -50,4 +50,20 @@ export function initWeights(shape: Shape, init: Init, random: Random, gain = 1):
   return Float32Array.from({ length: sizeOf(shape) }, () =>
     uniform ? bound * (2 * random.uniform() - 1) : std * random.normal(),
   );
+}
+
+let shared = new Random(0);
+
+/** The generator of layers that have no other. */
+export function sharedRandom(): Random {
+  return shared;
+}
+
+/**
+ * Starts the generator anew that layers without a `random` of their own draw their weights from, as PyTorch's `manual_seed`:
+ * the same layers made after it, in the same order, get the same weights. It starts with seed 0.
+ */
+export function manualSeed(seed: Seed): void {
+  checkSeed("manualSeed", "seed", seed);
+  shared = new Random(seed);
 }

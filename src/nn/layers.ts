@@ -31,10 +31,10 @@ import {
   show,
 } from "../options.ts";
 import { ANY, checkGpu, checkTensor } from "../tensor/check.ts";
-import { checkSeed, Random, type Seed } from "../tensor/random.ts";
+import { Random } from "../tensor/random.ts";
 import { type Shape, sizeOf } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { checkInit, type Init, initWeights } from "./init.ts";
+import { checkInit, type Init, initWeights, sharedRandom } from "./init.ts";
 import { Module, type NormedLayer, parameter } from "./module.ts";
 import { isHooked } from "./module-state.ts";
 import type { Parametrizations } from "./weight-norm.ts";
@@ -47,17 +47,6 @@ export interface InitOptions {
   gain?: number;
   /** Default: one generator for all layers, seeded by `manualSeed`. Give a network its own to make it repeatable by itself. */
   random?: Random;
-}
-
-let sharedRandom = new Random(0);
-
-/**
- * Starts the generator anew that layers without a `random` of their own draw their weights from, as PyTorch's `manual_seed`:
- * the same layers made after it, in the same order, get the same weights. It starts with seed 0.
- */
-export function manualSeed(seed: Seed): void {
-  checkSeed("manualSeed", "seed", seed);
-  sharedRandom = new Random(seed);
 }
 
 export interface Conv2dLayerOptions extends Omit<Conv2dOptions, "bias">, InitOptions {
@@ -124,7 +113,7 @@ export class Conv2d extends WeightLayer {
     super();
     checkGpu("Conv2d", gpu);
     checkOptions("Conv2d", options, CONV2D_OPTIONS);
-    const { bias = true, init = "he", gain = 1, random = sharedRandom, ...convOptions } = options;
+    const { bias = true, init = "he", gain = 1, random = sharedRandom(), ...convOptions } = options;
     checkInitOptions("Conv2d", { bias, init, gain, random });
     checkConv2d("Conv2d", convOptions);
     const [r, s, ...more] = Array.isArray(kernelSize) ? kernelSize : [kernelSize, kernelSize];
@@ -169,7 +158,7 @@ export class Linear extends WeightLayer {
     checkOptions("Linear", options, LINEAR_OPTIONS);
     checkInteger("Linear", "inFeatures", inFeatures, 1);
     checkInteger("Linear", "outFeatures", outFeatures, 1);
-    const { bias = true, init = "he", gain = 1, random = sharedRandom } = options;
+    const { bias = true, init = "he", gain = 1, random = sharedRandom() } = options;
     checkInitOptions("Linear", { bias, init, gain, random });
     const shape = [outFeatures, inFeatures];
     gpu.checkSize("Linear", shape, "float32", "weight");

@@ -3,6 +3,7 @@ import type { Gpu } from "../gpu.ts";
 import { checkFlag, checkFunction, checkOptions, isPlain, optionNames, show } from "../options.ts";
 import { ANY, checkTensor } from "../tensor/check.ts";
 import type { DType } from "../tensor/dtype.ts";
+import { isGenerator } from "../tensor/generator.ts";
 import { formatShape, type Shape, sameShape } from "../tensor/shape.ts";
 import { Tensor, type TensorData } from "../tensor/tensor.ts";
 import type { BatchNorm2d, Conv2d, Linear } from "./layers.ts";
@@ -194,7 +195,8 @@ export abstract class Module {
   }
 
   /**
-   * Overwrites parameters and buffers. With `strict: false` those that the state has and that fit, and it tells what was left out.
+   * Overwrites parameters and buffers. Generators of random numbers that the state does not have, as PyTorch's have none, go on as
+   * they are. With `strict: false` those that the state has and that fit, and it tells what was left out.
    * @throws ShapeError before anything is written, if names, shapes or types differ and it is strict
    */
   loadStateDict(state: StateDict, options: LoadOptions = {}): LoadReport {
@@ -208,7 +210,7 @@ export abstract class Module {
     for (const name of Object.keys(state)) if (!own.has(name)) report.unexpected.push(name);
     for (const [name, tensor] of own) {
       if (!Object.hasOwn(state, name)) {
-        report.missing.push(name);
+        if (!isGenerator(tensor)) report.missing.push(name);
         continue;
       }
       try {
@@ -227,6 +229,8 @@ export abstract class Module {
   checkStateDict(state: StateDict): void {
     checkIsState(state);
     const own = new Map(this.tensors());
+    for (const [name, tensor] of own)
+      if (isGenerator(tensor) && !Object.hasOwn(state, name)) own.delete(name);
     const missing = [...own.keys()].filter((name) => !Object.hasOwn(state, name));
     const unknown = Object.keys(state).filter((name) => !own.has(name));
     if (missing.length > 0 || unknown.length > 0) {

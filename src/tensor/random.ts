@@ -5,7 +5,7 @@ import { checkNumber, show } from "../options.ts";
 export type Seed = number | string;
 
 /** 64 bits as two unsigned 32-bit words. */
-type Words = readonly [lo: number, hi: number];
+export type Words = readonly [lo: number, hi: number];
 
 /** High 32 bits of the 64-bit product of two unsigned 32-bit integers, which a double can't hold whole. */
 function mulHigh(a: number, b: number): number {
@@ -59,7 +59,7 @@ export function checkSeed(op: string, name: string, seed: unknown): asserts seed
 }
 
 /** 64-bit words of a seed: an integer as it is, a string by FNV-1a over its UTF-8 bytes. */
-function seedWords(op: string, name: string, seed: Seed): Words {
+export function seedWords(op: string, name: string, seed: Seed): Words {
   checkSeed(op, name, seed);
   if (typeof seed === "string") {
     let hash = 0xcbf29ce484222325n;

@@ -185,6 +185,15 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
   const norm = new core.BatchNorm2d(gpu, 8);
   const dense = new core.Linear(gpu, 8, 4, { random });
   const relu = new core.ReLU();
+  const drops = [
+    new core.Dropout(gpu, 0.5, { random }),
+    new core.Dropout2d(gpu, 0.5, { random }),
+    new core.StochasticDepth(gpu, 0.5, "row", { random }),
+  ];
+  const drawsOf = tensor(gpu.keep(core.newGenerator(gpu, 1)), ["uint32"]);
+  const probability = number(0.5, 0, 1);
+  const mode = choice("row", "batch");
+  const dropOptions = options({ p: probability, training: flag(true) });
   const groups = new core.GroupNorm(gpu, 2, 8);
   const instances = new core.InstanceNorm2d(gpu, 8);
   const rows = new core.LayerNorm(gpu, 8);
@@ -230,7 +239,8 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
     accepted: "right",
   });
   const resnet = (call: Entry["call"]) => network({ width: positive24(2) }, call);
-  const vgg = (call: Entry["call"]) => network({ width: positive24(2), norm: choice("batch", "none") }, call);
+  const vgg = (call: Entry["call"]) =>
+    network({ width: positive24(2), norm: choice("batch", "none"), dropout: probability }, call);
   const without = (name: string) =>
     Object.fromEntries(Object.entries(resnetOptions).filter(([own]) => own !== name));
 
@@ -623,6 +633,14 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
       ],
       call: core.conv2d,
     },
+    newGenerator: { args: [aGpu, anySeed], call: core.newGenerator },
+    dropout: { args: [x4, drawsOf, optional(dropOptions)], call: core.dropout, accepted: "right" },
+    dropout2d: { args: [x4, drawsOf, optional(dropOptions)], call: core.dropout2d, accepted: "right" },
+    stochasticDepth: {
+      accepted: "right",
+      args: [x4, drawsOf, options({ p: probability, mode, training: flag(true) }, ["p", "mode"])],
+      call: core.stochasticDepth,
+    },
     batchNorm: {
       accepted: "right",
       args: [tensor(x, HALVES), channels, channels, batchNormOptions],
@@ -721,6 +739,28 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
       call: (t: core.Tensor, tail: object) => norm.forward(t, tail),
     },
     ReLU: { args: [], call: () => new core.ReLU() },
+    Dropout: {
+      args: [aGpu, optional(probability), optional(options({ random: layer }))],
+      call: (...args: ConstructorParameters<typeof core.Dropout>) => new core.Dropout(...args),
+    },
+    "Dropout.forward": { names: ["Dropout", "dropout"], ...unary((t: core.Tensor) => drops[0]!.forward(t)) },
+    Dropout2d: {
+      args: [aGpu, optional(probability), optional(options({ random: layer }))],
+      call: (...args: ConstructorParameters<typeof core.Dropout2d>) => new core.Dropout2d(...args),
+    },
+    "Dropout2d.forward": {
+      names: ["Dropout2d", "dropout2d"],
+      ...unary((t: core.Tensor) => drops[1]!.forward(t)),
+    },
+    StochasticDepth: {
+      args: [aGpu, probability, mode, optional(options({ random: layer }))],
+      call: (...args: ConstructorParameters<typeof core.StochasticDepth>) =>
+        new core.StochasticDepth(...args),
+    },
+    "StochasticDepth.forward": {
+      names: ["StochasticDepth", "stochasticDepth"],
+      ...unary((t: core.Tensor) => drops[2]!.forward(t)),
+    },
     "ReLU.forward": { names: ["relu"], ...unary((t: core.Tensor) => new core.ReLU().forward(t)) },
     ReLU6: { args: [], call: () => new core.ReLU6() },
     "ReLU6.forward": { names: ["relu6"], ...unary((t: core.Tensor) => new core.ReLU6().forward(t)) },
@@ -835,7 +875,7 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
     vgg11: vgg(core.vgg11),
     vgg13: vgg(core.vgg13),
     vgg16: vgg(core.vgg16),
-    mobilenetV2: network({ widthMult: number(0.1, 1e-9, 64) }, core.mobilenetV2),
+    mobilenetV2: network({ widthMult: number(0.1, 1e-9, 64), dropout: probability }, core.mobilenetV2),
     plainCifar: { args: [aGpu, optional(options(without("shortcut")))], call: core.plainCifar },
     Module: { args: [], call: () => undefined },
     "Module.train": {

@@ -50,6 +50,7 @@ export const testsOf: Record<string, readonly string[]> = {
   conv2d_subgroup: [fused[1]!, ...conv2d],
   conv2d_tile: [fused[0]!, ...conv2d],
   copy: ["test/ops/copy.test.ts"],
+  dropout: ["test/ops/dropout.test.ts"],
   elementwise: ["test/ops/elementwise.test.ts", "test/ops/compare.test.ts"],
   gather_batch: ["test/data/loader.test.ts", "test/data/device-dataset.test.ts"],
   group_norm: ["test/ops/group-norm.test.ts", order],

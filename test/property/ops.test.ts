@@ -1155,6 +1155,41 @@ describe("ops at random", () => {
     },
   );
 
+  property(
+    ["dropout", "dropout2d", "stochasticDepth"],
+    0.01,
+    fc.record({
+      shape: shapes({ min: 2, max: 4 }),
+      op: fc.constantFrom("dropout", "dropout2d", "row", "batch"),
+      p: fc.constantFrom(0, 0.1, 0.5, 0.9, 1),
+      seed: fc.nat(2 ** 30),
+      x: moments,
+    }),
+    ({ shape, op, p, seed, x }) => {
+      const channels = shape.at(-1)!;
+      const perImage = sizeOf(shape.slice(1));
+      const place = (i: number) => {
+        if (op === "dropout") return i;
+        const image = Math.floor(i / perImage);
+        return op === "batch" ? 0 : op === "row" ? image : image * channels + (i % channels);
+      };
+      const random = new fusenorm.Random([seed, 0], [0, 0]);
+      const words = Array.from({ length: sizeOf(shape) }, () => random.uint32());
+      const isKept = (i: number) => p === 0 || (p < 1 && words[place(i)]! >= Math.round(p * 2 ** 32));
+      const mask = Float64Array.from(words, (_, i) => (isKept(i) ? 1 / (1 - p) : 0));
+      return {
+        inputs: { x: input(shape, x) },
+        run: (t) => {
+          const generator = fusenorm.newGenerator(gpu, seed);
+          if (op === "dropout") return fusenorm.dropout(t.x!, generator, { p });
+          if (op === "dropout2d") return fusenorm.dropout2d(t.x!, generator, { p });
+          return fusenorm.stochasticDepth(t.x!, generator, { p, mode: op });
+        },
+        reference: (tape, v) => tape.mul(v.x!, tape.leaf(shape, mask)),
+      };
+    },
+  );
+
   property(["cast"], 0.01, fc.record({ shape: shapes({ min: 0, max: 3 }), x: moments }), ({ shape, x }) => ({
     // There and back: the gradient goes the same way.
     tolerance: 1e-3,

@@ -2,11 +2,14 @@
 
 import { UsageError } from "../../errors.ts";
 import type { Gpu } from "../../gpu.ts";
+import { checkProbability } from "../../ops/dropout.ts";
 import { add } from "../../ops/elementwise/elementwise.ts";
 import { globalAvgPool2d } from "../../ops/pool2d.ts";
 import { show } from "../../options.ts";
 import { checkTensor } from "../../tensor/check.ts";
+import { Random } from "../../tensor/random.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
+import { Dropout } from "../dropout.ts";
 import { BatchNorm2d, Conv2d, Identity, Linear, ReLU6 } from "../layers.ts";
 import { Module } from "../module.ts";
 import { type ImageNetworkOptions, imageSettings } from "./image-options.ts";
@@ -16,6 +19,8 @@ import { chain, Layers } from "./parts.ts";
 export interface MobileNetV2Options extends ImageNetworkOptions {
   /** What the numbers of channels are multiplied by, then rounded to multiples of 8. Default 1. */
   widthMult?: number;
+  /** Probability of the dropout before the classifier. torchvision's is 0.2. Default 0. */
+  dropout?: number;
 }
 
 /** Expansion, channels, blocks, stride of the first of them. */
@@ -86,12 +91,13 @@ export class MobileNetV2 extends Module {
 
   constructor(op: string, gpu: Gpu, options: MobileNetV2Options) {
     super();
-    const settings = imageSettings(op, gpu, options, ["widthMult"]);
-    const { images, classes, inChannels, init, classifierInit, batchNorm, random } = settings;
-    const { widthMult = 1 } = options;
+    const settings = imageSettings(op, gpu, options, ["widthMult", "dropout"]);
+    const { images, classes, inChannels, init, classifierInit, batchNorm, seed, random } = settings;
+    const { widthMult = 1, dropout = 0 } = options;
     if (!(Number.isFinite(widthMult) && widthMult > 0 && widthMult <= 64)) {
       throw new UsageError(`${op}: widthMult is ${show(widthMult)}; expected a number above 0, at most 64`);
     }
+    checkProbability(op, "dropout", dropout);
     const last = rounded(LAST * Math.max(1, widthMult));
     for (const weight of [
       [last, 1, 1, rounded(320 * widthMult)],
@@ -120,9 +126,9 @@ export class MobileNetV2 extends Module {
     }
     features.push(convNormRelu6(make, channels, last, 1));
     this.features = new Layers(...features);
-    // Where torchvision has dropout, this has nothing.
+    const drops = new Random(seed).fork("dropout");
     this.classifier = new Layers(
-      new Identity(),
+      dropout > 0 ? new Dropout(gpu, dropout, { random: drops }) : new Identity(),
       new Linear(gpu, last, classes, { init: classifierInit, random }),
     );
     this.namePaths();
@@ -141,7 +147,7 @@ export class MobileNetV2 extends Module {
 }
 
 /**
- * MobileNetV2 (Sandler et al. 2018): parameters and names of torchvision's, without its dropout. For `images: "cifar"` the first
+ * MobileNetV2 (Sandler et al. 2018): parameters and names of torchvision's; dropout if asked for. For `images: "cifar"` the first
  * convolution and the first stage that would halve the map keep its size.
  */
 export function mobilenetV2(gpu: Gpu, options: MobileNetV2Options = {}): MobileNetV2 {

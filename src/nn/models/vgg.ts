@@ -2,12 +2,15 @@
 
 import { ShapeError } from "../../errors.ts";
 import type { Gpu } from "../../gpu.ts";
+import { checkProbability } from "../../ops/dropout.ts";
 import { globalAvgPool2d } from "../../ops/pool2d.ts";
 import { flatten } from "../../ops/reshape.ts";
 import { checkChoice } from "../../options.ts";
 import { checkTensor } from "../../tensor/check.ts";
+import { Random } from "../../tensor/random.ts";
 import { formatShape } from "../../tensor/shape.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
+import { Dropout } from "../dropout.ts";
 import { BatchNorm2d, Conv2d, Identity, Linear, MaxPool2d, ReLU } from "../layers.ts";
 import { Module } from "../module.ts";
 import { checkCount, type ImageKind, type ImageNetworkOptions, imageSettings } from "./image-options.ts";
@@ -19,6 +22,8 @@ export interface VGGOptions extends ImageNetworkOptions {
   norm?: "batch" | "none";
   /** Channels of the first stage; the others have 2, 4, 8 and 8 times as many, hidden layers of the classifier 64 times. Default 64. */
   width?: number;
+  /** Probability of the dropout after each hidden layer of the classifier, which `cifar` has none of. torchvision's is 0.5. Default 0. */
+  dropout?: number;
 }
 
 /** Pixels of the last maps of an image of 224×224, along one side. */
@@ -33,11 +38,12 @@ export class VGG extends Module {
   /** @param convolutions of each stage */
   constructor(op: string, gpu: Gpu, options: VGGOptions, convolutions: readonly number[]) {
     super();
-    const settings = imageSettings(op, gpu, options, ["norm", "width"]);
-    const { images, classes, inChannels, init, classifierInit, batchNorm, random } = settings;
-    const { norm = "none", width = 64 } = options;
+    const settings = imageSettings(op, gpu, options, ["norm", "width", "dropout"]);
+    const { images, classes, inChannels, init, classifierInit, batchNorm, seed, random } = settings;
+    const { norm = "none", width = 64, dropout = 0 } = options;
     checkChoice(op, "norm", norm, ["batch", "none"]);
     checkCount(op, "width", width);
+    checkProbability(op, "dropout", dropout);
     const [last, hidden] = [8 * width, 64 * width];
     const side = images === "imagenet" ? [LAST_SIDE ** 2 * last, hidden] : [last];
     for (const weight of [
@@ -62,11 +68,11 @@ export class VGG extends Module {
       }
       features.push(new MaxPool2d(2));
     }
-    // Where torchvision has dropout, this has nothing.
+    const drops = new Random(seed).fork("dropout");
     const dense = (from: number) => [
       new Linear(gpu, from, hidden, { init, random }),
       new ReLU(),
-      new Identity(),
+      dropout > 0 ? new Dropout(gpu, dropout, { random: drops }) : new Identity(),
     ];
     const before = images === "imagenet" ? [...dense(side[0]!), ...dense(hidden)] : [];
     this.images = images;
@@ -104,7 +110,7 @@ export class VGG extends Module {
 
 /**
  * VGG-11 (Simonyan & Zisserman 2015, table 1, A): parameters and names of torchvision's `vgg11`, or `vgg11_bn` with
- * `norm: "batch"`, without its dropout. For `images: "cifar"` the classifier is one layer, of the mean over the last maps.
+ * `norm: "batch"`; dropout if asked for. For `images: "cifar"` the classifier is one layer, of the mean over the last maps.
  */
 export function vgg11(gpu: Gpu, options: VGGOptions = {}): VGG {
   return new VGG("vgg11", gpu, options, [1, 1, 2, 2, 2]);
