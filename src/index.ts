@@ -41,6 +41,13 @@ export {
   type GpuStats,
 } from "./gpu.ts";
 export {
+  BatchNorm1d,
+  BatchNorm2d,
+  type BatchNorm2dOptions,
+  type BatchNormTail,
+  freezeBatchNorm,
+} from "./nn/batch-norm.ts";
+export {
   Dropout,
   Dropout2d,
   type DropoutLayerOptions,
@@ -50,9 +57,6 @@ export { type FoldedBatchNorms, foldBatchNorm } from "./nn/fold.ts";
 export { type Init, initWeights, manualSeed } from "./nn/init.ts";
 export {
   AvgPool2d,
-  BatchNorm2d,
-  type BatchNorm2dOptions,
-  type BatchNormTail,
   Conv2d,
   type Conv2dLayerOptions,
   Flatten,

@@ -23,7 +23,7 @@ export interface FoldedBatchNorms {
  * (b − mean)·γ/√(variance + eps) + β with the running statistics. The network gives the same outputs up to rounding, without the
  * norms; it is changed in place, and its state has other names then. A norm whose input comes from elsewhere stays, such as the
  * first of each block of a pre-activation network.
- * @throws UsageError for a network in training mode
+ * @throws UsageError for a network in training mode, unless its batch-norms are frozen
  */
 export function foldBatchNorm(model: Module): FoldedBatchNorms {
   checkInstance("foldBatchNorm", "model", model, Module);
@@ -34,7 +34,7 @@ export function foldBatchNorm(model: Module): FoldedBatchNorms {
     uses.set(module, (uses.get(module) ?? 0) + 1);
   }
   for (const [module, name] of names) {
-    if (module instanceof BatchNorm2d && module.training) {
+    if (module instanceof BatchNorm2d && module.training && !module.frozen) {
       throw new UsageError(
         `foldBatchNorm: ${name || "the module"} is in training mode, where it uses the batch's statistics; expected model.eval() first`,
       );

@@ -1,4 +1,4 @@
-import { ShapeError, UsageError } from "../errors.ts";
+import { ShapeError } from "../errors.ts";
 import type { Gpu } from "../gpu.ts";
 import {
   type Activation,
@@ -8,8 +8,6 @@ import {
   type GeluOptions,
   type LeakyReluOptions,
 } from "../ops/activations.ts";
-import { type BatchNormOptions, batchNorm } from "../ops/batch-norm/batch-norm.ts";
-import { batchNormComposed } from "../ops/batch-norm/composed.ts";
 import { type Conv2dOptions, checkConv2d, conv2d } from "../ops/conv2d/conv2d.ts";
 import { linear } from "../ops/linear.ts";
 import {
@@ -34,10 +32,18 @@ import { ANY, checkGpu, checkTensor } from "../tensor/check.ts";
 import { Random } from "../tensor/random.ts";
 import { type Shape, sizeOf } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { BatchNorm2d } from "./batch-norm.ts";
 import { checkInit, type Init, initWeights, sharedRandom } from "./init.ts";
 import { Module, type NormedLayer, parameter } from "./module.ts";
 import { isHooked } from "./module-state.ts";
 import type { Parametrizations } from "./weight-norm.ts";
+
+export {
+  BatchNorm2d,
+  type BatchNorm2dOptions,
+  type BatchNormTail,
+  checkBatchNorm2d,
+} from "./batch-norm.ts";
 
 /** Where initial weights come from. */
 export interface InitOptions {
@@ -168,102 +174,6 @@ export class Linear extends WeightLayer {
 
   forward(x: Tensor): Tensor {
     return this.weighted(x, (weight) => linear(x, weight, this.bias));
-  }
-}
-
-/** Options of the layer `BatchNorm2d`; names and defaults are PyTorch's. */
-export interface BatchNorm2dOptions {
-  eps?: number;
-  /** Share of the new batch in the running statistics; null for the plain average over all batches. Default 0.1. */
-  momentum?: number | null;
-  /** Learn γ and β. Default true. */
-  affine?: boolean;
-  /** Keep running statistics for `eval`. Default true; false uses batch statistics always. */
-  trackRunningStats?: boolean;
-  /**
-   * How far it is fused. True: with residual and ReLU, and into the convolutions next to it where that is faster (see
-   * `batchNorm`, `folds`). "elementwise": with residual and ReLU alone. False: composed of plain ops, to compare. Default true.
-   */
-  fused?: boolean | "elementwise";
-}
-
-const BATCH_NORM_OPTIONS = optionNames<BatchNorm2dOptions>({
-  ...{ eps: 0, momentum: 0, affine: 0, trackRunningStats: 0, fused: 0 },
-});
-
-/** @throws ShapeError, UsageError for options that a `BatchNorm2d` can't be made with. */
-export function checkBatchNorm2d(op: string, options: BatchNorm2dOptions): void {
-  checkOptions(op, options, BATCH_NORM_OPTIONS);
-  const { eps = 1e-5, momentum = 0.1, affine = true, trackRunningStats = true, fused = true } = options;
-  checkNumber(op, "eps", eps, 0);
-  if (momentum !== null && !(Number.isFinite(momentum) && momentum >= 0 && momentum <= 1)) {
-    throw new ShapeError(
-      `${op}: momentum is ${show(momentum)}; expected a number from 0 to 1, or null for the average over all batches`,
-    );
-  }
-  checkFlag(op, "affine", affine);
-  checkFlag(op, "trackRunningStats", trackRunningStats);
-  if (fused !== "elementwise" && typeof fused !== "boolean") {
-    throw new UsageError(`${op}: fused is ${show(fused)}; expected true, false or "elementwise"`);
-  }
-}
-
-/** What follows the normalisation in the same kernel. */
-export interface BatchNormTail {
-  activation?: Activation;
-  /** Added before the activation; same shape as the input. */
-  residual?: Tensor | null;
-}
-
-const TAIL_OPTIONS = optionNames<BatchNormTail>({ activation: 0, residual: 0 });
-
-/** Batch normalisation over [N, H, W, C] or [N, C], per channel; see `batchNorm`. γ starts at 1, β at 0. */
-export class BatchNorm2d extends Module {
-  weight: Tensor | null;
-  bias: Tensor | null;
-  runningMean: Tensor | null;
-  runningVar: Tensor | null;
-  numBatchesTracked: Tensor | null;
-  readonly eps: number;
-  /** Share of the new batch in the running statistics; null for the plain average over all batches. */
-  momentum: number | null;
-  private readonly fused: boolean | "elementwise";
-
-  constructor(gpu: Gpu, channels: number, options: BatchNorm2dOptions = {}) {
-    super();
-    checkGpu("BatchNorm2d", gpu);
-    checkInteger("BatchNorm2d", "channels", channels, 1);
-    gpu.checkSize("BatchNorm2d", [channels], "float32", "weight");
-    checkBatchNorm2d("BatchNorm2d", options);
-    const { eps = 1e-5, momentum = 0.1, affine = true, trackRunningStats = true, fused = true } = options;
-    const vector = (value: number) => gpu.keep(gpu.full([channels], value));
-    this.weight = affine ? parameter(gpu, new Float32Array(channels).fill(1), [channels]) : null;
-    this.bias = affine ? parameter(gpu, new Float32Array(channels), [channels]) : null;
-    this.runningMean = trackRunningStats ? vector(0) : null;
-    this.runningVar = trackRunningStats ? vector(1) : null;
-    this.numBatchesTracked = trackRunningStats ? gpu.keep(gpu.zeros([1])) : null;
-    this.eps = eps;
-    this.momentum = momentum;
-    this.fused = fused;
-  }
-
-  /** `tail` folds a residual and an activation into the same pass over memory. */
-  forward(x: Tensor, tail: BatchNormTail = {}): Tensor {
-    checkOptions("BatchNorm2d", tail, TAIL_OPTIONS, "tail");
-    const { runningMean, runningVar, numBatchesTracked, eps, momentum } = this;
-    const run = this.fused ? batchNorm : batchNormComposed;
-    const training = this.training || !runningMean;
-    const options: BatchNormOptions = {
-      training,
-      runningMean,
-      runningVar,
-      numBatchesTracked,
-      eps,
-      momentum,
-      folds: this.fused === true,
-      ...tail,
-    };
-    return this.under(x, () => run(x, this.weight, this.bias, options));
   }
 }
 

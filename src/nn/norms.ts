@@ -1,14 +1,16 @@
-// Normalisations that treat each image by itself: the same in training and in inference.
+// Normalisations that treat each image by itself: the same in training and in inference, but for running statistics.
 
 import { ShapeError } from "../errors.ts";
 import type { Gpu } from "../gpu.ts";
+import { batchNorm } from "../ops/batch-norm/batch-norm.ts";
 import { groupNorm } from "../ops/group-norm/group-norm.ts";
 import { layerNorm } from "../ops/group-norm/layer-norm.ts";
-import { checkFlag, checkInteger, checkNumber, checkOptions, optionNames } from "../options.ts";
+import { checkFlag, checkInteger, checkNumber, checkOptions, optionNames, show } from "../options.ts";
 import { checkGpu, checkTensor } from "../tensor/check.ts";
 import { checkShape, formatShape, type Shape, sizeOf } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { Module, parameter } from "./module.ts";
+import { moveToInstances, type RunningStatistics, resetRunning } from "./running-statistics.ts";
 
 /** Options of the layer `GroupNorm`. */
 export interface GroupNormOptions {
@@ -24,6 +26,10 @@ export interface InstanceNorm2dOptions {
   eps?: number;
   /** Learn γ and β, one of each per channel. Default false. */
   affine?: boolean;
+  /** Keep running statistics, of each image's own, and normalise by them in `eval`. Default false. */
+  trackRunningStats?: boolean;
+  /** Share of the new batch in the running statistics. Default 0.1. */
+  momentum?: number;
 }
 
 /** Options of the layer `LayerNorm`. */
@@ -37,6 +43,9 @@ export interface LayerNormOptions {
 }
 
 const AFFINE_OPTIONS = optionNames<GroupNormOptions>({ eps: 0, affine: 0 });
+const INSTANCE_OPTIONS = optionNames<InstanceNorm2dOptions>({
+  ...{ eps: 0, affine: 0, trackRunningStats: 0, momentum: 0 },
+});
 const LAYER_OPTIONS = optionNames<LayerNormOptions>({ eps: 0, elementwiseAffine: 0, bias: 0 });
 
 /** γ of ones or β of zeros; null where it is not learned. */
@@ -87,24 +96,47 @@ export class GroupNorm extends Module {
   }
 }
 
-/** Each channel of each image normalised over its pixels (Ulyanov et al. 2016): a group norm of as many groups as channels. */
+/**
+ * Each channel of each image normalised over its pixels (Ulyanov et al. 2016): a group norm of as many groups as channels. With
+ * `trackRunningStats` by running statistics in inference.
+ */
 export class InstanceNorm2d extends Module {
   weight: Tensor | null;
   bias: Tensor | null;
+  runningMean: Tensor | null;
+  runningVar: Tensor | null;
+  /** Stays 0, as PyTorch's. */
+  numBatchesTracked: Tensor | null;
   readonly channels: number;
   readonly eps: number;
+  readonly momentum: number;
 
   constructor(gpu: Gpu, channels: number, options: InstanceNorm2dOptions = {}) {
     super();
     checkGpu("InstanceNorm2d", gpu);
     checkInteger("InstanceNorm2d", "channels", channels, 1);
-    checkOptions("InstanceNorm2d", options, AFFINE_OPTIONS);
+    checkOptions("InstanceNorm2d", options, INSTANCE_OPTIONS);
     checkAffine("InstanceNorm2d", channels, gpu, options);
-    const { eps = 1e-5, affine = false } = options;
+    const { eps = 1e-5, affine = false, trackRunningStats = false, momentum = 0.1 } = options;
+    checkFlag("InstanceNorm2d", "trackRunningStats", trackRunningStats);
+    if (!(Number.isFinite(momentum) && momentum >= 0 && momentum <= 1)) {
+      throw new ShapeError(`InstanceNorm2d: momentum is ${show(momentum)}; expected a number from 0 to 1`);
+    }
+    const tracked = (size: number, value: number) =>
+      trackRunningStats ? gpu.keep(gpu.full([size], value)) : null;
     this.weight = learned(gpu, affine, [channels], 1);
     this.bias = learned(gpu, affine, [channels], 0);
+    this.runningMean = tracked(channels, 0);
+    this.runningVar = tracked(channels, 1);
+    this.numBatchesTracked = tracked(1, 0);
     this.channels = channels;
     this.eps = eps;
+    this.momentum = momentum;
+  }
+
+  /** Forgets all batches: running mean 0, variance 1. */
+  resetRunningStats(): void {
+    if (this.runningMean) resetRunning(this as RunningStatistics);
   }
 
   forward(x: Tensor): Tensor {
@@ -115,7 +147,14 @@ export class InstanceNorm2d extends Module {
         `InstanceNorm2d: x is ${formatShape(x.shape)}; expected [N, H, W, ${this.channels}] with more than one pixel`,
       );
     }
-    return this.under(x, () => groupNorm(x, this.channels, this.weight, this.bias, this.eps));
+    const { weight, bias, eps, runningMean, runningVar } = this;
+    return this.under(x, () => {
+      if (runningMean && !this.training) {
+        return batchNorm(x, weight, bias, { training: false, runningMean, runningVar, eps });
+      }
+      if (runningMean) moveToInstances(x, this as RunningStatistics, this.momentum);
+      return groupNorm(x, this.channels, weight, bias, eps);
+    });
   }
 }
 

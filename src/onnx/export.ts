@@ -46,7 +46,7 @@ export async function exportOnnx(model: Module, options: OnnxOptions): Promise<U
     throw new ShapeError(`${op}: shape is ${show(shape)}; expected [H, W, C] of images, or [C] of rows`);
   }
   for (const [path, module] of model.modules()) {
-    if (!(module instanceof BatchNorm2d && module.training)) continue;
+    if (!(module instanceof BatchNorm2d && module.training && !module.frozen)) continue;
     throw new UsageError(`${op}: ${path || "the model"} is in training mode; expected model.eval() first`);
   }
   const [first] = [...model.tensors()];

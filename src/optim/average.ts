@@ -218,12 +218,12 @@ export type ImageBatch =
   | { readonly images: Tensor }
   | { readonly images: Float32Array; readonly shape: readonly number[] };
 
-/** A norm with running statistics. */
+/** A batch-norm with running statistics, that is not frozen. */
 interface Tracked {
   runningMean: Tensor;
-  runningVar: Tensor;
-  numBatchesTracked: Tensor;
   momentum: number | null;
+  frozen: false;
+  resetRunningStats(): void;
 }
 
 /**
@@ -246,18 +246,16 @@ export async function updateBatchNorm(
     );
   }
   const modules = [...model.modules()].map(([, module]) => module);
-  const norms = modules.filter((module) =>
-    isTensor((module as unknown as Tracked).runningMean),
-  ) as unknown as Tracked[];
+  const norms = (modules as unknown as Tracked[]).filter(
+    ({ runningMean, frozen }) => isTensor(runningMean) && frozen === false,
+  );
   if (norms.length === 0) return;
   const modes = modules.map(({ training }) => training);
   const momenta = norms.map(({ momentum }) => momentum);
   const { gpu } = norms[0]!.runningMean;
   try {
     for (const norm of norms) {
-      norm.runningMean.fill(0);
-      norm.runningVar.fill(1);
-      norm.numBatchesTracked.fill(0);
+      norm.resetRunningStats();
       norm.momentum = null;
     }
     model.train();

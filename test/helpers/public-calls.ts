@@ -183,6 +183,7 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
   // layers
   const conv = new core.Conv2d(gpu, 8, 8, 3, { padding: 1, random });
   const norm = new core.BatchNorm2d(gpu, 8);
+  const norm1d = new core.BatchNorm1d(gpu, 8);
   const dense = new core.Linear(gpu, 8, 4, { random });
   const relu = new core.ReLU();
   const drops = [
@@ -211,6 +212,8 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
     affine: flag(true),
     trackRunningStats: flag(true),
     fused: either(flag(true), choice("elementwise")),
+    frozen: flag(false),
+    skipNonFinite: flag(false),
   };
 
   const seed = integer(3, 0, 2 ** 32 - 1);
@@ -730,6 +733,24 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
       args: [aGpu, positive(8), optional(options(norm2d))],
       call: (...args: ConstructorParameters<typeof core.BatchNorm2d>) => new core.BatchNorm2d(...args),
     },
+    "BatchNorm2d.resetRunningStats": { args: [], call: () => norm.resetRunningStats() },
+    BatchNorm1d: {
+      args: [aGpu, positive(8), optional(options(norm2d))],
+      call: (...args: ConstructorParameters<typeof core.BatchNorm1d>) => new core.BatchNorm1d(...args),
+    },
+    "BatchNorm1d.forward": {
+      names: ["BatchNorm1d", "BatchNorm2d", "batchNorm"],
+      args: [
+        tensor(matrix, HALVES),
+        optional(options({ activation, residual: orNull(tensor(made(6, 8), HALVES)) })),
+      ],
+      call: (t: core.Tensor, tail: object) => norm1d.forward(t, tail),
+    },
+    freezeBatchNorm: {
+      args: [module, optional(flag(false))],
+      call: core.freezeBatchNorm,
+      after: () => core.freezeBatchNorm(model, false),
+    },
     "BatchNorm2d.forward": {
       names: ["BatchNorm2d", "batchNorm"],
       args: [
@@ -824,9 +845,19 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
       ...unary((t: core.Tensor) => groups.forward(t)),
     },
     InstanceNorm2d: {
-      args: [aGpu, positive(8), optional(options({ eps, affine: flag(true) }))],
+      args: [
+        aGpu,
+        positive(8),
+        optional(
+          options({
+            ...{ eps, affine: flag(true), trackRunningStats: flag(true) },
+            momentum: number(0.1, 0, 1),
+          }),
+        ),
+      ],
       call: (...args: ConstructorParameters<typeof core.InstanceNorm2d>) => new core.InstanceNorm2d(...args),
     },
+    "InstanceNorm2d.resetRunningStats": { args: [], call: () => instances.resetRunningStats() },
     "InstanceNorm2d.forward": {
       names: ["InstanceNorm2d"],
       ...unary((t: core.Tensor) => instances.forward(t)),

@@ -69,6 +69,7 @@ export const testsOf: Record<string, readonly string[]> = {
   probe: ["test/train/probes.test.ts"],
   reduce: ["test/ops/reduce.test.ts", order],
   rmsprop: ["test/optim/adaptive.test.ts"],
+  running_statistics: ["test/nn/batch-norm.test.ts"],
   sgd: ["test/optim/sgd.test.ts"],
   softmax: ["test/ops/softmax.test.ts", order],
   softmax_cross_entropy: ["test/ops/softmax-cross-entropy.test.ts", order],
