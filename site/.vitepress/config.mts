@@ -29,7 +29,7 @@ const guide = [
   {
     text: "Coming from",
     items: [
-      ...(existsSync(`${root}docs/from-pytorch.md`) ? [{ text: "PyTorch", link: "/from-pytorch" }] : []),
+      { text: "PyTorch", link: "/guide/from-pytorch" },
       { text: "TensorFlow.js", link: "/guide/from-tensorflow" },
     ],
   },

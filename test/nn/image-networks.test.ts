@@ -43,6 +43,8 @@ describe("parameters are torchvision's", () => {
     ["vgg11", (width) => vgg11(gpu, { width }), 132_863_336],
     ["vgg11_bn", (width) => vgg11(gpu, { width, norm: "batch" }), 132_868_840],
     ["vgg13", (width) => vgg13(gpu, { width }), 133_047_848],
+    ["vgg13_bn", (width) => vgg13(gpu, { width, norm: "batch" }), 133_053_736],
+    ["vgg16_bn", (width) => vgg16(gpu, { width, norm: "batch" }), 138_365_992],
     ["vgg16", (width) => vgg16(gpu, { width }), 138_357_544],
   ];
   for (const [name, make, expected] of networks) {
