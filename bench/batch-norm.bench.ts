@@ -1,4 +1,4 @@
-// Batch-norm in training: fused kernels against the same numbers from plain ops.
+// Batch-norm in training: fused kernels against the same numbers from plain ops, and SiLU in its pass against ReLU.
 
 import type { Gpu } from "../src/gpu.ts";
 import { batchNorm } from "../src/ops/batch-norm/batch-norm.ts";
@@ -12,23 +12,24 @@ import { withVariants } from "./lib/variants.ts";
 import { normals, type Size4 } from "./lib/work.ts";
 import type { Suite, SuiteOptions } from "./list.ts";
 
-export const PASSES = ["forward", "backward", "forward+backward"] as const;
-export const TAILS = ["plain", "relu", "residual+relu"] as const;
+const PASSES = ["forward", "backward", "forward+backward"] as const;
+const TAILS = ["plain", "relu", "residual+relu"] as const;
 type Pass = (typeof PASSES)[number];
-type Tail = (typeof TAILS)[number];
+type Tail = (typeof TAILS)[number] | "silu";
 
 export const batchNormSuite: Suite = {
   name: "batch_norm",
   about: "training-mode batch-norm: fused kernels against the composition of plain ops",
   groups(gpu, options) {
-    return shapesFor(gpu, options).flatMap((shape) =>
-      PASSES.flatMap((pass) => TAILS.map((tail) => group(gpu, shape, pass, tail, options))),
-    );
+    return shapesFor(gpu, options).flatMap((shape) => [
+      ...PASSES.flatMap((pass) => TAILS.map((tail) => group(gpu, shape, pass, tail, options))),
+      activationGroup(shape),
+    ]);
   },
 };
 
 /** The shapes of the networks that fit; large batches only where there is a GPU to fill. */
-export function shapesFor(gpu: Gpu, { quick, batch }: SuiteOptions): NamedShape[] {
+function shapesFor(gpu: Gpu, { quick, batch }: SuiteOptions): NamedShape[] {
   const cifar = cifarShapes(batch || (gpu.isSoftware ? 128 : 512));
   const imagenet = imagenetShapes(batch || (gpu.isSoftware ? 8 : 64));
   const shapes = quick ? [WIDE, ...cifar, imagenet[5]!] : [WIDE, ...cifar, ...imagenet];
@@ -63,6 +64,23 @@ function group(
   };
 }
 
+/** What an activation that has to be worked out again in backward costs, over one whose output tells. */
+function activationGroup({ shape, label }: NamedShape): BenchGroup {
+  const pass = "forward+backward";
+  return {
+    id: `batch_norm/${pass}/silu/${shape.join("x")}`,
+    suite: "batch_norm",
+    title: `BN+SiLU against BN+ReLU ${pass} ${shape.join("×")}`,
+    where: label,
+    baseline: "relu",
+    tensorBytes: 4 * elements(shape),
+    cases: (["relu", "silu"] as const).map((tail) => ({
+      name: tail,
+      make: (gpu) => prepare(gpu, shape, pass, tail, batchNorm),
+    })),
+  };
+}
+
 function prepare(gpu: Gpu, shape: Size4, pass: Pass, tail: Tail, normalize: typeof batchNorm): Runnable {
   const requiresGrad = pass !== "forward";
   const channels = shape[3];
@@ -73,7 +91,7 @@ function prepare(gpu: Gpu, shape: Size4, pass: Pass, tail: Tail, normalize: type
     gpu.keep(gpu.tensor(normals(channels, seed, mean, 0.2), [channels], { requiresGrad }));
   const gamma = vector(4, 1);
   const beta = vector(5, 0);
-  const activation = tail === "plain" ? "none" : "relu";
+  const activation = tail === "plain" ? "none" : tail === "silu" ? "silu" : "relu";
   const forward = (input: Tensor) =>
     normalize(input, gamma, beta, { training: true, activation, residual }).materialize();
   const leaves = [x, gamma, beta, ...(residual ? [residual] : [])];

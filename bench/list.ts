@@ -4,6 +4,7 @@ import type { Gpu } from "../src/gpu.ts";
 import { batchNormSuite } from "./batch-norm.bench.ts";
 import { conv2dSuite } from "./conv2d.bench.ts";
 import type { BenchGroup } from "./lib/runner.ts";
+import { optimizerSuite } from "./optimizer.bench.ts";
 import { trainingStepSuite } from "./training-step.bench.ts";
 
 export interface SuiteOptions {
@@ -23,4 +24,4 @@ export interface Suite {
   groups(gpu: Gpu, options: SuiteOptions): BenchGroup[];
 }
 
-export const suites: readonly Suite[] = [batchNormSuite, conv2dSuite, trainingStepSuite];
+export const suites: readonly Suite[] = [batchNormSuite, conv2dSuite, optimizerSuite, trainingStepSuite];

@@ -15,6 +15,8 @@ const IN_PLACE: Readonly<Record<string, number>> = {
   "cast.accumulate": 3 / 2,
   "sgd.step": 5 / 3, // w and v, and grad, which is read alone
   "sgd.plain": 3 / 2,
+  "adam.step": 7 / 4, // w and both moments, and grad, which is read alone
+  "adam.step_amsgrad": 9 / 5,
 };
 
 /**
