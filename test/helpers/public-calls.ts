@@ -678,7 +678,12 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
       args: [
         tensor(matrix),
         label,
-        optional(options({ reduction: choice("mean", "sum", "none"), labelSmoothing: number(0.1, 0, 1) })),
+        optional(
+          options({
+            ...{ reduction, labelSmoothing: number(0.1, 0, 1), weight: orNull(tensor(vector)) },
+            ignoreIndex: integer(3, -(2 ** 31), 2 ** 32 - 1),
+          }),
+        ),
       ],
       call: core.softmaxCrossEntropy,
     },

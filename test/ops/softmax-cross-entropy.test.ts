@@ -7,24 +7,18 @@ import {
 import { checkOp, type OpCase } from "../helpers/check-op.ts";
 import { testGpu } from "../helpers/gpu.ts";
 import { generator, normals } from "../helpers/numbers.ts";
-import { crossEntropyRow, rowsOf, softmaxRow } from "../reference/softmax.ts";
+import { crossEntropyReference, crossEntropyReferenceGrad } from "../reference/softmax.ts";
 
 const sixteenths = (count: number) => normals(count, 5, 0, 3).map((value) => Math.round(16 * value) / 16);
 
 function crossEntropyCase(
   rows: number,
   classes: number,
-  options: SoftmaxCrossEntropyOptions,
+  options: Omit<SoftmaxCrossEntropyOptions, "weight">,
   offset = 0,
 ): OpCase {
   const next = generator(rows * 1000 + classes);
   const labels = Uint32Array.from({ length: rows }, () => Math.floor(next() * classes));
-  const smoothing = options.labelSmoothing ?? 0;
-  const reduce = (losses: number[]) => {
-    if (options.reduction === "none") return Float64Array.from(losses);
-    const total = losses.reduce((a, b) => a + b, 0);
-    return Float64Array.of(options.reduction === "sum" ? total : total / rows);
-  };
   return {
     label: `[${rows}, ${classes}] ${JSON.stringify(options)}`,
     inputs: { logits: { shape: [rows, classes], data: sixteenths(rows * classes) } },
@@ -34,18 +28,9 @@ function crossEntropyCase(
       const moved = offset === 0 ? logits! : add(logits!, gpu.full([1], offset));
       return softmaxCrossEntropy(moved, gpu.tensor(labels, [rows], { dtype: "uint32" }), options);
     },
-    reference: ({ logits }) =>
-      reduce(rowsOf(logits!, classes).map((row, n) => crossEntropyRow(row, labels[n]!, smoothing))),
+    reference: ({ logits }) => crossEntropyReference(logits!, classes, { labels }, options),
     referenceGrad: ({ logits }, dy) => ({
-      logits: Float64Array.from(
-        rowsOf(logits!, classes).flatMap((row, n) => {
-          const g =
-            options.reduction === "none" ? dy[n]! : options.reduction === "sum" ? dy[0]! : dy[0]! / rows;
-          return softmaxRow(row).map(
-            (p, k) => g * (p - (k === labels[n] ? 1 - smoothing : 0) - smoothing / classes),
-          );
-        }),
-      ),
+      logits: crossEntropyReferenceGrad(logits!, classes, { labels }, options, dy).logits,
     }),
     variants: { softmax_cross_entropy: ["lanes", "tree"], reduce: ["lanes", "tree"] },
   };
@@ -76,6 +61,172 @@ describe("softmaxCrossEntropy", () => {
 
   it("keeps its digits at logits near 8192", async () => {
     await checkOp(crossEntropyCase(9, 10, { reduction: "none" }, 8192));
+  });
+
+  const weightsOf = (classes: number) =>
+    normals(classes, 8).map((value, k) => (k === 1 ? 0 : Math.fround(0.2 + Math.abs(value))));
+  const reductions = ["mean", "sum", "none"] as const;
+  /** Every combination for short rows, of which one invocation has each; all at once for long ones. */
+  const combinations = [
+    ...reductions.flatMap((reduction) =>
+      [0, 0.3].flatMap((labelSmoothing) =>
+        [false, true].map((weighted) => ({ rows: 7, classes: 5, reduction, labelSmoothing, weighted })),
+      ),
+    ),
+    ...reductions.map((reduction) => ({
+      ...{ rows: 3, classes: 131, reduction, labelSmoothing: 0.3, weighted: true },
+    })),
+  ];
+
+  it("labels: reductions, smoothing, class weights and ignored rows in every combination", async () => {
+    const cases = combinations.flatMap(({ rows, classes, reduction, labelSmoothing, weighted }) => {
+      const weight = weighted ? weightsOf(classes) : null;
+      return [null, 2, -100].map((ignored): OpCase => {
+        const next = generator(100 * rows + classes);
+        const labels = Uint32Array.from({ length: rows }, () => Math.floor(next() * classes));
+        if (ignored !== null) labels[1] = ignored;
+        const options = {
+          reduction,
+          labelSmoothing,
+          ...(ignored !== null && { ignoreIndex: ignored }),
+        };
+        const known = { ...options, weight, ...(ignored !== null && { ignoreIndex: ignored >>> 0 }) };
+        return {
+          label: `[${rows}, ${classes}] ${JSON.stringify(options)} ${weight ? "weighted" : ""}`,
+          inputs: { logits: { shape: [rows, classes], data: sixteenths(rows * classes) } },
+          run({ logits }) {
+            const { gpu } = logits!;
+            return softmaxCrossEntropy(logits!, gpu.tensor(labels, [rows], { dtype: "uint32" }), {
+              ...options,
+              weight: weight && gpu.tensor(weight, [classes]),
+            });
+          },
+          reference: ({ logits }) => crossEntropyReference(logits!, classes, { labels }, known),
+          referenceGrad: ({ logits }, dy) => ({
+            logits: crossEntropyReferenceGrad(logits!, classes, { labels }, known, dy).logits,
+          }),
+          variants: { softmax_cross_entropy: classes > 5 ? ["lanes", "tree"] : ["tree"] },
+        };
+      });
+    });
+    await checkOp(cases);
+  });
+
+  it("probabilities: reductions, smoothing and class weights in every combination, and their own gradient", async () => {
+    const cases = combinations.map(({ rows, classes, reduction, labelSmoothing, weighted }): OpCase => {
+      const weight = weighted ? weightsOf(classes) : null;
+      const shape = [rows, classes];
+      const options = { reduction, labelSmoothing };
+      const known = { ...options, weight };
+      return {
+        label: `[${shape}] ${JSON.stringify(options)} ${weight ? "weighted" : ""}`,
+        inputs: {
+          logits: { shape, data: sixteenths(rows * classes) },
+          // Also some that do not add up to 1, as PyTorch takes them.
+          targets: {
+            shape,
+            data: normals(rows * classes, 9).map((value) => (value * value) / classes),
+          },
+        },
+        run: ({ logits, targets }) =>
+          softmaxCrossEntropy(logits!, targets!, {
+            ...options,
+            weight: weight && logits!.gpu.tensor(weight, [classes]),
+          }),
+        reference: (x) => crossEntropyReference(x.logits!, classes, { probabilities: x.targets! }, known),
+        referenceGrad: (x, dy) =>
+          crossEntropyReferenceGrad(x.logits!, classes, { probabilities: x.targets! }, known, dy),
+        variants: { softmax_cross_entropy: classes > 5 ? ["lanes", "tree"] : ["tree"] },
+      };
+    });
+    await checkOp(cases);
+  });
+
+  it("one-hot probabilities are labels", async () => {
+    const gpu = await testGpu();
+    const data = normals(12, 3);
+    const labels = gpu.tensor([2, 0, 3], [3], { dtype: "uint32" });
+    const hot = gpu.tensor([0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 1], [3, 4]);
+    for (const labelSmoothing of [0, 0.25]) {
+      const logits = gpu.tensor(data, [3, 4]);
+      const [a, b] = [labels, hot].map((targets) => softmaxCrossEntropy(logits, targets, { labelSmoothing }));
+      expect(Math.abs((await a!.item()) - (await b!.item()))).toBeLessThan(1e-6);
+      for (const tensor of [logits, a!, b!]) tensor.dispose();
+    }
+    for (const tensor of [labels, hot]) tensor.dispose();
+  });
+
+  // In PyTorch: F.cross_entropy(torch.tensor([[1., 2., 0.5], [0., 0., 3.], [2., 1., -1.]]), torch.tensor([1, -100, 0]),
+  // weight=torch.tensor([0.5, 2., 1.]), label_smoothing=0.3), worked by hand: rows 0 and 2 alone, the divisor 2 + 0.5.
+  it("is PyTorch's number where smoothing, weights and ignored rows meet", async () => {
+    const gpu = await testGpu();
+    const logits = gpu.tensor([1, 2, 0.5, 0, 0, 3, 2, 1, -1], [3, 3]);
+    const labels = gpu.tensor([1, 2 ** 32 - 100, 0], [3], { dtype: "uint32" });
+    const weight = gpu.tensor([0.5, 2, 1], [3]);
+    const ofRow = (z: number[]) => z.map((v) => v - Math.log(z.reduce((sum, w) => sum + Math.exp(w), 0)));
+    const [p, q] = [ofRow([1, 2, 0.5]), ofRow([2, 1, -1])] as [number[], number[]];
+    const ofLabels = -(2 * p[1]! + 0.5 * q[0]!) / 2.5;
+    const ofAll = -(0.5 * (p[0]! + q[0]!) + 2 * (p[1]! + q[1]!) + (p[2]! + q[2]!)) / 2.5;
+    const loss = softmaxCrossEntropy(logits, labels, { weight, labelSmoothing: 0.3 });
+    expect(await loss.item()).toBeCloseTo(0.7 * ofLabels + (0.3 / 3) * ofAll, 5);
+    for (const tensor of [logits, labels, weight, loss]) tensor.dispose();
+  });
+
+  it("all rows ignored: the mean is NaN, the sum 0, and the gradients are 0", async () => {
+    const gpu = await testGpu();
+    const labels = gpu.tensor([3, 3, 3], [3], { dtype: "uint32" });
+    for (const labelSmoothing of [0, 0.2]) {
+      for (const [reduction, expected] of [
+        ["mean", [Number.NaN]],
+        ["sum", [0]],
+        ["none", [0, 0, 0]],
+      ] as const) {
+        const logits = gpu.tensor(normals(15, 4), [3, 5], { requiresGrad: true });
+        const loss = softmaxCrossEntropy(logits, labels, { reduction, labelSmoothing, ignoreIndex: 3 });
+        expect([...(await loss.read())]).toEqual(expected);
+        const dy = gpu.full(loss.shape, 1);
+        loss.backward(dy);
+        expect([...(await logits.grad!.read())], reduction).toEqual(Array(15).fill(0));
+        for (const tensor of [logits, loss, dy]) tensor.dispose();
+      }
+    }
+    labels.dispose();
+  });
+
+  it("an ignored row may hold anything, and a divisor of 0 makes the others NaN", async () => {
+    const gpu = await testGpu();
+    const { NaN: nan, POSITIVE_INFINITY: inf } = Number;
+    const logits = gpu.tensor([nan, inf, 0, 1, 2, 3], [2, 3], { requiresGrad: true });
+    const labels = gpu.tensor([9, 1], [2], { dtype: "uint32" });
+    const loss = softmaxCrossEntropy(logits, labels, { ignoreIndex: 9 });
+    expect(await loss.item()).toBeCloseTo(Math.log(1 + Math.E + Math.E ** 2) - 1, 5);
+    loss.backward();
+    const grad = [...(await logits.grad!.read())];
+    expect(grad.slice(0, 3)).toEqual([0, 0, 0]);
+    expect(grad.slice(3).every(Number.isFinite)).toBe(true);
+    logits.zeroGrad();
+    const weight = gpu.tensor([1, 0, 1], [3]);
+    const nothing = softmaxCrossEntropy(logits, labels, { ignoreIndex: 9, weight });
+    expect(await nothing.item()).toBeNaN();
+    nothing.backward();
+    expect([...(await logits.grad!.read())]).toEqual([0, 0, 0, nan, nan, nan]);
+    for (const tensor of [logits, labels, loss, weight, nothing]) tensor.dispose();
+  });
+
+  it("a mean over more rows than one workgroup has lanes, of losses whose sum overflows", async () => {
+    const gpu = await testGpu();
+    const rows = 1000;
+    const logits = gpu.tensor(
+      Float32Array.from({ length: 2 * rows }, (_, i) => (i % 2 === 0 ? 3e38 : 0)),
+      [rows, 2],
+      { requiresGrad: true },
+    );
+    const labels = gpu.tensor(new Uint32Array(rows).fill(1), [rows], { dtype: "uint32" });
+    const loss = softmaxCrossEntropy(logits, labels);
+    expect((await loss.item()) / 3e38).toBeCloseTo(1, 5);
+    loss.backward();
+    expect((await logits.grad!.read())[0]).toBeCloseTo(1 / rows, 8);
+    for (const tensor of [logits, labels, loss]) tensor.dispose();
   });
 
   it("does not overflow", async () => {
@@ -181,6 +332,16 @@ describe("softmaxCrossEntropy", () => {
       expect(() => softmaxCrossEntropy(logits, labels, { reduction: "max" as "mean" })).toThrow(
         'reduction is "max"; expected "mean", "sum" or "none"',
       );
+      expect(() => softmaxCrossEntropy(logits, labels, { weight: gpu.zeros([9]) })).toThrow(
+        "weight [K] has K = 9",
+      );
+      expect(() => softmaxCrossEntropy(logits, labels, { ignoreIndex: 1.5 })).toThrow(
+        "ignoreIndex is 1.5; expected an integer from -2^31 to 2^32 - 1",
+      );
+      expect(() => softmaxCrossEntropy(logits, gpu.zeros([4, 10]), { ignoreIndex: 3 })).toThrow(
+        "ignoreIndex is 3, labels are probabilities [4, 10]; expected labels [N] (uint32) with it",
+      );
+      expect(() => softmaxCrossEntropy(logits, gpu.zeros([4, 9]))).toThrow("labels [N, K] has K = 9");
     });
   });
 });

@@ -688,10 +688,13 @@ describe("ops at random", () => {
       K: few(fc.oneof(fc.integer({ min: 2, max: 12 }), fc.integer({ min: 60, max: 200 })), "classes"),
       reduction: fc.constantFrom(undefined, "mean" as const, "sum" as const, "none" as const),
       labelSmoothing: fc.constantFrom(undefined, 0, 0.1, 1),
+      weighted: fc.boolean(),
+      soft: fc.boolean(),
+      ignores: fc.boolean(),
       ties: fc.boolean(),
       x: moments,
     }),
-    ({ N, K, reduction, labelSmoothing, ties, x }) => {
+    ({ N, K, reduction, labelSmoothing, weighted, soft, ignores, ties, x }) => {
       const next = generator(x.seed);
       const labels = Uint32Array.from({ length: N }, () => Math.floor(next() * K));
       const given = input([N, K], { ...x, scale: Math.min(x.scale, 3), offset: Math.min(x.offset, 1) });
@@ -699,16 +702,24 @@ describe("ops at random", () => {
         shape: [N, K],
         data: ties ? given.data.map((v) => Math.fround(Math.round(v))) : given.data,
       };
+      const weight = plain([K], x.seed, 1, 0.2).data.map((v) => Math.max(v, 0.1));
+      const probabilities = { shape: [N, K], data: plain([N, K], x.seed + 1).data.map((v) => v * v) };
+      // Another class than that of the first row, so that there is something left.
+      const ignoreIndex = ignores && !soft ? (labels[0]! + 1) % K : undefined;
+      const options = {
+        ...(reduction && { reduction }),
+        ...(labelSmoothing !== undefined && { labelSmoothing }),
+        ...(ignoreIndex !== undefined && { ignoreIndex }),
+      };
       return {
-        inputs: { logits },
+        inputs: { logits, ...(soft && { probabilities }) },
         run: (t) => {
           const label = gpu.tensor(labels, [N], { dtype: "uint32" });
-          const options = {
-            ...(reduction && { reduction }),
-            ...(labelSmoothing !== undefined && { labelSmoothing }),
-          };
           return [
-            fusenorm.softmaxCrossEntropy(t.logits!, label, options),
+            fusenorm.softmaxCrossEntropy(t.logits!, t.probabilities ?? label, {
+              ...options,
+              ...(weighted && { weight: gpu.tensor(weight, [K]) }),
+            }),
             fusenorm.accuracy(t.logits!, label),
           ];
         },
@@ -719,7 +730,10 @@ describe("ops at random", () => {
             if (row.indexOf(Math.max(...row)) === labels[n]) correct += 1;
           }
           return [
-            tape.crossEntropy(v.logits!, labels, reduction ?? "mean", labelSmoothing ?? 0),
+            tape.crossEntropy(v.logits!, v.probabilities ? { probabilities: v.probabilities } : labels, {
+              ...options,
+              ...(weighted && { weight: weight.map(Math.fround) }),
+            }),
             tape.leaf([1], [correct]),
           ];
         },

@@ -17,7 +17,13 @@ import {
 import { groupNormReference, groupNormReferenceGrad } from "./group-norm.ts";
 import { matmulReference } from "./matmul.ts";
 import { type Pool2dGeometry, pool2dReference, windowCount } from "./pool2d.ts";
-import { crossEntropyRow, rowsOf, softmaxRow } from "./softmax.ts";
+import {
+  type CrossEntropyOptions,
+  crossEntropyReference,
+  crossEntropyReferenceGrad,
+  rowsOf,
+  softmaxRow,
+} from "./softmax.ts";
 import { moved } from "./strided.ts";
 
 type Shape = readonly number[];
@@ -352,27 +358,23 @@ export class Tape {
     });
   }
 
+  /** `targets`: a label for each row, or probabilities. */
   crossEntropy(
     logits: Value,
-    labels: ArrayLike<number>,
-    reduction: "mean" | "sum" | "none",
-    smoothing: number,
+    targets: ArrayLike<number> | { probabilities: Value },
+    options: CrossEntropyOptions = {},
   ): Value {
     const [n, classes] = logits.shape as [number, number];
-    const rows = rowsOf(logits.data, classes);
-    const losses = Float64Array.from(rows, (row, i) => crossEntropyRow(row, labels[i]!, smoothing));
-    const factor = reduction === "mean" ? 1 / n : 1;
-    const out = reduction === "none" ? losses : Float64Array.of(factor * losses.reduce((a, b) => a + b, 0));
-    return this.record(reduction === "none" ? [n] : [], out, [logits], (dy) => [
-      Float64Array.from(
-        rows.flatMap((row, i) =>
-          softmaxRow(row).map((p, k) => {
-            const target = (k === labels[i] ? 1 - smoothing : 0) + smoothing / classes;
-            return dy[reduction === "none" ? i : 0]! * (p - target) * factor;
-          }),
-        ),
-      ),
-    ]);
+    const probabilities = "probabilities" in targets ? targets.probabilities : null;
+    const of = probabilities
+      ? { probabilities: probabilities.data }
+      : { labels: targets as ArrayLike<number> };
+    const { data } = logits;
+    const out = crossEntropyReference(data, classes, of, options);
+    return this.record(options.reduction === "none" ? [n] : [], out, [logits, probabilities], (dy) => {
+      const grads = crossEntropyReferenceGrad(data, classes, of, options, dy);
+      return [grads.logits, grads.targets];
+    });
   }
 
   // --- products ----------------------------------------------------------------------------------------

@@ -86,7 +86,7 @@ export function referenceLoss(
   if (preActivation) y = activate(y);
   const pooled = plus(tape.mean(y, [1, 2]), w.lastBias);
   const logits = tape.linear(pooled, w["classifier.weight"]!, w["classifier.bias"]!);
-  const loss = tape.crossEntropy(logits, labels, "mean", 0);
+  const loss = tape.crossEntropy(logits, labels);
   tape.backward(loss, Float64Array.of(1));
   return loss.data[0]!;
 }
