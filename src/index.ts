@@ -188,12 +188,15 @@ export { layerNorm } from "./ops/group-norm/layer-norm.ts";
 export * from "./ops/layout.ts";
 export { linear } from "./ops/linear.ts";
 export {
+  type BceWithLogitsOptions,
   bceWithLogits,
   type HuberLossOptions,
   huberLoss,
   type LossOptions,
   l1Loss,
   mseLoss,
+  type SmoothL1LossOptions,
+  smoothL1Loss,
 } from "./ops/losses.ts";
 export { type MatmulOptions, matmul } from "./ops/matmul/matmul.ts";
 export { pad, pad2d } from "./ops/pad.ts";

@@ -5,9 +5,10 @@ import { checkChoice, checkNumber, checkOptions, optionNames, show } from "../op
 import { checkTensor } from "../tensor/check.ts";
 import { formatShape, sameShape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { mul, scale, sub } from "./elementwise/elementwise.ts";
+import { repeatedAxes } from "./elementwise/broadcast.ts";
+import { add, mul, scale, sub } from "./elementwise/elementwise.ts";
 import { mean, sum } from "./reduce/reduce.ts";
-import { abs, clamp, pow, softplus } from "./unary.ts";
+import { abs, clamp, neg, pow, softplus } from "./unary.ts";
 
 /** Options that all losses take. */
 export interface LossOptions {
@@ -75,13 +76,66 @@ export function huberLoss(input: Tensor, target: Tensor, options: HuberLossOptio
   });
 }
 
+/** Options of `smoothL1Loss`. */
+export interface SmoothL1LossOptions extends LossOptions {
+  /** Where the square goes over into a straight line; 0 is `l1Loss`. Default 1. */
+  beta?: number;
+}
+
+const SMOOTH_L1 = optionNames<SmoothL1LossOptions>({ reduction: 0, beta: 0 });
+
 /**
- * −(target · log σ(logits) + (1 − target) · log(1 − σ(logits))), reduced, without overflow; targets are probabilities, of the
- * logits' shape.
- * @throws ShapeError if the shapes differ.
+ * d²/(2 · beta) where |d| < beta, else |d| − beta/2, for d = input − target; reduced: `huberLoss` divided by its delta (Girshick
+ * 2015).
+ * @throws ShapeError if the shapes differ, or beta is below 0.
  */
-export function bceWithLogits(logits: Tensor, target: Tensor, options: LossOptions = {}): Tensor {
-  checkOptions("bceWithLogits", options, OPTIONS);
+export function smoothL1Loss(input: Tensor, target: Tensor, options: SmoothL1LossOptions = {}): Tensor {
+  checkOptions("smoothL1Loss", options, SMOOTH_L1);
+  const { beta = 1 } = options;
+  checkNumber("smoothL1Loss", "beta", beta, 0);
+  const held = Math.fround(beta);
+  if (!Number.isFinite(held)) {
+    throw new ShapeError(`smoothL1Loss: beta is ${show(beta)}; expected a number that float32 holds`);
+  }
+  const reduction = check("smoothL1Loss", input, target, options);
+  return input.gpu.scope(() => {
+    const d = sub(input, target);
+    if (held === 0) return reduced(abs(d), reduction);
+    const near = clamp(d, -held, held);
+    // near is at most beta: divided first, nothing overflows.
+    return reduced(mul(scale(near, 1 / held), sub(d, scale(near, 0.5))), reduction);
+  });
+}
+
+/** Options of `bceWithLogits`. */
+export interface BceWithLogitsOptions extends LossOptions {
+  /** A factor for each element's loss, broadcast to the logits' shape. Default none. */
+  weight?: Tensor | null;
+  /** A factor for what the positive targets add, broadcast likewise: [C] for one per class. Default none. */
+  posWeight?: Tensor | null;
+}
+
+const BCE = optionNames<BceWithLogitsOptions>({ reduction: 0, weight: 0, posWeight: 0 });
+
+/**
+ * −weight · (posWeight · target · log σ(logits) + (1 − target) · log(1 − σ(logits))), reduced, without overflow; targets are
+ * probabilities, of the logits' shape. The mean divides by the number of elements, whatever the weights, as in PyTorch.
+ * @throws ShapeError if the shapes differ, or a weight does not broadcast to them.
+ */
+export function bceWithLogits(logits: Tensor, target: Tensor, options: BceWithLogitsOptions = {}): Tensor {
+  checkOptions("bceWithLogits", options, BCE);
   const reduction = check("bceWithLogits", logits, target, options);
-  return logits.gpu.scope(() => reduced(sub(softplus(logits), mul(logits, target)), reduction));
+  const { weight = null, posWeight = null } = options;
+  for (const [name, tensor] of Object.entries({ weight, posWeight })) {
+    if (tensor === null) continue;
+    checkTensor("bceWithLogits", name, tensor, { with: ["input", logits], orNull: true });
+    repeatedAxes("bceWithLogits", name, tensor.shape, logits.shape);
+  }
+  return logits.gpu.scope(() => {
+    const above = softplus(logits);
+    const each = posWeight
+      ? add(mul(mul(target, posWeight), softplus(neg(logits))), sub(above, mul(above, target)))
+      : sub(above, mul(logits, target));
+    return reduced(weight ? mul(each, weight) : each, reduction);
+  });
 }

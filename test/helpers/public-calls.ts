@@ -431,7 +431,18 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
       args: [x4, x4, optional(options({ reduction, delta: number(1, 1e-3, 3e38) }))],
       call: core.huberLoss,
     },
-    bceWithLogits: { args: [x4, x4, optional(options({ reduction }))], call: core.bceWithLogits },
+    smoothL1Loss: {
+      args: [x4, x4, optional(options({ reduction, beta: number(1, 0, 3e38) }))],
+      call: core.smoothL1Loss,
+    },
+    bceWithLogits: {
+      args: [
+        x4,
+        x4,
+        optional(options({ reduction, weight: orNull(tensor(vector)), posWeight: orNull(tensor(vector)) })),
+      ],
+      call: core.bceWithLogits,
+    },
     exp: unary(core.exp),
     log: unary(core.log),
     sqrt: unary(core.sqrt),

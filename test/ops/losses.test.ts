@@ -1,10 +1,11 @@
 import { describe, expect, it } from "vitest";
-import { bceWithLogits, huberLoss, l1Loss, mseLoss } from "../../src/ops/losses.ts";
-import { sizeOf } from "../../src/tensor/shape.ts";
+import { bceWithLogits, huberLoss, l1Loss, mseLoss, smoothL1Loss } from "../../src/ops/losses.ts";
+import { type Shape, sizeOf } from "../../src/tensor/shape.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";
 import { checkOp, type OpCase } from "../helpers/check-op.ts";
 import { testGpu } from "../helpers/gpu.ts";
 import { normals } from "../helpers/numbers.ts";
+import { elementwise } from "../reference/elementwise.ts";
 
 const huber = (delta: number) => (x: number, y: number) => {
   const d = Math.abs(x - y);
@@ -18,6 +19,15 @@ const losses: Record<
   l1Loss: [l1Loss, (x, y) => Math.abs(x - y)],
   huberLoss: [huberLoss, huber(1)],
   "huberLoss, delta 0.3": [(a, b, options) => huberLoss(a, b, { ...options, delta: 0.3 }), huber(0.3)],
+  smoothL1Loss: [smoothL1Loss, huber(1)],
+  "smoothL1Loss, beta 0.3": [
+    (a, b, options) => smoothL1Loss(a, b, { ...options, beta: 0.3 }),
+    (x, y) => huber(0.3)(x, y) / 0.3,
+  ],
+  "smoothL1Loss, beta 0": [
+    (a, b, options) => smoothL1Loss(a, b, { ...options, beta: 0 }),
+    (x, y) => Math.abs(x - y),
+  ],
   bceWithLogits: [
     bceWithLogits,
     (x, y) => -(y * -Math.log1p(Math.exp(-x)) + (1 - y) * (-x - Math.log1p(Math.exp(-x)))),
@@ -51,6 +61,71 @@ describe("losses", () => {
     });
   }
 
+  const logSigmoid = (x: number) => -Math.log1p(Math.exp(-x));
+
+  it.each(["mean", "sum", "none"] as const)(
+    "bceWithLogits with weights that repeat, %s",
+    async (reduction) => {
+      const shape = [4, 3, 5];
+      const weights: [Shape | null, Shape | null][] = [
+        [null, [5]],
+        [[4, 1, 1], null],
+        [
+          [3, 5],
+          [4, 3, 5],
+        ],
+        [[], [1, 3, 1]],
+      ];
+      const positive = (size: Shape, seed: number) =>
+        normals(sizeOf(size), seed).map((v) => 0.1 + Math.abs(v));
+      await checkOp(
+        weights.map(
+          ([weight, posWeight]): OpCase => ({
+            label: `[${weight}] [${posWeight}]`,
+            inputs: {
+              a: { shape, data: normals(60, 1, 0, 2) },
+              b: { shape, data: normals(60, 2).map((v) => 1 / (1 + Math.exp(-v))) },
+              ...(weight && { weight: { shape: weight, data: positive(weight, 3) } }),
+              ...(posWeight && { posWeight: { shape: posWeight, data: positive(posWeight, 4) } }),
+            },
+            run: (t) =>
+              bceWithLogits(t.a!, t.b!, {
+                ...{ reduction, weight: t.weight ?? null, posWeight: t.posWeight ?? null },
+              }),
+            reference(x) {
+              const one = { data: Float64Array.of(1), shape: [] };
+              const each = elementwise(
+                shape,
+                [
+                  { data: x.a!, shape },
+                  { data: x.b!, shape },
+                  weight ? { data: x.weight!, shape: weight } : one,
+                  posWeight ? { data: x.posWeight!, shape: posWeight } : one,
+                ],
+                (z, y, w, p) => -w! * (p! * y! * logSigmoid(z!) + (1 - y!) * logSigmoid(-z!)),
+              );
+              const total = each.reduce((sum, v) => sum + v, 0);
+              return reduction === "none" ? each : Float64Array.of(reduction === "sum" ? total : total / 60);
+            },
+          }),
+        ),
+      );
+    },
+  );
+
+  it("bceWithLogits keeps the digits of small losses with posWeight", async () => {
+    const gpu = await testGpu();
+    const x = gpu.tensor([15, -15, 100], [3]);
+    const y = gpu.tensor([1, 0, 1], [3]);
+    const posWeight = gpu.tensor([0.01], [1]);
+    const loss = bceWithLogits(x, y, { posWeight, reduction: "none" });
+    const [a, b, c] = await loss.read();
+    expect(a! / (0.01 * Math.exp(-15))).toBeCloseTo(1, 5);
+    expect(b! / Math.exp(-15)).toBeCloseTo(1, 5);
+    expect(c).toBeLessThan(1e-40);
+    for (const tensor of [x, y, posWeight, loss]) tensor.dispose();
+  });
+
   it("stay finite for large logits", async () => {
     const gpu = await testGpu();
     const x = gpu.tensor([1000, -1000, 1000, -1000, 3e38], [5]);
@@ -66,6 +141,13 @@ describe("losses", () => {
     expect(() => l1Loss(x, x, { reduction: "max" as never })).toThrow(/l1Loss: reduction is "max"/);
     expect(() => huberLoss(x, x, { delta: 0 })).toThrow(
       /huberLoss: delta is 0; expected a finite number above 0/,
+    );
+    expect(() => smoothL1Loss(x, x, { beta: -1 })).toThrow(
+      "smoothL1Loss: beta is -1; expected a finite number of at least 0",
+    );
+    expect(() => smoothL1Loss(x, x, { beta: 1e300 })).toThrow("expected a number that float32 holds");
+    expect(() => bceWithLogits(y, y, { posWeight: x })).toThrow(
+      "bceWithLogits: posWeight is [2, 3], the other input [3]; expected each size of posWeight",
     );
     for (const tensor of [x, y]) tensor.dispose();
   });

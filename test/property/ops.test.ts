@@ -785,35 +785,46 @@ describe("ops at random", () => {
   );
 
   property(
-    ["mseLoss", "l1Loss", "huberLoss", "bceWithLogits"],
+    ["mseLoss", "l1Loss", "huberLoss", "smoothL1Loss", "bceWithLogits"],
     0.03,
     fc.record({
       shape: shapes({ min: 0, max: 4 }, 6),
-      loss: fc.constantFrom("mse", "l1", "huber", "bce"),
+      loss: fc.constantFrom("mse", "l1", "huber", "smoothL1", "bce", "weighted bce"),
       delta: fc.constantFrom(0.25, 1, 3),
+      ones: fc.nat(15),
       x: moments,
       y: moments,
     }),
-    ({ shape, loss, delta, x, y }): OpCase => ({
-      inputs: { a: input(shape, x), b: input(shape, y) },
-      run({ a, b }) {
+    ({ shape, loss, delta, ones, x, y }): OpCase => ({
+      inputs: {
+        ...{ a: input(shape, x), b: input(shape, y) },
+        ...(loss === "weighted bce" && { p: plain(smaller(shape, ones, 0), x.seed, 2, 0.3) }),
+      },
+      run({ a, b, p }) {
         const reduction = "none";
         if (loss === "mse") return fusenorm.mseLoss(a!, b!, { reduction });
         if (loss === "l1") return fusenorm.l1Loss(a!, b!, { reduction });
         if (loss === "huber") return fusenorm.huberLoss(a!, b!, { reduction, delta });
-        return fusenorm.bceWithLogits(a!, b!, { reduction });
+        if (loss === "smoothL1") return fusenorm.smoothL1Loss(a!, b!, { reduction, beta: delta });
+        return fusenorm.bceWithLogits(a!, b!, { reduction, posWeight: p ?? null });
       },
-      reference(tape, { a, b }) {
+      reference(tape, { a, b, p }) {
         const d = tape.sub(a!, b!);
         if (loss === "mse") return tape.mul(d, d);
         if (loss === "l1") return tape.map(d, Math.abs, Math.sign, [0]);
-        if (loss === "huber") {
+        if (loss === "huber" || loss === "smoothL1") {
           const huber = (v: number) =>
             Math.abs(v) <= delta ? (v * v) / 2 : delta * (Math.abs(v) - delta / 2);
           const slope = (v: number) => Math.min(Math.max(v, -delta), delta);
-          return tape.map(d, huber, slope, [-delta, delta]);
+          const value = tape.map(d, huber, slope, [-delta, delta]);
+          return loss === "huber" ? value : tape.scale(value, 1 / delta);
         }
         const soft = (v: number) => Math.max(v, 0) + Math.log1p(Math.exp(-Math.abs(v)));
+        if (p) {
+          const below = tape.map(tape.scale(a!, -1), soft, logistic);
+          const above = tape.map(a!, soft, logistic);
+          return tape.add(tape.mul(tape.mul(b!, p), below), tape.sub(above, tape.mul(above, b!)));
+        }
         return tape.sub(tape.map(a!, soft, logistic), tape.mul(a!, b!));
       },
     }),
