@@ -208,6 +208,7 @@ export {
   maxPool2d,
   type Pool2dOptions,
 } from "./ops/pool2d.ts";
+export { argmax, argmin, max, min } from "./ops/reduce/extremes.ts";
 export { mean, type ReduceAxesOptions, sum, type VarianceOptions, variance } from "./ops/reduce/reduce.ts";
 export { flatten, reshape } from "./ops/reshape.ts";
 export { slice } from "./ops/slice.ts";

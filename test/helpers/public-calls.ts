@@ -466,6 +466,16 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
       args: [x4, optional(axes([1, 2])), optional(options({ keepDims: flag(true) }))],
       call: core.mean,
     },
+    max: { args: [x4, optional(axes([1, 2])), optional(options({ keepDims: flag(true) }))], call: core.max },
+    min: { args: [x4, optional(axes([1, 2])), optional(options({ keepDims: flag(true) }))], call: core.min },
+    argmax: {
+      args: [x4, optional(orNull(integer(1, -4, 3))), optional(options({ keepDims: flag(true) }))],
+      call: core.argmax,
+    },
+    argmin: {
+      args: [x4, optional(orNull(integer(1, -4, 3))), optional(options({ keepDims: flag(true) }))],
+      call: core.argmin,
+    },
     variance: {
       args: [
         x4,

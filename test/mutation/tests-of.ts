@@ -52,6 +52,7 @@ export const testsOf: Record<string, readonly string[]> = {
   copy: ["test/ops/copy.test.ts"],
   dropout: ["test/ops/dropout.test.ts"],
   elementwise: ["test/ops/elementwise.test.ts", "test/ops/compare.test.ts"],
+  extremes: ["test/ops/extremes.test.ts"],
   gather_batch: ["test/data/loader.test.ts", "test/data/device-dataset.test.ts"],
   group_norm: ["test/ops/group-norm.test.ts", order],
   load_normalised: ["test/ops/pool2d.test.ts", "test/ops/reduce.test.ts"],

@@ -658,6 +658,48 @@ describe("ops at random", () => {
     },
   );
 
+  const { max, min, argmax, argmin } = fusenorm;
+  const extremes = { max, min };
+  const places = { max: argmax, min: argmin };
+  property(
+    ["max", "min", "argmax", "argmin"],
+    0.02,
+    fc.record({
+      shape: fc.oneof(
+        shapes({ min: 0, max: 4 }),
+        fc.tuple(fc.integer({ min: 250, max: 3000 })),
+        fc.tuple(fc.integer({ min: 260, max: 600 }), fc.integer({ min: 1, max: 9 })),
+      ),
+      op: fc.constantFrom("max" as const, "min" as const),
+      axes: anyAxes,
+      axis: fc.option(fc.nat(3), { nil: null }),
+      keepDims: fc.option(fc.boolean(), { nil: undefined }),
+      ties: fc.boolean(),
+      x: moments,
+    }),
+    ({ shape, op, axes: bits, axis, keepDims, ties, x }) => {
+      const axes = axesOf(shape, bits);
+      const all = axes ?? shape.map((_, i) => i);
+      const along = axis === null || axis >= shape.length ? null : axis;
+      const options = { ...(keepDims !== undefined && { keepDims }) };
+      const given = input(shape, x);
+      const data = ties ? given.data.map((v) => Math.fround(Math.round(v / x.scale) * x.scale)) : given.data;
+      const most = op === "max" ? Math.max : Math.min;
+      return {
+        exact: true,
+        inputs: { x: { shape, data } },
+        run: (t) => [extremes[op](t.x!, axes, options), places[op](t.x!, along, options)],
+        reference: (tape, v) => {
+          const first = (values: number[]) => values.indexOf(values.reduce((a, b) => most(a, b)));
+          return [
+            tape.extreme(v.x!, all, most, keepDims),
+            tape.of(v.x!, along === null ? shape.map((_, i) => i) : [along], first, keepDims),
+          ];
+        },
+      };
+    },
+  );
+
   property(
     ["softmax", "logSoftmax"],
     0.016,

@@ -334,6 +334,20 @@ export class Tape {
     return this.reduce(x, axes, keepDims, meanOf, (_, values) => 1 / values.length);
   }
 
+  /** The largest or smallest by `most`; equal ones share the gradient. */
+  extreme(x: Value, axes: Shape, most: (a: number, b: number) => number, keepDims = false): Value {
+    const best = (values: number[]) => values.reduce((a, b) => most(a, b));
+    return this.reduce(x, axes, keepDims, best, (value, values) => {
+      const found = best(values);
+      return value === found ? 1 / values.filter((v) => v === found).length : 0;
+    });
+  }
+
+  /** f over axes, of which there is no gradient. */
+  of(x: Value, axes: Shape, f: (values: number[]) => number, keepDims = false): Value {
+    return this.reduce(this.detach(x), axes, keepDims, f, () => 0);
+  }
+
   variance(x: Value, axes: Shape, correction: number, keepDims = false): Value {
     return this.reduce(
       x,

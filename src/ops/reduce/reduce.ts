@@ -9,7 +9,7 @@ import { type OperandLayout, operandLayout } from "../elementwise/broadcast.ts";
 import { expandInto, ternary } from "../elementwise/kernels.ts";
 import { reduceInto } from "./kernels.ts";
 
-/** Options of `sum` and `mean`. */
+/** Options of `sum`, `mean`, `max`, `min`, `argmax` and `argmin`. */
 export interface ReduceAxesOptions {
   /** Keep reduced axes with size 1. Default false. */
   keepDims?: boolean;
@@ -26,7 +26,7 @@ export interface VarianceOptions extends ReduceAxesOptions {
 const OPTIONS = optionNames<ReduceAxesOptions>({ keepDims: 0 });
 const VARIANCE_OPTIONS = optionNames<VarianceOptions>({ keepDims: 0, correction: 0, mean: 0 });
 
-interface ReducePlan {
+export interface ReducePlan {
   out: Shape;
   x: Shape;
   reduced: readonly boolean[];
@@ -35,11 +35,11 @@ interface ReducePlan {
   layout: OperandLayout;
 }
 
-interface Axes extends ReduceAxesOptions {
+export interface Axes extends ReduceAxesOptions {
   axes: readonly number[] | undefined;
 }
 
-function reducePlan(op: string, x: Shape, { axes, keepDims = false }: Axes): ReducePlan {
+export function reducePlan(op: string, x: Shape, { axes, keepDims = false }: Axes): ReducePlan {
   checkFlag(op, "keepDims", keepDims);
   const chosen = axes === undefined ? x.map((_, axis) => axis) : normalizeAxes(op, axes, x.length);
   if (axes?.length === 0) {
