@@ -5,6 +5,7 @@
 // grid-stride loop. No barriers, no workgroup memory.
 
 //#import nan
+//#import special
 
 override WORKGROUP_SIZE: u32 = 256;
 override BETA: f32 = 1; // softplus
@@ -24,23 +25,6 @@ struct Size { vec4s: u32 }
 @group(0) @binding(1) var<storage, read> y: array<vec4<f32>>;
 @group(0) @binding(2) var<uniform> size: Size;
 @group(0) @binding(3) var<storage, read> dy: array<vec4<f32>>;
-
-const INFINITY = 0x7f800000u;
-const NAN = 0x7fc00000u;
-
-// v, but the number with those bits where `there`.
-fn patched(v: vec4<f32>, bits: u32, there: vec4<bool>) -> vec4<f32> {
-  return bitcast<vec4<f32>>(select(bitcast<vec4<u32>>(v), vec4<u32>(bits), there));
-}
-
-fn is_infinite(v: vec4<f32>) -> vec4<bool> {
-  return (bitcast<vec4<u32>>(v) & vec4<u32>(0x7fffffffu)) == vec4<u32>(INFINITY);
-}
-
-// Below zero; not -0, nor a NaN with its sign bit set.
-fn is_negative(v: vec4<f32>) -> vec4<bool> {
-  return bitcast<vec4<u32>>(v) - vec4<u32>(0x80000001u) <= vec4<u32>(0x7f7fffffu);
-}
 
 fn exp_of(v: vec4<f32>) -> vec4<f32> {
   let inside = exp(clamp(v, vec4<f32>(-104), vec4<f32>(88.7)));

@@ -4,10 +4,12 @@ import { ShapeError } from "../errors.ts";
 import * as shaders from "../generated/shaders.ts";
 import type { Gpu } from "../gpu.ts";
 import { checkNumber, checkOptions, optionNames, show } from "../options.ts";
+import { isTensor } from "../tensor/brand.ts";
 import { checkTensor } from "../tensor/check.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { defineOp } from "./define-op.ts";
 import { scale } from "./elementwise/elementwise.ts";
+import { powTensor } from "./elementwise/power.ts";
 import { strideGrid } from "./grid.ts";
 
 /** By function, what its gradient is worked out from: x, or y. */
@@ -146,10 +148,12 @@ export function clamp(x: Tensor, min: number | null, max: number | null = null):
 }
 
 /**
- * x to the power of a number, any shape: NaN where x is negative and the exponent no integer. Keeps x for backward.
- * @throws ShapeError for an exponent that is not finite.
+ * x to the power of a number, any shape, or of a tensor, broadcast as in `add` and differentiable in both: NaN where x is negative
+ * and the exponent no integer. Keeps x for backward, and a tensor's exponent and result.
+ * @throws ShapeError for a number that is not finite, or shapes that do not broadcast.
  */
-export function pow(x: Tensor, exponent: number): Tensor {
+export function pow(x: Tensor, exponent: number | Tensor): Tensor {
+  if (typeof exponent !== "number" && isTensor(exponent)) return powTensor(x, exponent);
   checkFloat("pow", "exponent", exponent);
   const EXPONENT = Math.fround(exponent);
   const isInteger = Number.isInteger(EXPONENT);

@@ -456,7 +456,7 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
       call: core.softplus,
     },
     clamp: { args: [x4, orNull(slope), optional(orNull(slope))], call: core.clamp },
-    pow: { args: [x4, slope], call: core.pow },
+    pow: { args: [x4, either(slope, tensor(vector))], call: core.pow },
     softmax: unary(core.softmax),
     logSoftmax: unary(core.logSoftmax),
     expand: { args: [tensor(vector), shape([2, 8])], call: core.expand },

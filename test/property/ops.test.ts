@@ -873,18 +873,18 @@ describe("ops at random", () => {
   );
 
   property(
-    ["div", "maximum", "minimum"],
+    ["div", "maximum", "minimum", "pow"],
     0.03,
     fc.record({
       shape: shapes({ min: 0, max: 5 }, 6),
-      op: fc.constantFrom("div", "maximum", "minimum"),
+      op: fc.constantFrom("div", "maximum", "minimum", "pow"),
       ones: fc.tuple(fc.nat(31), fc.nat(31)),
       dropped: fc.tuple(fc.nat(2), fc.nat(2)),
       x: moments,
       y: moments,
     }),
     ({ shape, op, ones, dropped, x, y }): OpCase => {
-      // A divisor between e⁻² and e².
+      // A divisor, or a base, between e⁻² and e².
       const divisor = (v: number) => Math.exp(Math.min(Math.max(v, -2), 2));
       return {
         inputs: {
@@ -892,10 +892,22 @@ describe("ops at random", () => {
           b: input(smaller(shape, ones[1], dropped[1]), y),
         },
         run: ({ a, b }) =>
-          op === "div"
-            ? fusenorm.div(a!, fusenorm.exp(fusenorm.clamp(b!, -2, 2)))
-            : (op === "maximum" ? fusenorm.maximum : fusenorm.minimum)(a!, b!),
+          op === "pow"
+            ? fusenorm.pow(fusenorm.exp(fusenorm.clamp(a!, -2, 2)), fusenorm.clamp(b!, -2, 2))
+            : op === "div"
+              ? fusenorm.div(a!, fusenorm.exp(fusenorm.clamp(b!, -2, 2)))
+              : (op === "maximum" ? fusenorm.maximum : fusenorm.minimum)(a!, b!),
         reference(tape, { a, b }) {
+          if (op === "pow") {
+            const kept = (t: Value) =>
+              tape.map(
+                t,
+                (v) => Math.min(Math.max(v, -2), 2),
+                (v) => (Math.abs(v) <= 2 ? 1 : 0),
+                [-2, 2],
+              );
+            return tape.map(tape.mul(kept(a!), kept(b!)), Math.exp, Math.exp);
+          }
           if (op === "div") {
             const inverse = (v: number) => 1 / divisor(v);
             return tape.mul(
