@@ -1,6 +1,6 @@
 // What a checkpoint says of its run beside the tensors, and the checks that it belongs to the run that is to go on from it.
 
-import type { ImageDataset } from "../data/dataset.ts";
+import type { ChannelMoments, ImageDataset } from "../data/dataset.ts";
 import { DataError } from "../errors.ts";
 import { fromJson, toJson } from "../json.ts";
 import { isPlain, show } from "../options.ts";
@@ -102,12 +102,15 @@ export interface RunState<K extends string = string> {
   imagesSinceLog?: number | undefined;
   /** Tensors of the optimizer in the checkpoint. */
   optimizerTensors?: number | undefined;
+  /** What images are normalised by, for who uses the network: `resume` does not look at it. */
+  moments?: ChannelMoments | null;
   history: TrainHistory<K>;
 }
 
 /** As a checkpoint's metadata. */
 export function encodeRunState<K extends string>(state: RunState<K>): Record<string, string> {
   const { options, data, step, stepsSinceLog, imagesSinceLog, optimizerTensors, history } = state;
+  const { moments } = state;
   return {
     format: FORMAT,
     options: toJson(options),
@@ -116,6 +119,7 @@ export function encodeRunState<K extends string>(state: RunState<K>): Record<str
     stepsSinceLog: String(stepsSinceLog),
     imagesSinceLog: String(imagesSinceLog),
     optimizerTensors: String(optimizerTensors),
+    ...(moments ? { moments: toJson(moments) } : {}),
     history: toJson(history),
   };
 }

@@ -375,6 +375,7 @@ export class Trainer<M extends Module = Module, K extends string = "accuracy"> {
         stepsSinceLog,
         imagesSinceLog,
         optimizerTensors,
+        moments: this.options.moments,
         history,
       }),
     };

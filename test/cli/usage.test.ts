@@ -34,7 +34,7 @@ describe("help", () => {
     expect(examples).toMatch(/^ {2}fusenorm compare --norm batch,none --lr 0.003,0.1$/m);
   });
 
-  it.concurrent.each(["train", "compare", "reproduce", "doctor"])(
+  it.concurrent.each(["train", "compare", "reproduce", "doctor", "predict", "export"])(
     "%s takes --adapter and --json",
     async (command) => {
       const { stdout } = await fusenorm(command, "--help");

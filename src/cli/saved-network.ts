@@ -1,0 +1,275 @@
+// Networks in files: checkpoints of `train`, what `export` wrote, and safetensors of other programs, of which the flags say the rest.
+
+import type { Command } from "commander";
+import { InvalidArgumentError } from "commander";
+import { type ChannelMoments, channelMoments } from "../data/dataset.ts";
+import { DataError, UsageError } from "../errors.ts";
+import { printable } from "../foreign.ts";
+import { decodeSafetensors } from "../formats/safetensors.ts";
+import { fromTorch, type TorchOptions } from "../formats/torch.ts";
+import type { Gpu } from "../gpu.ts";
+import { fromJson, toJson } from "../json.ts";
+import { RESNET_NORMS, type ResNetNorm } from "../nn/models/resnet.ts";
+import type { Module, StateDict } from "../nn/module.ts";
+import { DATASET_NAMES, loadDataset } from "../node/datasets.ts";
+import { readNamed } from "../node/files.ts";
+import { isPlain } from "../options.ts";
+import { decodeCheckpoint } from "../train/checkpoint.ts";
+import { makeNetwork, NETWORK_NAMES } from "../train/networks.ts";
+import { type TrainOptions, trainOptions } from "../train/train-options.ts";
+import { offer } from "./help.ts";
+import { listOf, number, positiveInteger, text } from "./options.ts";
+
+/** All that is needed to make a network and give it images. */
+export interface NetworkNote extends ChannelMoments {
+  options: TrainOptions;
+  height: number;
+  width: number;
+  channels: number;
+  classNames: string[];
+}
+
+/** In the metadata of a file that `export` wrote: a `NetworkNote` as JSON. */
+const NOTE = "fusenorm.network";
+/** Of images whose file says nothing of their channels. */
+const COLOURS = 3;
+
+/** What the flags of `addNetworkOptions` give. */
+export interface NetworkFlags {
+  from: string;
+  data?: string;
+  model?: TrainOptions["model"];
+  depth?: number;
+  width?: number;
+  norm?: ResNetNorm;
+  classes?: string;
+  size?: [height: number, width: number];
+  channels?: number;
+  mean?: number[];
+  std?: number[];
+}
+
+/** `32`, `224x192` */
+function size(value: string): [number, number] {
+  const sides = value.split(/[x×]/);
+  if (sides.length > 2) throw new InvalidArgumentError(`"${value}" is no size, such as 32 or 224x192.`);
+  const [height, width = height] = sides.map(positiveInteger) as [number, number?];
+  return [height, width];
+}
+
+const repeatable = (value: string) => value.split(",").map((part) => number(part.trim()));
+
+/** The options with which a network is found and described. */
+export function addNetworkOptions(command: Command, from: string): void {
+  command
+    .option("--from <file>", "checkpoint of train, or another safetensors file", text, from)
+    .option("--model <name>", `of files that don't say: ${NETWORK_NAMES.join(", ")}`)
+    .option("--classes <names>", "of files that don't say: with commas, or a text file of one a line", text)
+    .option("--size <pixels>", "of files that don't say: 32, or height x width as 224x192", size)
+    .option("--channels <n>", "of files that don't say: 1 for grey, 3 for colours", positiveInteger)
+    .option("--mean <list>", "of files that don't say: by channel, pixels from 0 to 1", repeatable)
+    .option("--std <list>", "of files that don't say: by channel", repeatable)
+    .option("--depth <layers>", "of networks for small images", positiveInteger)
+    .option("--width <channels>", "of the first stage", positiveInteger)
+    .option("--norm <name>", RESNET_NORMS.join(", "))
+    .option(
+      "--data <dir>",
+      "training data to take mean and deviation from, where the checkpoint is old",
+      text,
+    );
+  offer(command, { model: NETWORK_NAMES, norm: RESNET_NORMS, data: DATASET_NAMES, channels: ["1", "3"] });
+}
+
+/** A network's tensors by its own names or PyTorch's, and what it is. */
+export interface SavedNetwork {
+  file: string;
+  note: NetworkNote;
+  state: StateDict;
+  /** Whether names and layouts are PyTorch's. */
+  torch: boolean;
+}
+
+/** @throws DataError, UsageError if the file can't be read, or neither it nor the flags say what it is of */
+export async function readNetwork(op: string, flags: NetworkFlags): Promise<SavedNetwork> {
+  const { from: file } = flags;
+  const { bytes } = await readNamed(file);
+  const { tensors, metadata } = decodeSafetensors(bytes, file);
+  if (metadata.format?.startsWith("fusenorm-train")) {
+    refuseFlags(op, file, flags, ["data"]);
+    const state: StateDict = {};
+    // Read once more, against its checksum.
+    for (const [name, tensor] of Object.entries(decodeCheckpoint(bytes, file).tensors)) {
+      if (name.startsWith("model.")) state[name.slice("model.".length)] = tensor;
+    }
+    return { file, note: await noteOfCheckpoint(op, file, metadata, flags.data), state, torch: false };
+  }
+  if (flags.data !== undefined) {
+    throw new UsageError(
+      `${op}: --data is given, but ${printable(file)} is no checkpoint; give --mean and --std`,
+    );
+  }
+  if (metadata[NOTE] !== undefined) {
+    refuseFlags(op, file, flags, []);
+    return { file, note: readNote(file, metadata[NOTE]), state: tensors, torch: true };
+  }
+  return { file, note: await noteOfFlags(op, file, flags), state: tensors, torch: true };
+}
+
+/** @throws UsageError for flags that would contradict the file */
+function refuseFlags(op: string, file: string, flags: NetworkFlags, taken: readonly string[]): void {
+  const telling = [
+    "model",
+    "depth",
+    "width",
+    "norm",
+    "classes",
+    "size",
+    "channels",
+    "mean",
+    "std",
+    "data",
+  ] as const;
+  const given = telling.find((name) => flags[name] !== undefined && !taken.includes(name));
+  if (given) {
+    throw new UsageError(`${op}: ${printable(file)} says what it is of; expected no --${given}`);
+  }
+}
+
+async function noteOfCheckpoint(
+  op: string,
+  file: string,
+  metadata: Record<string, string>,
+  data: string | undefined,
+): Promise<NetworkNote> {
+  const bad = (what: string) =>
+    new DataError(`${op}: ${printable(file)}: ${what}; expected a checkpoint of fusenorm train`);
+  const options = parsed(metadata.options);
+  const train = parsed(metadata.data)?.train as Record<string, unknown> | undefined;
+  if (!options || !("depth" in options)) throw bad("does not say which network it is of");
+  const { height, width, channels, classNames } = train ?? {};
+  if (!isPlain(train)) throw bad("does not say which images it was trained on");
+  const moments =
+    metadata.moments === undefined ? await momentsOf(op, file, data, channels) : parsed(metadata.moments);
+  // Version 0.1.0 noted also how steps were dispatched.
+  const { capture: _how, ...recipe } = options;
+  return checkedNote(file, { ...moments, options: recipe, height, width, channels, classNames });
+}
+
+async function momentsOf(
+  op: string,
+  file: string,
+  data: string | undefined,
+  channels: unknown,
+): Promise<ChannelMoments> {
+  if (data === undefined) {
+    throw new UsageError(
+      `${op}: ${printable(file)} is of a version that did not note what images are normalised by; name the training data: --data`,
+    );
+  }
+  const { train } = await loadDataset(data);
+  if (train.channels !== channels) {
+    throw new UsageError(
+      `${op}: --data has images of ${train.channels} channels, ${printable(file)} is of ${printable(channels)}; expected its training data`,
+    );
+  }
+  return channelMoments(train);
+}
+
+function parsed(json: string | undefined): Record<string, unknown> | null {
+  try {
+    const value = fromJson(json ?? "");
+    return isPlain(value) ? value : null;
+  } catch {
+    return null;
+  }
+}
+
+function readNote(file: string, json: string): NetworkNote {
+  return checkedNote(file, parsed(json) ?? {});
+}
+
+/** @throws DataError unless a file's note has everything, of the right type */
+function checkedNote(file: string, note: Record<string, unknown>): NetworkNote {
+  const { options, height, width, channels, classNames, mean, std } = note;
+  const isCount = (value: unknown) => Number.isSafeInteger(value) && (value as number) >= 1;
+  const isList = (value: unknown, type: string) =>
+    Array.isArray(value) && value.length > 0 && value.every((item) => typeof item === type);
+  const wrong = Object.entries({
+    options: isPlain(options),
+    ...{ height: isCount(height), width: isCount(width), channels: isCount(channels) },
+    ...{ classNames: isList(classNames, "string"), mean: isList(mean, "number"), std: isList(std, "number") },
+  }).find(([, right]) => !right);
+  if (wrong) {
+    throw new DataError(
+      `${printable(file)}: its note of the network has a wrong ${wrong[0]} (${printable(toJson(note[wrong[0]]) ?? "none")}); expected a file of fusenorm train or export`,
+    );
+  }
+  return { ...(note as unknown as NetworkNote), options: trainOptions(options as Partial<TrainOptions>) };
+}
+
+async function noteOfFlags(op: string, file: string, flags: NetworkFlags): Promise<NetworkNote> {
+  const { model, depth, width, norm, channels = COLOURS } = flags;
+  const need = <K extends "model" | "classes" | "size" | "mean" | "std">(
+    name: K,
+  ): NonNullable<NetworkFlags[K]> => {
+    const value = flags[name];
+    if (value === undefined) {
+      throw new UsageError(
+        `${op}: ${printable(file)} does not say what it is of; give --${name} (and --model, --classes, --size, --mean, --std)`,
+      );
+    }
+    return value;
+  };
+  need("model");
+  const [height, imageWidth] = need("size");
+  return {
+    options: trainOptions({ model, depth, width, norm }),
+    ...{ height, width: imageWidth, channels },
+    classNames: await classNamesOf(need("classes")),
+    ...{ mean: need("mean"), std: need("std") },
+  };
+}
+
+/** `cat,dog`, or the lines of a text file. */
+async function classNamesOf(given: string): Promise<string[]> {
+  if (given.includes(",")) return listOf((name) => text(name))(given);
+  const { bytes } = await readNamed(given);
+  const lines = new TextDecoder().decode(bytes).split(/\r?\n/);
+  return lines.map((line) => line.trim()).filter((line) => line !== "");
+}
+
+/** Linear layers whose input is flattened maps: see `TorchOptions`. */
+export function torchOptionsOf({ options, height, width }: NetworkNote): TorchOptions {
+  const isVgg = options.model.startsWith("vgg") && height === 224 && width === 224;
+  return isVgg ? { flattened: { "classifier.0": [7, 7] } } : {};
+}
+
+/** The network with its weights, in inference mode. @throws DataError if they are of another one */
+export function makeSavedNetwork(gpu: Gpu, { file, note, state, torch }: SavedNetwork): Module {
+  const { options, height, width, channels, classNames } = note;
+  const model = makeNetwork(gpu, options, { height, width, channels, classes: classNames.length });
+  const own = torch ? fromTorch(model, state, torchOptionsOf(note)) : state;
+  const { missing, unexpected, mismatched } = model.loadStateDict(own, { strict: false });
+  // Counts of batches say nothing to a network in inference.
+  const lacking = missing.filter((name) => !name.endsWith("numBatchesTracked"));
+  const [first] = mismatched;
+  const wrong =
+    first?.why ??
+    (lacking.length > 0
+      ? `lacks ${lacking[0]}`
+      : unexpected.length > 0
+        ? `has ${unexpected[0]} too many`
+        : null);
+  if (wrong !== null) {
+    const count = lacking.length + unexpected.length + mismatched.length;
+    const { model: name, depth } = options;
+    throw new DataError(
+      `${printable(file)}: its tensors are not those of ${name}${name.endsWith("Cifar") ? ` of depth ${depth}` : ""} with ` +
+        `${classNames.length} classes (${count} differ): ${printable(wrong)}`,
+    );
+  }
+  return model.eval();
+}
+
+/** Metadata by which a file tells what it is of. */
+export const noteMetadata = (note: NetworkNote): Record<string, string> => ({ [NOTE]: toJson(note) });
