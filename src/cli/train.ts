@@ -10,6 +10,7 @@ import { RESNET_NORMS } from "../nn/models/resnet.ts";
 import { DATASET_NAMES, loadDataset } from "../node/datasets.ts";
 import { writeFileAtomic } from "../node/files.ts";
 import { requestGpu } from "../node/request.ts";
+import { tensorBoardLog } from "../node/tensor-board.ts";
 import { decodeCheckpoint, encodeCheckpoint } from "../train/checkpoint.ts";
 import { isCifarNetwork, NETWORK_NAMES } from "../train/networks.ts";
 import { chromeTrace, summarizeTimings } from "../train/profile-report.ts";
@@ -87,6 +88,7 @@ interface TrainFlags extends Omit<TrainOptions, "maxSteps"> {
   data: string;
   out: string;
   resume: boolean;
+  tensorboard: boolean;
   profile: boolean;
   checkpointEvery?: number;
   adapter?: string;
@@ -104,6 +106,7 @@ export function registerTrain(program: Command): void {
     .option("--lr <rate>", "initial learning rate, such as 0.1 or 1e-3", number, defaultTrainOptions.lr)
     .option("--out <dir>", "where results go", text, "runs/train")
     .option("--profile", "time the kernels of the third step: a table, and a trace file in --out", false)
+    .option("--tensorboard", "log to event files for TensorBoard in --out, too", false)
     .option("--resume", "go on from the checkpoint in --out", false)
     .option("--checkpoint-every <n>", "checkpoints after every n steps, too", positiveInteger);
   addTrainOptions(command);
@@ -118,7 +121,17 @@ export function registerTrain(program: Command): void {
 }
 
 async function train(flags: TrainFlags): Promise<void> {
-  const { data: source, out, resume, profile, checkpointEvery, adapter: wish, json, ...rest } = flags;
+  const {
+    data: source,
+    out,
+    resume,
+    tensorboard,
+    profile,
+    checkpointEvery,
+    adapter: wish,
+    json,
+    ...rest
+  } = flags;
   const options = trainOptions(rest);
   const checkpointFile = join(out, CHECKPOINT_FILE);
   const checkStart = () => {
@@ -152,6 +165,7 @@ async function train(flags: TrainFlags): Promise<void> {
         {
           from,
           checkpointEvery,
+          callbacks: tensorboard ? [tensorBoardLog(out)] : [],
           onStart: async (trainer, gpu) => {
             if (callbacks) return; // on a fresh device
             console.error(

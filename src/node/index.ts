@@ -44,3 +44,4 @@ export {
   requestGpu,
   type Toggles,
 } from "./request.ts";
+export { tensorBoardLog } from "./tensor-board.ts";

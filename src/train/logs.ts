@@ -4,11 +4,24 @@ import { UsageError } from "../errors.ts";
 import { toJson } from "../json.ts";
 import { checkFunction, show } from "../options.ts";
 import type { TrainerCallback } from "./callbacks.ts";
+import type { TrainHistory } from "./run-state.ts";
 
 /** Gets a piece of the file, one after the other; the first one of a run begins the file anew. */
 export type LogWriter = (text: string, piece: { first: boolean }) => void | Promise<void>;
 
 type Row = Record<string, number>;
+
+/** Readings and evaluations of a run so far, in the order of their steps. */
+export function rowsOf(
+  history: Pick<TrainHistory<never>, "log" | "evals">,
+): { row: Row; kind: "log" | "eval" }[] {
+  const rows = [
+    ...history.log.map((row) => ({ row: { ...row } as Row, kind: "log" as const })),
+    ...history.evals.map((row) => ({ row: { ...row } as Row, kind: "eval" as const })),
+  ];
+  // A reading comes before the evaluation of its step: the sort is stable.
+  return rows.sort((a, b) => a.row.step! - b.row.step!);
+}
 
 /** Readings and evaluations as lines, in the order of their steps; of a run that goes on, those that it had before come first. */
 function logAs(
@@ -20,13 +33,7 @@ function logAs(
   checkFunction(op, "write", write);
   return {
     onStart: async ({ history }) => {
-      const rows = [
-        ...history.log.map((row) => ({ row: { ...row } as Row, kind: "log" as const })),
-        ...history.evals.map((row) => ({ row: { ...row } as Row, kind: "eval" as const })),
-      ];
-      // A reading comes before the evaluation of its step: the sort is stable.
-      rows.sort((a, b) => a.row.step! - b.row.step!);
-      const lines = rows.map(({ row, kind }) => lineOf(row, kind));
+      const lines = rowsOf(history).map(({ row, kind }) => lineOf(row, kind));
       await write([head(), ...lines].join(""), { first: true });
     },
     onLog: ({ totalSteps: _total, secondsLeft: _left, ...row }) =>

@@ -1,6 +1,6 @@
 // `predict` and `export`: what they say of a trained network is what ONNX Runtime makes of its file.
 
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { InferenceSession, Tensor as OrtTensor } from "onnxruntime-web";
 import sharp from "sharp";
@@ -34,9 +34,11 @@ beforeAll(async () => {
     );
   }
   const { code, stderr } = await fusenorm(
-    ...["train", "--data", data, "--out", join(home, "run"), "--epochs", "2", ...SMALL],
+    ...["train", "--data", data, "--out", join(home, "run"), "--epochs", "2", "--tensorboard", ...SMALL],
   );
   expect([code, stderr]).toEqual([0, expect.stringContaining("step 8/8")]);
+  const [events] = readdirSync(join(home, "run")).filter((name) => name.startsWith("events.out.tfevents."));
+  expect(readFileSync(join(home, "run", events!), "latin1").split("test/accuracy")).toHaveLength(1 + 2);
 });
 
 /** Without what Dawn warns of on some adapters. */

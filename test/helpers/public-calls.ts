@@ -1703,6 +1703,11 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
       call: node.decodeImage,
       accepted: "none",
     },
+    "node.tensorBoardLog": {
+      names: ["tensorBoardLog"],
+      args: [{ value: "/nowhere", accepts: (v) => typeof v === "string" && v !== "" }],
+      call: node.tensorBoardLog,
+    },
     "node.loadImageFolder": {
       names: ["loadImageFolder", "/nowhere", "wrong"],
       args: [
