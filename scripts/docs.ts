@@ -1,9 +1,9 @@
-// Builds the documentation site into site/dist/site: the reference out of docstrings (typedoc; an export without one fails), then the
-// pages (VitePress), then the reports of `docs/results` and the demo beside them where `npm run demo:build` has left one. `tsx scripts/docs.ts dev` serves it instead.
+// Builds the documentation site into site/dist/site: the reference out of docstrings (typedoc; an export without one fails), the
+// examples as pages, with their code, then all pages (VitePress), then the reports of `docs/results` and the demo beside them where `npm run demo:build` has left one. `tsx scripts/docs.ts dev` serves it instead.
 
 import { spawnSync } from "node:child_process";
-import { cpSync, existsSync, readdirSync, readFileSync, rmSync } from "node:fs";
-import { join } from "node:path";
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { extname, join } from "node:path";
 import { root } from "./lib/package.ts";
 
 const out = join(root, "site/dist/site");
@@ -31,6 +31,26 @@ function deadAddresses(page: string): string[] {
     .map((path) => `${page} names ${base}${path}, which is not there`);
 }
 
+/** Writes docs/examples: the index, and a page for each example, of its README and its files. */
+function writeExamples(): void {
+  const [from, to] = [join(root, "examples"), join(root, "docs/examples")];
+  rmSync(to, { recursive: true, force: true });
+  mkdirSync(to, { recursive: true });
+  const folders = readdirSync(from, { withFileTypes: true }).filter((entry) => entry.isDirectory());
+  const index = readFileSync(join(from, "README.md"), "utf8");
+  writeFileSync(join(to, "index.md"), index.replaceAll(/\(([\w-]+)\/README\.md\)/g, "(./$1.md)"));
+  for (const { name } of folders) {
+    const files = readdirSync(join(from, name)).filter((file) => !file.endsWith(".md"));
+    const code = files.map((file) => {
+      const text = readFileSync(join(from, name, file), "utf8").trimEnd();
+      return `## \`${file}\`\n\n\`\`\`${extname(file).slice(1)}\n${text}\n\`\`\`\n`;
+    });
+    const readme = readFileSync(join(from, name, "README.md"), "utf8");
+    writeFileSync(join(to, `${name}.md`), [readme, ...code].join("\n"));
+  }
+}
+
+writeExamples();
 rmSync(join(root, "docs/api"), { recursive: true, force: true });
 // The workspace's own TypeScript: that of the root has no interface for programs.
 run(join(root, "site/node_modules/.bin/typedoc"), "--options", "site/typedoc.json");

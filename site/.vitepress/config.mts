@@ -14,6 +14,7 @@ const guide = [
       { text: "First steps", link: "/guide/first-steps" },
       { text: "Train in the browser", link: "/guide/browser" },
       { text: "Fine-tune", link: "/guide/fine-tune" },
+      { text: "Examples", link: "/examples/" },
       { text: "Commands", link: "/guide/commands" },
     ],
   },
