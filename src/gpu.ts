@@ -1,7 +1,7 @@
 // A GPU: the rooms below put together. What each of them does is said there.
 
 import { alive } from "./alive.ts";
-import { type AdapterSummary, requestDevice, summarize } from "./device/adapter.ts";
+import { type AdapterSummary, limitsOf, requestDevice, summarize } from "./device/adapter.ts";
 import { BindGroups, bytesOf, isRange } from "./device/bind-groups.ts";
 import {
   type Bindings,
@@ -148,7 +148,7 @@ export class Gpu {
     /** False for a caller's device, which `destroy` leaves alone. */
     private readonly ownsDevice: boolean,
   ) {
-    this.limits = device.limits;
+    this.limits = limitsOf(device);
     const { name, vendor, architecture, description } = info;
     this.variants = new Variants([name, vendor, architecture, description].join(" | "));
     this.features = device.features as unknown as ReadonlySet<string>;
@@ -162,7 +162,7 @@ export class Gpu {
     );
     this.kernels = new KernelCache(device, (error) => this.failures.add(error));
     this.bindGroups = new BindGroups(device);
-    this.maxBytes = Math.min(device.limits.maxBufferSize, device.limits.maxStorageBufferBindingSize);
+    this.maxBytes = Math.min(this.limits.maxBufferSize, this.limits.maxStorageBufferBindingSize);
     this.pool = new BufferPool(device, this.maxBytes);
     alive.add(this);
   }
@@ -376,7 +376,8 @@ export class Gpu {
     const resources: (BufferRange | UniformSource)[] = [];
     for (const value of values) resources.push(isBindable(value) ? value.range : value);
     const limit = this.limits.maxComputeWorkgroupsPerDimension;
-    for (const groups of grid) {
+    for (let i = 0; i < grid.length; i += 1) {
+      const groups = grid[i];
       if (groups !== undefined && !(Number.isInteger(groups) && groups >= 1 && groups <= limit)) {
         throw new DeviceError(
           `gpu.run: ${kernel.name}: grid ${show(grid)} is outside 1 to ${limit} workgroups in a dimension; expected integers, ` +
@@ -408,8 +409,8 @@ export class Gpu {
    * `workgroup_id.x + workgroup_id.y * num_workgroups.x` and may run past `count`.
    */
   fold(count: number): [number, number] {
-    checkInteger("gpu.fold", "count", count, 1, this.limits.maxComputeWorkgroupsPerDimension ** 2);
     const limit = this.limits.maxComputeWorkgroupsPerDimension;
+    checkInteger("gpu.fold", "count", count, 1, limit ** 2);
     if (count <= limit) return [count, 1];
     const rows = Math.ceil(count / limit);
     return [Math.ceil(count / rows), rows];

@@ -37,6 +37,16 @@ export async function requestDevice(adapter: GPUAdapter): Promise<GPUDevice> {
   });
 }
 
+/** A device's limits as plain numbers: each look at its own is a call into the browser or the native module. */
+export function limitsOf(device: GPUDevice): GPUSupportedLimits {
+  const limits: Record<string, number> = {};
+  for (const name in device.limits) {
+    const value: unknown = device.limits[name as keyof GPUSupportedLimits];
+    if (typeof value === "number") limits[name] = value;
+  }
+  return limits as unknown as GPUSupportedLimits;
+}
+
 export function summarize(info: GPUAdapterInfo | undefined): AdapterSummary {
   const { vendor = "", architecture = "", description = "", device = "" } = info ?? {};
   // Mesa and SwiftShader put a slug into `device` and the readable name into `description`.

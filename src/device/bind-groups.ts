@@ -70,7 +70,7 @@ export class BindGroups {
       } else {
         const uniform = this.uniforms.get(kernel, slots[i]!, value);
         id = uniform.id;
-        size = uniform.buffer.size;
+        size = uniform.size;
         resources.push(uniform);
       }
       // Of an offset beyond 32 bits the rest goes beside the binding.
@@ -98,7 +98,7 @@ export class BindGroups {
     const entries = resources.map((resource, i): GPUBindGroupEntry => {
       const { binding } = slots[i]!;
       if (!isRange(resource)) {
-        return { binding, resource: { buffer: resource.buffer, offset: 0, size: resource.buffer.size } };
+        return { binding, resource: { buffer: resource.buffer, offset: 0, size: resource.size } };
       }
       const { buffer } = resource.storage;
       buffers.push(buffer);

@@ -226,6 +226,8 @@ export class KernelCache {
   }
 
   private key(spec: KernelSpec): string {
+    // Soon joined, and often of a spec that was made for this one dispatch.
+    if (!spec.constants) return `${this.numberOf(moduleOf(spec))}|${spec.entry}|`;
     let key = this.keys.get(spec);
     if (key === undefined) {
       const module = moduleOf(spec);

@@ -14,7 +14,11 @@ export type UniformSource = ArrayBuffer | ArrayBufferView | UniformFields;
 /** Constants in a buffer. */
 export class UniformBuffer {
   readonly id: number;
-  constructor(readonly buffer: GPUBuffer) {
+  constructor(
+    readonly buffer: GPUBuffer,
+    /** In bytes: the buffer's own is a call into the browser or the native module. */
+    readonly size: number,
+  ) {
     this.id = bufferId(buffer);
   }
 }
@@ -48,14 +52,15 @@ export class Uniforms {
     let uniform = this.buffers.get(words, count);
     if (!uniform) {
       // Filled at creation, so that it needs no place in the queue and may be made inside a capture.
+      const size = 4 * count;
       const buffer = this.device.createBuffer({
-        size: 4 * count,
+        size,
         usage: GPUBufferUsage.UNIFORM,
         mappedAtCreation: true,
       });
       new Uint32Array(buffer.getMappedRange()).set(words.subarray(0, count));
       buffer.unmap();
-      uniform = new UniformBuffer(buffer);
+      uniform = new UniformBuffer(buffer, size);
       this.buffers.set(words, count, uniform);
     }
     return uniform;

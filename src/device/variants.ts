@@ -70,7 +70,8 @@ export class Variants {
     fallback: V,
     reach: Reach = "kernel",
   ): Choice<V> {
-    const forced = this.forced.get(kernel) as V | undefined;
+    // With a glance at the sizes, since mostly nothing was forced or measured, and keys are joined for the look-up.
+    const forced = this.forced.size > 0 ? (this.forced.get(kernel) as V | undefined) : undefined;
     if (forced !== undefined) {
       if (!candidates.includes(forced)) {
         throw new FusenormError(
@@ -81,7 +82,8 @@ export class Variants {
     }
     this.onPick?.({ kernel, shape, candidates, fallback, reach });
     const key = keyOf(kernel, shape);
-    const wanted = (this.trials.get(key) ?? this.tuned.get(key)) as V | undefined;
+    const isKnown = this.trials.size > 0 || this.tuned.size > 0;
+    const wanted = isKnown ? ((this.trials.get(key) ?? this.tuned.get(key)) as V | undefined) : undefined;
     const variant = wanted !== undefined && candidates.includes(wanted) ? wanted : fallback;
     return { kernel, shape, key, variant };
   }

@@ -6,7 +6,9 @@ export type Shape = readonly number[];
 
 /** Number of elements. */
 export function sizeOf(shape: Shape): number {
-  return shape.reduce((product, dim) => product * dim, 1);
+  let size = 1;
+  for (let axis = 0; axis < shape.length; axis += 1) size *= shape[axis]!;
+  return size;
 }
 
 export function formatShape(shape: Shape): string {
@@ -14,7 +16,9 @@ export function formatShape(shape: Shape): string {
 }
 
 export function sameShape(a: Shape, b: Shape): boolean {
-  return a.length === b.length && a.every((dim, i) => dim === b[i]);
+  if (a.length !== b.length) return false;
+  for (let axis = 0; axis < a.length; axis += 1) if (a[axis] !== b[axis]) return false;
+  return true;
 }
 
 /** @throws ShapeError unless `shape` is an array of positive integers whose product a number holds exactly. */

@@ -53,6 +53,8 @@ export class Tensor implements Bindable {
   gradSlot: Tensor | null = null;
   /** @internal the graph node that made this tensor, or null on leaves. */
   node: GraphNode | null = null;
+  /** Number of elements. */
+  readonly size: number;
   private disposed = false;
   private isRange = false;
   private isSaved = false;
@@ -64,14 +66,16 @@ export class Tensor implements Bindable {
     readonly dtype: DType,
     private storage: Storage | Lazy,
     private byteOffset: number,
-  ) {}
+  ) {
+    this.size = sizeOf(shape);
+  }
 
   /** @internal see `gpu.empty`. */
   static empty(gpu: Gpu, shape: Shape, dtype: DType = "float32", op = "gpu.empty"): Tensor {
     checkDType(op, dtype);
     gpu.checkSize(op, shape, dtype);
-    const bytes = sizeOf(shape) * bytesPerElement(dtype);
-    const storage = gpu.allocate(bytes, `tensor ${formatShape(shape)} of ${dtype}`);
+    // Beyond what a buffer holds was refused.
+    const storage = gpu.allocate(sizeOf(shape) * bytesPerElement(dtype), "a tensor");
     return Tensor.over(gpu, storage, 0, [...shape], dtype);
   }
 
@@ -185,10 +189,6 @@ export class Tensor implements Bindable {
 
   get [TENSOR](): true {
     return true;
-  }
-
-  get size(): number {
-    return sizeOf(this.shape);
   }
 
   get rank(): number {

@@ -104,7 +104,20 @@ const batchNormOp = defineOp({
     // x alone gives the ReLU's mask, but for the residual.
     const mask =
       isRectifier(plan.activation) && residual && graph ? ctx.empty([kernels.maskWords], "uint32") : null;
-    const all = { ...params, gamma, beta, residual, activation: plan.activation, mask };
+    const { activation } = plan;
+    const { runningMean, runningVar, numBatchesTracked, momentum, eps } = params;
+    const all = {
+      gamma,
+      beta,
+      runningMean,
+      runningVar,
+      numBatchesTracked,
+      momentum,
+      eps,
+      residual,
+      activation,
+      mask,
+    };
     // Without a mask, backward works out what the activation was of.
     const summand = isSome(plan.activation) && graph && !mask ? residual : null;
     const saved = { x, numbers, mask, summand, given: statistics !== null };
@@ -126,7 +139,6 @@ const batchNormOp = defineOp({
       return { out, saved };
     }
     if (lazily) {
-      const { activation } = plan;
       return {
         out: normalised({ gpu, kernels, choice, x, numbers, activation, residual, mask, graph }),
         saved,
@@ -401,8 +413,8 @@ export function batchNorm(
   options: BatchNormOptions,
 ): Tensor {
   checkBatchNorm("batchNorm", x, { gamma, beta }, options);
-  const { residual = null, statistics = null, ...rest } = options;
-  const params = batchNormParams(rest);
+  const { residual = null, statistics = null } = options;
+  const params = batchNormParams(options);
   // The second forward of a checkpoint sees the same batch: the running statistics have had it.
   const tracked = params.training && isRecomputing() ? { ...params, ...UNTRACKED } : params;
   return batchNormOp({ x, gamma, beta, residual, statistics }, tracked);

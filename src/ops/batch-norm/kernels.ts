@@ -572,8 +572,9 @@ export class BatchNormKernels {
       activation: { part, constants: given } = NO_ACTIVATION,
     }: How,
   ): KernelSpec {
-    const flag = Object.entries(flags);
-    const key = `${choice?.kernel},${entry},${lanes},${x},${y},${slices},${flag},${part},${Object.values(given)}`;
+    let key = `${choice?.kernel},${entry},${lanes},${x},${y},${slices},${part}`;
+    for (const name in flags) key += flags[name] ? `+${name}` : `-${name}`;
+    for (const name in given) key += `,${given[name]}`;
     let spec = this.specs.get(key);
     if (!spec) {
       const constants: Record<string, number> = { ...given };
@@ -601,12 +602,10 @@ export class BatchNormKernels {
 
   private run<E extends Entry>(ctx: Pick<Context, "run">, entry: E, bindings: BoundBy<E>, how: How): void {
     const { channels, width4, rows, tail, count } = this.layout;
-    const { slices, sliceRows, stride } = how.division;
-    const { eps, momentum } = how.params ?? { eps: 0, momentum: 0 };
-    const params = {
-      ...{ channels, width4, rows, tail, slices, slice_rows: sliceRows, stride },
-      ...{ count, eps, momentum: momentum ?? -1 },
-    };
+    const { slices, sliceRows: slice_rows, stride } = how.division;
+    const { eps, momentum: share } = how.params ?? WITHOUT_PARAMS;
+    const momentum = share ?? -1;
+    const params = { channels, width4, rows, tail, slices, slice_rows, stride, count, eps, momentum };
     ctx.run(this.spec(entry, how), { ...bindings, params }, how.grid);
   }
 
@@ -631,6 +630,8 @@ export class BatchNormKernels {
     return this.laneGrid(division, stride > 0 ? stride : this.layout.width4 * slices);
   }
 }
+
+const WITHOUT_PARAMS = { eps: 0, momentum: 0 };
 
 /** Layouts whose kernels are remembered. */
 const MOST_LAYOUTS = 512;

@@ -313,8 +313,8 @@ export function gradWeight(ctx: Context, g: ConvGeometry, dw: Tensor, dy: Tensor
     activation: activation.part,
   });
   return sumOfSlices(ctx, dw, columns, g.N * g.P, tiles, [choice], (out, slices) => {
-    const given = [...Object.values(input.constants), ...Object.values(activation.constants)];
-    const kernel = specOf(ctx.gpu, g, `weight,${variant},${shader.name},${given}`, () => ({
+    const given = valuesOf(input.constants) + valuesOf(activation.constants);
+    const kernel = specOf(ctx.gpu, g, `weight,${variant},${shader.name}${given}`, () => ({
       shader,
       entry: tile ? `grad_weight_${tile.entry}` : row ? "grad_weight_row" : "grad_weight_16",
       constants: {
@@ -326,13 +326,9 @@ export function gradWeight(ctx: Context, g: ConvGeometry, dw: Tensor, dy: Tensor
       },
       ...countedOf(g, choice),
     }));
-    const bindings = {
-      out,
-      ...boundAs("x", input),
-      w4: upstream.elements,
-      ...boundAs("dy", upstream),
-      batch: batchOf(g, slices),
-    };
+    const bindings: Record<string, NamedBinding> = { out, batch: batchOf(g, slices) };
+    bindOperand(bindings, "x", input);
+    bindOperand(bindings, "dy", upstream);
     ctx.run(kernel, bindings, ctx.gpu.fold(tiles * slices));
   });
 }
@@ -512,15 +508,24 @@ function operand(gpu: Gpu, g: ConvGeometry, name: string, tensor: Tensor, vec4: 
   return { part: "plain", elements: tensor, bindings: {}, constants: {}, activation: null };
 }
 
-/** An operand's bindings as those of the port `x` or `dy`. */
-function boundAs(port: "x" | "dy", { elements, bindings }: Operand): Record<string, Tensor> {
-  const named: Record<string, Tensor> = {};
+/** Adds an operand's bindings to those of a kernel, as those of the port `x` or `dy`. */
+function bindOperand(
+  named: Record<string, NamedBinding>,
+  port: "x" | "dy",
+  { elements, bindings }: Operand,
+): void {
   if (port === "x") {
     named.x = elements;
     named.x4 = elements;
-  }
-  for (const [name, tensor] of Object.entries(bindings)) named[`${port}_${name}`] = tensor;
-  return named;
+  } else named.w4 = elements;
+  for (const name in bindings) named[`${port}_${name}`] = bindings[name]!;
+}
+
+/** The values of constants, to tell specs of the same shader apart. */
+function valuesOf(constants: Readonly<Record<string, number>> | undefined): string {
+  let values = "";
+  for (const name in constants) values += `,${constants[name]}`;
+  return values;
 }
 
 function gather(
@@ -563,10 +568,11 @@ function gather(
   });
   // Without a bias or an addend any buffer of at least as many numbers may stand at its place.
   const bindings: Record<string, NamedBinding> = {
-    ...{ out, ...boundAs("x", input), w: weight, w4: weight, bias: bias ?? weight, addend: addend ?? weight },
-    ...store?.bindings,
-    batch: { ...batchOf(g), BLOCKS: inTurn },
+    ...{ out, w: weight, w4: weight, bias: bias ?? weight, addend: addend ?? weight },
+    batch: batchOf(g, 1, inTurn),
   };
+  bindOperand(bindings, "x", input);
+  for (const name in store?.bindings) bindings[name] = store.bindings[name]!;
   let partials: Partials | null = null;
   const lanes = onlyLanes(ctx.gpu);
   if (store) {
@@ -575,8 +581,8 @@ function gather(
     bindings.partials = partials.values;
   }
   const flags = `${bias !== null},${addend !== null},${joins}`;
-  const given = [input.constants, store?.constants ?? {}, activation.constants].flatMap(Object.values);
-  const kernel = specOf(ctx.gpu, g, `${map.grad},${variant},${shader.name},${flags},${given}`, () => ({
+  const given = valuesOf(input.constants) + valuesOf(store?.constants) + valuesOf(activation.constants);
+  const kernel = specOf(ctx.gpu, g, `${map.grad},${variant},${shader.name},${flags}${given}`, () => ({
     shader,
     entry: tile ? `conv_${tile.entry}` : band ? "conv" : `conv_${row ? "row_" : ""}${channels}`,
     constants: {
@@ -686,8 +692,8 @@ function mapSizes(g: ConvGeometry, map: GatherMap): Record<string, number> {
 }
 
 /** `Batch` of the shaders: what the batch size decides is a uniform, so that one pipeline serves every batch. */
-function batchOf({ N, S }: ConvGeometry, slices = 1) {
-  return { N, S, SLICES: slices, BLOCKS: 1 };
+function batchOf({ N, S }: ConvGeometry, slices = 1, blocks = 1) {
+  return { N, S, SLICES: slices, BLOCKS: blocks };
 }
 
 /** Whether subgroups may be too small for the kernels that count on 8 lanes. */
