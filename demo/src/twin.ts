@@ -10,10 +10,10 @@ import {
   describe,
   type Gpu,
   histogram,
+  type Module,
   noGrad,
   type Plan,
   probe,
-  type ResNetCifar,
   reshape,
   SGD,
   softmax,
@@ -44,7 +44,7 @@ export class Twin {
   failure: Failure | null = null;
   /** Names of the main path's convolutions, and of the classifier. */
   readonly layers: readonly string[];
-  private readonly model: ResNetCifar;
+  private readonly model: Module;
   private readonly optimizer: SGD;
   private plan: Plan<Tensor> | null = null;
   private startLoss = 0;

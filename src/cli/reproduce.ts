@@ -15,19 +15,23 @@ import { EXPERIMENTS, selectExperiments } from "../experiments/index.ts";
 import {
   buildReport,
   findingLines,
+  GrowingReport,
   judgeExperiment,
   overall,
   reportHtml,
   reportJson,
+  titleOf,
   verdictText,
   writeReport,
 } from "../experiments/report.ts";
 import { runCells } from "../experiments/runner.ts";
 import { checkPort, LiveView } from "../experiments/serve.ts";
+import { checkLonger, checkVariant, RUN_NETWORKS, variantOf } from "../experiments/variant.ts";
 import { DATASET_NAMES, loadDataset } from "../node/datasets.ts";
 import type { FolderLock } from "../node/lock.ts";
 import { requestGpu } from "../node/request.ts";
 import { nearest } from "../options.ts";
+import type { NetworkName } from "../train/networks.ts";
 import { examples, offer } from "./help.ts";
 import {
   addAdapterOption,
@@ -45,6 +49,8 @@ interface ReproduceFlags {
   data: string;
   out: string;
   seeds?: number;
+  network?: NetworkName;
+  longer?: number;
   resume: boolean;
   shard?: Shard;
   serve?: number | true;
@@ -70,21 +76,23 @@ export function registerReproduce(program: Command): void {
       "runs of each configuration, or more than the run in --out has (default: first-look and quick 1, standard 3, paper 5)",
       parseSeeds,
     )
+    .option(
+      "--network <name>",
+      `instead of the paper's, resnetCifar: ${RUN_NETWORKS.slice(1).join(", ")}`,
+      parseNetwork,
+    )
+    .option("--longer <n>", "train n times as long as the preset does", parseLonger)
     .option("--resume", "keep the cells that are in --out, and run the others", false)
     .option(
       "--shard <i/n>",
       "run part i (from 0) of n; default from JOB_COMPLETION_INDEX or SLURM_ARRAY_TASK_ID",
       parseShardOption,
     )
-    .option(
-      "--serve [port]",
-      `show the curves as they grow on this port (default ${DEFAULT_PORT})`,
-      parsePort,
-    )
+    .option("--serve [port]", `show the report as it grows on this port (default ${DEFAULT_PORT})`, parsePort)
     .action(reproduce);
   addAdapterOption(command);
   addJsonOption(command, "the report's data");
-  offer(command, { preset: PRESETS, data: DATASET_NAMES });
+  offer(command, { preset: PRESETS, data: DATASET_NAMES, network: RUN_NETWORKS });
   command.registeredArguments[0]!.argChoices = [...ALL_IDS]; // for completion: the parser has a check of its own
   examples(command, [
     "fusenorm reproduce",
@@ -107,14 +115,20 @@ export function registerReport(program: Command): void {
     });
 }
 
-function parsePreset(name: string): Preset {
-  const preset = PRESETS.find((known) => known === name);
-  if (preset) return preset;
-  const near = nearest(name, PRESETS);
-  throw new InvalidArgumentError(
-    `"${name}" is none of ${PRESETS.join(", ")}${near ? `; did you mean ${near}?` : "."}`,
-  );
+/** An option's parser that takes one of some names. */
+function oneOf<T extends string>(names: readonly T[]): (name: string) => T {
+  return (name) => {
+    const known = names.find((each) => each === name);
+    if (known) return known;
+    const near = nearest(name, names);
+    throw new InvalidArgumentError(
+      `"${name}" is none of ${names.join(", ")}${near ? `; did you mean ${near}?` : "."}`,
+    );
+  };
 }
+
+const parsePreset = oneOf(PRESETS);
+const parseNetwork = oneOf(RUN_NETWORKS);
 
 /** An option's parser from a check that throws a UsageError. */
 function asOption<T>(parse: (value: string) => T): (value: string) => T {
@@ -130,6 +144,7 @@ function asOption<T>(parse: (value: string) => T): (value: string) => T {
 
 const parseShardOption = asOption(parseShard);
 const parsePort = asOption((value) => checkPort(integer(value)));
+const parseLonger = asOption((value) => checkLonger(positiveInteger(value)));
 const parseSeeds = asOption((value) => checkSeeds(positiveInteger(value)));
 
 async function reproduce(ids: string[], flags: ReproduceFlags): Promise<void> {
@@ -146,9 +161,10 @@ async function reproduce(ids: string[], flags: ReproduceFlags): Promise<void> {
     dataset: data.train.name.replace(/ train$/, ""),
     seeds: flags.seeds ?? directory.manifestThere(ALL_IDS)?.seeds ?? DEFAULT_SEEDS[flags.preset],
     experiments: experiments.map(({ id }) => id),
+    ...variantOf(flags),
   };
-  const view =
-    flags.serve === undefined ? null : new LiveView(`fusenorm reproduce: ${manifest.dataset}`, experiments);
+  checkVariant(manifest, data.train);
+  const view = flags.serve === undefined ? null : liveView(directory, manifest, experiments);
   try {
     const address = await view?.listen(flags.serve === true ? DEFAULT_PORT : flags.serve!);
     if (address) console.error(`live view: ${address}`);
@@ -164,6 +180,11 @@ async function reproduce(ids: string[], flags: ReproduceFlags): Promise<void> {
   } finally {
     await view?.close();
   }
+}
+
+function liveView(directory: RunDirectory, manifest: RunManifest, experiments: Experiment[]): LiveView {
+  const growing = new GrowingReport(directory, manifest, experiments);
+  return new LiveView(titleOf(manifest), experiments, (isLast) => growing.parts(isLast));
 }
 
 function checkStart(directory: RunDirectory, goesOn: boolean): void {

@@ -9,6 +9,7 @@ import { fromJson, toJson } from "../json.ts";
 import { writeFileAtomic } from "../node/files.ts";
 import { isPlain, show } from "../options.ts";
 import { type Cell, type Configuration, type Experiment, PRESETS, type Preset } from "./experiment.ts";
+import { MOST_LONGER, RUN_NETWORKS, type Variant, variantOf, vary } from "./variant.ts";
 
 const CELL_FORMAT = "fusenorm-cell-3";
 const RUN_FORMAT = "fusenorm-reproduce-2";
@@ -16,7 +17,7 @@ const RUN_FORMAT = "fusenorm-reproduce-2";
 const MAX_BYTES = 2 ** 28;
 
 /** What all cells of a run share. */
-export interface RunManifest {
+export interface RunManifest extends Variant {
   preset: Preset;
   /** The data set's own name. */
   dataset: string;
@@ -46,11 +47,11 @@ export interface StoredCell extends Cell {
  */
 export function listCells(
   experiments: readonly Experiment[],
-  { preset, seeds }: Pick<RunManifest, "preset" | "seeds">,
+  { preset, seeds, ...variant }: Pick<RunManifest, "preset" | "seeds"> & Variant,
 ): CellKey[] {
   const seen = new Set<string>();
   return experiments.flatMap((experiment) => {
-    const cells = experiment.configurations(preset).flatMap((configuration) => {
+    const cells = vary(experiment.configurations(preset), variant).flatMap((configuration) => {
       const repeats = experiment.repeats?.(configuration, seeds) ?? seeds;
       return Array.from({ length: repeats }, (_, seed) => ({
         experiment: experiment.id,
@@ -134,6 +135,9 @@ export function checkSeeds(seeds: number): number {
 }
 
 const ADAPTER_FIELDS = ["name", "vendor", "architecture", "description"] as const;
+
+/** What a run.json leaves out. */
+const AS_IN_PAPER: Record<string, unknown> = { network: RUN_NETWORKS[0], longer: 1 };
 
 /** The directory of one run. */
 export class RunDirectory {
@@ -220,7 +224,7 @@ export class RunDirectory {
     }
     const remedy = "restore it, or use another --out";
     const { format, ...manifest } = parseFile(file, remedy);
-    const { preset, dataset, seeds, experiments, ...rest } = manifest;
+    const { preset, dataset, seeds, experiments, network, longer, ...rest } = manifest;
     const rule = (field: string, value: unknown, ok: boolean, expected: string) => {
       if (!ok) refuseField(file, field, value, `${expected}: ${remedy}`);
     };
@@ -235,8 +239,12 @@ export class RunDirectory {
       const known = ids.includes(id as string) && (experiments as unknown[]).indexOf(id) === i;
       rule(`experiments[${i}]`, id, known, `one of ${ids.join(", ")}, each once`);
     }
+    const named = network === undefined || (RUN_NETWORKS as readonly unknown[]).includes(network);
+    rule("network", network, named, `one of ${RUN_NETWORKS.join(", ")}`);
+    const whole = Number.isInteger(longer) && (longer as number) >= 1 && (longer as number) <= MOST_LONGER;
+    rule("longer", longer, longer === undefined || whole, `an integer from 1 to ${MOST_LONGER}`);
     for (const field of Object.keys(rest)) {
-      rule(field, rest[field], false, "preset, dataset, seeds and experiments alone");
+      rule(field, rest[field], false, "preset, dataset, seeds, experiments, network and longer alone");
     }
     return manifest as unknown as RunManifest;
   }
@@ -249,16 +257,17 @@ export class RunDirectory {
   /**
    * The manifest of the run there with this one's experiments and seeds, or this one.
    * @param ids all experiments that there are, in order
-   * @throws DataError if the run there has another preset or data set, or more seeds
+   * @throws DataError if the run there has another preset, data set or variant, or more seeds
    */
   checkManifest(manifest: RunManifest, ids: readonly string[]): RunManifest {
     const experiments = new Set(manifest.experiments);
     const there = this.manifestThere(ids);
     if (there) {
-      for (const name of ["preset", "dataset"] as const) {
-        if (there[name] !== manifest[name]) {
+      for (const name of ["preset", "dataset", "network", "longer"] as const) {
+        const [before, now] = [there[name] ?? AS_IN_PAPER[name], manifest[name] ?? AS_IN_PAPER[name]];
+        if (before !== now) {
           throw new DataError(
-            `${this.path}: the run there has ${name} ${there[name]}, this one ${manifest[name]}; expected the same: use another --out`,
+            `${this.path}: the run there has ${name} ${before}, this one ${now}; expected the same: use another --out`,
           );
         }
       }
@@ -276,8 +285,9 @@ export class RunDirectory {
 
   /** Writes run.json; an earlier one's experiments stay in it. @throws DataError as `checkManifest` */
   async writeManifest(manifest: RunManifest, ids: readonly string[]): Promise<void> {
-    const merged = this.checkManifest(manifest, ids);
-    await writeFileAtomic(join(this.path, "run.json"), toJson({ format: RUN_FORMAT, ...merged }, 1));
+    const { network, longer, ...merged } = this.checkManifest(manifest, ids);
+    const all = { format: RUN_FORMAT, ...merged, ...variantOf({ network, longer }) };
+    await writeFileAtomic(join(this.path, "run.json"), toJson(all, 1));
   }
 }
 

@@ -1,7 +1,6 @@
 // What happens inside the network at the update at which a run without batch-norm diverges.
 
 import { Conv2d } from "../nn/layers.ts";
-import type { ResNetCifar } from "../nn/models/resnet.ts";
 import type { Module } from "../nn/module.ts";
 import { crossEntropy, lossAt, probe } from "../train/probes.ts";
 import { RecipeTrainer } from "../train/recipe.ts";
@@ -115,7 +114,7 @@ const update = defineMeasurement<Settings, DivergenceData>({
         const batch = trainingBatch(gpu, small, batchSize, seed, { index: trainer.step - 1 });
         try {
           const layers = LAYERS.map((layer) => ({
-            ...convolutionAt(model as ResNetCifar, layer),
+            ...convolutionAt(model, layer),
             mean: [] as number[][],
             variance: [] as number[][],
           }));

@@ -1,6 +1,7 @@
 // Without batch-norm, activations grow with depth from the start.
 
 import { Conv2d } from "../nn/layers.ts";
+import { isCifarNetwork } from "../train/networks.ts";
 import { probe } from "../train/probes.ts";
 import {
   type Cell,
@@ -133,9 +134,10 @@ export const momentsByDepth = defineExperiment<MomentsSettings, MomentsData>({
     const [batch, none] = [ofNorm(cells, "batch"), ofNorm(cells, "none")];
     const { decades, r2 } = growth(none);
     const stages = stagesOf(batch);
-    const all = averaged(batch, ({ logStd }) => logStd)
-      .filter(({ layer }) => FIGURE_LAYERS.includes(layer))
-      .map(({ value }) => value);
+    const stds = averaged(batch, ({ logStd }) => logStd);
+    const all = stds.filter(({ layer }) => FIGURE_LAYERS.includes(layer)).map(({ value }) => value);
+    const { network = "resnetCifar" } = batch[0]!.configuration;
+    const shallow = FIGURE_LAYERS.filter((layer) => !stds.some((entry) => entry.layer === layer));
     const span = (2 * (Math.max(...all) - Math.min(...all))) / Math.LN10;
     const third = (values: readonly number[], end: "first" | "last") => {
       const count = Math.ceil(values.length / 3);
@@ -152,24 +154,28 @@ export const momentsByDepth = defineExperiment<MomentsSettings, MomentsData>({
         measured: `${show(decades)} decades over ${none[0]!.data.layers.length - 1} layers, R² = ${show(r2, 2)}`,
         verdict: judge(decades >= 2 && r2 >= 0.8, decades, r2),
       },
-      {
-        criterion: CRITERIA.flat,
-        measured: `${show(span, 2)} decades`,
-        verdict: judge(span <= 1, span),
-      },
-      {
-        criterion: CRITERIA.anew,
-        measured: falls
-          .map(
-            ({ rise, fall }, i) =>
-              `stage ${i + 2}: ln std falls by ${show(fall, 2)} after a rise of ${show(rise, 2)}`,
-          )
-          .join("; "),
-        verdict: judge(
-          falls.every(({ rise, fall }) => rise > 0 && fall >= rise / 2),
-          ...falls.flatMap(({ rise, fall }) => [rise, fall]),
-        ),
-      },
+      shallow.length > 0
+        ? missing(CRITERIA.flat, `layers ${shallow.join(", ")}: the network has fewer`)
+        : {
+            criterion: CRITERIA.flat,
+            measured: `${show(span, 2)} decades`,
+            verdict: judge(span <= 1, span),
+          },
+      !isCifarNetwork(network)
+        ? missing(CRITERIA.anew, `three stages of one length each: ${network} has none`)
+        : {
+            criterion: CRITERIA.anew,
+            measured: falls
+              .map(
+                ({ rise, fall }, i) =>
+                  `stage ${i + 2}: ln std falls by ${show(fall, 2)} after a rise of ${show(rise, 2)}`,
+              )
+              .join("; "),
+            verdict: judge(
+              falls.every(({ rise, fall }) => rise > 0 && fall >= rise / 2),
+              ...falls.flatMap(({ rise, fall }) => [rise, fall]),
+            ),
+          },
     ];
   },
 

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { DataError } from "../errors.ts";
 import { toJson } from "../json.ts";
 import { writeFileAtomic } from "../node/files.ts";
+import type { NetworkName } from "../train/networks.ts";
 import { type CellKey, listCells, type RunDirectory, type RunManifest, type StoredCell } from "./cells.ts";
 import type { Comparison, Exhibit, Experiment, Finding, Verdict } from "./experiment.ts";
 import { escapeHtml, htmlPage, htmlTable, textTable } from "./page.ts";
@@ -43,23 +44,71 @@ export async function buildReport(
   manifest: RunManifest,
   experiments: readonly Experiment[],
 ): Promise<RunReport> {
-  const adapters = new Set<string>();
   const sections: ExperimentSection[] = [];
-  for (const experiment of experiments) {
-    const { cells, missing, findings } = judgeExperiment(directory, manifest, experiment);
-    for (const { adapter } of cells) adapters.add(`${adapter.name} (${adapter.class})`);
-    sections.push({
-      experiment,
-      findings,
-      comparisons: askCells(experiment, () => experiment.compare(cells)),
-      exhibit: await askCells(experiment, () => experiment.exhibit(cells)),
-      verdict: overall(findings),
-      seconds: cells.reduce((sum, { seconds, compileSeconds }) => sum + seconds - compileSeconds, 0),
-      cells,
-      missing,
-    });
+  for (const experiment of experiments) sections.push(await buildSection(directory, manifest, experiment));
+  return { manifest, adapters: adaptersOf(sections), sections };
+}
+
+async function buildSection(
+  directory: RunDirectory,
+  manifest: RunManifest,
+  experiment: Experiment,
+): Promise<ExperimentSection> {
+  const { cells, missing, findings } = judgeExperiment(directory, manifest, experiment);
+  return {
+    experiment,
+    findings,
+    comparisons: askCells(experiment, () => experiment.compare(cells)),
+    exhibit: await askCells(experiment, () => experiment.exhibit(cells)),
+    verdict: overall(findings),
+    seconds: cells.reduce((sum, { seconds, compileSeconds }) => sum + seconds - compileSeconds, 0),
+    cells,
+    missing,
+  };
+}
+
+/** The adapters that the cells were run on, each once. */
+function adaptersOf(sections: readonly ExperimentSection[]): string[] {
+  const cells = sections.flatMap((section) => section.cells);
+  return [...new Set(cells.map(({ adapter }) => `${adapter.name} (${adapter.class})`))];
+}
+
+/** Time between two drawings of one section while cells come in: they cost a fraction of a second each, beside training. */
+const REDRAW_MS = 5000;
+
+/** The report of a run that goes on, in parts: what has changed since the last time is judged and drawn again. */
+export class GrowingReport {
+  private readonly drawn = new Map<Experiment, { cells: number; at: number; section: ExperimentSection }>();
+
+  constructor(
+    private readonly directory: RunDirectory,
+    private readonly manifest: RunManifest,
+    private readonly experiments: readonly Experiment[],
+  ) {}
+
+  /**
+   * Elements with an id each: the overview, and a section for each experiment.
+   * @param isLast whether no more cells will come: nothing is put off then
+   */
+  async parts(isLast: boolean): Promise<string[]> {
+    const { directory, manifest } = this;
+    const sections: ExperimentSection[] = [];
+    for (const experiment of this.experiments) {
+      const cells = listCells([experiment], manifest).filter((key) => directory.has(key)).length;
+      const before = this.drawn.get(experiment);
+      const isFresh =
+        before?.cells === cells || (!isLast && performance.now() - (before?.at ?? -Infinity) < REDRAW_MS);
+      if (before && isFresh) {
+        sections.push(before.section);
+        continue;
+      }
+      const section = await buildSection(directory, manifest, experiment);
+      this.drawn.set(experiment, { cells, at: performance.now(), section });
+      sections.push(section);
+    }
+    const run = { manifest, adapters: adaptersOf(sections), sections };
+    return [overviewHtml(run), ...sections.map((section) => sectionHtml(section, manifest))];
   }
-  return { manifest, adapters: [...adapters], sections };
 }
 
 /** The cells of one experiment, those that are not there, and what is to be said of them. */
@@ -142,8 +191,14 @@ function wrap(text: string, width: number, first: string, others: string): strin
   return lines.map((content, i) => (i === 0 ? first : others) + content);
 }
 
-export function provenance({ preset, dataset, seeds }: RunManifest, adapters: readonly string[]): string {
-  return `Preset ${preset}, ${dataset}, ${seeds} ${seeds === 1 ? "seed" : "seeds"}, ${adapters.join(" and ") || "no adapter"}`;
+export function provenance(manifest: RunManifest, adapters: readonly string[]): string {
+  const { preset, dataset, seeds, network, longer } = manifest;
+  const variant = [
+    ...(network ? [`network ${network}, which is not the paper's`] : []),
+    ...(longer ? [`trained ${longer} times as long as the preset does`] : []),
+  ];
+  const parts = [`Preset ${preset}`, dataset, ...variant, `${seeds} ${seeds === 1 ? "seed" : "seeds"}`];
+  return [...parts, adapters.join(" and ") || "no adapter"].join(", ");
 }
 
 /** Writes report.html and report.json into the run's directory. */
@@ -196,7 +251,16 @@ const badge = (verdict: Verdict | null) =>
     : `<span class="verdict ${verdict.replaceAll(" ", "-")}">${MARKS[verdict]} ${verdict}</span>`;
 
 export function reportHtml(run: RunReport): string {
-  const { manifest, adapters, sections } = run;
+  const { manifest, sections } = run;
+  const body = [overviewHtml(run), ...sections.map((section) => sectionHtml(section, manifest))].join("\n");
+  return htmlPage(titleOf(manifest), body);
+}
+
+/** Of the page. */
+export const titleOf = ({ dataset }: RunManifest): string => `Understanding Batch Normalization: ${dataset}`;
+
+/** What all experiments share, and their verdicts. */
+function overviewHtml({ manifest, adapters, sections }: RunReport): string {
   const rows = sections
     .map(
       ({ experiment, verdict, seconds }) =>
@@ -204,14 +268,12 @@ export function reportHtml(run: RunReport): string {
         `<td>${badge(verdict)}</td><td class="wide">${seconds.toFixed(0)} s</td></tr>`,
     )
     .join("\n");
-  const body = `<p>The experiments of Bjorck, Gomes, Selman &amp; Weinberger,
+  return `<div id="overview"><p>The experiments of Bjorck, Gomes, Selman &amp; Weinberger,
 <a href="https://arxiv.org/abs/1806.02375">Understanding Batch Normalization</a> (NeurIPS 2018), run with fusenorm.</p>
 <p class="note">${escapeHtml(provenance(manifest, adapters))}. Times are without compilation. Numbers of the paper are marked:
 <b>F</b> read off its figure, so ± a few per cent; <b>N</b> quoted by two independent reading notes; <b>R</b> recalled.</p>
 <div class="scroll"><table><thead><tr><th>experiment</th><th class="wide">paper</th><th>verdict</th><th class="wide">time</th></tr></thead>
-<tbody>${rows}</tbody></table></div>
-${sections.map((section) => sectionHtml(section, manifest)).join("\n")}`;
-  return htmlPage(`Understanding Batch Normalization: ${manifest.dataset}`, body);
+<tbody>${rows}</tbody></table></div></div>`;
 }
 
 function sectionHtml(section: ExperimentSection, manifest: RunManifest): string {
@@ -262,7 +324,7 @@ function factsOf({ cells, seconds }: ExperimentSection, { preset, dataset }: Run
   const adapters = [...new Set(cells.map(({ adapter }) => adapter.name))].join(", ");
   const seeds = new Set(cells.map(({ seed }) => seed)).size;
   const sizes = [...new Set(cells.flatMap(sizesOf))];
-  const smaller = sizes.some((size) => !size.startsWith(PAPER_SIZE) && size.startsWith("depth"));
+  const smaller = sizes.some((size) => !size.startsWith(PAPER_SIZE) && size.includes("depth "));
   return [
     `Run here: ${preset} preset on ${dataset}, ${cells.length} cells of ${seeds} ${seeds === 1 ? "seed" : "seeds"}, ${seconds.toFixed(0)} s on ${adapters}. ` +
       `${sizes.map((size) => `${size[0]!.toUpperCase()}${size.slice(1)}.`).join(" ")}` +
@@ -272,17 +334,14 @@ function factsOf({ cells, seconds }: ExperimentSection, { preset, dataset }: Run
 
 /** Depth, width, batch and length of the training of a cell, where it has them. */
 function sizesOf({ configuration, data }: StoredCell): string[] {
-  const { depth, width, batchSize, batchSizes, shrink, steps, size } = configuration as unknown as Record<
-    string,
-    number
-  > & {
-    batchSizes?: number[];
-  };
+  const { network, depth, width, batchSize, batchSizes, shrink, steps, size } =
+    configuration as unknown as Record<string, number> & { network?: NetworkName; batchSizes?: number[] };
   if (size !== undefined) return [`matrices of ${size} × ${size}`];
   if (depth === undefined) return [];
   const { batchesPerEpoch } = data as { batchesPerEpoch?: number };
   const epochs = batchesPerEpoch ? ` (${show(steps! / batchesPerEpoch, 2)} epochs)` : "";
   const images = shrink === 1 ? "whole images" : `images shrunk ${shrink} ×`;
-  const network = `depth ${depth}, ${width} channels, batch ${batchSize ?? batchSizes!.join(", ")}, ${images}`;
-  return [batchesPerEpoch ? `${network}, ${steps} steps${epochs}` : network];
+  const name = network ? `${network}, ` : "";
+  const whole = `${name}depth ${depth}, ${width} channels, batch ${batchSize ?? batchSizes!.join(", ")}, ${images}`;
+  return [batchesPerEpoch ? `${whole}, ${steps} steps${epochs}` : whole];
 }

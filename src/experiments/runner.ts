@@ -15,7 +15,8 @@ import {
 } from "./cells.ts";
 import type { CellCheckpoint, Experiment, Measurement, Preset } from "./experiment.ts";
 import { TRAINING } from "./presets.ts";
-import { paperNetwork, shrinkImages } from "./setup.ts";
+import { type NetworkSettings, paperNetwork, shrinkImages } from "./setup.ts";
+import { withNetworkOf } from "./variant.ts";
 import { Estimate, networkWork, type Rate, unitsOf, type Work } from "./work.ts";
 
 /** What the cells of a run that are not there yet cost, before the first of them. */
@@ -81,7 +82,7 @@ export async function runCells(options: RunnerOptions): Promise<void> {
   const workOf = (key: CellKey): Work => measurementOf(key).work(key.configuration, data.train);
   let open = keys.filter((key) => !kept.has(key));
   const works = open.map(workOf);
-  const rate = await measureRate(gpu, data, preset, works);
+  const rate = await measureRate(gpu, data, manifest, works);
   const estimate = new Estimate(rate);
   options.onReady?.({
     cells: keys.length,
@@ -175,14 +176,15 @@ const TIMED_STEPS = 4;
 async function measureRate(
   gpu: Gpu,
   data: DatasetSplits,
-  preset: Preset,
+  { preset, ...variant }: RunManifest,
   works: readonly Work[],
 ): Promise<Rate & { flopPerSecond: number }> {
   const kind = gpu.info.class;
   if (!works.some((work) => unitsOf(work, kind) > 0)) {
     return { class: kind, secondsPerUnit: 0, compileSeconds: 0, flopPerSecond: Number.NaN };
   }
-  const settings = { ...TRAINING[preset].network, norm: "batch", depth: 20 } as const;
+  const usual = { ...TRAINING[preset].network, norm: "batch", depth: 20 } as const;
+  const settings: NetworkSettings = withNetworkOf(usual, variant) ?? usual;
   const { batchSize, shrink } = settings;
   const small = shrinkImages(data, shrink);
   const steps = 2 + TIMED_STEPS;

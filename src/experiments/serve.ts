@@ -1,5 +1,5 @@
-// The live view: a page that shows curves as they grow. Figures are drawn here, in the report's style; the page only
-// fetches them when the server says that something is new.
+// The live view: the report's page as cells come in, and before it the curves of the cells that run. Everything is drawn here; the
+// page only fetches what is there when the server says that something is new, and puts in what has changed.
 
 import { createHash } from "node:crypto";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
@@ -24,10 +24,27 @@ const SHOWN_CURVES = 6;
 
 const SCRIPT = `
 const view = document.getElementById("view");
-const refresh = async () => { const reply = await fetch("view"); if (reply.ok) view.innerHTML = await reply.text(); };
+const refresh = async () => {
+  const reply = await fetch("view");
+  if (!reply.ok) return;
+  const next = document.createElement("template");
+  next.innerHTML = await reply.text();
+  for (const part of [...next.content.children]) {
+    const old = document.getElementById(part.id);
+    if (!old) view.append(part);
+    else if (old.outerHTML !== part.outerHTML) {
+      const open = old.querySelector("details")?.open;
+      old.replaceWith(part);
+      if (open && part.querySelector("details")) part.querySelector("details").open = true;
+    }
+  }
+};
 const events = new EventSource("events");
 events.onmessage = refresh;
-events.onerror = () => { document.getElementById("state").textContent = "The run has ended, or cannot be reached."; };
+events.onerror = () => {
+  const state = document.getElementById("state");
+  if (state) state.textContent = "The run has ended, or cannot be reached.";
+};
 await refresh();
 `;
 
@@ -77,13 +94,16 @@ export class LiveView {
   private changed = false;
   private drawn: Promise<string> | null = null;
   private now = "starting";
+  private running: string | null = null;
   private done = 0;
   private total = 0;
   private report: string | null = null;
 
+  /** @param growing the report so far, in elements with an id each */
   constructor(
     private readonly title: string,
     private readonly experiments: readonly Experiment[],
+    private readonly growing?: (isLast: boolean) => Promise<string[]>,
   ) {}
 
   /** @returns the page's address. @throws UsageError if the port is none, or taken; 0 takes any. */
@@ -134,6 +154,7 @@ export class LiveView {
 
   cellStarted({ experiment, configuration, seed }: CellKey, total: number): void {
     this.now = `${experiment}: ${configuration.label}, seed ${seed}`;
+    this.running = experiment;
     this.total = total;
     this.changed = true;
   }
@@ -159,6 +180,7 @@ export class LiveView {
   finished(reportHtml: string): void {
     this.report = reportHtml;
     this.now = "finished";
+    this.running = null;
     this.changed = true;
     this.notify();
   }
@@ -221,33 +243,37 @@ export class LiveView {
     } else plain(response, 404, "not found");
   }
 
-  /** The part of the page that changes. */
+  /** The part of the page that changes: elements with an id each. */
   private async view(): Promise<string> {
-    const head = `<p id="state">${escapeHtml(this.now)}${this.total > 0 ? ` (${this.done} of ${this.total} cells done)` : ""}</p>`;
-    const link = this.report ? `<p><a href="report">The report</a></p>` : "";
-    const sections: string[] = [];
-    for (const { id, title } of this.experiments) {
-      const curves = [...(this.curves.get(id)?.values() ?? [])];
-      if (curves.length === 0) continue;
-      // Diverged runs would press all others flat: what is far above the rest is drawn at the edge.
-      let smallest = Number.POSITIVE_INFINITY;
-      for (const { points } of curves) for (const [, y] of points) if (y > 0 && y < smallest) smallest = y;
-      const svg = await lineChart(
-        curves.map(({ cell, name, points }) => ({
-          label: name === "loss" ? cell : `${cell}: ${name}`,
-          points: points.map(([x, y]) => [x, Math.min(y, 1e3 * smallest)] as const),
-        })),
-        {
-          title,
-          x: curves.every(({ name }) => name === "loss") ? "step" : "x",
-          y: curves.every(({ name }) => name === "loss") ? "loss" : "value",
-          yScale: "log",
-          xScale: curves.every(({ name }) => name === "loss") ? "linear" : "log",
-        },
-      );
-      sections.push(`<figure>${svg}</figure>`);
-    }
-    return `${head}${link}<div class="figures">${sections.reverse().join("\n")}</div>`;
+    const done = this.total > 0 ? ` (${this.done} of ${this.total} cells done)` : "";
+    const link = this.report ? ` · <a href="report">the page to keep</a>` : "";
+    const state = `<p><span id="state">${escapeHtml(this.now)}${done}</span>${link}</p>`;
+    const parts = (await this.growing?.(this.report !== null)) ?? [];
+    return [`<div id="now">${state}${await this.latestCurves()}</div>`, ...parts].join("\n");
+  }
+
+  /** The curves of the experiment whose cells run. */
+  private async latestCurves(): Promise<string> {
+    const curves = [...(this.curves.get(this.running ?? "")?.values() ?? [])];
+    if (curves.length === 0) return "";
+    // Diverged runs would press all others flat: what is far above the rest is drawn at the edge.
+    let smallest = Number.POSITIVE_INFINITY;
+    for (const { points } of curves) for (const [, y] of points) if (y > 0 && y < smallest) smallest = y;
+    const isLoss = curves.every(({ name }) => name === "loss");
+    const svg = await lineChart(
+      curves.map(({ cell, name, points }) => ({
+        label: name === "loss" ? cell : `${cell}: ${name}`,
+        points: points.map(([x, y]) => [x, Math.min(y, 1e3 * smallest)] as const),
+      })),
+      {
+        title: this.experiments.find(({ id }) => id === this.running)?.title ?? "",
+        x: isLoss ? "step" : "x",
+        y: isLoss ? "loss" : "value",
+        yScale: "log",
+        xScale: isLoss ? "linear" : "log",
+      },
+    );
+    return `<div class="figures"><figure>${svg}</figure></div>`;
   }
 }
 

@@ -5,13 +5,17 @@ import { DataLoader } from "../data/loader.ts";
 import type { Gpu } from "../gpu.ts";
 import type { Init } from "../nn/init.ts";
 import { Conv2d } from "../nn/layers.ts";
-import { type ResNetCifar, type ResNetNorm, type ResNetShortcut, resnetCifar } from "../nn/models/resnet.ts";
+import type { ResNetNorm, ResNetShortcut } from "../nn/models/resnet.ts";
 import type { Module } from "../nn/module.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { isCifarNetwork, makeNetwork, type NetworkName } from "../train/networks.ts";
+import { type TrainOptions, trainOptions } from "../train/train-options.ts";
 import type { CellContext, Preset } from "./experiment.ts";
 
 /** Settings of a network. */
 export interface NetworkSettings {
+  /** Left out for the paper's, `resnetCifar`. */
+  network?: NetworkName;
   norm: ResNetNorm;
   shortcut: ResNetShortcut;
   depth: number;
@@ -35,14 +39,16 @@ export const DEEP: Record<Preset, Omit<NetworkSettings, "norm">> = {
 /** Fixup and SkipInit start as in their papers. */
 const initOf = (norm: ResNetNorm): Init => (norm === "fixup" || norm === "skipinit" ? "he" : "xavier");
 
-/** What the paper's networks have in common: see docs/experiments.md. */
+/** What the paper's networks have in common: see docs/experiments.md. Others have what of it they can. */
 export function paperNetwork({
+  network: model = "resnetCifar",
   norm,
   shortcut,
   depth,
   width,
-}: Omit<NetworkSettings, "batchSize" | "shrink">) {
-  return { norm, shortcut, depth, width, init: initOf(norm), classifierInit: "fan_in" } as const;
+}: Omit<NetworkSettings, "batchSize" | "shrink">): Partial<TrainOptions> {
+  const common = { model, norm, width, classifierInit: "fan_in" } as const;
+  return isCifarNetwork(model) ? { ...common, shortcut, depth, init: initOf(norm) } : common;
 }
 
 /** A cell for a network that is looked at before any training, with batch-norm and without, and what else it is given. */
@@ -76,9 +82,8 @@ export function freshNetwork(
   { train }: DatasetSplits,
   settings: Omit<NetworkSettings, "batchSize" | "shrink">,
   seed: number,
-): ResNetCifar {
-  const { channels: inChannels, classes } = train;
-  return resnetCifar(gpu, { ...paperNetwork(settings), seed, inChannels, classes });
+): Module {
+  return makeNetwork(gpu, trainOptions({ ...paperNetwork(settings), seed }), train);
 }
 
 /** Runs `look` at an untrained network with one batch of images. */
@@ -86,7 +91,7 @@ export async function withNetwork<T>(
   { gpu, data }: Pick<CellContext, "gpu" | "data">,
   settings: NetworkSettings,
   seed: number,
-  look: (model: ResNetCifar, batch: DeviceBatch, data: DatasetSplits) => Promise<T>,
+  look: (model: Module, batch: DeviceBatch, data: DatasetSplits) => Promise<T>,
 ): Promise<T> {
   const small = shrinkImages(data, settings.shrink);
   const model = freshNetwork(gpu, small, settings, seed);
@@ -133,9 +138,10 @@ export function convolutionNames(model: Module): string[] {
 }
 
 /** The convolution that lies as deep in this network as `layer` does in one of 110 layers. */
-export function convolutionAt(model: ResNetCifar, layer: number): { layer: number; name: string } {
+export function convolutionAt(model: Module, layer: number): { layer: number; name: string } {
   const names = convolutionNames(model);
-  const scaled = Math.min(names.length, Math.max(1, Math.round((layer * model.options.depth) / 110)));
+  const depth = names.length + 1; // with the classifier
+  const scaled = Math.min(names.length, Math.max(1, Math.round((layer * depth) / 110)));
   return { layer: scaled, name: names[scaled - 1]! };
 }
 

@@ -1,5 +1,7 @@
 // What cells cost, and how long that takes here: the estimate before a run, and while it goes on.
 
+import type { NetworkName } from "../train/networks.ts";
+
 /** One image of a data set. */
 export interface ImageSize {
   height: number;
@@ -19,22 +21,50 @@ export interface Work {
   programs: string;
 }
 
+/** Convolutions of each stage: Simonyan & Zisserman 2015, table 1. */
+export const VGG_STAGES: Partial<Record<NetworkName, readonly number[]>> = {
+  vgg11: [1, 1, 2, 2, 2],
+  vgg13: [2, 2, 2, 2, 2],
+  vgg16: [2, 2, 3, 3, 3],
+};
+
 export interface NetworkSize {
+  /** Left out for `resnetCifar`. */
+  network?: NetworkName;
   depth: number;
   width: number;
   /** Images are made smaller by this factor first. */
   shrink?: number;
 }
 
-/** Floating-point operations of one image's pass forward through `resnetCifar`. */
-export function forwardFlop({ depth, width, shrink = 1 }: NetworkSize, image: ImageSize): number {
+/** Floating-point operations of one image's pass forward through the convolutions of a network. */
+export function forwardFlop(
+  { network = "resnetCifar", depth, width, shrink = 1 }: NetworkSize,
+  image: ImageSize,
+): number {
   const pixels = Math.floor(image.height / shrink) * Math.floor(image.width / shrink);
+  const stages = VGG_STAGES[network];
+  if (stages) return vggFlop(stages, width, pixels, image.channels);
   // A stage has half as many pixels a side as the one before, and twice as many channels: each 3×3 convolution costs the same, but
   // for those that begin a stage, which have half as many channels to read.
   const convolution = 2 * 9 * width * width * pixels;
   const stem = 2 * 9 * image.channels * width * pixels;
-  const projections = 2 * (2 * width * width * pixels) * 0.5;
+  const projections = network === "plainCifar" ? 0 : 2 * (2 * width * width * pixels) * 0.5;
   return stem + (depth - 2 - 2 * 0.5) * convolution + projections;
+}
+
+/** The stages have 1, 2, 4, 8 and 8 times `width` channels, and each a quarter of the pixels of the one before. */
+function vggFlop(stages: readonly number[], width: number, pixels: number, channels: number): number {
+  let flop = 0;
+  let from = channels;
+  for (const [stage, count] of stages.entries()) {
+    const to = width * Math.min(8, 2 ** stage);
+    for (let i = 0; i < count; i += 1) {
+      flop += (2 * 9 * from * to * pixels) / 4 ** stage;
+      from = to;
+    }
+  }
+  return flop;
 }
 
 /** `steps` of forward, backward and update, and `forwards` passes without a gradient, over batches of `batchSize` images. */
@@ -43,13 +73,13 @@ export function networkWork(
   image: ImageSize,
   { steps = 0, forwards = 0 }: { steps?: number; forwards?: number },
 ): Work {
-  const { depth, width, shrink = 1, norm, batchSize } = size;
+  const { network, depth, width, shrink = 1, norm, batchSize } = size;
   const rounds = 3 * steps + forwards;
   return {
     flop: rounds * batchSize * forwardFlop(size, image),
     passes: rounds * depth,
     // Depth adds no kernel of its own.
-    programs: [norm, width, shrink, batchSize].join(" "),
+    programs: [network ?? "", norm, width, shrink, batchSize].join(" "),
   };
 }
 

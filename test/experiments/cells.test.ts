@@ -314,7 +314,12 @@ describe("a run", () => {
       [{ ...good, experiments: ["toy", "none"] }, /experiments\[1\] is "none"; expected one of toy, other/],
       [{ ...good, experiments: ["toy", "toy"] }, /experiments\[1\] is "toy"; .*each once/],
       [{ ...good, experiments: [{}] }, /experiments\[0\] is/],
-      [{ ...good, shards: 3 }, /shards is 3; expected preset, dataset, seeds and experiments alone/],
+      [
+        { ...good, shards: 3 },
+        /shards is 3; expected preset, dataset, seeds, experiments, network and longer alone/,
+      ],
+      [{ ...good, network: "resnet50" }, /network is "resnet50"; expected one of resnetCifar/],
+      [{ ...good, longer: 0 }, /longer is 0; expected an integer from 1/],
       [[], /it holds \[\]; expected an object/],
       [7, /it holds 7/],
     ];
@@ -334,8 +339,14 @@ describe("a run", () => {
     mkdirSync(file);
     expect(() => directory.readManifest(ids)).toThrow(DataError);
     rmSync(file, { recursive: true });
-    await directory.writeManifest(manifest, ids);
+    await directory.writeManifest({ ...manifest, network: "resnetCifar", longer: 1 }, ids);
     await directory.writeManifest({ ...manifest, experiments: ["other"] }, ids);
+    await expect(directory.writeManifest({ ...manifest, network: "vgg16" }, ids)).rejects.toThrow(
+      /has network resnetCifar, this one vgg16/,
+    );
+    await expect(directory.writeManifest({ ...manifest, longer: 4 }, ids)).rejects.toThrow(
+      /has longer 1, this one 4/,
+    );
     expect(directory.readManifest(ids)).toEqual({ ...manifest, experiments: ["toy", "other"] });
     expect(() => checkSeeds(1e9)).toThrow(/--seeds is 1000000000; expected an integer from 1 to 1000/);
   });

@@ -11,8 +11,12 @@ const key = {
   seed: 0,
 };
 
-it("shows curves as they grow, and the report at the end", async () => {
-  const view = new LiveView("live", EXPERIMENTS);
+it("shows the report as it grows, and the curves of the cells that run", async () => {
+  const asked: boolean[] = [];
+  const view = new LiveView("live", EXPERIMENTS, async (isLast) => {
+    asked.push(isLast);
+    return [`<section id="part">${asked.length}</section>`];
+  });
   const url = await view.listen(0);
   try {
     view.cellStarted(key, 7);
@@ -26,6 +30,7 @@ it("shows curves as they grow, and the report at the end", async () => {
     expect(page).toContain("EventSource");
     const shown = await (await fetch(`${url}view`)).text();
     expect(shown).toContain("learning-rates: batch lr 0.1, seed 0 (0 of 7 cells done)");
+    expect(shown).toContain('<section id="part">1</section>');
     expect(shown).toContain("Learning rates with and without batch-norm");
     expect(shown).toContain("<svg");
 
@@ -41,6 +46,12 @@ it("shows curves as they grow, and the report at the end", async () => {
     view.finished("<p>the report</p>");
     expect(await (await fetch(`${url}report`)).text()).toContain("the report");
     expect((await fetch(`${url}nothing`)).status).toBe(404);
+    const last = await (await fetch(`${url}view`)).text();
+    expect(last).toContain("finished");
+    expect(last).not.toContain("<svg");
+    // Drawn once a notice, and once more when nothing is to come.
+    expect(asked.slice(0, -1).every((isLast) => !isLast)).toBe(true);
+    expect(asked.at(-1)).toBe(true);
 
     const second = new LiveView("second", EXPERIMENTS);
     await expect(second.listen(Number(new URL(url).port))).rejects.toThrow(
@@ -307,6 +318,7 @@ describe("the live view survives", () => {
       },
     ]);
     const url = await broken.listen(0);
+    broken.cellStarted(key, 1);
     broken.point(key, "loss", 1, 2);
     const reply = await fetch(`${url}view`);
     expect([reply.status, await reply.text()]).toEqual([500, "no title\n"]);
