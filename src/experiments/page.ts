@@ -6,6 +6,7 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 0 auto; p
 h1 { font-size: 1.6rem; line-height: 1.2; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
 .figures { margin-top: 1.5rem; display: grid; align-items: start; grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)); gap: 1.5rem; }
 figure { margin: 0; max-width: 32rem; } figure svg { width: 100%; height: auto; display: block; }
+.mark-rect path { shape-rendering: crispEdges; }
 figcaption, .note { font-size: .9rem; opacity: .8; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .35rem .9rem .35rem 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
@@ -13,7 +14,8 @@ th, td { text-align: left; padding: .35rem .9rem .35rem 0; border-bottom: 1px so
 a { color: inherit; }
 .findings { list-style: none; padding: 0; display: grid; gap: .8rem; }
 .findings li { display: grid; grid-template-columns: 9.5rem 1fr; gap: .3rem 1rem; align-items: start; }
-@media (max-width: 40rem) { .findings li { grid-template-columns: 1fr; } .scroll td:first-child { white-space: normal; } .wide { display: none; } }
+@media (max-width: 40rem) { .findings li { grid-template-columns: 1fr; } .scroll td:first-child { white-space: normal; } .wide { display: none; }
+  table { font-size: .9rem; } th, td { padding-right: .6rem; } }
 .verdict { --tone: #888; display: inline-block; justify-self: start; padding: 0 .6rem; border-radius: 1rem; white-space: nowrap;
   font-size: .9rem; border: 1px solid var(--tone); background: color-mix(in srgb, var(--tone) 18%, transparent); }
 .verdict.holds { --tone: #009e73; } .verdict.does-not-hold { --tone: #d55e00; } .verdict.inconclusive { --tone: #e69f00; }

@@ -138,7 +138,9 @@ function logTicks(low: number, high: number, most: number): number[] {
     const all = [first - 1, first, first + 1, first + 2].flatMap((exponent) =>
       [1, 2, 5].map((times) => power(exponent, times)),
     );
-    return all.filter((value) => value >= low * (1 - 1e-9) && value <= high * (1 + 1e-9)).slice(0, most);
+    const within = all.filter((value) => value >= low * (1 - 1e-9) && value <= high * (1 + 1e-9));
+    // A factor of two or three holds hardly one of them, and is almost linear.
+    return within.length > 2 ? within.slice(0, most) : linearTicks(low, high, most, false);
   }
   const every = Math.ceil((last - first + 1) / most);
   const exponents: number[] = [];
@@ -228,6 +230,13 @@ export function lineChart(series: readonly Series[], options: AxesOptions): Prom
   const ys = values.map(({ py }) => py);
   const xChannel = channel(x, xScale, xs, xDomain, options.xFormat);
   const yChannel = channel(y, yScale, ys, yDomain, options.yFormat);
+  const outside = (v: number, domain?: readonly [number, number]) =>
+    domain !== undefined && (v < domain[0] || v > domain[1]);
+  // Lines and points that lie on an edge are drawn whole; only what leaves the figure is cut off.
+  const clip = values.some(
+    ({ px, py, low = py, high = py }) =>
+      outside(px, xDomain) || [py, low, high].some((each) => outside(each, yDomain)),
+  );
   const hasBand = values.some(({ low }) => low !== undefined);
   const spec = {
     title,
@@ -237,7 +246,7 @@ export function lineChart(series: readonly Series[], options: AxesOptions): Prom
         ? [
             {
               transform: [{ filter: "isValid(datum.low)" }],
-              mark: { type: "area" as const, opacity: 0.2, clip: true },
+              mark: { type: "area" as const, opacity: 0.2, clip },
               encoding: {
                 x: { ...xChannel, field: "px" },
                 y: { ...yChannel, field: "low" },
@@ -251,7 +260,7 @@ export function lineChart(series: readonly Series[], options: AxesOptions): Prom
         mark: {
           type: "line" as const,
           strokeWidth: 2,
-          clip: true,
+          clip,
           point: values.length <= 12 * series.length ? { size: 24 } : false,
         },
         encoding: {
@@ -421,6 +430,7 @@ export function heatMap(values: readonly (readonly number[])[], options: HeatMap
               direction: "horizontal",
               gradientLength: WIDTH - 110,
               titleLimit: 200,
+              labelOverlap: "parity" as const,
               ...ticksOf(type, domain[0]!, domain[1]!, 5, options.colorFormat),
             },
           },
