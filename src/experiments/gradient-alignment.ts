@@ -9,7 +9,7 @@ import {
   judge,
   missing,
 } from "./experiment.ts";
-import { lineChart } from "./plot.ts";
+import { lineChart, pointOf } from "./plot.ts";
 import {
   atInitialisation,
   convolutionAt,
@@ -138,13 +138,18 @@ export const gradientAlignment = defineExperiment<AlignmentSettings, AlignmentDa
           svg: await lineChart(
             norms.map((norm) => ({
               label: NORM_LABELS[norm],
-              points: byLayer(ofNorm(cells, norm), (l) => l.ratio).map(
-                ({ layer, value }) => [layer, value] as const,
+              points: byLayer(ofNorm(cells, norm), (l) => l.ratio).map(({ layer, value }, i) =>
+                pointOf(
+                  layer,
+                  value,
+                  ofNorm(cells, norm).map(({ data }) => data.layers[i]!.ratio),
+                ),
               ),
             })),
             { title: "How far the summands cancel", x: "layer", y: "Σ|d| / |Σd|", yScale: "log" },
           ),
-          caption: "1 would mean that all summands of an entry have one sign. Geometric mean over seeds.",
+          caption:
+            "1 would mean that all summands of an entry have one sign. Geometric mean over seeds; the band is their range.",
         },
       ],
       tables: [

@@ -203,6 +203,12 @@ function legendColumns(labels: readonly string[]): number {
   return 2 * (7 * longest + 30) <= WIDTH - 60 ? 2 : 1;
 }
 
+/** A point with the range of what several seeds gave as its band; one seed has none. */
+export function pointOf(x: number, y: number, seeds: readonly number[]): Point {
+  const known = seeds.filter((value) => !Number.isNaN(value));
+  return known.length > 1 ? [x, y, Math.min(...known), Math.max(...known)] : [x, y];
+}
+
 /**
  * One line a series, with a band where the points have one. Points that are not finite, or not positive on a log scale,
  * are left out; bands on a log scale end at the lowest value shown.

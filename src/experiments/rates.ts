@@ -2,7 +2,7 @@
 
 import type { ResNetNorm } from "../nn/models/resnet.ts";
 import { type Finding, judge, missing } from "./experiment.ts";
-import { lineChart } from "./plot.ts";
+import { lineChart, type Point, pointOf } from "./plot.ts";
 import { NORM_LABELS, ofNorm } from "./setup.ts";
 import { median, show } from "./statistics.ts";
 import type { TrainingData, TrainingResult } from "./training.ts";
@@ -93,16 +93,19 @@ export function judgeStableRates(
   };
 }
 
-/** Loss reached by each rate: median over seeds of the last reading, infinite where it diverged. */
-function lossByRate(cells: readonly TrainingResult[]): [number, number][] {
+/** Where runs that diverged are drawn. */
+const TOP = 1e3;
+
+/** Loss reached by each rate: median and range over seeds of the last reading. */
+function lossByRate(cells: readonly TrainingResult[]): Point[] {
   const rates = [...new Set(cells.map(({ configuration }) => configuration.lr))].sort((a, b) => a - b);
   return rates.map((lr) => {
     const losses = cells
       .filter(({ configuration }) => configuration.lr === lr)
       .map(({ data }) =>
-        data.divergedAt !== null ? Number.POSITIVE_INFINITY : (data.log.at(-1)?.loss ?? Number.NaN),
+        data.divergedAt !== null ? TOP : Math.min(data.log.at(-1)?.loss ?? Number.NaN, TOP),
       );
-    return [lr, median(losses)];
+    return pointOf(lr, median(losses), losses);
   });
 }
 
@@ -116,7 +119,7 @@ export async function sweepFigure(
     svg: await lineChart(
       norms.map((norm) => ({
         label: NORM_LABELS[norm],
-        points: lossByRate(ofNorm(cells, norm)).map(([lr, loss]) => [lr, Math.min(loss, 1e3)] as const),
+        points: lossByRate(ofNorm(cells, norm)),
       })),
       {
         title,
@@ -124,9 +127,9 @@ export async function sweepFigure(
         y: "cross-entropy (nats)",
         xScale: "log",
         yScale: "log",
-        yDomain: [1, 1000],
+        yDomain: [1, TOP],
       },
     ),
-    caption: "Median over seeds. Runs that diverged are drawn at 10³.",
+    caption: "Median over seeds; the band is their range. Runs that diverged are drawn at 10³.",
   };
 }

@@ -12,7 +12,7 @@ import {
   missing,
   type Preset,
 } from "./experiment.ts";
-import { heatMap, lineChart, type Point } from "./plot.ts";
+import { heatMap, lineChart, type Point, pointOf } from "./plot.ts";
 import {
   disposeBatch,
   freshNetwork,
@@ -118,6 +118,7 @@ interface GridPoint {
   lr: number;
   batchSize: number;
   accuracy: number;
+  accuracies: number[];
   fails: boolean;
 }
 
@@ -126,9 +127,10 @@ function gridOf(cells: readonly GridResult[]): GridPoint[] {
   return keys.map((key) => {
     const runs = cells.filter(({ configuration }) => configuration.label === key);
     const { lr, batchSize } = runs[0]!.configuration;
-    const accuracy = mean(runs.map(({ data }) => data.testAccuracy));
+    const accuracies = runs.map(({ data }) => data.testAccuracy);
+    const accuracy = mean(accuracies);
     // Half more than chance.
-    return { lr, batchSize, accuracy, fails: !(accuracy > 1.5 / runs[0]!.data.classes) };
+    return { lr, batchSize, accuracy, accuracies, fails: !(accuracy > 1.5 / runs[0]!.data.classes) };
   });
 }
 
@@ -272,11 +274,11 @@ export const sgdNoise = defineExperiment<NoiseCell | TrainingCell, NoiseData | T
               points: points
                 .filter((point) => point.batchSize === batchSize)
                 .sort((a, b) => a.lr - b.lr)
-                .map(({ lr, accuracy }): Point => [lr / batchSize, accuracy]),
+                .map(({ lr, accuracy, accuracies }) => pointOf(lr / batchSize, accuracy, accuracies)),
             })),
             { title: "Test accuracy by noise", x: "α / |B|", y: "accuracy", xScale: "log", yFormat: "%" },
           ),
-          caption: "One curve would mean that only α/|B| counts.",
+          caption: "One curve would mean that only α/|B| counts. Mean over seeds; the band is their range.",
         },
       );
     }
