@@ -1,10 +1,16 @@
-// The public API as text, one file for each entry point: etc/core.api.md, etc/node.api.md and etc/onnx.api.md. Run after `npm run build`, it fails
+// The public API as text, one file for each entry point: etc/core.api.md and so on. Run after `npm run build`, it fails
 // where the declarations say something else; `-- --write` writes the files anew, for a reviewer to see what changes.
 import { join } from "node:path";
 import { Extractor, ExtractorConfig, ExtractorLogLevel } from "@microsoft/api-extractor";
 import { root } from "./lib/package.ts";
 
-const ENTRIES = { core: "dist/index.d.ts", node: "dist/node/index.d.ts", onnx: "dist/onnx/index.d.ts" };
+// `fusenorm/data` and `fusenorm/formats` are parts of the core's.
+const ENTRIES = {
+  core: "dist/index.d.ts",
+  node: "dist/node/index.d.ts",
+  onnx: "dist/onnx/index.d.ts",
+  experiments: "dist/experiments/index.d.ts",
+};
 const silent = { default: { logLevel: ExtractorLogLevel.None, addToApiReportFile: false } };
 const write = process.argv.includes("--write");
 

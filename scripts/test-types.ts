@@ -32,7 +32,15 @@ export const end = async () => (await requestGpu({ adapter: "lavapipe" })).destr
 export const images: Promise<number> = loadDataset("embedded").then(({ train }) => train.count);
 `;
 
-const FILES = { "core.mts": CORE, "webgpu.mts": WEBGPU, "node.mts": NODE };
+/** Parts of the core, and what it takes to write an experiment of one's own. */
+const PARTS = `import { type Batch, imageDataset } from "fusenorm/data";
+import { decodeNpy, type Safetensors } from "fusenorm/formats";
+import { type Experiment, EXPERIMENTS } from "fusenorm/experiments";
+export const ids: string[] = EXPERIMENTS.map(({ id }: Experiment) => id);
+export { type Batch, decodeNpy, imageDataset, type Safetensors };
+`;
+
+const FILES = { "core.mts": CORE, "webgpu.mts": WEBGPU, "node.mts": NODE, "parts.mts": PARTS };
 type File = keyof typeof FILES;
 
 interface Case {
@@ -47,10 +55,10 @@ const DOM = ["ES2023", "DOM"];
 /** TypeScript 7 has WebGPU in the DOM's library; before, it comes from @webgpu/types, which clashes with that. */
 const hasWebGpu = (version: string) => Number(version) >= 6;
 const CASES: Case[] = [
-  { lib: ["ES2023"], types: [], files: ["core.mts"] },
+  { lib: ["ES2023"], types: [], files: ["core.mts", "parts.mts"] },
   { lib: ["ES2023"], types: ["node"], files: ["core.mts", "node.mts"] },
   { lib: DOM, types: [], files: ["core.mts"] },
-  { lib: DOM, types: [], files: ["core.mts"], bundler: true },
+  { lib: DOM, types: [], files: ["core.mts", "parts.mts"], bundler: true },
   { lib: DOM, types: ["node"], files: ["core.mts", "node.mts"] },
   { lib: DOM, types: [], files: ["core.mts", "webgpu.mts"], only: hasWebGpu },
   {

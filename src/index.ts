@@ -14,23 +14,7 @@ export type { Grid } from "./device/commands.ts";
 export type { KernelSpec } from "./device/kernels.ts";
 export type { KernelTiming } from "./device/profiler.ts";
 export * from "./errors.ts";
-export type { StoredType } from "./formats/elements.ts";
-export {
-  type DecodeNpzOptions,
-  decodeNpy,
-  decodeNpz,
-  type EncodeNpzOptions,
-  encodeNpy,
-  encodeNpz,
-  type NpyOptions,
-} from "./formats/npy.ts";
-export {
-  decodeSafetensors,
-  encodeSafetensors,
-  type Safetensors,
-  type SafetensorsOptions,
-} from "./formats/safetensors.ts";
-export { fromTorch, type TorchOptions, torchStateDict } from "./formats/torch.ts";
+export * from "./formats/index.ts";
 export * as shaders from "./generated/shaders.ts";
 export {
   type DebugOptions,

@@ -1,3 +1,8 @@
+/**
+ * Data sets of images, from their files to batches on the GPU. In Node, `fusenorm/node` downloads and reads them.
+ * @module fusenorm/data
+ */
+
 export {
   type Augmentation,
   type AugmentOptions,

@@ -1,3 +1,9 @@
+/**
+ * The experiments of *Understanding Batch Normalization*: what each one measures, cell by cell, and how it judges what came out. Needs the
+ * packages `vega`, `vega-lite` and `ml-matrix`. `fusenorm reproduce` of `fusenorm-cli` runs them all, and goes on where it was stopped.
+ * @module fusenorm/experiments
+ */
+
 import { UsageError } from "../errors.ts";
 import { nearest, show } from "../options.ts";
 import { bnLastLayer } from "./bn-last-layer.ts";
@@ -13,6 +19,22 @@ import { momentsByDepth } from "./moments-by-depth.ts";
 import { norms } from "./norms.ts";
 import { randomMatrices } from "./random-matrices.ts";
 import { sgdNoise } from "./sgd-noise.ts";
+
+export type {
+  Cell,
+  CellCheckpoint,
+  CellContext,
+  Comparison,
+  Configuration,
+  Exhibit,
+  Experiment,
+  Figure,
+  Finding,
+  Mark,
+  Measurement,
+  Preset,
+  Verdict,
+} from "./experiment.ts";
 
 /** In the order of the paper. */
 export const EXPERIMENTS: readonly Experiment[] = [
