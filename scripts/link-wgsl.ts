@@ -114,10 +114,29 @@ export function linkLibrary(shaders: readonly ShaderFile[]): Library {
     const others = [...neighbours.get(file)!].map(({ source }) => source);
     library.reflections[file.name] = reflect(file.source, others);
   }
+  library.reflections = withoutDeadEnds(library.reflections);
   for (const [file, all] of entryPoints) {
     for (const entry of file.source.entries) checkNumbers(file, all, library, entry);
   }
   return library;
+}
+
+/** Without the functions that lead to no binding, in whatever combination: nobody asks for more than what is bound. */
+function withoutDeadEnds(reflections: Readonly<Record<string, Reflection>>): Record<string, Reflection> {
+  const all = Object.entries(reflections);
+  const leads = new Set(all.flatMap(([, { bindings }]) => Object.keys(bindings)));
+  const calls = all.flatMap(([, { functions }]) => Object.entries(functions));
+  for (let before = -1; before < leads.size; ) {
+    before = leads.size;
+    for (const [name, used] of calls) if (used.some((one) => leads.has(one))) leads.add(name);
+  }
+  const pruned = ({ functions, ...rest }: Reflection): Reflection => {
+    const kept = Object.entries(functions).map(
+      ([name, used]) => [name, used.filter((one) => leads.has(one))] as const,
+    );
+    return { ...rest, functions: Object.fromEntries(kept.filter(([, used]) => used.length > 0)) };
+  };
+  return Object.fromEntries(all.map(([name, reflection]) => [name, pruned(reflection)]));
 }
 
 /** Every choice of parts for `holes`: lists of names. */

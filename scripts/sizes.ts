@@ -15,6 +15,7 @@ const PACKAGE = JSON.stringify(join(root, "dist/index.js"));
 
 const IMPORTS: Record<string, string> = {
   "conv2d, batchNorm and SGD": `export { Gpu, conv2d, batchNorm, SGD } from ${PACKAGE};`,
+  "encodeConv2d and encodeBatchNorm": `export { encodeConv2d, encodeBatchNorm } from ${PACKAGE};`,
   "relu alone": `export { relu } from ${PACKAGE};`,
   "the whole core": `export * from ${PACKAGE};`,
 };

@@ -3,7 +3,7 @@ import type { Kernels, ShaderName } from "../generated/shaders.ts";
 import { isPlain, nearest, show } from "../options.ts";
 import { type LinkedShader, link, Module, type ShaderModule } from "./link.ts";
 import { Recent } from "./recent.ts";
-import type { Slot } from "./reflect.ts";
+import { readSource, reflect, type Slot } from "./reflect.ts";
 import type { Choice } from "./variants.ts";
 
 /** WGSL of your own. */
@@ -289,7 +289,7 @@ export function moduleOf({ shader }: KernelSpec): Module {
   // By source: shaders of different sources may share a name.
   let module = known.get(source);
   if (!module) {
-    module = new Module(name, source);
+    module = new Module(name, source, [], () => [reflect(readSource(source))]);
     known.set(source, module);
   }
   return module;

@@ -1,7 +1,7 @@
 // Modules of WGSL from the files of shaders/: what a module imports, and the parts in its holes, joined to one text.
 
 import type { PartsOf, ShaderName } from "../generated/shaders.ts";
-import { type Reflection, readSource, reflect, type Slot, slotsOf } from "./reflect.ts";
+import { type Reflection, type Slot, slotsOf } from "./reflect.ts";
 
 /** A file of shaders/. */
 export interface ShaderFile {
@@ -29,13 +29,14 @@ interface Hole {
 /** WGSL with its name, and what it says of itself. */
 export class Module {
   private readonly slots = new Map<string, readonly Slot[] | null>();
-  private own: readonly Reflection[] | null = null;
+  private known: readonly Reflection[] | null = null;
 
   constructor(
     readonly name: string,
     readonly source: string,
     /** The files of shaders/ that it is linked from, in order, each with the line at which it begins; none for users' own. */
-    readonly files: readonly { file: ShaderFile; line: number }[] = [],
+    readonly files: readonly { file: ShaderFile; line: number }[],
+    private readonly reflect: () => readonly Reflection[],
   ) {}
 
   get isLinked(): boolean {
@@ -44,10 +45,8 @@ export class Module {
 
   /** What it declares, file by file. */
   get reflections(): readonly Reflection[] {
-    this.own ??= this.isLinked
-      ? this.files.map(({ file }) => file.reflection)
-      : [reflect(readSource(this.source))];
-    return this.own;
+    this.known ??= this.reflect();
+    return this.known;
   }
 
   /** What an entry point binds; null where there is no such entry point. */
@@ -111,5 +110,6 @@ function join({ name, files, holes }: ShaderModule, chosen: Readonly<Record<stri
     line += file.text.split("\n").length - 1;
     return place;
   });
-  return new Module([name, ...labels].join("+"), source, places);
+  const reflections = () => places.map(({ file }) => file.reflection);
+  return new Module([name, ...labels].join("+"), source, places, reflections);
 }
