@@ -22,6 +22,7 @@ const guide = [
     text: "Go further",
     items: [
       { text: "A fused op in one sitting", link: "/guide/fused-op" },
+      { text: "What is in the package", link: "/guide/package" },
       { text: "Bring your own device", link: "/guide/own-device" },
       { text: "Is my network healthy?", link: "/guide/healthy" },
       { text: "Limits and troubleshooting", link: "/guide/troubleshooting" },
