@@ -1,9 +1,16 @@
 // This package, on the same footing as its peers. Captured plans are its counterpart of their `jit`.
+
+import { noGrad } from "../../src/autograd/tape.ts";
 import { imageDataset } from "../../src/data/dataset.ts";
 import { DeviceDataset } from "../../src/data/device-dataset.ts";
 import { BatchSampler } from "../../src/data/loader.ts";
 import type { Gpu } from "../../src/gpu.ts";
+import { foldBatchNorm } from "../../src/nn/fold.ts";
+import { BatchNorm2d } from "../../src/nn/layers.ts";
+import { mobilenetV2 } from "../../src/nn/models/mobilenet.ts";
 import { resnetCifar } from "../../src/nn/models/resnet.ts";
+import { resnet18 } from "../../src/nn/models/resnet-imagenet.ts";
+import type { Module } from "../../src/nn/module.ts";
 import { batchNorm } from "../../src/ops/batch-norm/batch-norm.ts";
 import { conv2d } from "../../src/ops/conv2d/conv2d.ts";
 import { softmaxCrossEntropy } from "../../src/ops/softmax/softmax-cross-entropy.ts";
@@ -16,6 +23,7 @@ import {
   EPSILON,
   LEARNING_RATE,
   MOMENTUM,
+  type NetworkWork,
   normals,
   type Prepared,
   type ResNetWork,
@@ -28,8 +36,12 @@ export function fusenorm(gpu: Gpu): Contender {
     name: "fusenorm",
     device: gpu.info.name,
     refuses: () => null,
-    prepare: async (work, data) =>
-      work.op === "resnet_step" ? prepareStep(gpu, work, data) : prepareOp(gpu, work, data),
+    prepare: async (work, data) => {
+      if (work.op !== "resnet_step" && work.op !== "network") return prepareOp(gpu, work, data);
+      return work.op === "network" && work.pass === "inference"
+        ? prepareInference(gpu, work, data)
+        : prepareStep(gpu, work, data);
+    },
     close: async () => gpu.destroy(),
   };
 }
@@ -114,13 +126,47 @@ function prepareOp(gpu: Gpu, work: OpWork, data: WorkData): Prepared {
   };
 }
 
-function prepareStep(gpu: Gpu, work: ResNetWork, data: WorkData): Prepared {
-  const { depth, batch, size, classes } = work;
-  const model = resnetCifar(gpu, { depth, classes });
+function modelOf(gpu: Gpu, work: ResNetWork | NetworkWork): Module {
+  const { classes } = work;
+  if (work.op === "resnet_step") return resnetCifar(gpu, { depth: work.depth, classes });
+  return { resnet18, mobilenetV2 }[work.network](gpu, { images: "cifar", classes });
+}
+
+/** Inference with the batch-norms folded. */
+function prepareInference(gpu: Gpu, work: NetworkWork, data: WorkData): Prepared {
+  const { batch, size } = work;
+  const model = modelOf(gpu, work);
+  for (const [i, parameter] of model.parameters().entries()) parameter.write(data.parameters[i]!.data);
+  const norms = [...model.modules()].map(([, module]) => module).filter((one) => one instanceof BatchNorm2d);
+  for (const [i, { runningMean, runningVar }] of norms.entries()) {
+    runningMean!.write(data.running[i]!.mean);
+    runningVar!.write(data.running[i]!.variance);
+  }
+  foldBatchNorm(model.eval());
+  const images = gpu.keep(gpu.tensor(data.arrays.x!, [batch, size, size, 3]));
+  const plan = gpu.capture(() => noGrad(() => model.forward(images)));
+  return {
+    run: async (iterations) => {
+      for (let i = 0; i < iterations; i += 1) plan.run();
+      await done(gpu);
+    },
+    result: () => readAll([plan.result]),
+    dispose() {
+      plan.dispose();
+      model.dispose();
+      images.dispose();
+    },
+  };
+}
+
+function prepareStep(gpu: Gpu, work: ResNetWork | NetworkWork, data: WorkData): Prepared {
+  const { batch, size } = work;
+  const model = modelOf(gpu, work);
   const parameters = model.parameters();
   const images = gpu.keep(gpu.tensor(data.arrays.x!, [batch, size, size, 3]));
   const labels = gpu.keep(gpu.tensor(data.labels, [batch], { dtype: "uint32" }));
-  const batches = work.images ? imagesOnDevice(gpu, work, work.images, images, labels) : null;
+  const batches =
+    work.op === "resnet_step" && work.images ? imagesOnDevice(gpu, work, work.images, images, labels) : null;
   const start = () => {
     data.parameters.forEach(({ data: values }, i) => {
       parameters[i]!.write(values);

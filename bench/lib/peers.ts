@@ -4,7 +4,7 @@ import { alignedTable, formatMs, markdownTable, percent } from "./report.ts";
 import type { Environment } from "./results.ts";
 import { type Case, sampleInterleaved } from "./sampling.ts";
 import { pairedRatio, relativeError, type Summary, summarize } from "./stats.ts";
-import { type Contender, describeWork, type Prepared, resultNames, type Work, workData } from "./work.ts";
+import { type Contender, describeWork, type PeerWork, type Prepared, resultNames, workData } from "./work.ts";
 
 export const PEERS_SCHEMA = "fusenorm-peers/1";
 
@@ -56,7 +56,7 @@ export function compareNumbers(
 
 /** One work item on every contender that takes it. The first contender is what the others are compared with. */
 export async function runPeerWork(
-  work: Work,
+  work: PeerWork,
   contenders: readonly Contender[],
   options: PeerOptions,
 ): Promise<PeerGroup> {

@@ -1,5 +1,10 @@
 // What the contenders of `bench:peers` are given: the same work with the same numbers, in one layout.
 
+import { type NetworkName, networkParameters, type Running } from "./networks.ts";
+import { normals, type Parameter } from "./numbers.ts";
+
+export { EPSILON, normals, type Parameter } from "./numbers.ts";
+
 /** One piece of work. Sizes are N, H, W, C; convolutions are 3×3 with stride 1 and padding 1. */
 export type Work =
   | { op: "batch_norm"; pass: Pass; shape: Size4; tail?: Tail }
@@ -19,6 +24,19 @@ export interface ResNetWork {
   images?: number;
 }
 
+/** A training step of a network for images of 32×32 pixels, or inference with its batch-norms folded. */
+export interface NetworkWork {
+  op: "network";
+  network: NetworkName;
+  pass: "training step" | "inference";
+  batch: number;
+  size: number;
+  classes: number;
+}
+
+/** What `bench:peers` compares. */
+export type PeerWork = Work | NetworkWork;
+
 export type Pass = "forward" | "forward+backward";
 /** What follows batch-norm: nothing, ReLU (the default), or the addition of a residual and then ReLU. */
 export type Tail = "plain" | "relu" | "residual+relu";
@@ -27,20 +45,14 @@ export type Size4 = readonly [number, number, number, number];
 /** Float arrays by name, NHWC, weights `[K, R, S, C]` and `[out, in]`. */
 export interface WorkData {
   arrays: Record<string, Float32Array>;
-  /** `resnet_step` only: the parameters in the order of the network. */
+  /** Of networks: the parameters in their order. */
   parameters: Parameter[];
-  /** `resnet_step` only: one label per image. */
+  /** Of networks: one label per image. */
   labels: Uint32Array;
+  /** Of `network`: running statistics of the batch-norms. */
+  running: Running[];
 }
 
-export interface Parameter {
-  kind: "conv" | "gamma" | "beta" | "linear" | "bias";
-  shape: readonly number[];
-  data: Float32Array;
-}
-
-/** Of batch-norm everywhere. */
-export const EPSILON = 1e-5;
 /** Of the training step: SGD as PyTorch has it, without weight decay. */
 export const LEARNING_RATE = 0.05;
 export const MOMENTUM = 0.9;
@@ -52,7 +64,7 @@ export interface Prepared {
   /** Does the work `iterations` times, and returns when the device has done it. */
   run(iterations: number): Promise<void>;
   /**
-   * The numbers, for comparison: y; or y, dx, dγ, dβ (and dresidual); or y, dx, dw; or the losses of the first training steps.
+   * The numbers, for comparison: y; or y, dx, dγ, dβ (and dresidual); or y, dx, dw; or the losses of the first training steps; or logits.
    * NHWC and `[K, R, S, C]`, whatever the contender works with.
    */
   result(): Promise<Float32Array[]>;
@@ -64,13 +76,14 @@ export interface Contender {
   /** What does the work: the adapter's name, or the processor. */
   readonly device: string;
   /** Why it can't do `work`, or null. */
-  refuses(work: Work): string | null;
-  prepare(work: Work, data: WorkData): Promise<Prepared>;
+  refuses(work: PeerWork): string | null;
+  prepare(work: PeerWork, data: WorkData): Promise<Prepared>;
   close(): Promise<void>;
 }
 
 /** `batch_norm forward+backward 32×32×32×32` */
-export function describeWork(work: Work): string {
+export function describeWork(work: PeerWork): string {
+  if (work.op === "network") return `${work.network} ${work.pass}, batch ${work.batch}`;
   if (work.op === "resnet_step") {
     const { depth, batch, images } = work;
     return images
@@ -89,26 +102,13 @@ export function stepsOf(work: Work): number {
 }
 
 /** Names of what `Prepared.result` holds. */
-export function resultNames(work: Work): string[] {
-  if (work.op === "resnet_step") return Array.from({ length: COMPARED_STEPS }, (_, i) => `loss ${i + 1}`);
+export function resultNames(work: PeerWork): string[] {
+  if (work.op === "network" && work.pass === "inference") return ["logits"];
+  if (work.op === "network" || work.op === "resnet_step")
+    return Array.from({ length: COMPARED_STEPS }, (_, i) => `loss ${i + 1}`);
   if (work.pass === "forward") return ["y"];
   if (work.op === "conv2d") return ["y", "dx", "dw"];
   return ["y", "dx", "dγ", "dβ", ...(work.tail === "residual+relu" ? ["dresidual"] : [])];
-}
-
-/** A small seeded generator of normal numbers (mulberry32, Box-Muller), independent of any contender. */
-export function normals(count: number, seed: number, mean = 0, std = 1): Float32Array {
-  let state = seed >>> 0;
-  const next = () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let t = Math.imul(state ^ (state >>> 15), 1 | state);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
-  return Float32Array.from(
-    { length: count },
-    () => mean + std * Math.sqrt(-2 * Math.log(1 - next())) * Math.cos(2 * Math.PI * next()),
-  );
 }
 
 /** `normals`, a million of them repeated: for hundreds of millions, the generator takes longer than what is timed. */
@@ -123,13 +123,17 @@ export function manyNormals(count: number, seed: number, mean = 0, std = 1): Flo
 const product = (sizes: readonly number[]) => sizes.reduce((a, b) => a * b, 1);
 
 /** The inputs of `work`, always the same. The upstream gradient is random: with ones, dx and dγ vanish. */
-export function workData(work: Work): WorkData {
-  const none = { arrays: {}, parameters: [], labels: new Uint32Array() };
-  if (work.op === "resnet_step") {
+export function workData(work: PeerWork): WorkData {
+  const none = { arrays: {}, parameters: [], labels: new Uint32Array(), running: [] };
+  if (work.op === "resnet_step" || work.op === "network") {
     const { batch, size, classes } = work;
     const labels = Uint32Array.from({ length: batch }, (_, i) => (i * 7) % classes);
     const arrays = { x: normals(batch * size * size * 3, 1) };
-    return { arrays, labels, parameters: resnetParameters(work.depth, 3, classes) };
+    const parameters =
+      work.op === "network"
+        ? networkParameters(work.network, classes)
+        : { parameters: resnetParameters(work.depth, 3, classes), running: [] };
+    return { arrays, labels, ...parameters };
   }
   const [n, h, w, c] = work.shape;
   const count = product(work.shape);

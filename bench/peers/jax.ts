@@ -1,17 +1,20 @@
 // jax-js on WebGPU: everything inside one `jit`, gradients by its own autodiff, NCHW as its convolution has it.
 // Its arrays are consumed where they are used; `.ref` keeps one for a further use.
 import type * as Jax from "@jax-js/jax";
+import { blocksOf, folded, type Unit } from "../lib/networks.ts";
 import {
   COMPARED_STEPS,
   type Contender,
   EPSILON,
   LEARNING_RATE,
   MOMENTUM,
+  type NetworkWork,
+  type PeerWork,
   type Prepared,
+  type ResNetWork,
   TO_NCHW,
   TO_NHWC,
   transpose,
-  type Work,
   type WorkData,
 } from "../lib/work.ts";
 
@@ -34,7 +37,7 @@ class JaxContender implements Contender {
     readonly device: string,
   ) {}
 
-  refuses(work: Work): string | null {
+  refuses(work: PeerWork): string | null {
     return work.op === "batch_norm" && work.tail && work.tail !== "relu" ? "not written for it" : null;
   }
 
@@ -42,8 +45,9 @@ class JaxContender implements Contender {
     return this.jax.numpy.array(data as Float32Array<ArrayBuffer>, { shape: [...shape] });
   }
 
-  async prepare(work: Work, data: WorkData): Promise<Prepared> {
-    if (work.op === "resnet_step") return this.prepareStep(work, data);
+  async prepare(work: PeerWork, data: WorkData): Promise<Prepared> {
+    if (work.op === "network" && work.pass === "inference") return this.prepareInference(work, data);
+    if (work.op === "network" || work.op === "resnet_step") return this.prepareStep(work, data);
     const { jax } = this;
     const { arrays } = data;
     const [n, h, w, c] = work.shape;
@@ -110,11 +114,57 @@ class JaxContender implements Contender {
     };
   }
 
-  private prepareStep(work: Extract<Work, { op: "resnet_step" }>, data: WorkData): Prepared {
+  private images({ batch, size }: NetworkWork | ResNetWork, { arrays }: WorkData): Array {
+    return this.array(transpose(arrays.x!, [batch, size, size, 3], TO_NCHW), [batch, 3, size, size]);
+  }
+
+  private prepareInference(work: NetworkWork, data: WorkData): Prepared {
+    const { jax } = this;
+    const x = this.images(work, data);
+    const weights = folded(work.network, data.parameters, data.running).flatMap(({ weight, bias }) => {
+      const { kind, shape, data: values } = weight;
+      const filter =
+        kind === "conv"
+          ? this.array(
+              transpose(values, shape, TO_NCHW),
+              TO_NCHW.map((axis) => shape[axis]!),
+            )
+          : this.array(values, shape);
+      return [filter, this.array(bias, [bias.length])];
+    });
+    const compute = jax.jit((images: Array, parameters: Array[]): Array => {
+      let next = 0;
+      const take = () => parameters[next++]!;
+      return network(jax, work, images, take, (y, unit) => {
+        const z = convolution(jax, y, take(), unit);
+        return activated(jax, z.add(take().reshape([1, unit.to, 1, 1])), unit.activation);
+      });
+    });
+    const call = () =>
+      compute(
+        x.ref,
+        weights.map((weight) => weight.ref),
+      ) as Array;
+    return {
+      run: async (iterations) => {
+        const outputs: Array[] = [];
+        for (let i = 0; i < iterations; i += 1) outputs.push(call());
+        await jax.blockUntilReady(outputs);
+        for (const out of outputs) out.dispose();
+      },
+      result: async () => [Float32Array.from(await call().data())],
+      dispose: () => {
+        for (const array of [x, ...weights]) array.dispose();
+        compute.dispose();
+      },
+    };
+  }
+
+  private prepareStep(work: ResNetWork | NetworkWork, data: WorkData): Prepared {
     const { jax } = this;
     const np = jax.numpy;
-    const { batch, size, classes } = work;
-    const x = this.array(transpose(data.arrays.x!, [batch, size, size, 3], TO_NCHW), [batch, 3, size, size]);
+    const { batch, classes } = work;
+    const x = this.images(work, data);
     const oneHot = new Float32Array(batch * classes);
     data.labels.forEach((label, i) => {
       oneHot[i * classes + label] = 1;
@@ -131,7 +181,10 @@ class JaxContender implements Contender {
     });
     type State = ReturnType<typeof start>;
     const loss = (parameters: Array[], images: Array, targets: Array) => {
-      const logits = resnet(jax, work.depth, images, parameters);
+      const logits =
+        work.op === "network"
+          ? trained(jax, work, images, parameters)
+          : resnet(jax, work.depth, images, parameters);
       return jax.nn
         .logSoftmax(logits, -1)
         .mul(targets)
@@ -216,6 +269,53 @@ function batchNormByVar(
     .sub(mean)
     .mul(scale.mul(gamma.reshape(vector)))
     .add(beta.reshape(vector));
+}
+
+function convolution(jax: typeof Jax, x: Array, filter: Array, { kernel, stride, depthwise, from }: Unit) {
+  const pad = (kernel - 1) / 2;
+  const sides: [number, number][] = [
+    [pad, pad],
+    [pad, pad],
+  ];
+  return jax.lax.convGeneralDilated(x, filter, [stride, stride], sides, {
+    featureGroupCount: depthwise ? from : 1,
+  });
+}
+
+function activated(jax: typeof Jax, x: Array, activation: Unit["activation"]): Array {
+  if (activation === "none") return x;
+  return activation === "relu" ? jax.nn.relu(x) : jax.nn.relu6(x);
+}
+
+/** The blocks, their units made by `unit`, the mean over all pixels and the linear layer, whose arrays `take` gives last. */
+function network(
+  jax: typeof Jax,
+  { network: name }: NetworkWork,
+  images: Array,
+  take: () => Array,
+  unit: (x: Array, unit: Unit) => Array,
+): Array {
+  const np = jax.numpy;
+  let y = images;
+  for (const { branch, shortcut, activation } of blocksOf(name)) {
+    const x = shortcut === "none" ? null : y.ref;
+    y = branch.reduce(unit, y);
+    if (x) y = y.add(shortcut === "identity" ? x : unit(x, shortcut as Unit));
+    y = activated(jax, y, activation);
+  }
+  const pooled = np.mean(y, [2, 3]);
+  return np.matmul(pooled, np.transpose(take())).add(take());
+}
+
+/** In training mode, of parameters in the order of the network. */
+function trained(jax: typeof Jax, work: NetworkWork, images: Array, parameters: Array[]): Array {
+  let next = 0;
+  const take = () => parameters[next++]!;
+  return network(jax, work, images, take, (x, unit) => {
+    const y = convolution(jax, x, take(), unit);
+    const normed = batchNorm(jax, y, take(), take(), [0, 2, 3], [1, unit.to, 1, 1]);
+    return activated(jax, normed, unit.activation);
+  });
 }
 
 function resnet(jax: typeof Jax, depth: number, images: Array, parameters: Array[]): Array {

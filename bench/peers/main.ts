@@ -14,7 +14,7 @@ import { PEERS_SCHEMA, type PeerResults, peerMarkdown, peerTable, runPeerWork } 
 import { provenance } from "../lib/report.ts";
 import { adapterSlug, environment } from "../lib/results.ts";
 import { packageVersion } from "../lib/version.ts";
-import { type Contender, describeWork, type Work } from "../lib/work.ts";
+import { type Contender, describeWork, type PeerWork } from "../lib/work.ts";
 import { jax } from "./jax.ts";
 import { onnxRuntime } from "./ort.ts";
 import { tfjs } from "./tfjs.ts";
@@ -23,7 +23,7 @@ const PEERS = { tfjs, jax, onnx: onnxRuntime };
 type Peer = keyof typeof PEERS;
 
 /** The work compared. The first two shapes are those that the targets are stated for. */
-const WORKS: readonly Work[] = [
+const WORKS: readonly PeerWork[] = [
   { op: "batch_norm", pass: "forward", shape: [32, 32, 32, 32] },
   { op: "batch_norm", pass: "forward+backward", shape: [32, 32, 32, 32] },
   { op: "batch_norm", pass: "forward", shape: [128, 32, 32, 16] },
@@ -35,6 +35,12 @@ const WORKS: readonly Work[] = [
   { op: "conv2d", pass: "forward+backward", shape: [32, 16, 16, 32], outChannels: 32 },
   { op: "conv2d", pass: "forward+backward", shape: [32, 8, 8, 64], outChannels: 64 },
   { op: "resnet_step", depth: 20, batch: 32, size: 32, classes: 10 },
+  ...(["resnet18", "mobilenetV2"] as const).flatMap((network) =>
+    (["training step", "inference"] as const).map((pass) => ({
+      ...{ op: "network" as const, network, pass },
+      ...{ batch: 32, size: 32, classes: 10 },
+    })),
+  ),
 ];
 
 interface Options {
@@ -42,6 +48,7 @@ interface Options {
   peers: Peer[];
   rounds: number;
   callMs: number;
+  batch?: number;
   out: string;
   adapter?: string;
 }
@@ -58,6 +65,7 @@ async function main(): Promise<void> {
     )
     .option("--rounds <n>", "interleaved rounds", positiveInteger, 11)
     .option("--call-ms <ms>", "about how long one timed call lasts", positiveNumber, 60)
+    .option("--batch <n>", "images in a batch of whole networks, instead of 32", positiveInteger)
     .option("--out <dir>", "where the results go", fileURLToPath(new URL("../results/", import.meta.url)))
     .option("--adapter <name>", "hardware, lavapipe, swiftshader, or part of an adapter's name")
     .showHelpAfterError()
@@ -65,7 +73,9 @@ async function main(): Promise<void> {
     .parse()
     .opts<Options>();
   const words = options.filter?.split(/\s+/).filter(Boolean) ?? [];
-  const works = WORKS.filter((work) => {
+  const works = WORKS.map((work) =>
+    "batch" in work ? { ...work, batch: options.batch ?? work.batch } : work,
+  ).filter((work) => {
     const parts = describeWork(work).split(/[\s,]+/);
     return words.every(
       (word) => parts.includes(word) || (!/^forward/.test(word) && describeWork(work).includes(word)),

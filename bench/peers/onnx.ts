@@ -94,6 +94,10 @@ export class OnnxGraph {
     return this.initializer([values.length], FLOAT, values);
   }
 
+  tensor(dims: readonly number[], values: Float32Array): string {
+    return this.initializer(dims, FLOAT, values);
+  }
+
   ints(values: readonly number[]): string {
     return this.initializer([values.length], INT64, BigInt64Array.from(values, BigInt));
   }

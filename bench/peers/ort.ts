@@ -2,14 +2,16 @@
 // so the backward passes are graphs of primitive ops, written out by hand. NCHW, as its kernels have it.
 import { cpus } from "node:os";
 import * as ort from "onnxruntime-node";
+import { blocksOf, folded, type Unit } from "../lib/networks.ts";
 import {
   type Contender,
   EPSILON,
+  type NetworkWork,
+  type PeerWork,
   type Prepared,
   TO_NCHW,
   TO_NHWC,
   transpose,
-  type Work,
   type WorkData,
 } from "../lib/work.ts";
 import { OnnxGraph } from "./onnx.ts";
@@ -22,13 +24,17 @@ class OrtContender implements Contender {
   readonly name = "ONNX Runtime CPU";
   readonly device = `${cpus().length} × ${cpus()[0]?.model ?? "unknown processor"}`;
 
-  refuses(work: Work): string | null {
+  refuses(work: PeerWork): string | null {
     if (work.op === "batch_norm" && work.tail && work.tail !== "relu") return "not written for it";
-    return work.op === "resnet_step" ? "its CPU provider does not train" : null;
+    const trains = work.op === "resnet_step" || (work.op === "network" && work.pass !== "inference");
+    return trains ? "its CPU provider does not train" : null;
   }
 
-  async prepare(work: Work, data: WorkData): Promise<Prepared> {
-    if (work.op === "resnet_step") throw new Error(`${this.name}: ${this.refuses(work)}`);
+  async prepare(work: PeerWork, data: WorkData): Promise<Prepared> {
+    if (work.op === "network" && work.pass === "inference") return prepareNetwork(work, data);
+    if (work.op === "network" || work.op === "resnet_step") {
+      throw new Error(`${this.name}: ${this.refuses(work)}`);
+    }
     const { arrays } = data;
     const [n, h, w, c] = work.shape;
     const k = work.op === "conv2d" ? work.outChannels : c;
@@ -52,36 +58,83 @@ class OrtContender implements Contender {
       work.op === "batch_norm"
         ? batchNormGraph(graph, work.pass, [n, c, h, w])
         : convGraph(graph, work.pass, [n, c, h, w], k);
-    const session = await ort.InferenceSession.create(graph.encode(outputs), {
-      executionProviders: ["cpu"],
-      graphOptimizationLevel: "all",
-    });
-    // Outputs go to the same memory each time, as on the GPU.
-    const fetches = Object.fromEntries(
-      Object.entries(outputs).map(([name, shape]) => [
-        name,
-        new ort.Tensor("float32", new Float32Array(shape.reduce((a, b) => a * b, 1)), shape),
-      ]),
-    );
-    return {
-      run: async (iterations) => {
-        for (let i = 0; i < iterations; i += 1) await session.run(feeds, fetches);
-      },
-      result: async () => {
-        const results = await session.run(feeds);
-        return Object.entries(outputs).map(([name, shape]) => {
-          const values = Float32Array.from(results[name]!.data as Float32Array);
-          return shape.length === 4 ? transpose(values, shape, TO_NHWC) : values;
-        });
-      },
-      dispose: () => void session.release(),
-    };
+    return prepared(graph, feeds, outputs);
   }
 
   async close(): Promise<void> {}
 }
 
 type Outputs = Record<string, readonly number[]>;
+
+async function prepared(
+  graph: OnnxGraph,
+  feeds: Record<string, ort.Tensor>,
+  outputs: Outputs,
+): Promise<Prepared> {
+  const session = await ort.InferenceSession.create(graph.encode(outputs), {
+    executionProviders: ["cpu"],
+    graphOptimizationLevel: "all",
+  });
+  // Outputs go to the same memory each time, as on the GPU.
+  const fetches = Object.fromEntries(
+    Object.entries(outputs).map(([name, shape]) => [
+      name,
+      new ort.Tensor("float32", new Float32Array(shape.reduce((a, b) => a * b, 1)), shape),
+    ]),
+  );
+  return {
+    run: async (iterations) => {
+      for (let i = 0; i < iterations; i += 1) await session.run(feeds, fetches);
+    },
+    result: async () => {
+      const results = await session.run(feeds);
+      return Object.entries(outputs).map(([name, shape]) => {
+        const values = Float32Array.from(results[name]!.data as Float32Array);
+        return shape.length === 4 ? transpose(values, shape, TO_NHWC) : values;
+      });
+    },
+    dispose: () => void session.release(),
+  };
+}
+
+/** A network whose batch-norms are folded, from plain nodes. */
+async function prepareNetwork(work: NetworkWork, data: WorkData): Promise<Prepared> {
+  const { batch, size, classes } = work;
+  const images = transpose(data.arrays.x!, [batch, size, size, 3], TO_NCHW);
+  const g = new OnnxGraph({ x: [batch, 3, size, size] });
+  const weights = folded(work.network, data.parameters, data.running);
+  const limits = [g.scalar(0), g.scalar(6)];
+  let next = 0;
+  const activated = (y: string, activation: Unit["activation"]) => {
+    if (activation === "none") return y;
+    return activation === "relu" ? g.op("Relu", [y]) : g.op("Clip", [y, ...limits]);
+  };
+  const unit = (y: string, { kernel, stride, depthwise, from, activation }: Unit) => {
+    const { weight, bias } = weights[next++]!;
+    const dims = TO_NCHW.map((axis) => weight.shape[axis]!);
+    const filter = g.tensor(dims, transpose(weight.data, weight.shape, TO_NCHW));
+    const pad = (kernel - 1) / 2;
+    const z = g.op("Conv", [y, filter, g.vector(bias)], {
+      kernel_shape: [kernel, kernel],
+      strides: [stride, stride],
+      pads: [pad, pad, pad, pad],
+      group: depthwise ? from : 1,
+    });
+    return activated(z, activation);
+  };
+  let y = "x";
+  for (const { branch, shortcut, activation } of blocksOf(work.network)) {
+    const x = y;
+    y = branch.reduce(unit, x);
+    if (shortcut !== "none") y = g.op("Add", [y, shortcut === "identity" ? x : unit(x, shortcut)]);
+    y = activated(y, activation);
+  }
+  const { weight, bias } = weights[next]!;
+  const pooled = g.op("Flatten", [g.op("GlobalAveragePool", [y])]);
+  g.op("Gemm", [pooled, g.tensor(weight.shape, weight.data), g.vector(bias)], { transB: 1 }, ["y"]);
+  const feeds = { x: new ort.Tensor("float32", images, [batch, 3, size, size]) };
+  return prepared(g, feeds, { y: [batch, classes] });
+}
 
 function batchNormGraph(g: OnnxGraph, pass: string, shape: readonly number[]): Outputs {
   const [n, c, h, w] = shape as [number, number, number, number];

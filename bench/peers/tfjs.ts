@@ -1,15 +1,19 @@
 // TensorFlow.js on its WebGPU backend, which knows browsers only: three things are set up for it here.
 import { createRequire } from "node:module";
 import type * as Tf from "@tensorflow/tfjs-core";
+import { blocksOf, folded, type Unit } from "../lib/networks.ts";
 import {
   COMPARED_STEPS,
   type Contender,
   EPSILON,
   LEARNING_RATE,
   MOMENTUM,
+  type NetworkWork,
+  type Parameter,
+  type PeerWork,
   type Prepared,
+  type ResNetWork,
   transpose,
-  type Work,
   type WorkData,
 } from "../lib/work.ts";
 
@@ -72,7 +76,7 @@ class TfjsContender implements Contender {
     readonly device: string,
   ) {}
 
-  refuses(work: Work): string | null {
+  refuses(work: PeerWork): string | null {
     return work.op === "batch_norm" && work.tail && work.tail !== "relu" ? "not written for it" : null;
   }
 
@@ -84,8 +88,9 @@ class TfjsContender implements Contender {
     await backend.queue.onSubmittedWorkDone();
   }
 
-  async prepare(work: Work, data: WorkData): Promise<Prepared> {
-    if (work.op === "resnet_step") return this.prepareStep(work, data);
+  async prepare(work: PeerWork, data: WorkData): Promise<Prepared> {
+    if (work.op === "network" && work.pass === "inference") return this.prepareInference(work, data);
+    if (work.op === "network" || work.op === "resnet_step") return this.prepareStep(work, data);
     const { tf } = this;
     const { arrays } = data;
     const inputs: Record<string, Tf.Tensor> = {};
@@ -136,26 +141,63 @@ class TfjsContender implements Contender {
     };
   }
 
-  private prepareStep(work: Extract<Work, { op: "resnet_step" }>, data: WorkData): Prepared {
+  /** Filters as tfjs has them: [R, S, C, K], those of single channels [R, S, C, 1]. */
+  private layout({ kind, shape, data: values }: Parameter): { values: Float32Array; shape: number[] } {
+    const order =
+      kind === "linear" ? [1, 0] : kind !== "conv" ? null : shape[3] === 1 ? [1, 2, 0, 3] : [1, 2, 3, 0];
+    if (!order) return { values, shape: [...shape] };
+    return { values: transpose(values, shape, order), shape: order.map((axis) => shape[axis]!) };
+  }
+
+  private prepareInference(work: NetworkWork, data: WorkData): Prepared {
+    const { tf } = this;
+    const x = tf.tensor4d(data.arrays.x!, [work.batch, work.size, work.size, 3]);
+    const weights = folded(work.network, data.parameters, data.running).map(({ weight, bias }) => {
+      const { values, shape } = this.layout(weight);
+      return { filter: tf.tensor(values, shape), bias: tf.tensor1d(bias) };
+    });
+    // Bias and activation in the convolution's kernel, as its converter makes them of a graph.
+    const compute = () => {
+      let next = 0;
+      const logits = (pooled: Tf.Tensor2D) => {
+        const { filter, bias } = weights[next]!;
+        return tf.add(tf.matMul(pooled, filter as Tf.Tensor2D), bias);
+      };
+      return network(tf, work, x, logits, (y, unit) => {
+        const { filter, bias } = weights[next++]!;
+        const fuse = unit.depthwise ? tf.fused.depthwiseConv2d : tf.fused.conv2d;
+        return fuse({
+          ...{ x: y as Tf.Tensor4D, filter: filter as Tf.Tensor4D, bias, strides: unit.stride },
+          ...{ pad: padding(unit), activation: unit.activation === "none" ? "linear" : unit.activation },
+        });
+      });
+    };
+    return {
+      run: async (iterations) => {
+        for (let i = 0; i < iterations; i += 1) tf.dispose(tf.tidy(compute));
+        await this.done();
+      },
+      result: async () => {
+        const out = tf.tidy(compute);
+        const values = Float32Array.from(await out.data());
+        out.dispose();
+        return [values];
+      },
+      dispose: () => tf.dispose([x, ...weights.flatMap(({ filter, bias }) => [filter, bias])]),
+    };
+  }
+
+  private prepareStep(work: ResNetWork | NetworkWork, data: WorkData): Prepared {
     const { tf } = this;
     const { batch, size, classes } = work;
     const x = tf.tensor4d(data.arrays.x!, [batch, size, size, 3]);
     const labels = tf.oneHot(tf.tensor1d(Int32Array.from(data.labels), "int32"), classes);
-    const initial = data.parameters.map(({ kind, shape, data: values }) => {
-      if (kind === "conv") {
-        const [k, r, s, c] = shape as [number, number, number, number];
-        return { values: transpose(values, shape, [1, 2, 3, 0]), shape: [r, s, c, k] };
-      }
-      if (kind === "linear") {
-        const [to, from] = shape as [number, number];
-        return { values: transpose(values, shape, [1, 0]), shape: [from, to] };
-      }
-      return { values, shape: [...shape] };
-    });
+    const initial = data.parameters.map((parameter) => this.layout(parameter));
     const variables = initial.map(({ values, shape }) => tf.variable(tf.tensor(values, shape)));
     let optimizer = tf.train.momentum(LEARNING_RATE, MOMENTUM);
-    const loss = () =>
-      tf.losses.softmaxCrossEntropy(labels, resnet(tf, work.depth, x, variables)) as Tf.Scalar;
+    const logits = () =>
+      work.op === "network" ? trained(tf, work, x, variables) : resnet(tf, work.depth, x, variables);
+    const loss = () => tf.losses.softmaxCrossEntropy(labels, logits()) as Tf.Scalar;
     const step = () => optimizer.minimize(loss, true, variables)!;
     return {
       run: async (iterations) => {
@@ -200,6 +242,47 @@ function batchNorm(tf: typeof Tf, x: Tf.Tensor, gamma: Tf.Tensor, beta: Tf.Tenso
     gamma as Tf.Tensor1D,
     EPSILON,
   );
+}
+
+function padding({ kernel, stride }: Unit): "same" | "valid" | number {
+  if (kernel === 1) return "valid";
+  return stride === 1 ? "same" : 1;
+}
+
+/** The blocks, their units made by `unit`, the mean over all pixels, and `logits` of it. */
+function network(
+  tf: typeof Tf,
+  { network: name }: NetworkWork,
+  images: Tf.Tensor4D,
+  logits: (pooled: Tf.Tensor2D) => Tf.Tensor,
+  unit: (x: Tf.Tensor, unit: Unit) => Tf.Tensor,
+): Tf.Tensor {
+  let y: Tf.Tensor = images;
+  for (const { branch, shortcut, activation } of blocksOf(name)) {
+    const x = y;
+    y = branch.reduce(unit, x);
+    if (shortcut !== "none") y = tf.add(y, shortcut === "identity" ? x : unit(x, shortcut));
+    if (activation === "relu") y = tf.relu(y);
+  }
+  return logits(tf.mean(y, [1, 2]));
+}
+
+/** In training mode, of variables in the order of the network. */
+function trained(tf: typeof Tf, work: NetworkWork, images: Tf.Tensor4D, variables: Tf.Tensor[]): Tf.Tensor {
+  let next = 0;
+  const take = <T extends Tf.Tensor>() => variables[next++] as T;
+  const logits = (pooled: Tf.Tensor2D) => tf.add(tf.matMul(pooled, take<Tf.Tensor2D>()), take());
+  return network(tf, work, images, logits, (x, unit) => {
+    const convolve = unit.depthwise ? tf.depthwiseConv2d : tf.conv2d;
+    const y = batchNorm(
+      tf,
+      convolve(x as Tf.Tensor4D, take<Tf.Tensor4D>(), unit.stride, padding(unit)),
+      take(),
+      take(),
+    );
+    if (unit.activation === "none") return y;
+    return unit.activation === "relu" ? tf.relu(y) : tf.relu6(y);
+  });
 }
 
 function resnet(tf: typeof Tf, depth: number, images: Tf.Tensor4D, variables: Tf.Tensor[]): Tf.Tensor {
