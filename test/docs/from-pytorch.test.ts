@@ -39,6 +39,19 @@ describe("coming from PyTorch", async () => {
     },
   );
 
+  it("leaves no layer, optimizer and schedule out", () => {
+    const index = readFileSync(`${root}src/index.ts`, "utf8");
+    const exported = [...index.matchAll(/export \{([^}]*)\} from "\.\/(?:nn|optim)\//g)]
+      .flatMap(([, list]) => list!.split(","))
+      .map((name) => name.trim())
+      .filter((name) => name && !name.startsWith("type "));
+    expect(exported.length).toBeGreaterThan(50);
+    const named = new Set(rows.flatMap(({ cells }) => codeOf(cells[1]!).map((code) => nameOf(code))));
+    // What every optimizer is, and how weights start, which is an option there.
+    const others = ["Optimizer", "initWeights"];
+    expect(exported.filter((name) => !named.has(name) && !others.includes(name))).toEqual([]);
+  });
+
   it("would notice", () => {
     for (const name of ["reluu", "gpu.tensr", "BatchNorm2d.resetStats", "tensor.numpy"]) {
       expect(isIn(ours.roots, name)).toBe(false);

@@ -5,7 +5,7 @@ import { checkpoint } from "../../src/autograd/checkpoint.ts";
 import { noGrad } from "../../src/autograd/tape.ts";
 import { BatchNorm1d, freezeBatchNorm } from "../../src/nn/batch-norm.ts";
 import { foldBatchNorm } from "../../src/nn/fold.ts";
-import { BatchNorm2d, Conv2d, Linear, ReLU, Sequential } from "../../src/nn/layers.ts";
+import { BatchNorm2d, Conv2d, Identity, Linear, ReLU, Sequential } from "../../src/nn/layers.ts";
 import type { Module } from "../../src/nn/module.ts";
 import { InstanceNorm2d } from "../../src/nn/norms.ts";
 import { updateBatchNorm } from "../../src/optim/average.ts";
@@ -88,6 +88,7 @@ describe("BatchNorm1d", () => {
     const x = gpu.tensor(normals(15, 1), [3, 5]);
     const before = noGrad(() => model.forward(x));
     expect(foldBatchNorm(model)).toEqual({ folded: ["layers.1"], left: [] });
+    expect(model.layers[1]).toBeInstanceOf(Identity);
     const after = noGrad(() => model.forward(x));
     expect(relativeError(await after.read(), await before.read())).toBeLessThan(1e-6);
     for (const thing of [maps, x, before, after, model]) thing.dispose();

@@ -9,6 +9,7 @@ import {
   type Checkpoint,
   Conv2d,
   csvLog,
+  Dropout,
   decayGroups,
   earlyStopping,
   evaluate,
@@ -176,10 +177,11 @@ describe("Trainer", () => {
     for (const one of [trainer, optimizer, model]) one.dispose();
   });
 
-  it("resumes exactly between two readings that a small batch lies between, with Adam and a plateau", async () => {
+  it("resumes exactly between two readings that a small batch lies between, with Adam, dropout and a plateau", async () => {
     const gpu = await testGpu();
     const make = () => {
-      const model = smallNetwork(gpu);
+      const dropout = new Dropout(gpu, 0.3, { random: new Random(2) });
+      const model = new Sequential(smallNetwork(gpu), dropout);
       const optimizer = new AdamW(model.parameters(), { lr: 0.02 });
       const plateau = onPlateau(0.02, { patience: 0, factor: 0.5, threshold: 10, thresholdMode: "abs" });
       const trainer = new Trainer({
