@@ -38,12 +38,7 @@ import { Module, type NormedLayer, parameter } from "./module.ts";
 import { isHooked } from "./module-state.ts";
 import type { Parametrizations } from "./weight-norm.ts";
 
-export {
-  BatchNorm2d,
-  type BatchNorm2dOptions,
-  type BatchNormTail,
-  checkBatchNorm2d,
-} from "./batch-norm.ts";
+export { BatchNorm2d, type BatchNorm2dOptions, checkBatchNorm2d } from "./batch-norm.ts";
 
 /** Where initial weights come from. */
 export interface InitOptions {

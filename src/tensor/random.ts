@@ -5,7 +5,7 @@ import { checkNumber, show } from "../options.ts";
 export type Seed = number | string;
 
 /** 64 bits as two unsigned 32-bit words. */
-export type Words = readonly [lo: number, hi: number];
+type Words = readonly [lo: number, hi: number];
 
 /** High 32 bits of the 64-bit product of two unsigned 32-bit integers, which a double can't hold whole. */
 function mulHigh(a: number, b: number): number {
