@@ -1,7 +1,7 @@
 // Maximum and average over windows of x [N, H, W, C], to y [N, P, Q, C].
 //
-//   max         y = max over the window's pixels inside the map; `taps` [N, P, Q, C] keeps which one (r·S + s), the
-//               first of equal ones; NaN wins
+//   max         y = max over the window's pixels inside the map, which are `dilation` apart; `taps` [N, P, Q, C] keeps which one
+//               (r·S + s), the first of equal ones; NaN wins; -∞ for a window of which no pixel is inside
 //   max_grad    dx[n, h, w, c] = Σ dy over the windows whose tap is this pixel
 //   avg         y = Σ x / divisor, a row of the window at a time; the divisor counts the window's pixels inside the map, or inside the padded map
 //   avg_grad    dx[n, h, w, c] = Σ dy / divisor over the windows that cover this pixel
@@ -32,6 +32,7 @@ struct Sizes {
   columns: i32, // Q
   kernel: vec2<i32>,
   stride: vec2<i32>,
+  dilation: vec2<i32>, // 1 for averages
   before: vec2<i32>, // padding at the top and left
   after: vec2<i32>, // at the bottom and right
 }
@@ -75,20 +76,23 @@ fn max_window(element: u32) -> Best {
   let at = place(element, sizes.rows, sizes.columns);
   let top = at.y * sizes.stride.x - sizes.before.x;
   let left = at.x * sizes.stride.y - sizes.before.y;
-  let r_end = min(sizes.kernel.x, sizes.height - top);
-  let s_start = max(0, -left);
-  let s_end = min(sizes.kernel.y, sizes.width - left);
+  let d = sizes.dilation;
+  let r_end = min(sizes.kernel.x, (sizes.height - top + d.x - 1) / d.x);
+  let s_start = max(0, (d.y - 1 - left) / d.y);
+  let s_end = min(sizes.kernel.y, (sizes.width - left + d.y - 1) / d.y);
   let channels = channels_of(at.channel / 4u, sizes.channels / 4u);
   var best = Best(vec4<f32>(0.0), vec4<u32>(0xffffffffu));
-  for (var r = max(0, -top); r < r_end; r++) {
+  for (var r = max(0, (d.x - 1 - top) / d.x); r < r_end; r++) {
     for (var s = s_start; s < s_end; s++) {
-      let value = made(load(at.n, top + r, left + s, at.channel, sizes.height, sizes.width), channels);
+      let value = made(load(at.n, top + d.x * r, left + d.y * s, at.channel, sizes.height, sizes.width), channels);
       let first = best.tap == vec4<u32>(0xffffffffu);
       let better = first | are_nan(value) | ((value > best.value) & !are_nan(best.value));
       best.value = select(best.value, value, better);
       best.tap = select(best.tap, vec4<u32>(u32(r * sizes.kernel.y + s)), better);
     }
   }
+  let none = best.tap == vec4<u32>(0xffffffffu);
+  best.value = bitcast<vec4<f32>>(select(bitcast<vec4<u32>>(best.value), vec4<u32>(0xff800000u), none));
   return best;
 }
 
@@ -131,22 +135,27 @@ fn avg_window(element: u32) -> vec4<f32> {
   return sum * divisor;
 }
 
-// First and last window that covers coordinate v of the padded map.
-fn windows(v: i32, kernel: i32, stride: i32, count: i32) -> vec2<i32> {
-  return vec2<i32>(max(0, (v - kernel + stride) / stride), min(count - 1, v / stride));
+// First and last window that spans coordinate v of the padded map.
+fn windows(v: i32, span: i32, stride: i32, count: i32) -> vec2<i32> {
+  return vec2<i32>(max(0, (v - span + stride) / stride), min(count - 1, v / stride));
 }
 
 fn max_gather(element: u32) -> vec4<f32> {
   let at = place(element, sizes.height, sizes.width);
   let v = vec2<i32>(at.y, at.x) + sizes.before;
-  let ps = windows(v.x, sizes.kernel.x, sizes.stride.x, sizes.rows);
-  let qs = windows(v.y, sizes.kernel.y, sizes.stride.y, sizes.columns);
+  let d = sizes.dilation;
+  let span = (sizes.kernel - 1) * d + 1;
+  let ps = windows(v.x, span.x, sizes.stride.x, sizes.rows);
+  let qs = windows(v.y, span.y, sizes.stride.y, sizes.columns);
   var sum = vec4<f32>(0.0);
   for (var p = ps.x; p <= ps.y; p++) {
     for (var q = qs.x; q <= qs.y; q++) {
-      let tap = u32((v.x - p * sizes.stride.x) * sizes.kernel.y + v.y - q * sizes.stride.y);
+      let offset = v - vec2<i32>(p, q) * sizes.stride;
+      let rs = offset / d;
+      let is_tap = all(rs * d == offset);
+      let tap = u32(rs.x * sizes.kernel.y + rs.y);
       let dy = load(at.n, p, q, at.channel, sizes.rows, sizes.columns);
-      sum += select(vec4<f32>(0.0), dy, load_taps(at.n, p, q, at.channel) == vec4<u32>(tap));
+      sum += select(vec4<f32>(0.0), dy, (load_taps(at.n, p, q, at.channel) == vec4<u32>(tap)) & vec4<bool>(is_tap));
     }
   }
   return sum;

@@ -102,6 +102,7 @@ export {
   relu6,
   silu,
 } from "./ops/activations.ts";
+export { adaptiveAvgPool2d, type OutputSize } from "./ops/adaptive-pool2d.ts";
 export { type BatchNormOptions, batchNorm } from "./ops/batch-norm/batch-norm.ts";
 export { batchNormComposed } from "./ops/batch-norm/composed.ts";
 export {
@@ -189,6 +190,7 @@ export {
   type AvgPool2dOptions,
   avgPool2d,
   globalAvgPool2d,
+  type MaxPool2dOptions,
   maxPool2d,
   type Pool2dOptions,
 } from "./ops/pool2d.ts";

@@ -15,8 +15,8 @@ import {
   avgPool2d,
   checkPool2d,
   globalAvgPool2d,
+  type MaxPool2dOptions,
   maxPool2d,
-  type Pool2dOptions,
 } from "../ops/pool2d.ts";
 import { flatten } from "../ops/reshape.ts";
 import {
@@ -227,7 +227,7 @@ export class Hardswish extends ActivationLayer {
 export class MaxPool2d extends Module {
   constructor(
     private readonly kernelSize: number | readonly [number, number],
-    private readonly options: Pool2dOptions = {},
+    private readonly options: MaxPool2dOptions = {},
   ) {
     super();
     checkPool2d("MaxPool2d", kernelSize, options, false);

@@ -130,7 +130,7 @@ const activation =
 const pool =
   (opType: "MaxPool" | "AveragePool"): Writer =>
   (graph, recorded) => {
-    const { kernelSize, stride, padding, ceilMode, countIncludePad = true } = recorded.params;
+    const { kernelSize, stride, padding, dilation, ceilMode, countIncludePad = true } = recorded.params;
     const kernel = both(kernelSize, 1);
     graph.node(opType, [dynamic(recorded)], {
       out: recorded.out,
@@ -139,7 +139,9 @@ const pool =
         strides: stride === undefined ? kernel : both(stride, 1),
         pads: pads(padding, [0, 0]),
         ceil_mode: ceilMode ? 1 : 0,
-        ...(opType === "AveragePool" ? { count_include_pad: countIncludePad ? 1 : 0 } : {}),
+        ...(opType === "AveragePool"
+          ? { count_include_pad: countIncludePad ? 1 : 0 }
+          : { dilations: both(dilation, 1) }),
       },
     });
   };

@@ -13,14 +13,20 @@ import { mean } from "./reduce/reduce.ts";
 
 type Pair = number | readonly [number, number];
 
-/** Options of `maxPool2d`. */
+/** Options of both pools. */
 export interface Pool2dOptions {
   /** Default: the kernel size. */
   stride?: Pair;
-  /** Pixels around the map: all sides, [vertical, horizontal] or [top, bottom, left, right]; at most half the kernel. */
+  /** Pixels around the map: all sides, [vertical, horizontal] or [top, bottom, left, right]; at most half of what the kernel spans. */
   padding?: Pair | readonly [number, number, number, number];
   /** Keep a last window that starts inside the map or its left padding but ends beyond it. Default false. */
   ceilMode?: boolean;
+}
+
+/** Options of `maxPool2d`. */
+export interface MaxPool2dOptions extends Pool2dOptions {
+  /** Distance between the pixels of a window, for both directions, or [vertical, horizontal]. Default 1. */
+  dilation?: Pair;
 }
 
 /** Options of `avgPool2d`. */
@@ -29,7 +35,7 @@ export interface AvgPool2dOptions extends Pool2dOptions {
   countIncludePad?: boolean;
 }
 
-interface Pool2dParams extends AvgPool2dOptions {
+interface Pool2dParams extends AvgPool2dOptions, MaxPool2dOptions {
   kernelSize: Pair;
 }
 
@@ -44,19 +50,21 @@ interface Pool2dPlan {
 }
 
 const OPTIONS = optionNames<Pool2dOptions>({ stride: 0, padding: 0, ceilMode: 0 });
+const MAX_OPTIONS = [...OPTIONS, "dilation" satisfies keyof MaxPool2dOptions];
 const AVG_OPTIONS = [...OPTIONS, "countIncludePad" satisfies keyof AvgPool2dOptions];
 
 /** What needs no map to be checked. @throws ShapeError, UsageError */
 export function checkPool2d(
   op: string,
   kernelSize: unknown,
-  options: AvgPool2dOptions,
+  options: AvgPool2dOptions & MaxPool2dOptions,
   average: boolean,
 ): void {
   pair(op, "kernelSize", kernelSize, 1);
-  checkOptions(op, options, average ? AVG_OPTIONS : OPTIONS);
-  const { stride = 1, padding = 0, ceilMode = false, countIncludePad = true } = options;
+  checkOptions(op, options, average ? AVG_OPTIONS : MAX_OPTIONS);
+  const { stride = 1, padding = 0, dilation = 1, ceilMode = false, countIncludePad = true } = options;
   pair(op, "stride", stride, 1);
+  pair(op, "dilation", dilation, 1);
   sides(op, padding);
   checkFlag(op, "ceilMode", ceilMode);
   checkFlag(op, "countIncludePad", countIncludePad);
@@ -89,18 +97,22 @@ function poolPlan(op: string, x: Shape, params: Pool2dParams): Pool2dPlan {
   const [n, height, width, channels] = x as readonly [number, number, number, number];
   const kernel = pair(op, "kernelSize", params.kernelSize, 1);
   const stride = pair(op, "stride", params.stride ?? params.kernelSize, 1);
+  // Of a kernel of one pixel the dilation says nothing.
+  const given = pair(op, "dilation", params.dilation ?? 1, 1);
+  const dilation = [kernel[0] > 1 ? given[0] : 1, kernel[1] > 1 ? given[1] : 1] as const;
   const { padding = 0, ceilMode = false } = params;
   const [top, bottom, left, right] = sides(op, padding);
   const extent = (name: string, size: number, axis: 0 | 1, before: number, after: number) => {
-    if (2 * before > kernel[axis] || 2 * after > kernel[axis]) {
+    const span = dilation[axis] * (kernel[axis] - 1) + 1;
+    if (2 * before > span || 2 * after > span) {
       throw new ShapeError(
-        `${op}: ${name} is padded by ${before} and ${after}, the kernel has ${kernel[axis]}; expected at most half the kernel`,
+        `${op}: ${name} is padded by ${before} and ${after}, the kernel has ${span}; expected at most half the kernel`,
       );
     }
-    const room = size + before + after - kernel[axis];
+    const room = size + before + after - span;
     if (room < 0) {
       throw new ShapeError(
-        `${op}: the kernel spans ${kernel[axis]} pixels, x ${formatShape(x)} has ${name} = ${size} and ${before + after} of ` +
+        `${op}: the kernel spans ${span} pixels, x ${formatShape(x)} has ${name} = ${size} and ${before + after} of ` +
           "padding; expected the kernel to fit into the padded map",
       );
     }
@@ -119,7 +131,7 @@ function poolPlan(op: string, x: Shape, params: Pool2dParams): Pool2dPlan {
     stride,
     sizes: (elements) => ({
       vec4s: Math.ceil(elements / 4),
-      ...{ channels, height, width, rows, columns, kernel, stride },
+      ...{ channels, height, width, rows, columns, kernel, stride, dilation },
       before: [top!, left!],
       after: [bottom!, right!],
     }),
@@ -226,7 +238,7 @@ const avgPool2dOp = defineOp({
  * to the first of equal pixels.
  * @throws ShapeError for a kernel that does not fit, or padding of more than half of it.
  */
-export function maxPool2d(x: Tensor, kernelSize: Pair, options: Pool2dOptions = {}): Tensor {
+export function maxPool2d(x: Tensor, kernelSize: Pair, options: MaxPool2dOptions = {}): Tensor {
   checkPool2d("maxPool2d", kernelSize, options, false);
   return maxPool2dOp({ x }, { kernelSize, ...options });
 }

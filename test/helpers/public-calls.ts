@@ -537,10 +537,23 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
       args: [x4, optional(options({ stride: positive(2), channels: integer(16, 8) }))],
       call: core.subsample,
     },
-    maxPool2d: { args: [x4, pair(2, 1), optional(options(pool))], call: core.maxPool2d },
+    maxPool2d: {
+      args: [x4, pair(2, 1), optional(options({ ...pool, dilation: pair(1, 1) }))],
+      call: core.maxPool2d,
+    },
     avgPool2d: {
       args: [x4, pair(2, 1), optional(options({ ...pool, countIncludePad: flag(true) }))],
       call: core.avgPool2d,
+    },
+    adaptiveAvgPool2d: {
+      args: [
+        x4,
+        either(
+          positive(2),
+          list([2, 3], (v) => v === null || (Number.isInteger(v) && (v as number) >= 1)),
+        ),
+      ],
+      call: core.adaptiveAvgPool2d,
     },
     globalAvgPool2d: unary(core.globalAvgPool2d),
     matmul: {
@@ -832,7 +845,7 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
       ...unary((t: core.Tensor) => new core.Hardswish().forward(t)),
     },
     MaxPool2d: {
-      args: [pair(2, 1), optional(options(pool))],
+      args: [pair(2, 1), optional(options({ ...pool, dilation: pair(1, 1) }))],
       call: (...args: ConstructorParameters<typeof core.MaxPool2d>) => new core.MaxPool2d(...args),
     },
     "MaxPool2d.forward": {

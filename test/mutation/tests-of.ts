@@ -24,6 +24,7 @@ export const testsOf: Record<string, readonly string[]> = {
   activation_relu: activations,
   activation_relu6: activations,
   activation_silu: activations,
+  adaptive_pool2d: ["test/ops/adaptive-pool2d.test.ts"],
   alignment: ["test/train/probes.test.ts"],
   average: ["test/optim/average.test.ts"],
   batch_norm: batchNorm,

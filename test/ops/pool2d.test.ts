@@ -95,6 +95,44 @@ describe("pooling", () => {
     },
   );
 
+  it.each([
+    [[2, 7, 9, 4], { kernel: [3, 3], stride: [1, 1], padding: [0, 0, 0, 0], dilation: [2, 2] }],
+    [[1, 9, 8, 3], { kernel: [2, 3], stride: [2, 1], padding: [1, 0, 3, 2], dilation: [3, 3] }],
+    [
+      [1, 10, 7, 8],
+      { kernel: [3, 2], stride: [3, 2], padding: [2, 2, 0, 1], dilation: [2, 3], ceilMode: true },
+    ],
+    [[1, 6, 6, 5], { kernel: [2, 2], stride: [2, 2], padding: [1, 1, 1, 1], dilation: [1, 4] }],
+  ] as [Shape4, Pool2dGeometry][])("maxPool2d with dilation: [%s] %j", async (shape, geometry) => {
+    const { kernel, ...options } = geometry;
+    const data = distinct(sizeOf(shape));
+    await checkOp({
+      label: "maxPool2d",
+      inputs: { x: { shape, data } },
+      run: (t) => maxPool2d(t.x!, kernel, options),
+      reference: ({ x }) => pool2dReference(x!, shape, geometry, largest),
+    });
+    if (shape[3] % 4 === 0) {
+      const near = data.map((value) => (8 * value) / sizeOf(shape) - 4);
+      const run = (y: Parameters<typeof maxPool2d>[0]) => maxPool2d(y, kernel, options);
+      const reference = (y: Float64Array) => pool2dReference(y, shape, geometry, largest);
+      await checkAfterNorm("pool2d", [{ label: "maxPool2d", shape, data: near, run, reference }]);
+    }
+  });
+
+  it("maxPool2d: a window of which no pixel is inside the map is −∞, and gets nothing", async () => {
+    const gpu = await testGpu();
+    const x = gpu.tensor([1, 2, 3, 4], [1, 1, 1, 4], { requiresGrad: true });
+    const y = maxPool2d(x, [1, 2], { dilation: 5, stride: 1, padding: [0, 0, 3, 3] });
+    const low = Number.NEGATIVE_INFINITY;
+    // Pixels at −3 and 2, and at −2 and 3.
+    expect([...(await y.read())]).toEqual(Array(8).fill(low));
+    const dy = gpu.full(y.shape, 1);
+    y.backward(dy);
+    expect([...(await x.grad!.read())]).toEqual([0, 0, 0, 0]);
+    for (const tensor of [x, y, dy]) tensor.dispose();
+  });
+
   it("takes one number for both directions, and the kernel as the default stride", async () => {
     const gpu = await testGpu();
     gpu.scope(() => {

@@ -13,6 +13,7 @@ import { withFoldAt } from "../helpers/fold.ts";
 import { testGpu } from "../helpers/gpu.ts";
 import { generator, normals } from "../helpers/numbers.ts";
 import { isOnKink, noiseOf, Tape, type Value } from "../reference/autodiff.ts";
+import { adaptiveAvgPool2dReference, pool2dReference } from "../reference/pool2d.ts";
 import { casesOf, checkProperty, differs, RUNS, SEED } from "./check.ts";
 
 const gpu = await testGpu();
@@ -513,11 +514,12 @@ describe("ops at random", () => {
       ),
       ceilMode: fc.option(fc.boolean(), { nil: undefined }),
       countIncludePad: fc.option(fc.boolean(), { nil: undefined }),
+      dilation: fc.option(pair(3), { nil: undefined }),
       /** Equal pixels: the first of them wins. */
       ties: fc.boolean(),
       x: moments,
     }),
-    ({ shape, op, kernel, stride, padding, ceilMode, countIncludePad, ties, x }) => {
+    ({ shape, op, kernel, stride, padding, ceilMode, countIncludePad, dilation, ties, x }) => {
       const given = input(shape, x);
       const data = ties
         ? given.data.map((v) => Math.round(v / x.scale) * x.scale).map(Math.fround)
@@ -539,9 +541,12 @@ describe("ops at random", () => {
               ? [padding[0], padding[0], padding[1], padding[1]]
               : padding;
       const [top, bottom, left, right] = sides as [number, number, number, number];
+      const [dh, dw] = op === "max" && dilation !== undefined ? both(dilation) : [1, 1];
+      const [spanH, spanW] = [dh * (kh - 1) + 1, dw * (kw - 1) + 1];
       if (2 * Math.max(top, bottom) > kh || 2 * Math.max(left, right) > kw) return null;
-      if (shape[1]! + top + bottom < kh || shape[2]! + left + right < kw) return null;
+      if (shape[1]! + top + bottom < spanH || shape[2]! + left + right < spanW) return null;
       const geometry = {
+        dilation: [dh, dw] as const,
         ...{
           kernel: [kh, kw] as const,
           stride: both(stride ?? kernel),
@@ -549,6 +554,9 @@ describe("ops at random", () => {
         },
         ...{ ceilMode: ceilMode ?? false, countIncludePad: countIncludePad ?? true },
       };
+      // A window of padding alone is −∞: no number for relative errors.
+      const counts = pool2dReference(data, shape, geometry, (values) => values.length);
+      if (op === "max" && counts.includes(0)) return null;
       const options = {
         ...(stride !== undefined && { stride }),
         ...(padding !== undefined && { padding }),
@@ -559,13 +567,34 @@ describe("ops at random", () => {
         inputs: { x: { shape, data } },
         run: (t) =>
           op === "max"
-            ? fusenorm.maxPool2d(t.x!, kernel, options)
+            ? fusenorm.maxPool2d(t.x!, kernel, { ...options, ...(dilation !== undefined && { dilation }) })
             : fusenorm.avgPool2d(t.x!, kernel, {
                 ...options,
                 ...(countIncludePad !== undefined && { countIncludePad }),
               }),
         reference: (tape, v) =>
           op === "max" ? tape.maxPool2d(v.x!, geometry) : tape.avgPool2d(v.x!, geometry),
+      };
+    },
+  );
+
+  property(
+    ["adaptiveAvgPool2d"],
+    0.01,
+    fc.record({
+      shape: fc.tuple(fc.integer({ min: 1, max: 2 }), extent, extent, fc.integer({ min: 1, max: 5 })),
+      size: fc.oneof(extent, fc.tuple(fc.option(extent), fc.option(extent))),
+      x: moments,
+    }),
+    ({ shape, size, x }): OpCase => {
+      const [h, w] = typeof size === "number" ? [size, size] : [size[0] ?? shape[1], size[1] ?? shape[2]];
+      return {
+        inputs: { x: input(shape, x) },
+        run: (t) => fusenorm.adaptiveAvgPool2d(t.x!, size),
+        reference: (tape, v) =>
+          tape.linearMap(v.x!, [shape[0], h, w, shape[3]], (data) =>
+            adaptiveAvgPool2dReference(data, shape, [h, w]),
+          ),
       };
     },
   );

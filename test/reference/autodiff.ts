@@ -442,12 +442,13 @@ export class Tape {
     geometry: Pool2dGeometry,
   ): { shape: Shape; windows: { at: number[]; divisor: number }[] } {
     const [n, h, w, c] = x.shape as Shape4;
-    const { kernel, stride, padding, ceilMode = false } = geometry;
+    const { kernel, stride, padding, dilation = [1, 1], ceilMode = false } = geometry;
+    const spans = kernel.map((size, axis) => dilation[axis]! * (size - 1) + 1);
     const windows: { at: number[]; divisor: number }[] = [];
     const places = Float64Array.from({ length: x.data.length }, (_, i) => i);
     pool2dReference(places, [n, h, w, c], geometry, (at, divisor) => windows.push({ at, divisor }));
-    const rows = windowCount(h, kernel[0], stride[0], padding[0], padding[1], ceilMode);
-    const columns = windowCount(w, kernel[1], stride[1], padding[2], padding[3], ceilMode);
+    const rows = windowCount(h, spans[0]!, stride[0], padding[0], padding[1], ceilMode);
+    const columns = windowCount(w, spans[1]!, stride[1], padding[2], padding[3], ceilMode);
     return { shape: [n, rows, columns, c], windows };
   }
 
@@ -477,6 +478,23 @@ export class Tape {
       windows.forEach(({ at, divisor }, out) => {
         for (const i of at) dx[i]! += dy[out]! / divisor;
       });
+      return [dx];
+    });
+  }
+
+  /** f is linear: each column of its matrix is what it makes of one element. */
+  linearMap(x: Value, shape: Shape, f: (data: Float64Array) => Float64Array): Value {
+    const size = x.data.length;
+    return this.record(shape, f(x.data), [x], (dy) => {
+      const one = new Float64Array(size);
+      const dx = new Float64Array(size);
+      for (let i = 0; i < size; i += 1) {
+        one[i] = 1;
+        f(one).forEach((value, j) => {
+          dx[i]! += value * dy[j]!;
+        });
+        one[i] = 0;
+      }
       return [dx];
     });
   }
