@@ -34,3 +34,4 @@ export {
   type DataLoaderOptions,
   epochOrder,
 } from "./loader.ts";
+export * as transforms from "./transforms.ts";

@@ -4,6 +4,7 @@ import type { AugmentOptions } from "../data/augment.ts";
 import type { ChannelMoments, ImageDataset } from "../data/dataset.ts";
 import { DeviceDataset } from "../data/device-dataset.ts";
 import { BatchSampler } from "../data/loader.ts";
+import { Compose, type Transform } from "../data/transforms.ts";
 import { DataError } from "../errors.ts";
 import type { Gpu } from "../gpu.ts";
 import { isPlain, show } from "../options.ts";
@@ -37,6 +38,8 @@ export interface Slot {
   readonly rows: number;
   readonly images: Tensor;
   readonly labels: Tensor;
+  /** What the loss gets: the labels, or what transforms make of them. */
+  readonly targets: Tensor;
   /** Dispatches what fills them, as part of the step; where nothing does, they are full. */
   gather(): void;
   plan: Plan<void> | null;
@@ -70,20 +73,24 @@ export class DeviceFeed implements Feed {
   readonly batchesPerEpoch: number;
   private readonly sampler: BatchSampler;
   private readonly device: DeviceDataset;
-  private readonly slots = new Map<number, Slot & { indices: Tensor; epoch: Tensor }>();
+  private readonly slots = new Map<number, Slot & { indices: Tensor; epoch: Tensor; compose: Compose }>();
 
   constructor(
     private readonly gpu: Gpu,
     private readonly dataset: ImageDataset,
-    options: {
+    private readonly options: {
       batchSize: number;
       seed: number;
       dropLast: boolean;
       moments: ChannelMoments;
       augment: AugmentOptions | null;
+      /** Of pixels from 0 to 1; `moments` are not used where there are some. */
+      transforms: readonly Transform[];
     },
   ) {
-    const { batchSize, seed, dropLast, moments, augment } = options;
+    const { batchSize, seed, dropLast, augment, transforms } = options;
+    const zeros = new Array<number>(dataset.channels).fill(0);
+    const moments = transforms.length > 0 ? { mean: zeros, std: zeros.map(() => 1) } : options.moments;
     this.sampler = new BatchSampler({ count: dataset.count, batchSize, seed, dropLast });
     this.batchesPerEpoch = this.sampler.batchesPerEpoch;
     this.device = new DeviceDataset(gpu, dataset, { ...moments, seed, augment });
@@ -94,6 +101,7 @@ export class DeviceFeed implements Feed {
     const slot = this.slot(indices.length);
     slot.indices.write(indices);
     slot.epoch.write([epoch]);
+    slot.compose.draw(epoch, indices);
     return slot;
   }
 
@@ -104,12 +112,21 @@ export class DeviceFeed implements Feed {
     const { height, width, channels } = dataset;
     const indices = gpu.keep(gpu.empty([rows], "uint32"));
     const epoch = gpu.keep(gpu.empty([1], "uint32"));
-    const images = gpu.keep(gpu.empty([rows, height, width, channels]));
+    const gathered = gpu.keep(gpu.empty([rows, height, width, channels]));
     const labels = gpu.keep(gpu.empty([rows], "uint32"));
+    const { transforms, seed } = this.options;
+    const compose = new Compose(gpu, transforms, { images: gathered, labels, seed });
+    const { images, targets } = compose;
     const slot = {
-      ...{ rows, images, labels, indices, epoch, plan: null },
-      gather: () => device.gather(indices, epoch, images, labels),
-      dispose: () => disposeAll([indices, epoch, images, labels]),
+      ...{ rows, images, labels, targets, indices, epoch, compose, plan: null },
+      gather: () => {
+        device.gather(indices, epoch, gathered, labels);
+        compose.run();
+      },
+      dispose: () => {
+        disposeAll([indices, epoch, gathered, labels]);
+        compose.dispose();
+      },
     };
     this.slots.set(rows, slot);
     return slot;
@@ -169,7 +186,8 @@ export class HostFeed implements Feed {
     const images = gpu.keep(gpu.empty(shape));
     const labels = gpu.keep(gpu.empty(labelShape, classes ? "uint32" : "float32"));
     const dispose = () => disposeAll([images, labels]);
-    const slot: Slot = { rows: shape[0]!, images, labels, gather: () => {}, plan: null, dispose };
+    const targets = labels;
+    const slot: Slot = { rows: shape[0]!, images, labels, targets, gather: () => {}, plan: null, dispose };
     this.slots.set(key, slot);
     return slot;
   }

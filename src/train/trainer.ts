@@ -2,6 +2,7 @@ import { noGrad } from "../autograd/tape.ts";
 import { type AugmentOptions, checkAugment } from "../data/augment.ts";
 import { type ChannelMoments, channelMoments, type ImageDataset } from "../data/dataset.ts";
 import { DataLoader } from "../data/loader.ts";
+import { checkTransforms, normalize, shapesOf, type Transform } from "../data/transforms.ts";
 import type { KernelTiming } from "../device/profiler.ts";
 import { DataError, FusenormError, UsageError } from "../errors.ts";
 import * as shaders from "../generated/shaders.ts";
@@ -66,6 +67,11 @@ export interface TrainerOptions<M extends Module = Module, K extends string = "a
   dropLast?: boolean;
   /** Of the training images of a data set in memory. Default null: as they are. */
   augment?: AugmentOptions | null;
+  /**
+   * Changes of the training images of a data set in memory, after `augment`: see `transforms`. They get pixels from 0 to 1 and keep
+   * the images' size; unless `transforms.normalize` is among them, it comes last. Default: none.
+   */
+  transforms?: readonly Transform[];
   /** What images of data sets in memory are normalised by. Default: those of the training set. */
   moments?: ChannelMoments;
   /** The most that the gradients' norm may be; see `clipGradNorm`. Default null: any. */
@@ -82,7 +88,16 @@ export interface TrainerOptions<M extends Module = Module, K extends string = "a
 
 const OPTIONS = optionNames<TrainerOptions>({
   ...{ model: 0, data: 0, optimizer: 0, loss: 0, metrics: 0, schedule: 0, batchSize: 0, epochs: 0 },
-  ...{ maxSteps: 0, dropLast: 0, augment: 0, moments: 0, clipGradNorm: 0, seed: 0, logEvery: 0 },
+  ...{
+    maxSteps: 0,
+    dropLast: 0,
+    augment: 0,
+    transforms: 0,
+    moments: 0,
+    clipGradNorm: 0,
+    seed: 0,
+    logEvery: 0,
+  },
   ...{ capture: 0, settings: 0 },
 });
 
@@ -130,7 +145,8 @@ export class Trainer<M extends Module = Module, K extends string = "accuracy"> {
   /** @throws UsageError, ShapeError, DataError for what is out of range or does not fit, before anything is allocated */
   constructor(options: TrainerOptions<M, K>) {
     const checked = checkTrainerOptions(options as unknown as TrainerOptions<M, string>);
-    const { data, batchSize, seed, dropLast, augment, moments, epochs, maxSteps, logEvery } = checked;
+    const { data, batchSize, seed, dropLast, augment, transforms, moments, epochs, maxSteps, logEvery } =
+      checked;
     this.options = checked;
     this.model = options.model;
     this.optimizer = options.optimizer;
@@ -150,7 +166,7 @@ export class Trainer<M extends Module = Module, K extends string = "accuracy"> {
         })
       : test;
     this.feed = isDataset(train)
-      ? new DeviceFeed(this.gpu, train, { batchSize, seed, dropLast, augment, moments: moments! })
+      ? new DeviceFeed(this.gpu, train, { batchSize, seed, dropLast, augment, transforms, moments: moments! })
       : new HostFeed(this.gpu, train);
     const all = epochs * this.feed.batchesPerEpoch;
     this.totalSteps = maxSteps === null ? all : Math.min(all, maxSteps);
@@ -302,11 +318,11 @@ export class Trainer<M extends Module = Module, K extends string = "accuracy"> {
   private computeStep(slot: Slot): void {
     const { gpu, model, optimizer, sums } = this;
     const { metrics, clipGradNorm: most } = this.options;
-    const { images, labels } = slot;
+    const { images, labels, targets } = slot;
     slot.gather();
     gpu.scope(() => {
       const output = model.forward(images);
-      const loss = checkNumberTensor("Trainer", "loss", this.options.loss(output, labels));
+      const loss = checkNumberTensor("Trainer", "loss", this.options.loss(output, targets));
       noGrad(() => {
         gpu.accumulate(sums.loss_sum!, loss);
         for (const [name, metric] of Object.entries(metrics)) {
@@ -507,11 +523,37 @@ function checkTrainerOptions(options: Given): Checked {
   if (augment !== null) checkAugment(augment, "Trainer", "augment.");
   const inMemory = [data.train, data.test].find(isDataset);
   const moments = inMemory ? (options.moments ?? channelMoments(inMemory)) : null;
+  const transforms = checkedTransforms(options.transforms ?? [], data.train, moments);
   return {
     ...criteria,
-    ...{ data, schedule, batchSize, epochs, maxSteps, dropLast, augment, moments },
+    ...{ data, schedule, batchSize, epochs, maxSteps, dropLast, augment, transforms, moments },
     ...{ clipGradNorm: most, seed, logEvery, capture, settings },
   };
+}
+
+/** With `normalize` at the end if there are some without it. @throws UsageError, ShapeError for those that do not fit the images */
+function checkedTransforms(
+  given: readonly Transform[],
+  train: ImageDataset | BatchLoader,
+  moments: ChannelMoments | null,
+): readonly Transform[] {
+  checkTransforms("Trainer", given);
+  if (given.length === 0) return given;
+  if (!isDataset(train)) {
+    throw new UsageError(
+      "Trainer: transforms are given, and data.train is a loader; expected a data set in memory: use transforms.Compose in the loader",
+    );
+  }
+  const { height, width, channels } = train;
+  const shape = [1, height, width, channels];
+  const last = shapesOf(shape, given).at(-1)!;
+  if (last.join() !== shape.join()) {
+    throw new UsageError(
+      `Trainer: the transforms make images of ${last.slice(1).join("×")} of those of ${height}×${width}×${channels}; expected the same size, as ` +
+        "the test set has it: resize the data set",
+    );
+  }
+  return given.some(({ name }) => name === "normalize") ? given : [...given, normalize(moments!)];
 }
 
 /** @throws DataError unless there is a training set, and the test set has images of the same size and the same classes. */

@@ -1,0 +1,556 @@
+// Changes of batches of images on the GPU, as torchvision's transforms: random ones by numbers that are drawn on the host, so that they
+// are the same on every adapter, and in a step that is recorded.
+
+import { ShapeError, UsageError } from "../errors.ts";
+import * as shaders from "../generated/shaders.ts";
+import { Gpu } from "../gpu.ts";
+import { strideGrid } from "../ops/grid.ts";
+import {
+  checkArray,
+  checkInteger,
+  checkNumber,
+  checkOptions,
+  isPlain,
+  optionNames,
+  show,
+} from "../options.ts";
+import { checkTensor } from "../tensor/check.ts";
+import { formatShape, type Shape, sizeOf } from "../tensor/shape.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import { pcg } from "./augment.ts";
+import type { ChannelMoments } from "./dataset.ts";
+
+/** [N, H, W, C] */
+type BatchShape = readonly [number, number, number, number];
+
+/** What draws the numbers of a batch. */
+export interface BatchDraw {
+  /** Of the images that come in, [N, H, W, C]. */
+  shape: Shape;
+  /** Numbers from 0 to below 1, for an image of the batch: the same ones in whatever batch of the epoch the image is. */
+  image(row: number): () => number;
+  /** For the batch as a whole. */
+  batch(): () => number;
+}
+
+/** Tensors of one batch. */
+export interface BatchTensors {
+  /** [N, H, W, C] */
+  images: Tensor;
+  /** What the images become; `images` itself where the transform works in place. */
+  out: Tensor;
+  /** [N, numbers], as `draw` has filled them. */
+  numbers: Tensor;
+}
+
+/** A change of batches of images: one of the functions here, or an object of your own. */
+export interface Transform {
+  readonly name: string;
+  /** Shape of what it makes of images [N, H, W, C]. Left out: it works in place. @throws ShapeError for what it can't take */
+  shape?(images: Shape): Shape;
+  /** How many numbers an image is given. Left out: none. */
+  readonly numbers?: number;
+  /** Fills `numbers` [N, numbers]. */
+  draw?(numbers: Float32Array, batch: BatchDraw): void;
+  /** Dispatches what fills `out`. */
+  run(batch: BatchTensors): void;
+  /** The classes of labels that are mixed as the images are: numbers are then a share and a partner. */
+  readonly mixes?: number;
+}
+
+const OF_IMAGES = { shape: "[N, H, W, C]" };
+
+/** `Sizes` of shaders/transform.wgsl. */
+function sizesOf(images: Tensor, out: Tensor) {
+  const [batch, height, width, channels] = images.shape as BatchShape;
+  const [, out_height, out_width] = out.shape as BatchShape;
+  return { batch, height, width, channels, out_height, out_width };
+}
+
+/** A grid-stride loop over pixels or elements, and its constants. */
+function loopOver(gpu: Gpu, items: number) {
+  const { size, grid } = strideGrid(gpu, items);
+  return { constants: { WORKGROUP_SIZE: size }, grid };
+}
+
+const shader = shaders.transform;
+
+/** An entry point that takes numbers of each image and changes pixels, in place or not. */
+function move({ images, out, numbers }: BatchTensors): void {
+  const { gpu, size, shape } = out;
+  const { constants, grid } = loopOver(gpu, size / shape[3]!);
+  gpu.run(
+    { shader, entry: "crop", constants },
+    { y: out, sizes: sizesOf(images, out), x: images, numbers },
+    grid,
+  );
+}
+
+/** Options of `randomCrop`. */
+export interface RandomCropOptions {
+  /** Rows and columns of zeros on each side before the crop. Default 0. */
+  padding?: number;
+  /** Default: those of the images. */
+  height?: number;
+  width?: number;
+}
+
+const CROP = optionNames<RandomCropOptions>({ padding: 0, height: 0, width: 0 });
+const MOST_SIDE = 2 ** 14;
+
+/** A part of each image, zeros around it, at a random place. */
+export function randomCrop(options: RandomCropOptions = {}): Transform {
+  checkOptions("randomCrop", options, CROP);
+  const { padding = 0 } = options;
+  checkInteger("randomCrop", "padding", padding, 0, MOST_SIDE);
+  for (const side of ["height", "width"] as const) {
+    if (options[side] !== undefined) checkInteger("randomCrop", side, options[side], 1, MOST_SIDE);
+  }
+  const sizeOfCrop = ([, height, width]: BatchShape) => {
+    const size = [options.height ?? height, options.width ?? width] as const;
+    if (size[0] > height + 2 * padding || size[1] > width + 2 * padding) {
+      throw new ShapeError(
+        `randomCrop: a crop of ${size.join("×")} is larger than images of ${height}×${width} with a padding of ${padding}; expected a smaller one, or more padding`,
+      );
+    }
+    return size;
+  };
+  return {
+    name: "randomCrop",
+    numbers: 3,
+    shape: (images) => {
+      const [batch, , , channels] = images as BatchShape;
+      return [batch, ...sizeOfCrop(images as BatchShape), channels];
+    },
+    draw: (numbers, { shape, image }) => {
+      const [rows, height, width] = shape as BatchShape;
+      const size = sizeOfCrop(shape as BatchShape);
+      for (let row = 0; row < rows; row += 1) {
+        const random = image(row);
+        const place = (length: number, part: number) =>
+          Math.floor(random() * (length + 2 * padding - part + 1)) - padding;
+        numbers.set([place(height, size[0]), place(width, size[1]), 0], 3 * row);
+      }
+    },
+    run: move,
+  };
+}
+
+/** Options of `randomHorizontalFlip`. */
+export interface RandomFlipOptions {
+  /** Of an image to be mirrored. Default 0.5. */
+  p?: number;
+}
+
+function checkShare(op: string, name: string, value: unknown): void {
+  if (!(typeof value === "number" && value >= 0 && value <= 1)) {
+    throw new ShapeError(`${op}: ${name} is ${show(value)}; expected a number from 0 to 1`);
+  }
+}
+
+/** Mirrors images left to right. */
+export function randomHorizontalFlip(options: RandomFlipOptions = {}): Transform {
+  checkOptions("randomHorizontalFlip", options, optionNames<RandomFlipOptions>({ p: 0 }));
+  const { p = 0.5 } = options;
+  checkShare("randomHorizontalFlip", "p", p);
+  return {
+    name: "randomHorizontalFlip",
+    numbers: 3,
+    shape: (images) => images,
+    draw: (numbers, { shape, image }) => {
+      for (let row = 0; row < shape[0]!; row += 1) numbers.set([0, 0, image(row)() < p ? 1 : 0], 3 * row);
+    },
+    run: move,
+  };
+}
+
+/** Options of `resize`. */
+export interface ResizeOptions {
+  height: number;
+  width: number;
+}
+
+/** Images of another size: bilinear, and without aliases where they become smaller, as torchvision's and Pillow's. */
+export function resize(options: ResizeOptions): Transform {
+  checkOptions("resize", options, optionNames<ResizeOptions>({ height: 0, width: 0 }));
+  const { height, width } = options;
+  checkInteger("resize", "height", height, 1, MOST_SIDE);
+  checkInteger("resize", "width", width, 1, MOST_SIDE);
+  return {
+    name: "resize",
+    shape: ([batch, , , channels]) => [batch!, height, width, channels!],
+    run: ({ images, out }) => {
+      const { constants, grid } = loopOver(out.gpu, out.size);
+      out.gpu.run(
+        { shader, entry: "resize", constants },
+        { y: out, sizes: sizesOf(images, out), x: images },
+        grid,
+      );
+    },
+  };
+}
+
+/** Options of `colorJitter`. */
+export interface ColorJitterOptions {
+  /** By how much the factor of each may differ from 1, in either direction; the factor is 0 at least. Default 0. */
+  brightness?: number;
+  contrast?: number;
+  saturation?: number;
+}
+
+const JITTER = optionNames<ColorJitterOptions>({ brightness: 0, contrast: 0, saturation: 0 });
+
+/** Changes brightness, contrast and saturation, in this order. Pixels have to be from 0 to 1, and stay so. */
+export function colorJitter(options: ColorJitterOptions): Transform {
+  checkOptions("colorJitter", options, JITTER);
+  const { brightness = 0, contrast = 0, saturation = 0 } = options;
+  const widths = Object.entries({ brightness, contrast, saturation }).map(([name, width]) => {
+    checkNumber("colorJitter", name, width, 0);
+    return width;
+  });
+  return {
+    name: "colorJitter",
+    numbers: 3,
+    draw: (numbers, { shape, image }) => {
+      for (let row = 0; row < shape[0]!; row += 1) {
+        const random = image(row);
+        const factors = widths.map((width) => {
+          const low = Math.max(0, 1 - width);
+          return low + random() * (1 + width - low);
+        });
+        numbers.set(factors, 3 * row);
+      }
+    },
+    run: ({ images, out, numbers }) => {
+      const { gpu } = out;
+      const [batch, height, width, channels] = out.shape as BatchShape;
+      if (channels !== 1 && channels !== 3) {
+        throw new ShapeError(
+          `colorJitter: images are ${formatShape(images.shape)}; expected 1 or 3 channels`,
+        );
+      }
+      const sizes = sizesOf(images, out);
+      const { constants, grid } = loopOver(gpu, batch * height * width);
+      gpu.scope(() => {
+        const grey = gpu.empty([batch]);
+        const groups = [Math.min(batch, 16384)] as const;
+        gpu.run({ shader, entry: "grey_mean", constants }, { y: grey, sizes, x: out, numbers }, groups);
+        gpu.run({ shader, entry: "jitter", constants }, { y: out, sizes, numbers, grey }, grid);
+      });
+    },
+  };
+}
+
+/** Options of `randomErasing`. */
+export interface RandomErasingOptions {
+  /** Of an image to lose a rectangle. Default 0.5. */
+  p?: number;
+  /** The rectangle's share of the image's area, at least and at most. Default [0.02, 0.33]. */
+  scale?: readonly [number, number];
+  /** Its height over its width. Default [0.3, 3.3]. */
+  ratio?: readonly [number, number];
+  /** What stands there afterwards. Default 0: after `normalize` the mean of all images. */
+  value?: number;
+}
+
+const ERASING = optionNames<RandomErasingOptions>({ p: 0, scale: 0, ratio: 0, value: 0 });
+
+function checkRange(op: string, name: string, range: unknown, most: number): readonly [number, number] {
+  const [low, high] = Array.isArray(range) ? (range as [number, number]) : [];
+  if (!Array.isArray(range) || range.length !== 2 || !(low! > 0 && low! <= high! && high! <= most)) {
+    const limit = Number.isFinite(most) ? ` and at most ${most}` : "";
+    throw new ShapeError(`${op}: ${name} is ${show(range)}; expected [least, most], above 0${limit}`);
+  }
+  return [low!, high!];
+}
+
+/** Random erasing (Zhong et al. 2020), or cutout: one rectangle of an image gets one value. */
+export function randomErasing(options: RandomErasingOptions = {}): Transform {
+  checkOptions("randomErasing", options, ERASING);
+  const { p = 0.5, value = 0 } = options;
+  checkShare("randomErasing", "p", p);
+  checkNumber("randomErasing", "value", value);
+  const scale = checkRange("randomErasing", "scale", options.scale ?? [0.02, 0.33], 1);
+  const ratio = checkRange("randomErasing", "ratio", options.ratio ?? [0.3, 3.3], Number.POSITIVE_INFINITY);
+  return {
+    name: "randomErasing",
+    numbers: 4,
+    draw: (numbers, { shape, image }) => {
+      const [rows, height, width] = shape as BatchShape;
+      for (let row = 0; row < rows; row += 1) {
+        const random = image(row);
+        const between = (low: number, high: number) => low + random() * (high - low);
+        const rectangle = () => {
+          const area = height * width * between(...scale);
+          const aspect = Math.exp(between(Math.log(ratio[0]), Math.log(ratio[1])));
+          return [Math.sqrt(area * aspect), Math.sqrt(area / aspect)].map(Math.round) as [number, number];
+        };
+        let [h, w] = random() < p ? rectangle() : [0, 0];
+        // One that does not fit is drawn again, ten times at most, as in torchvision.
+        for (let tries = 1; tries < 10 && (h > height || w > width); tries += 1) [h, w] = rectangle();
+        if (h > height || w > width) [h, w] = [0, 0];
+        const place = (length: number, part: number) => Math.floor(random() * (length - part + 1));
+        numbers.set([place(height, h), place(width, w), h, w], 4 * row);
+      }
+    },
+    run: ({ images, out, numbers }) => {
+      const { gpu, size, shape } = out;
+      const { constants, grid } = loopOver(gpu, size / shape[3]!);
+      const spec = { shader, entry: "erase", constants: { ...constants, VALUE: value } } as const;
+      gpu.run(spec, { y: out, sizes: sizesOf(images, out), numbers }, grid);
+    },
+  };
+}
+
+/** (x − mean) / std of each channel. */
+export function normalize(options: { mean: readonly number[]; std: readonly number[] }): Transform {
+  checkOptions("normalize", options, optionNames<ChannelMoments>({ mean: 0, std: 0 }));
+  const { mean, std } = options;
+  checkArray("normalize", "mean", mean, "numbers, one per channel");
+  checkArray("normalize", "std", std, "numbers, one per channel");
+  const right =
+    mean.length === std.length &&
+    [...mean, ...std].every(Number.isFinite) &&
+    std.every((value) => value > 0) &&
+    mean.length > 0;
+  if (!right) {
+    throw new ShapeError(
+      `normalize: mean is ${show(mean)}, std ${show(std)}; expected as many finite numbers, those of std above 0`,
+    );
+  }
+  return {
+    name: "normalize",
+    numbers: 2 * mean.length,
+    draw: (numbers, { shape }) => {
+      for (let row = 0; row < shape[0]!; row += 1) numbers.set([...mean, ...std], 2 * mean.length * row);
+    },
+    run: ({ images, out, numbers }) => {
+      const { gpu, shape } = out;
+      if (shape[3] !== mean.length) {
+        throw new ShapeError(
+          `normalize: images are ${formatShape(shape)}, mean and std have ${mean.length} numbers; expected one per channel`,
+        );
+      }
+      const { constants, grid } = loopOver(gpu, out.size);
+      // Of the first image: they are the same for all.
+      const bindings = { y: out, sizes: sizesOf(images, out), moments: numbers };
+      gpu.run({ shader, entry: "normalise", constants }, bindings, grid);
+    },
+  };
+}
+
+/** Options of `mixup`. */
+export interface MixupOptions {
+  /** Classes of the labels, which become probabilities [N, classes]. */
+  classes: number;
+  /** Of the share of each partner, which is drawn from Beta(alpha, alpha) once a batch. Default 0.2. */
+  alpha?: number;
+}
+
+/**
+ * Mixup (Zhang et al. 2018): each image is mixed with another of its batch, and so are their labels, of which
+ * `softmaxCrossEntropy` takes the probabilities.
+ */
+export function mixup(options: MixupOptions): Transform {
+  checkOptions("mixup", options, optionNames<MixupOptions>({ classes: 0, alpha: 0 }));
+  const { classes, alpha = 0.2 } = options;
+  checkInteger("mixup", "classes", classes, 1);
+  if (!(Number.isFinite(alpha) && alpha > 0)) {
+    throw new ShapeError(`mixup: alpha is ${show(alpha)}; expected a number above 0`);
+  }
+  return {
+    name: "mixup",
+    numbers: 2,
+    mixes: classes,
+    shape: (images) => images,
+    draw: (numbers, { shape, batch }) => {
+      const random = batch();
+      const share = beta(alpha, random);
+      const rows = shape[0]!;
+      const partners = Array.from({ length: rows }, (_, row) => row);
+      for (let row = rows - 1; row > 0; row -= 1) {
+        const other = Math.floor(random() * (row + 1));
+        [partners[row], partners[other]] = [partners[other]!, partners[row]!];
+      }
+      for (const [row, partner] of partners.entries()) numbers.set([share, partner], 2 * row);
+    },
+    run: ({ images, out, numbers }) => {
+      const { constants, grid } = loopOver(out.gpu, out.size);
+      const bindings = { y: out, sizes: sizesOf(images, out), x: images, numbers };
+      out.gpu.run({ shader, entry: "mix", constants }, bindings, grid);
+    },
+  };
+}
+
+/** From Beta(a, a): X / (X + Y) of two from Gamma(a), in logarithms, as those of a small `a` are below what numbers hold. */
+function beta(a: number, random: () => number): number {
+  const difference = logGamma(a, random) - logGamma(a, random);
+  return 1 / (1 + Math.exp(-difference));
+}
+
+/** The logarithm of a number from Gamma(a): Marsaglia & Tsang 2000, with their way to an `a` below 1. */
+function logGamma(a: number, random: () => number): number {
+  const d = (a < 1 ? a + 1 : a) - 1 / 3;
+  const c = 1 / Math.sqrt(9 * d);
+  for (;;) {
+    const x = Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random());
+    const v = (1 + c * x) ** 3;
+    if (v <= 0 || Math.log(1 - random()) >= x * x * 0.5 + d - d * v + d * Math.log(v)) continue;
+    return Math.log(d * v) + (a < 1 ? Math.log(1 - random()) / a : 0);
+  }
+}
+
+/** Uniform numbers that hang on the seed, the epoch, the transform's place and an image alone. */
+function uniforms(seed: number, epoch: number, place: number, index: number): () => number {
+  const key = pcg((index + pcg((epoch + pcg((seed + pcg(place)) >>> 0)) >>> 0)) >>> 0);
+  let count = 0;
+  return () => {
+    count += 1;
+    return pcg((key + count) >>> 0) / 2 ** 32;
+  };
+}
+
+/** @throws UsageError unless `list` is one of transforms. */
+export function checkTransforms(op: string, list: unknown): asserts list is readonly Transform[] {
+  checkArray(op, "transforms", list, "transforms, such as transforms.randomHorizontalFlip()");
+  for (const [i, one] of (list as unknown[]).entries()) {
+    const { name, run } = (isPlain(one) ? one : {}) as Partial<Transform>;
+    if (typeof name !== "string" || typeof run !== "function") {
+      throw new UsageError(
+        `${op}: transforms[${i}] is ${show(one)}; expected { name, run }, such as transforms.randomHorizontalFlip() makes`,
+      );
+    }
+  }
+  const mixing = (list as Transform[]).filter(({ mixes }) => mixes !== undefined);
+  if (mixing.length > 1) {
+    throw new UsageError(
+      `${op}: ${mixing.map(({ name }) => name).join(" and ")} mix labels; expected one that does`,
+    );
+  }
+}
+
+/** What a `Compose` works on. */
+export interface ComposeOptions {
+  /** [N, H, W, C]; transforms that work in place change it. */
+  images: Tensor;
+  /** [N], uint32. */
+  labels: Tensor;
+  /** An integer from 0 to 2³² − 1. Default 0. */
+  seed?: number;
+}
+
+interface Stage extends BatchTensors {
+  transform: Transform;
+  drawn: Float32Array;
+}
+
+/**
+ * Transforms one after the other, for batches of one size:
+ *
+ * ```ts
+ * const compose = new transforms.Compose(gpu, [transforms.randomHorizontalFlip(), transforms.normalize(moments)], { images, labels });
+ * images.write(pixels); // from 0 to 1
+ * compose.draw(epoch, indices); // what is random, on the host
+ * compose.run(); // dispatches alone: it may be captured
+ * const loss = softmaxCrossEntropy(model.forward(compose.images), compose.targets);
+ * ```
+ */
+export class Compose {
+  /** What the images become. */
+  readonly images: Tensor;
+  /** The labels, or where the transforms mix them probabilities [N, classes]. */
+  readonly targets: Tensor;
+  private readonly labels: Tensor;
+  private readonly seed: number;
+  private readonly stages: Stage[] = [];
+  private readonly own: Tensor[] = [];
+
+  constructor(gpu: Gpu, list: readonly Transform[], options: ComposeOptions) {
+    const op = "Compose";
+    if (!(gpu instanceof Gpu)) throw new UsageError(`${op}: gpu is ${show(gpu)}; expected a Gpu`);
+    checkTransforms(op, list);
+    checkOptions(op, options, optionNames<ComposeOptions>({ images: 0, labels: 0, seed: 0 }));
+    const { images, labels, seed = 0 } = options;
+    checkTensor(op, "images", images, OF_IMAGES);
+    checkTensor(op, "labels", labels, { dtypes: ["uint32"], with: ["images", images], shape: "[N]" });
+    checkInteger(op, "seed", seed, 0, 2 ** 32 - 1);
+    const rows = images.shape[0]!;
+    if (labels.size !== rows) {
+      throw new ShapeError(
+        `${op}: labels are ${formatShape(labels.shape)}, images ${formatShape(images.shape)}; expected a label an image`,
+      );
+    }
+    this.labels = labels;
+    this.seed = seed;
+    const hold = (shape: Shape) => {
+      const tensor = gpu.keep(gpu.empty(shape));
+      this.own.push(tensor);
+      return tensor;
+    };
+    let at = images;
+    // Before anything is allocated: what can't be is refused.
+    const shapes = shapesOf(images.shape, list);
+    for (const [i, transform] of list.entries()) {
+      const { numbers: each = 0, shape } = transform;
+      const numbers = each > 0 ? hold([rows, each]) : labels;
+      const out = shape ? hold(shapes[i]!) : at;
+      this.stages.push({ transform, images: at, out, numbers, drawn: new Float32Array(rows * each) });
+      at = out;
+    }
+    this.images = at;
+    const mixes = list.find((one) => one.mixes !== undefined)?.mixes;
+    this.targets = mixes === undefined ? labels : hold([rows, mixes]);
+    this.draw(0, new Uint32Array(rows)); // so that nothing undefined is read if the caller forgets to
+  }
+
+  /** Draws what is random in a batch and brings it to the GPU. `indices`: which images of the data set they are, [N]. */
+  draw(epoch: number, indices: ArrayLike<number>): void {
+    checkInteger("Compose.draw", "epoch", epoch, 0, 2 ** 32 - 1);
+    const rows = this.labels.size;
+    if (indices?.length !== rows) {
+      throw new ShapeError(`Compose.draw: indices are ${show(indices)}; expected ${rows} image numbers`);
+    }
+    for (const [place, { transform, images, numbers, drawn }] of this.stages.entries()) {
+      if (!transform.draw || drawn.length === 0) continue;
+      const draws = (index: number, offset: number) => uniforms(this.seed, epoch, 2 * place + offset, index);
+      transform.draw(drawn, {
+        shape: images.shape,
+        image: (row) => draws(indices[row]!, 0),
+        batch: () => draws(indices[0]!, 1),
+      });
+      numbers.write(drawn);
+    }
+  }
+
+  /** Dispatches all transforms, with the numbers drawn last. */
+  run(): void {
+    for (const { transform, images, out, numbers } of this.stages) {
+      transform.run({ images, out, numbers });
+      if (transform.mixes === undefined) continue;
+      const { gpu, size } = this.targets;
+      const { constants, grid } = loopOver(gpu, size);
+      const sizes = { ...sizesOf(images, out), channels: transform.mixes };
+      const bindings = { y: this.targets, sizes, numbers, labels: this.labels };
+      gpu.run({ shader, entry: "mix_labels", constants }, bindings, grid);
+    }
+  }
+
+  /** Gives back what it has on the GPU; images and labels that it was given live on. */
+  dispose(): void {
+    for (const tensor of this.own) tensor.dispose();
+  }
+}
+
+/** Shapes after each transform. @throws ShapeError */
+export function shapesOf(images: Shape, list: readonly Transform[]): Shape[] {
+  let at = images;
+  return list.map(({ name, shape }) => {
+    at = shape?.(at) ?? at;
+    if (at.length !== 4 || !(sizeOf(at) > 0)) {
+      throw new ShapeError(
+        `transforms: ${name} makes ${show(at)} of ${formatShape(images)}; expected [N, H, W, C]`,
+      );
+    }
+    return at;
+  });
+}
