@@ -184,7 +184,7 @@ async function reproduce(ids: string[], flags: ReproduceFlags): Promise<void> {
 
 function liveView(directory: RunDirectory, manifest: RunManifest, experiments: Experiment[]): LiveView {
   const growing = new GrowingReport(directory, manifest, experiments);
-  return new LiveView(titleOf(manifest), experiments, (isLast) => growing.parts(isLast));
+  return new LiveView(titleOf(manifest), (isLast) => growing.parts(isLast));
 }
 
 function checkStart(directory: RunDirectory, goesOn: boolean): void {

@@ -6,7 +6,6 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import type { AddressInfo } from "node:net";
 import { UsageError } from "../errors.ts";
 import type { CellKey } from "./cells.ts";
-import type { Experiment } from "./experiment.ts";
 import { escapeHtml, htmlPage } from "./page.ts";
 import { lineChart } from "./plot.ts";
 
@@ -102,7 +101,6 @@ export class LiveView {
   /** @param growing the report so far, in elements with an id each */
   constructor(
     private readonly title: string,
-    private readonly experiments: readonly Experiment[],
     private readonly growing?: (isLast: boolean) => Promise<string[]>,
   ) {}
 
@@ -167,8 +165,11 @@ export class LiveView {
   point({ experiment, configuration, seed }: CellKey, curve: string, x: number, y: number): void {
     const ofExperiment = this.curves.get(experiment) ?? new Map<string, Curve>();
     this.curves.set(experiment, ofExperiment);
-    const cell = `${configuration.label}${seed > 0 ? `, seed ${seed}` : ""}`;
-    const key = `${cell} ${curve}`;
+    // A legend has room for a few words: the label of a training says all of its settings.
+    const { norm, lr } = configuration as { norm?: string; lr?: number };
+    const name = lr === undefined ? configuration.label : `${norm}, rate ${lr}`;
+    const cell = `${name}${seed > 0 ? `, seed ${seed}` : ""}`;
+    const key = `${configuration.label} ${seed} ${curve}`;
     const entry = ofExperiment.get(key) ?? { cell, name: curve, points: [] };
     ofExperiment.set(key, entry);
     if (ofExperiment.size > SHOWN_CURVES) ofExperiment.delete(ofExperiment.keys().next().value!);
@@ -266,7 +267,7 @@ export class LiveView {
         points: points.map(([x, y]) => [x, Math.min(y, 1e3 * smallest)] as const),
       })),
       {
-        title: this.experiments.find(({ id }) => id === this.running)?.title ?? "",
+        title: this.running ?? "",
         x: isLoss ? "step" : "x",
         y: isLoss ? "loss" : "value",
         yScale: "log",
