@@ -65,7 +65,7 @@ function run(
     const child = spawn(command, args, {
       cwd: folder,
       env: { ...process.env, DENO_DIR: home, ...env },
-      timeout: 4 * MINUTES,
+      timeout: 10 * MINUTES, // a busy machine takes several
     });
     let said = "";
     for (const stream of [child.stdout, child.stderr]) {
@@ -204,7 +204,7 @@ async function visit(
       done = resolve;
     }),
     new Promise((resolve) => child.on("error", resolve).on("close", resolve)),
-    new Promise((resolve) => setTimeout(resolve, 4 * MINUTES).unref()),
+    new Promise((resolve) => setTimeout(resolve, 10 * MINUTES).unref()),
   ]);
   try {
     process.kill(-child.pid!, "SIGKILL"); // the browser with its helpers, which are a group of their own

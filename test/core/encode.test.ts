@@ -541,5 +541,6 @@ describe("what can't be encoded", () => {
     ],
   ])("%s", (_name, fn, message) => {
     expect(fn).toThrow(message);
+    expect(hostOf("test", plain).stats.liveBuffers).toBe(0);
   });
 });
