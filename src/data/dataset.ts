@@ -265,7 +265,7 @@ export function channelMoments(dataset: ImageDataset): ChannelMoments {
  */
 export function normalizationTable(
   op: string,
-  dataset: ImageDataset,
+  dataset: Pick<ImageDataset, "name" | "channels">,
   { mean, std }: { mean: readonly number[]; std: readonly number[] },
 ): Float32Array {
   for (const [name, values] of Object.entries({ mean, std })) {

@@ -34,4 +34,5 @@ export {
   type DataLoaderOptions,
   epochOrder,
 } from "./loader.ts";
+export { StreamLoader, type StreamLoaderOptions } from "./stream-loader.ts";
 export * as transforms from "./transforms.ts";

@@ -2,7 +2,8 @@
 
 import { readdir, readFile } from "node:fs/promises";
 import { basename, join } from "node:path";
-import { type ImageDataset, imageDataset } from "../data/dataset.ts";
+import { type ChannelMoments, type ImageDataset, imageDataset, normalizationTable } from "../data/dataset.ts";
+import { StreamLoader, type StreamLoaderOptions } from "../data/stream-loader.ts";
 import { DataError } from "../errors.ts";
 import { isBytes, printable } from "../foreign.ts";
 import { checkInteger, checkOptions, checkText, optionNames, show } from "../options.ts";
@@ -14,7 +15,7 @@ export interface ImageOptions {
   height: number;
   width: number;
   /** 3 for colours, 1 for grey. Transparent pixels become black. Default 3. */
-  channels?: 1 | 3;
+  channels?: 1 | 3 | undefined;
 }
 
 export interface ImageSetOptions extends ImageOptions {
@@ -128,10 +129,23 @@ async function decodeAll(
  */
 export async function loadImageFolder(directory: string, options: ImageSetOptions): Promise<ImageDataset> {
   const op = "loadImageFolder";
+  checkPath(op, directory);
+  const size = checked(op, options, SET_OPTIONS);
+  const { sources, classNames } = await imageFiles(op, directory);
+  return decodeAll(op, sources, size, { name: options.name ?? basename(directory), classNames });
+}
+
+function checkPath(op: string, directory: unknown): void {
   if (typeof directory !== "string" || directory === "") {
     throw new DataError(`${op}: directory is ${show(directory)}; expected a path`);
   }
-  const size = checked(op, options, SET_OPTIONS);
+}
+
+/** The images of a folder for each class. @throws DataError */
+async function imageFiles(
+  op: string,
+  directory: string,
+): Promise<{ sources: Source[]; classNames: string[] }> {
   const entries = async (path: string) =>
     (
       await readdir(path, { withFileTypes: true }).catch((cause: unknown) => {
@@ -159,8 +173,64 @@ export async function loadImageFolder(directory: string, options: ImageSetOption
       sources.push({ label, name, read: async () => (await readNamed(name)).bytes });
     }
   }
-  const shown = classNames.map((name) => printable(name));
-  return decodeAll(op, sources, size, { name: options.name ?? basename(directory), classNames: shown });
+  return { sources, classNames: classNames.map((name) => printable(name)) };
+}
+
+export interface ImageStreamOptions
+  extends ImageOptions,
+    ChannelMoments,
+    Omit<StreamLoaderOptions, "load" | "count"> {}
+
+const STREAM_OPTIONS = optionNames<ImageStreamOptions>({
+  ...{ height: 0, width: 0, channels: 0, mean: 0, std: 0 },
+  ...{ batchSize: 0, seed: 0, shuffle: 0, dropLast: 0, prefetch: 0 },
+});
+
+/** Batches of images that are read and decoded as they are needed. */
+export interface ImageStream extends StreamLoader {
+  /** One name per class. */
+  readonly classNames: readonly string[];
+  /** Images in all. */
+  readonly count: number;
+}
+
+/**
+ * Images in a folder for each class, as `loadImageFolder` takes them, but more than fit in memory: files are read and decoded a batch at
+ * a time, `prefetch` batches ahead of the one that is trained on. Pixels are normalised by `mean` and `std`, in units where they run
+ * from 0 to 1. Needs the package `sharp`.
+ * @throws DataError as `loadImageFolder` does; for a file that is no image when its batch is due
+ */
+export async function streamImageFolder(
+  directory: string,
+  options: ImageStreamOptions,
+): Promise<ImageStream> {
+  const op = "streamImageFolder";
+  checkPath(op, directory);
+  checkOptions(op, options, STREAM_OPTIONS);
+  const { height, width, channels, mean, std, ...sampling } = options;
+  const size = checked(op, { height, width, channels }, OPTIONS);
+  const table = normalizationTable(op, { name: directory, channels: size.channels }, { mean, std });
+  const { sources, classNames } = await imageFiles(op, directory);
+  const decode = await decoder(op, size);
+  const each = height * width * size.channels;
+  const loader = new StreamLoader({
+    ...sampling,
+    count: sources.length,
+    load: async (indices) => {
+      const images = new Float32Array(indices.length * each);
+      const decoded = Array.from(indices, async (index, i) => {
+        const { read, name } = sources[index]!;
+        const pixels = await decode(await read(), name);
+        for (let at = 0; at < each; at += 1) {
+          images[i * each + at] = table[(at % size.channels) * 256 + pixels[at]!]!;
+        }
+      });
+      await Promise.all(decoded);
+      const labels = Uint32Array.from(indices, (index) => sources[index]!.label);
+      return { images, labels, shape: [indices.length, height, width, size.channels] };
+    },
+  });
+  return Object.assign(loader, { classNames, count: sources.length });
 }
 
 export interface ParquetImageOptions extends ImageSetOptions {

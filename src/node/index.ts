@@ -29,9 +29,12 @@ export {
   decodeImage,
   type ImageOptions,
   type ImageSetOptions,
+  type ImageStream,
+  type ImageStreamOptions,
   loadImageFolder,
   loadParquetImages,
   type ParquetImageOptions,
+  streamImageFolder,
 } from "./images.ts";
 export { installHybridPoll } from "./poll.ts";
 export {

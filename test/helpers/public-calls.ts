@@ -39,6 +39,7 @@ const INTERNAL: Record<string, string> = {
   RMSprop: "update",
   Muon: "update orthogonalize",
   DataLoader: "batches",
+  StreamLoader: "batches",
 };
 
 /** Take no arguments. */
@@ -274,6 +275,7 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
   };
   const sampler = new core.BatchSampler({ count: 10, batchSize: 4, seed: 1 });
   const loader = new core.DataLoader(dataset, { ...moments, batchSize: 4, seed: 1 });
+  const stream = new core.StreamLoader({ count: 10, batchSize: 4, seed: 1, load: () => undefined as never });
   const onDevice = new core.DeviceDataset(gpu, dataset, { ...moments, seed: 1 });
   const batch = {
     indices: gpu.keep(gpu.tensor([1, 2, 3], [3], { dtype: "uint32" })),
@@ -1349,6 +1351,24 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
       args: [seed, optional(integer(0, 0, 3))],
       call: (epoch: number, start: number) => void loader.epoch(epoch, start),
     },
+    StreamLoader: {
+      args: [
+        options(
+          {
+            ...{ ...sampling, count: integer(10, 1, 2 ** 30) },
+            load: func(() => undefined),
+            prefetch: integer(2, 0, 2 ** 16),
+          },
+          ["batchSize", "seed", "count", "load"],
+        ),
+      ],
+      call: (given: core.StreamLoaderOptions) => new core.StreamLoader(given),
+    },
+    "StreamLoader.epoch": {
+      names: ["StreamLoader"],
+      args: [seed, optional(integer(0, 0, 3))],
+      call: (epoch: number, start: number) => void stream.epoch(epoch, start),
+    },
     DeviceDataset: {
       args: [
         aGpu,
@@ -1728,6 +1748,15 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
         options({ ...imageFields, name: text("mine") }, ["height", "width"]),
       ],
       call: node.loadImageFolder,
+      accepted: "none",
+    },
+    "node.streamImageFolder": {
+      names: ["streamImageFolder", "/nowhere", "wrong"],
+      args: [
+        { value: "/nowhere", accepts: (v) => typeof v === "string" && v !== "" },
+        options({ ...imageFields, ...sampling, mean, std, prefetch: integer(1, 0) }, ["height", "width"]),
+      ],
+      call: node.streamImageFolder,
       accepted: "none",
     },
     "node.loadParquetImages": {
