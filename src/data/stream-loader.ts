@@ -26,8 +26,7 @@ export class StreamLoader<B extends HostBatch = HostBatch> {
   private readonly prefetch: number;
 
   /** @throws ShapeError, UsageError for options that are out of range */
-  constructor(options: StreamLoaderOptions<B>) {
-    const op = "StreamLoader";
+  constructor(options: StreamLoaderOptions<B>, op = "StreamLoader") {
     checkOptions(op, options, OPTIONS);
     const { load, prefetch = 2, ...sampling } = options;
     checkFunction(op, "load", load);

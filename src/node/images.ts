@@ -31,6 +31,7 @@ const MOST_CLASSES = 256;
 /** Images decoded at the same time: the decoder has threads of its own. */
 const AT_ONCE = 16;
 const MOST_SIDE = 2 ** 14;
+const MOST_FILES = 2 ** 30;
 
 function checked(op: string, options: ImageSetOptions, known: readonly string[]): Required<ImageOptions> {
   checkOptions(op, options, known);
@@ -210,25 +211,24 @@ export async function streamImageFolder(
   const { height, width, channels, mean, std, ...sampling } = options;
   const size = checked(op, { height, width, channels }, OPTIONS);
   const table = normalizationTable(op, { name: directory, channels: size.channels }, { mean, std });
+  const make = (count: number, load: StreamLoaderOptions["load"]) =>
+    new StreamLoader({ ...sampling, count, load }, op);
+  make(MOST_FILES, () => Promise.reject()); // options that are wrong are told before the folder is read
   const { sources, classNames } = await imageFiles(op, directory);
   const decode = await decoder(op, size);
   const each = height * width * size.channels;
-  const loader = new StreamLoader({
-    ...sampling,
-    count: sources.length,
-    load: async (indices) => {
-      const images = new Float32Array(indices.length * each);
-      const decoded = Array.from(indices, async (index, i) => {
-        const { read, name } = sources[index]!;
-        const pixels = await decode(await read(), name);
-        for (let at = 0; at < each; at += 1) {
-          images[i * each + at] = table[(at % size.channels) * 256 + pixels[at]!]!;
-        }
-      });
-      await Promise.all(decoded);
-      const labels = Uint32Array.from(indices, (index) => sources[index]!.label);
-      return { images, labels, shape: [indices.length, height, width, size.channels] };
-    },
+  const loader = make(sources.length, async (indices) => {
+    const images = new Float32Array(indices.length * each);
+    const decoded = Array.from(indices, async (index, i) => {
+      const { read, name } = sources[index]!;
+      const pixels = await decode(await read(), name);
+      for (let at = 0; at < each; at += 1) {
+        images[i * each + at] = table[(at % size.channels) * 256 + pixels[at]!]!;
+      }
+    });
+    await Promise.all(decoded);
+    const labels = Uint32Array.from(indices, (index) => sources[index]!.label);
+    return { images, labels, shape: [indices.length, height, width, size.channels] };
   });
   return Object.assign(loader, { classNames, count: sources.length });
 }

@@ -1751,10 +1751,19 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
       accepted: "none",
     },
     "node.streamImageFolder": {
-      names: ["streamImageFolder", "/nowhere", "wrong"],
+      names: ["streamImageFolder", "/nowhere"],
       args: [
         { value: "/nowhere", accepts: (v) => typeof v === "string" && v !== "" },
-        options({ ...imageFields, ...sampling, mean, std, prefetch: integer(1, 0) }, ["height", "width"]),
+        options(
+          {
+            ...imageFields,
+            ...sampling,
+            prefetch: integer(1, 0, 2 ** 16),
+            mean: perChannel([0.4, 0.4, 0.4], Number.NEGATIVE_INFINITY),
+            std: perChannel([0.2, 0.2, 0.2], 0),
+          },
+          ["height", "width"],
+        ),
       ],
       call: node.streamImageFolder,
       accepted: "none",
