@@ -1,8 +1,7 @@
 // A network in inference as an ONNX model: one run is watched, and each op becomes the nodes that compute the same in [N, C, H, W].
 
 import { noGrad } from "../autograd/tape.ts";
-import { DataError, ShapeError, UsageError } from "../errors.ts";
-import { printable } from "../foreign.ts";
+import { ShapeError, UsageError } from "../errors.ts";
 import { BatchNorm2d } from "../nn/layers.ts";
 import { Module } from "../nn/module.ts";
 import { type TracedOp, traceOps } from "../ops/trace.ts";
@@ -10,6 +9,7 @@ import { checkInstance, checkOptions, checkText, optionNames, show } from "../op
 import { checkShape, type Shape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { Graph } from "./graph.ts";
+import { onnxLibrary } from "./library.ts";
 import { WRITERS } from "./writers.ts";
 
 export interface OnnxOptions {
@@ -52,7 +52,7 @@ export async function exportOnnx(model: Module, options: OnnxOptions): Promise<U
   const [first] = [...model.tensors()];
   if (!first) throw new UsageError(`${op}: the model has no tensors; expected a network`);
   const { gpu } = first[1];
-  const { onnx } = await library(op);
+  const { onnx } = await onnxLibrary(op);
   const graph = new Graph(op, inputName);
   const held: Tensor[] = [];
   try {
@@ -152,17 +152,4 @@ async function write(op: string, graph: Graph, recorded: Recorded): Promise<void
     );
   }
   await writer(graph, recorded);
-}
-
-async function library(op: string): Promise<typeof import("onnx-proto")> {
-  try {
-    const loaded = await import("onnx-proto");
-    return loaded.default ?? loaded; // what Node makes of CommonJS, or a bundler
-  } catch (cause) {
-    throw new DataError(
-      `${op}: the package "onnx-proto", which knows the format, can't be loaded (${printable((cause as Error)?.message)}); install it: ` +
-        "npm install onnx-proto",
-      { cause },
-    );
-  }
 }
