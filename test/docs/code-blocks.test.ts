@@ -1,11 +1,13 @@
-// The code of the README and the guides: TypeScript is type-checked and run, commands are looked up. A comment before a block says
+// The code of the README and the guides: TypeScript is type-checked and run, WGSL is put into a copy of the sources and run there,
+// commands are looked up, and run where that costs nothing. A comment before a block says
 // what holds for it: `<!-- given: gpu, model -->` imports these names from given.ts, `<!-- checked only: why -->` type-checks it
 // without running it, `<!-- not run: why -->` leaves it out. The reasons are in the names of the tests.
 
 import { execFileSync, spawnSync } from "node:child_process";
-import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { beforeAll, describe, expect, it } from "vitest";
+import { normals, relativeError } from "../helpers/numbers.ts";
 
 const root = fileURLToPath(new URL("../../", import.meta.url));
 const folder = `${root}runs/docs/`;
@@ -86,6 +88,76 @@ describe("blocks of TypeScript", () => {
   }
 });
 
+/** Blocks of WGSL, which stand within lists. */
+const shaders = pages.flatMap((page) =>
+  [...readFileSync(root + page, "utf8").matchAll(/^ *```wgsl\n([\s\S]*?)^ *```$/gm)].map((match) => ({
+    page,
+    code: match[1]!.replaceAll(/^ {3}/gm, ""),
+  })),
+);
+
+describe("an activation by the guide's steps", () => {
+  it("is the only WGSL of its own in a block", () => {
+    expect(shaders.map(({ page }) => page)).toEqual(["docs/guide/fused-op.md"]);
+  });
+
+  it("fuses into batch-norm, forward and backward", async () => {
+    const [{ page, code }] = shaders as [(typeof shaders)[0]];
+    const row = /^2\. A line in the table of `([\w/.-]+)`: `(.*)`\.$/m.exec(
+      readFileSync(root + page, "utf8"),
+    )!;
+    const copy = `${root}runs/docs-checkout/`;
+    rmSync(copy, { recursive: true, force: true });
+    for (const part of ["src", "shaders", "scripts"]) cpSync(root + part, copy + part, { recursive: true });
+    const label = /^\/\/#fills activation as (\w+)$/m.exec(code)![1]!;
+    writeFileSync(`${copy}shaders/activation/activation_${label}.wgsl`, code);
+    const table = readFileSync(copy + row[1], "utf8");
+    const end = "} as const satisfies Record<string, ActivationPart>;";
+    expect(table).toContain(end);
+    writeFileSync(copy + row[1], table.replace(end, `  ${row[2]},\n${end}`));
+    execFileSync(`${root}node_modules/.bin/tsx`, [`${copy}scripts/embed-shaders.ts`], { cwd: copy });
+
+    const { batchNorm } = (await import(
+      /* @vite-ignore */ `${copy}src/index.ts`
+    )) as typeof import("../../src/index.ts");
+    const { requestGpu } = (await import(
+      /* @vite-ignore */ `${copy}src/node/index.ts`
+    )) as typeof import("../../src/node/index.ts");
+    const gpu = await requestGpu();
+    const [rows, channels] = [7, 3];
+    const x = normals(rows * channels, 1, 0.5, 2);
+    const dy = normals(rows * channels, 2);
+    const at = (values: ArrayLike<number>, c: number) =>
+      Array.from({ length: rows }, (_, i) => values[i * channels + c]!);
+    const mean = (values: number[]) => values.reduce((a, b) => a + b, 0) / values.length;
+    const expected = { y: new Float64Array(x.length), dx: new Float64Array(x.length) };
+    for (let c = 0; c < channels; c += 1) {
+      const column = at(x, c);
+      const rstd = 1 / Math.sqrt(mean(column.map((v) => (v - mean(column)) ** 2)) + 1e-5);
+      const z = column.map((v) => (v - mean(column)) * rstd);
+      const dz = at(dy, c).map((d, i) => d / (1 + Math.abs(z[i]!)) ** 2);
+      const along = mean(dz.map((d, i) => d * z[i]!));
+      for (const [i, v] of z.entries()) {
+        expected.y[i * channels + c] = v / (1 + Math.abs(v));
+        expected.dx[i * channels + c] = rstd * (dz[i]! - mean(dz) - v * along);
+      }
+    }
+    const input = gpu.tensor(x, [rows, 1, 1, channels], { requiresGrad: true });
+    const [gamma, beta] = [gpu.full([channels], 1), gpu.full([channels], 0)];
+    const activation = label as "relu";
+    let y = input;
+    const notes = gpu.explain(() => {
+      y = batchNorm(input, gamma, beta, { training: true, activation }).materialize();
+    });
+    expect(notes.map(({ kernel }) => kernel).join()).toContain(`batch_norm+${label}.`);
+    y.backward(gpu.tensor(dy, [rows, 1, 1, channels]));
+    expect(relativeError(await y.read(), expected.y)).toBeLessThan(1e-5);
+    expect(relativeError(await input.grad!.read(), expected.dx)).toBeLessThan(1e-4);
+    gpu.destroy();
+    rmSync(copy, { recursive: true, force: true });
+  });
+});
+
 describe("commands", () => {
   const { scripts } = JSON.parse(readFileSync(`${root}package.json`, "utf8"));
   const helps = new Map<string, string>();
@@ -114,6 +186,19 @@ describe("commands", () => {
       : "no command that is known";
   }
 
+  /** Lines that only tell something: they are run. */
+  const telling = /^(?:npx fusenorm-cli|fusenorm|npm run (?:-s )?fusenorm --) (doctor|.*--help)$/;
+  const tell = (args: string) => {
+    const command = ["src/cli/main.ts", ...args.split(" ")];
+    return execFileSync(`${root}node_modules/.bin/tsx`, command, { cwd: root, encoding: "utf8" });
+  };
+
+  it("that only tell something are there", () => {
+    expect(
+      blocks.some(({ language, code }) => language === "sh" && /^npx fusenorm-cli doctor/m.test(code)),
+    ).toBe(true);
+  });
+
   for (const block of blocks.filter(({ language }) => language === "sh")) {
     it(nameOf(block), () => {
       const lines = block.code.split(/\n|&&/).map((line) =>
@@ -127,6 +212,10 @@ describe("commands", () => {
         return wrong ? [`${line}: ${wrong}`] : [];
       });
       expect(faults).toEqual([]);
+      for (const line of lines) {
+        const args = telling.exec(line)?.[1];
+        if (args) expect(tell(args)).toMatch(args === "doctor" ? /adapter/i : /Usage/);
+      }
     });
   }
 });
