@@ -290,6 +290,40 @@ describe("elementwise", () => {
     });
   }
 
+  it("more elements than a software adapter has invocations, whose loops go round again", async () => {
+    const [rows, channels] = [2, 16_500];
+    const shape = [rows, channels];
+    const statistics = [channels];
+    const variance = { shape: statistics, data: normals(channels, 5).map((v) => 0.2 + v * v) };
+    const eps = 1e-3;
+    await checkOp([
+      { ...binaryCase("sub", sub, (x, y) => x - y, shape, shape, shape), differentiable: false },
+      {
+        label: "normalize",
+        inputs: { x: shape, mean: statistics, variance },
+        run: (t) => normalize(t.x!, t.mean!, t.variance!, eps),
+        reference: ({ x, mean, variance: v }) =>
+          x!.map((value, i) => (value - mean![i % channels]!) / Math.sqrt(v![i % channels]! + eps)),
+        referenceGrad: ({ x, mean, variance: v }, dy) => {
+          const scales = v!.map((value) => 1 / Math.sqrt(value + eps));
+          const sums = (of: (i: number) => number) => {
+            const total = new Float64Array(channels);
+            for (let i = 0; i < rows * channels; i += 1) total[i % channels]! += of(i);
+            return total;
+          };
+          return {
+            x: dy.map((value, i) => value * scales[i % channels]!),
+            mean: sums((i) => -dy[i]! * scales[i % channels]!),
+            variance: sums(
+              (i) => -0.5 * dy[i]! * (x![i]! - mean![i % channels]!) * scales[i % channels]! ** 3,
+            ),
+          };
+        },
+        variants: { reduce: ["lanes", "tree"] },
+      },
+    ]);
+  });
+
   it("sizes past 65,535 workgroups, in each reading mode", async () => {
     // Kernels loop over the grid, which has at most 16,384 workgroups: what is tested is that none is left out.
     const rows = 2 ** 16 + 3;

@@ -161,6 +161,26 @@ describe("pooling", () => {
     }
   });
 
+  it("maxPool2d: any NaN is one, and infinity is none", async () => {
+    const gpu = await testGpu();
+    // Only the last bit tells the first of these from infinity.
+    const patterns = [0x7f800001, 0xff800001, 0x7fffffff, 0xffc00000, 0x7f800000, 0x7f7fffff];
+    for (const channels of [1, 4]) {
+      const pairs = new Float32Array(2 * channels * patterns.length);
+      // Each beside a 7 on its right.
+      for (let i = 0; i < patterns.length; i += 1) {
+        pairs.fill(7, 2 * i * channels, 2 * (i + 1) * channels);
+        new Uint32Array(pairs.buffer).fill(patterns[i]!, 2 * i * channels, (2 * i + 1) * channels);
+      }
+      const x = gpu.tensor(pairs, [patterns.length, 1, 2, channels]);
+      const y = maxPool2d(x, [1, 2]);
+      const values = Array.from(await y.read()).filter((_, i) => i % channels === 0);
+      expect(values.slice(0, 4)).toEqual(Array(4).fill(Number.NaN));
+      expect(values.slice(4)).toEqual([Infinity, 3.4028234663852886e38]);
+      for (const tensor of [x, y]) tensor.dispose();
+    }
+  });
+
   it("NaN and infinities that are made of a batch-norm's input are those that it makes", async () => {
     const gpu = await testGpu();
     const pixels = [1, Number.NaN, -2, Infinity, -Infinity, -Infinity, -Infinity, -Infinity, 3, 0, -0, -1];

@@ -3,7 +3,7 @@ import { add } from "../../src/ops/elementwise/elementwise.ts";
 import { logSoftmax, softmax } from "../../src/ops/softmax/softmax.ts";
 import { checkOp, type OpCase } from "../helpers/check-op.ts";
 import { testGpu } from "../helpers/gpu.ts";
-import { normals } from "../helpers/numbers.ts";
+import { normals, relativeError } from "../helpers/numbers.ts";
 import { rowsOf, softmaxRow } from "../reference/softmax.ts";
 
 const sixteenths = (count: number) => normals(count, 5, 0, 3).map((value) => Math.round(16 * value) / 16);
@@ -41,6 +41,23 @@ describe("softmax", () => {
       },
       variants,
     });
+  });
+
+  it("does not look at the next row for the largest logit", async () => {
+    const gpu = await testGpu();
+    for (const variant of variants.softmax) {
+      for (const classes of [3, 70]) {
+        const rows = [0, 1, 2].map((row) => normals(classes, row).map((value) => value + 1000 * row));
+        const x = gpu.tensor(Float32Array.from(rows.flatMap((row) => [...row])), [3, classes]);
+        gpu.variants.force("softmax", variant);
+        const y = softmax(x);
+        gpu.variants.force("softmax", null);
+        const values = await y.read();
+        const expected = rows.flatMap((row) => softmaxRow([...Float32Array.from(row)]));
+        expect(relativeError(values, expected), `${variant}, ${classes}`).toBeLessThan(1e-5);
+        for (const tensor of [x, y]) tensor.dispose();
+      }
+    }
   });
 
   it("finds the largest logit of a row wherever it is", async () => {

@@ -130,6 +130,24 @@ describe("adaptive optimizers", () => {
     expect(state["exp_avg_sq.0"]!.data[0]! / (9 * (1 - 0.999 ** 3))).toBeCloseTo(1, 5);
   });
 
+  it("counts no step of the neighbour of a parameter that has one", async () => {
+    const gpu = await testGpu();
+    const [a, b] = [leaf(gpu, [1]), leaf(gpu, [1])];
+    const optimizer = owned(new Adam([a, b], { lr: 0.25, eps: 0 }));
+    const step = (...parameters: Tensor[]) => {
+      optimizer.zeroGrad();
+      for (const w of parameters) gpu.scope(() => mul(w, w).backward());
+      optimizer.step();
+    };
+    for (let i = 0; i < 3; i += 1) step(a);
+    expect([...(await b.read())]).toEqual([1]);
+    // The first step is as long as the rate, whatever the gradient.
+    step(a, b);
+    expect((await b.read())[0]).toBeCloseTo(0.75, 6);
+    const state = await optimizer.stateDict();
+    expect([state["step.0"]!.data[0], state["step.1"]!.data[0]]).toEqual([4, 1]);
+  });
+
   it("corrects the bias right however many steps there were", async () => {
     const gpu = await testGpu();
     const w = leaf(gpu, [0]);

@@ -81,6 +81,22 @@ describe("EMA and SWA", () => {
     }
   }
 
+  it("average and exchange more elements than a software adapter has invocations", async () => {
+    const gpu = await testGpu();
+    const model = owned(new Linear(gpu, 75, 70, { bias: false }));
+    const average = owned(new EMA(model, { decay: 0.5 }));
+    const weights = [1, 2].map((seed) => normals(75 * 70, seed));
+    for (const w of weights) {
+      model.weight.write(w);
+      average.update();
+    }
+    average.swap();
+    const expected = weights[0]!.map((value, i) => (value + weights[1]![i]!) / 2);
+    expect(relativeError(await model.weight.read(), expected)).toBeLessThan(1e-6);
+    average.swap();
+    expect([...(await model.weight.read())]).toEqual([...weights[1]!]);
+  });
+
   it("take a packed network in two dispatches", async () => {
     const gpu = await testGpu();
     const model = network(gpu);
