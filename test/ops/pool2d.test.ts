@@ -167,10 +167,10 @@ describe("pooling", () => {
     const patterns = [0x7f800001, 0xff800001, 0x7fffffff, 0xffc00000, 0x7f800000, 0x7f7fffff];
     for (const channels of [1, 4]) {
       const pairs = new Float32Array(2 * channels * patterns.length);
-      // Each beside a 7 on its right.
+      // Each after a −7, so that it has to be seen.
       for (let i = 0; i < patterns.length; i += 1) {
-        pairs.fill(7, 2 * i * channels, 2 * (i + 1) * channels);
-        new Uint32Array(pairs.buffer).fill(patterns[i]!, 2 * i * channels, (2 * i + 1) * channels);
+        pairs.fill(-7, 2 * i * channels, 2 * (i + 1) * channels);
+        new Uint32Array(pairs.buffer).fill(patterns[i]!, (2 * i + 1) * channels, 2 * (i + 1) * channels);
       }
       const x = gpu.tensor(pairs, [patterns.length, 1, 2, channels]);
       const y = maxPool2d(x, [1, 2]);
