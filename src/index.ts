@@ -43,6 +43,8 @@ export {
   AvgPool2d,
   Conv2d,
   type Conv2dLayerOptions,
+  ConvTranspose2d,
+  type ConvTranspose2dLayerOptions,
   Flatten,
   GELU,
   GlobalAvgPool2d,
@@ -113,6 +115,7 @@ export {
 } from "./ops/batch-norm/statistics.ts";
 export { cast } from "./ops/cast.ts";
 export { concat, concatChannels } from "./ops/concat.ts";
+export { type ConvTranspose2dOptions, convTranspose2d } from "./ops/conv-transpose2d.ts";
 export { type Conv2dOptions, conv2d } from "./ops/conv2d/conv2d.ts";
 export {
   customOp,
@@ -170,6 +173,7 @@ export {
 } from "./ops/encode/encoding.ts";
 export { groupNorm } from "./ops/group-norm/group-norm.ts";
 export { layerNorm } from "./ops/group-norm/layer-norm.ts";
+export { type InterpolateOptions, interpolate } from "./ops/interpolate.ts";
 export * from "./ops/layout.ts";
 export { linear } from "./ops/linear.ts";
 export {

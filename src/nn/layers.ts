@@ -8,6 +8,11 @@ import {
   type GeluOptions,
   type LeakyReluOptions,
 } from "../ops/activations.ts";
+import {
+  type ConvTranspose2dOptions,
+  checkConvTranspose2d,
+  convTranspose2d,
+} from "../ops/conv-transpose2d.ts";
 import { type Conv2dOptions, checkConv2d, conv2d } from "../ops/conv2d/conv2d.ts";
 import { linear } from "../ops/linear.ts";
 import {
@@ -72,6 +77,31 @@ function checkInitOptions(
   checkInstance(layer, "random", random, Random);
 }
 
+/** @throws ShapeError unless both numbers of channels fit `groups`, and the filter has a size; gives that size. */
+function checkFilter(
+  layer: string,
+  channels: { inChannels: number; outChannels: number },
+  kernelSize: unknown,
+  groups: number,
+): readonly [number, number] {
+  const [r, s, ...more]: readonly unknown[] = Array.isArray(kernelSize)
+    ? kernelSize
+    : [kernelSize, kernelSize];
+  const { inChannels, outChannels } = channels;
+  for (const [name, value] of Object.entries(channels)) checkInteger(layer, name, value, 1);
+  if (more.length > 0 || ![r, s].every((size) => Number.isSafeInteger(size) && (size as number) >= 1)) {
+    throw new ShapeError(
+      `${layer}: kernelSize is ${show(kernelSize)}; expected a positive integer, or [vertical, horizontal]`,
+    );
+  }
+  if (inChannels % groups !== 0 || outChannels % groups !== 0) {
+    throw new ShapeError(
+      `${layer}: ${inChannels} input and ${outChannels} output channels in ${groups} groups; expected both to be multiples of groups`,
+    );
+  }
+  return [r as number, s as number];
+}
+
 /** A layer whose weight may be worked out of other parameters; see `weightNorm`. */
 abstract class WeightLayer extends Module {
   weight!: Tensor;
@@ -117,21 +147,8 @@ export class Conv2d extends WeightLayer {
     const { bias = true, init = "he", gain = 1, random = sharedRandom(), ...convOptions } = options;
     checkInitOptions("Conv2d", { bias, init, gain, random });
     checkConv2d("Conv2d", convOptions);
-    const [r, s, ...more] = Array.isArray(kernelSize) ? kernelSize : [kernelSize, kernelSize];
-    for (const [name, value] of Object.entries({ inChannels, outChannels })) {
-      checkInteger("Conv2d", name, value, 1);
-    }
-    if (more.length > 0 || ![r, s].every((size) => Number.isSafeInteger(size) && size >= 1)) {
-      throw new ShapeError(
-        `Conv2d: kernelSize is ${show(kernelSize)}; expected a positive integer, or [vertical, horizontal]`,
-      );
-    }
     const groups = convOptions.groups ?? 1;
-    if (inChannels % groups !== 0 || outChannels % groups !== 0) {
-      throw new ShapeError(
-        `Conv2d: ${inChannels} input and ${outChannels} output channels in ${groups} groups; expected both to be multiples of groups`,
-      );
-    }
+    const [r, s] = checkFilter("Conv2d", { inChannels, outChannels }, kernelSize, groups);
     const shape = [outChannels, r, s, inChannels / groups];
     gpu.checkSize("Conv2d", shape, "float32", "weight");
     this.weight = parameter(gpu, initWeights(shape, init, random, gain), shape);
@@ -141,6 +158,57 @@ export class Conv2d extends WeightLayer {
 
   forward(x: Tensor): Tensor {
     return this.weighted(x, (weight) => conv2d(x, weight, { ...this.options, bias: this.bias }));
+  }
+}
+
+/** Options of the layer `ConvTranspose2d`; names and defaults are PyTorch's. */
+export interface ConvTranspose2dLayerOptions extends Omit<ConvTranspose2dOptions, "bias">, InitOptions {
+  /** Default true. */
+  bias?: boolean;
+}
+
+const CONV_TRANSPOSE2D_OPTIONS = optionNames<ConvTranspose2dLayerOptions>({
+  ...{ bias: 0, stride: 0, padding: 0, outputPadding: 0, dilation: 0, groups: 0 },
+  ...INIT_OPTIONS,
+});
+
+/**
+ * 2-D transposed convolution, [N, H, W, inChannels] → [N, P, Q, outChannels]; see `convTranspose2d`. Biases start at 0; weights
+ * [inChannels, R, S, outChannels / groups] as those of a convolution in the other direction, as in PyTorch.
+ */
+export class ConvTranspose2d extends WeightLayer {
+  bias: Tensor | null;
+  readonly options: Omit<ConvTranspose2dOptions, "bias">;
+
+  constructor(
+    gpu: Gpu,
+    inChannels: number,
+    outChannels: number,
+    kernelSize: number | readonly [number, number],
+    options: ConvTranspose2dLayerOptions = {},
+  ) {
+    super();
+    checkGpu("ConvTranspose2d", gpu);
+    checkOptions("ConvTranspose2d", options, CONV_TRANSPOSE2D_OPTIONS);
+    const { bias = true, init = "he", gain = 1, random = sharedRandom(), ...convOptions } = options;
+    checkInitOptions("ConvTranspose2d", { bias, init, gain, random });
+    checkConvTranspose2d("ConvTranspose2d", convOptions);
+    const groups = convOptions.groups ?? 1;
+    const [r, s] = checkFilter("ConvTranspose2d", { inChannels, outChannels }, kernelSize, groups);
+    const shape = [inChannels, r, s, outChannels / groups];
+    gpu.checkSize("ConvTranspose2d", shape, "float32", "weight");
+    this.weight = parameter(gpu, initWeights(shape, init, random, gain), shape);
+    this.bias = bias ? parameter(gpu, new Float32Array(outChannels), [outChannels]) : null;
+    this.options = convOptions;
+  }
+
+  /** Each element of the input is multiplied by a filter. */
+  override flop(input: Shape, _output: Shape): number {
+    return 2 * sizeOf(input) * sizeOf(this.weightShape.slice(1));
+  }
+
+  forward(x: Tensor): Tensor {
+    return this.weighted(x, (weight) => convTranspose2d(x, weight, { ...this.options, bias: this.bias }));
   }
 }
 

@@ -34,6 +34,7 @@ const INTERNAL: Record<string, string> = {
   Trainer: "evaluate begin trainStep countStep load rate computeStep readLog",
   Module: "checkStateDict under namePaths children modules tensors flop normedLayers",
   Sequential: "normedLayers",
+  ConvTranspose2d: "flop",
   Optimizer: "writeRates newState update isOtherState checkStateDict",
   SGD: "update isOtherState",
   RMSprop: "update",
@@ -169,6 +170,10 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
     ...running,
     ...{ momentum: orNull(number(0.1, 0, 1)), eps, activation, folds: flag(true) },
   };
+  const transposed = {
+    ...{ stride: pair(1, 1), padding: sides(0), outputPadding: pair(0, 0) },
+    ...{ dilation: pair(1, 1), groups: positive(1) },
+  };
   const batchNormOptions = options(
     {
       ...normOptions,
@@ -183,6 +188,7 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
 
   // layers
   const conv = new core.Conv2d(gpu, 8, 8, 3, { padding: 1, random });
+  const upwards = new core.ConvTranspose2d(gpu, 8, 4, 2, { stride: 2, random });
   const norm = new core.BatchNorm2d(gpu, 8);
   const norm1d = new core.BatchNorm1d(gpu, 8);
   const dense = new core.Linear(gpu, 8, 4, { random });
@@ -557,6 +563,20 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
       ],
       call: core.adaptiveAvgPool2d,
     },
+    interpolate: {
+      args: [
+        x4,
+        options(
+          {
+            size: { value: [3, 5], accepts: (v) => pair(3, 1).accepts(v) },
+            mode: choice("bilinear", "nearest"),
+            alignCorners: flag(true),
+          },
+          ["size"],
+        ),
+      ],
+      call: core.interpolate,
+    },
     globalAvgPool2d: unary(core.globalAvgPool2d),
     matmul: {
       args: [
@@ -680,6 +700,10 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
       args: [x4, drawsOf, options({ p: probability, mode, training: flag(true) }, ["p", "mode"])],
       call: core.stochasticDepth,
     },
+    convTranspose2d: {
+      args: [x4, tensor(filter), optional(options({ bias: orNull(tensor(vector)), ...transposed }))],
+      call: core.convTranspose2d,
+    },
     batchNorm: {
       accepted: "right",
       args: [tensor(x, HALVES), channels, channels, batchNormOptions],
@@ -760,6 +784,21 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
         ),
       ],
       call: (...args: ConstructorParameters<typeof core.Conv2d>) => new core.Conv2d(...args),
+    },
+    ConvTranspose2d: {
+      args: [
+        aGpu,
+        positive(8),
+        positive(4),
+        pair(3, 1),
+        optional(options({ ...initOptions, ...transposed })),
+      ],
+      call: (...args: ConstructorParameters<typeof core.ConvTranspose2d>) =>
+        new core.ConvTranspose2d(...args),
+    },
+    "ConvTranspose2d.forward": {
+      names: ["ConvTranspose2d", "convTranspose2d"],
+      ...unary((t: core.Tensor) => upwards.forward(t)),
     },
     "Conv2d.forward": { names: ["Conv2d", "conv2d"], ...unary((t: core.Tensor) => conv.forward(t)) },
     Linear: {

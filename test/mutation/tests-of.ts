@@ -56,6 +56,7 @@ export const testsOf: Record<string, readonly string[]> = {
   extremes: ["test/ops/extremes.test.ts"],
   gather_batch: ["test/data/loader.test.ts", "test/data/device-dataset.test.ts"],
   group_norm: ["test/ops/group-norm.test.ts", order],
+  interpolate: ["test/ops/interpolate.test.ts"],
   load_normalised: ["test/ops/pool2d.test.ts", "test/ops/reduce.test.ts"],
   load_plain: ["test/ops/pool2d.test.ts", "test/ops/reduce.test.ts"],
   loss_range: ["test/train/trainer.test.ts"],

@@ -13,6 +13,8 @@ import { withFoldAt } from "../helpers/fold.ts";
 import { testGpu } from "../helpers/gpu.ts";
 import { generator, normals } from "../helpers/numbers.ts";
 import { isOnKink, noiseOf, Tape, type Value } from "../reference/autodiff.ts";
+import { type ReferenceConvTranspose, transposedShape } from "../reference/conv2d.ts";
+import { interpolateReference } from "../reference/interpolate.ts";
 import { adaptiveAvgPool2dReference, pool2dReference } from "../reference/pool2d.ts";
 import { casesOf, checkProperty, differs, RUNS, SEED } from "./check.ts";
 
@@ -283,6 +285,52 @@ describe("ops at random", () => {
           tape.conv2d(v.x!, v.weight!, {
             ...{ bias: v.bias ?? null, stride: both(stride), padding, dilation: [dh, dw], groups: g.groups },
           }),
+      };
+    },
+  );
+
+  property(
+    ["convTranspose2d"],
+    0.02,
+    fc.record({
+      geometry: few(
+        fc.record({
+          ...{ N: fc.integer({ min: 1, max: 2 }), H: fc.integer({ min: 1, max: 6 }) },
+          ...{ W: fc.integer({ min: 1, max: 6 }), R: fc.integer({ min: 1, max: 4 }) },
+          ...{ S: fc.integer({ min: 1, max: 4 }), groups: fc.constantFrom(1, 1, 2, 3) },
+          ...{ perGroup: fc.constantFrom(1, 3, 4, 8), filters: fc.constantFrom(1, 3, 4, 8) },
+          ...{ stride: pair(3), dilation: pair(2) },
+          padding: fc.oneof(fc.nat(2), fc.tuple(fc.nat(2), fc.nat(2), fc.nat(2), fc.nat(2))),
+          outputPadding: fc.tuple(fc.nat(2), fc.nat(2)),
+        }),
+        "convTranspose2d",
+      ),
+      bias: fc.boolean(),
+      x: moments,
+    }),
+    ({ geometry: g, bias, x }) => {
+      const [stride, dilation] = [both(g.stride), both(g.dilation)];
+      const [C, K] = [g.perGroup * g.groups, g.filters * g.groups];
+      const padding = typeof g.padding === "number" ? Array(4).fill(g.padding) : g.padding;
+      const extra = g.outputPadding.map((more, i) => Math.min(more, Math.max(stride[i]!, dilation[i]!) - 1));
+      const c: ReferenceConvTranspose = {
+        ...{ x: [g.N, g.H, g.W, K], weight: [K, g.R, g.S, g.perGroup], stride, dilation, groups: g.groups },
+        padding: padding as [number, number, number, number],
+        outputPadding: extra as [number, number],
+      };
+      if (transposedShape(c).some((size) => size < 1)) return null;
+      return {
+        inputs: {
+          x: input(c.x, x),
+          weight: plain(c.weight, x.seed),
+          ...(bias && { bias: plain([C], x.seed) }),
+        },
+        run: (t) =>
+          fusenorm.convTranspose2d(t.x!, t.weight!, {
+            ...{ bias: t.bias ?? null, stride: g.stride, padding: g.padding, dilation: g.dilation },
+            ...{ outputPadding: c.outputPadding, groups: g.groups },
+          }),
+        reference: (tape, v) => tape.convTranspose2d(v.x!, v.weight!, v.bias ?? null, c),
       };
     },
   );
@@ -574,6 +622,41 @@ describe("ops at random", () => {
               }),
         reference: (tape, v) =>
           op === "max" ? tape.maxPool2d(v.x!, geometry) : tape.avgPool2d(v.x!, geometry),
+      };
+    },
+  );
+
+  property(
+    ["interpolate"],
+    0.01,
+    fc.record({
+      shape: fc.tuple(fc.integer({ min: 1, max: 2 }), extent, extent, fc.integer({ min: 1, max: 5 })),
+      size: fc.tuple(fc.integer({ min: 1, max: 20 }), extent),
+      factor: fc.option(fc.tuple(fc.constantFrom(1, 2, 0.5, 1.3), fc.constantFrom(1, 3, 0.7, 2)), {
+        nil: null,
+      }),
+      how: fc.constantFrom("nearest" as const, "bilinear" as const, "corners" as const),
+      x: moments,
+    }),
+    ({ shape, size, factor, how, x }): OpCase | null => {
+      const out = factor
+        ? ([Math.floor(shape[1] * factor[0]), Math.floor(shape[2] * factor[1])] as const)
+        : size;
+      if (out[0] < 1 || out[1] < 1) return null;
+      const mode = how === "nearest" ? "nearest" : "bilinear";
+      const alignCorners = how === "corners";
+      return {
+        inputs: { x: input(shape, x) },
+        run: (t) =>
+          fusenorm.interpolate(t.x!, {
+            ...(factor ? { scaleFactor: factor } : { size }),
+            mode,
+            alignCorners,
+          }),
+        reference: (tape, v) =>
+          tape.linearMap(v.x!, [shape[0], ...out, shape[3]], (data) =>
+            interpolateReference(data, shape, { mode, alignCorners, size: out, factor }),
+          ),
       };
     },
   );

@@ -3,7 +3,16 @@
 import { halfToNumber, numberToHalf } from "../../src/tensor/tensor.ts";
 import { type ActivationName, activations } from "./activations.ts";
 import { batchNormReference, batchNormReferenceGrad, channelStatistics } from "./batch-norm.ts";
-import { conv2dReference, conv2dReferenceGrad, outputShape, type ReferenceConv } from "./conv2d.ts";
+import {
+  conv2dReference,
+  conv2dReferenceGrad,
+  convTranspose2dReference,
+  convTranspose2dReferenceGrad,
+  outputShape,
+  type ReferenceConv,
+  type ReferenceConvTranspose,
+  transposedShape,
+} from "./conv2d.ts";
 import {
   broadcastIndex,
   elementwise,
@@ -431,6 +440,15 @@ export class Tape {
     const arrays = { x: x.data, weight: weight.data, ...(bias && { bias: bias.data }) };
     return this.record(outputShape(c), conv2dReference(c, arrays), [x, weight, bias], (dy) => {
       const grads = conv2dReferenceGrad(c, arrays, dy);
+      return [grads.x, grads.weight, grads.bias];
+    });
+  }
+
+  /** Weight [K, R, S, C / groups]. */
+  convTranspose2d(x: Value, weight: Value, bias: Value | null, c: ReferenceConvTranspose): Value {
+    const arrays = { x: x.data, weight: weight.data, ...(bias && { bias: bias.data }) };
+    return this.record(transposedShape(c), convTranspose2dReference(c, arrays), [x, weight, bias], (dy) => {
+      const grads = convTranspose2dReferenceGrad(c, arrays, dy);
       return [grads.x, grads.weight, grads.bias];
     });
   }

@@ -73,3 +73,74 @@ export function conv2dReferenceGrad(
   });
   return { x: dx, weight: dw, bias: db };
 }
+
+export interface ReferenceConvTranspose extends ReferenceConv {
+  outputPadding: readonly [number, number];
+}
+
+/** Of the transposed convolution of x [N, H, W, K]; weight [K, R, S, C / groups]. */
+export function transposedShape(c: ReferenceConvTranspose): [number, number, number, number] {
+  const [n, h, w] = c.x;
+  const [, r, s, perGroup] = c.weight;
+  const [top, bottom, left, right] = c.padding;
+  const p = (h - 1) * c.stride[0] - top - bottom + c.dilation[0] * (r - 1) + c.outputPadding[0] + 1;
+  const q = (w - 1) * c.stride[1] - left - right + c.dilation[1] * (s - 1) + c.outputPadding[1] + 1;
+  return [n, p, q, perGroup * c.groups];
+}
+
+/** Calls `visit` for every product y[out] += x[at] · weight[tap]: each pixel adds its filter. */
+function transposedProducts(
+  c: ReferenceConvTranspose,
+  visit: (out: number, at: number, tap: number) => void,
+): void {
+  const [n, h, w, k] = c.x;
+  const [, r, s, perGroup] = c.weight;
+  const [, p, q, channels] = transposedShape(c);
+  for (let image = 0; image < n; image += 1)
+    for (let y = 0; y < h; y += 1)
+      for (let x = 0; x < w; x += 1)
+        for (let ir = 0; ir < r; ir += 1)
+          for (let is = 0; is < s; is += 1) {
+            const row = y * c.stride[0] + ir * c.dilation[0] - c.padding[0];
+            const column = x * c.stride[1] + is * c.dilation[1] - c.padding[2];
+            if (row < 0 || row >= p || column < 0 || column >= q) continue;
+            for (let ik = 0; ik < k; ik += 1) {
+              const group = Math.floor(ik / (k / c.groups));
+              const at = ((image * h + y) * w + x) * k + ik;
+              const out = ((image * p + row) * q + column) * channels + group * perGroup;
+              const tap = ((ik * r + ir) * s + is) * perGroup;
+              for (let ic = 0; ic < perGroup; ic += 1) visit(out + ic, at, tap + ic);
+            }
+          }
+}
+
+export function convTranspose2dReference(
+  c: ReferenceConvTranspose,
+  { x, weight, bias }: { x: Float64Array; weight: Float64Array; bias?: Float64Array },
+): Float64Array {
+  const shape = transposedShape(c);
+  const size = shape.reduce((a, b) => a * b);
+  const y = Float64Array.from({ length: size }, (_, i) => (bias ? bias[i % shape[3]]! : 0));
+  transposedProducts(c, (out, at, tap) => {
+    y[out]! += x[at]! * weight[tap]!;
+  });
+  return y;
+}
+
+export function convTranspose2dReferenceGrad(
+  c: ReferenceConvTranspose,
+  { x, weight }: { x: Float64Array; weight: Float64Array },
+  dy: Float64Array,
+): { x: Float64Array; weight: Float64Array; bias: Float64Array } {
+  const dx = new Float64Array(x.length);
+  const dw = new Float64Array(weight.length);
+  const db = new Float64Array(transposedShape(c)[3]);
+  transposedProducts(c, (out, at, tap) => {
+    dx[at]! += dy[out]! * weight[tap]!;
+    dw[tap]! += dy[out]! * x[at]!;
+  });
+  dy.forEach((value, i) => {
+    db[i % db.length]! += value;
+  });
+  return { x: dx, weight: dw, bias: db };
+}
