@@ -10,6 +10,7 @@ export {
   augmentImage,
   pcg,
 } from "./augment.ts";
+export { decodeImageBitmap, type ImageOptions } from "./bitmap.ts";
 export { CIFAR10_CLASSES, CIFAR100_CLASSES, type CifarKind, readCifarDataset } from "./cifar.ts";
 export {
   balancedIndices,

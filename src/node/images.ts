@@ -2,21 +2,15 @@
 
 import { readdir, readFile } from "node:fs/promises";
 import { basename, join } from "node:path";
+import { checkedImageOptions, type ImageOptions } from "../data/bitmap.ts";
 import { type ChannelMoments, type ImageDataset, imageDataset, normalizationTable } from "../data/dataset.ts";
 import { StreamLoader, type StreamLoaderOptions } from "../data/stream-loader.ts";
 import { DataError } from "../errors.ts";
 import { isBytes, printable } from "../foreign.ts";
-import { checkInteger, checkOptions, checkText, optionNames, show } from "../options.ts";
+import { checkOptions, checkText, optionNames, show } from "../options.ts";
 import { fileError, readNamed } from "./files.ts";
 
-/** What images are made to be. */
-export interface ImageOptions {
-  /** Of every image: it is scaled to cover this size, and its middle is taken. */
-  height: number;
-  width: number;
-  /** 3 for colours, 1 for grey. Transparent pixels become black. Default 3. */
-  channels?: 1 | 3 | undefined;
-}
+export type { ImageOptions };
 
 export interface ImageSetOptions extends ImageOptions {
   /** Title in tables and reports. Default: that of the folder or file. */
@@ -30,20 +24,14 @@ const IMAGE_FILE = /\.(png|jpe?g|webp|gif|avif|tiff?)$/i;
 const MOST_CLASSES = 256;
 /** Images decoded at the same time: the decoder has threads of its own. */
 const AT_ONCE = 16;
-const MOST_SIDE = 2 ** 14;
+/** What a list of their numbers holds. */
 const MOST_FILES = 2 ** 30;
 
 function checked(op: string, options: ImageSetOptions, known: readonly string[]): Required<ImageOptions> {
-  checkOptions(op, options, known);
-  const { height, width, channels = 3 } = options;
-  checkInteger(op, "height", height, 1, MOST_SIDE);
-  checkInteger(op, "width", width, 1, MOST_SIDE);
-  if (channels !== 1 && channels !== 3) {
-    throw new DataError(`${op}: channels is ${show(channels)}; expected 1 or 3`);
-  }
+  const size = checkedImageOptions(op, options, known);
   const { name } = options;
   if (name !== undefined) checkText(op, "name", name);
-  return { height, width, channels };
+  return size;
 }
 
 type Decode = (bytes: Uint8Array, name: string) => Promise<Uint8Array>;

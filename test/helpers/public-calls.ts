@@ -1390,6 +1390,16 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
       args: [seed, optional(integer(0, 0, 3))],
       call: (epoch: number, start: number) => void loader.epoch(epoch, start),
     },
+    decodeImageBitmap: {
+      names: ["decodeImageBitmap", "file"],
+      args: [
+        { value: new Uint8Array(3), accepts: () => false },
+        text("file"),
+        options(imageFields, ["height", "width"]),
+      ],
+      call: core.decodeImageBitmap,
+      accepted: "none",
+    },
     StreamLoader: {
       args: [
         options(
