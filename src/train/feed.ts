@@ -1,10 +1,10 @@
 // Where a trainer's batches come from: a data set that lies on the GPU, or a loader that gives them one by one.
 
 import type { AugmentOptions } from "../data/augment.ts";
+import { Compose, type Transform } from "../data/compose.ts";
 import type { ChannelMoments, ImageDataset } from "../data/dataset.ts";
 import { DeviceDataset } from "../data/device-dataset.ts";
 import { BatchSampler } from "../data/loader.ts";
-import { Compose, type Transform } from "../data/transforms.ts";
 import { DataError } from "../errors.ts";
 import type { Gpu } from "../gpu.ts";
 import { isPlain, show } from "../options.ts";

@@ -1,8 +1,9 @@
 import { noGrad } from "../autograd/tape.ts";
 import { type AugmentOptions, checkAugment } from "../data/augment.ts";
+import { checkTransforms, shapesOf, type Transform } from "../data/compose.ts";
 import { type ChannelMoments, channelMoments, type ImageDataset } from "../data/dataset.ts";
 import { DataLoader } from "../data/loader.ts";
-import { checkTransforms, normalize, shapesOf, type Transform } from "../data/transforms.ts";
+import { normalize } from "../data/transforms.ts";
 import type { KernelTiming } from "../device/profiler.ts";
 import { DataError, FusenormError, UsageError } from "../errors.ts";
 import * as shaders from "../generated/shaders.ts";
