@@ -8,6 +8,7 @@ import {
 } from "../../src/data/dataset.ts";
 import { shrinkImages } from "../../src/experiments/setup.ts";
 import { BatchSampler, DataLoader, DeviceDataset, type Gpu, type Tensor } from "../../src/index.ts";
+import type { CompileAhead } from "./compile-ahead.ts";
 import type { FromWorker, Reading, Sample, Side } from "./messages.ts";
 import type { Settings } from "./settings.ts";
 import { type Batch, Twin } from "./twin.ts";
@@ -20,15 +21,20 @@ const SHOWN = 12;
 /** Looks take at most this share of the time. */
 const LOOK_SHARE = 0.25;
 const LOOK_EVERY_MS = 300;
+/** The step before which nobody looks unasked. */
+const FIRST_LOOK = 2;
 /** Step sizes of the landscape: 10⁻⁴ … 10. */
 const ALPHAS = Array.from({ length: 21 }, (_, i) => 10 ** (-4 + i / 4));
 
 interface Run {
+  gpu: Gpu;
   settings: Settings;
   twins: [Twin, Twin];
   sampler: BatchSampler;
   dataset: DeviceDataset;
   batch: Batch;
+  /** The test images that looks measure on. */
+  test: Batch;
   indices: Tensor;
   epoch: Tensor;
   step: number;
@@ -40,7 +46,11 @@ interface Run {
 
 export class Engine {
   private readonly small: DatasetSplits;
-  private readonly test: Batch;
+  private readonly test: {
+    pixels: Float32Array;
+    shape: [number, number, number, number];
+    labels: Uint32Array;
+  };
   private readonly samples: Sample[];
   private run: Run | null = null;
   private playing = false;
@@ -52,16 +62,17 @@ export class Engine {
     private readonly data: DatasetSplits,
     private readonly say: (message: FromWorker) => void,
     private readonly now: () => number = () => performance.now(),
+    /** Compiles for `gpu`. */
+    private readonly ahead: CompileAhead | null = null,
+    /** Has kernels that are compiled sooner and run longer: a run begins with them. */
+    private readonly quick: CompileAhead | null = null,
   ) {
     this.small = shrinkImages(data, SHRINK);
     const { images, labels, shape, indices } = new DataLoader(this.small.test, {
       ...channelMoments(this.small.train),
       ...{ batchSize: TESTED, seed: 7, dropLast: true },
     }).batch(0, 0);
-    this.test = {
-      images: gpu.keep(gpu.tensor(images, shape)),
-      labels: gpu.keep(gpu.tensor(labels, [labels.length], { dtype: "uint32" })),
-    };
+    this.test = { pixels: images, shape, labels };
     const { test } = data;
     const bytesEach = test.images.length / test.count;
     this.samples = Array.from(indices.subarray(0, SHOWN), (index) => ({
@@ -86,34 +97,69 @@ export class Engine {
   }
 
   begin(settings: Settings): Promise<void> {
-    return this.enqueue(() => {
+    return this.enqueue(async () => {
       this.close();
-      const { gpu, small } = this;
-      const { batchSize, seed } = settings;
-      const { height, width, channels, count } = small.train;
-      const batch = {
-        images: gpu.keep(gpu.empty([batchSize, height, width, channels])),
-        labels: gpu.keep(gpu.empty([batchSize], "uint32")),
-      };
-      const twin = (side: Side) => new Twin(gpu, small, side, settings, batch);
-      const twins: [Twin, Twin] = [twin(0), twin(1)];
-      this.run = {
-        ...{
-          settings,
-          twins,
-          batch,
-          step: 0,
-          rate: settings.rate,
-          looked: Number.NEGATIVE_INFINITY,
-          lookMs: 0,
-        },
-        sampler: new BatchSampler({ count, batchSize, seed, dropLast: true }),
-        dataset: new DeviceDataset(gpu, small.train, { ...channelMoments(small.train), seed }),
-        indices: gpu.keep(gpu.empty([batchSize], "uint32")),
-        epoch: gpu.keep(gpu.tensor([0], [1], { dtype: "uint32" })),
-      };
-      this.say({ type: "begin", settings, layers: twins[0].layers.length });
+      const { ahead, quick } = this;
+      const compiler = quick ?? ahead;
+      const run = this.prepare(compiler?.gpu ?? this.gpu, settings);
+      this.run = run;
+      this.say({ type: "begin", settings, layers: run.twins[0].layers.length });
+      await compiler?.before((gpu) => this.oneStep(gpu, settings));
     });
+  }
+
+  /** What a step dispatches. */
+  private oneStep(gpu: Gpu, settings: Settings): void {
+    const run = this.prepare(gpu, settings);
+    this.compute(run, run.twins);
+    for (const twin of run.twins) twin.update();
+    this.drop(run);
+  }
+
+  /** Goes on with `run` on `gpu`. */
+  private move(run: Run): Promise<void> {
+    return this.enqueue(async () => {
+      if (this.run !== run) return;
+      const { step, rate, looked, lookMs } = run;
+      const next = Object.assign(this.prepare(this.gpu, run.settings), { step, rate, looked, lookMs });
+      for (const side of [0, 1] as const) await next.twins[side].goOnFrom(run.twins[side]);
+      this.run = next;
+      this.drop(run);
+    });
+  }
+
+  private prepare(gpu: Gpu, settings: Settings): Run {
+    const { small } = this;
+    const { batchSize, seed, rate } = settings;
+    const { height, width, channels, count } = small.train;
+    const batch = {
+      images: gpu.keep(gpu.empty([batchSize, height, width, channels])),
+      labels: gpu.keep(gpu.empty([batchSize], "uint32")),
+    };
+    const { pixels, shape, labels } = this.test;
+    const test = {
+      images: gpu.keep(gpu.tensor(pixels, shape)),
+      labels: gpu.keep(gpu.tensor(labels, [labels.length], { dtype: "uint32" })),
+    };
+    const twin = (side: Side) => new Twin(gpu, small, side, settings, batch);
+    return {
+      ...{ gpu, settings, batch, test, rate, step: 0, lookMs: 0 },
+      twins: [twin(0), twin(1)],
+      looked: Number.NEGATIVE_INFINITY,
+      sampler: new BatchSampler({ count, batchSize, seed, dropLast: true }),
+      dataset: new DeviceDataset(gpu, small.train, { ...channelMoments(small.train), seed }),
+      indices: gpu.keep(gpu.empty([batchSize], "uint32")),
+      epoch: gpu.keep(gpu.tensor([0], [1], { dtype: "uint32" })),
+    };
+  }
+
+  /** Encodes forward and backward of `twins` on the batch of this step. */
+  private compute({ step, sampler, dataset, indices, epoch, batch }: Run, twins: readonly Twin[]): void {
+    const number = Math.floor(step / sampler.batchesPerEpoch);
+    indices.write(sampler.indices(number, step % sampler.batchesPerEpoch));
+    epoch.write([number]);
+    dataset.gather(indices, epoch, batch.images, batch.labels);
+    for (const twin of twins) twin.compute();
   }
 
   rate(rate: number): Promise<void> {
@@ -155,12 +201,7 @@ export class Engine {
       this.pause();
       return;
     }
-    const { sampler, batch } = run;
-    const epoch = Math.floor(run.step / sampler.batchesPerEpoch);
-    run.indices.write(sampler.indices(epoch, run.step % sampler.batchesPerEpoch));
-    run.epoch.write([epoch]);
-    run.dataset.gather(run.indices, run.epoch, batch.images, batch.labels);
-    for (const twin of alive) twin.compute();
+    this.compute(run, alive);
     const readings: [Reading | null, Reading | null] = [null, null];
     await Promise.all(
       alive.map(async (twin) => {
@@ -168,16 +209,22 @@ export class Engine {
       }),
     );
     this.say({ type: "step", step: run.step, rate: run.rate, readings });
-    const due = look || this.now() - run.looked >= Math.max(LOOK_EVERY_MS, run.lookMs / LOOK_SHARE);
+    // The curves come first: a look takes kernels of its own.
+    const late = this.now() - run.looked >= Math.max(LOOK_EVERY_MS, run.lookMs / LOOK_SHARE);
+    const due = look || (run.step >= FIRST_LOOK && late);
     const before = this.now();
     for (const twin of alive) if (due || twin.hasDiverged) await this.lookAt(run, twin);
     if (due) Object.assign(run, { looked: this.now(), lookMs: this.now() - before });
     for (const twin of alive) if (!twin.failure) twin.update();
     run.step += 1;
+    // Not sooner: what is compiled beside the first steps and the first look holds them up.
+    if (this.quick && run.step === FIRST_LOOK + 1) {
+      void this.ahead?.before((gpu) => this.oneStep(gpu, run.settings)).then(() => this.move(run));
+    }
   }
 
   private async lookAt(run: Run, twin: Twin): Promise<void> {
-    const look = await twin.look(this.test, SHOWN);
+    const look = await twin.look(run.test, SHOWN);
     this.say({ type: "look", look });
     const failure = twin.judge(look, run.rate);
     if (failure) this.say({ type: "failure", failure });
@@ -196,7 +243,8 @@ export class Engine {
   ask(pixels: Uint8Array): Promise<void> {
     return this.enqueue(async () => {
       if (!this.run) return;
-      const { gpu, data, small } = this;
+      const { data, small } = this;
+      const { gpu } = this.run;
       const { mean, std } = channelMoments(small.train);
       const one: ImageDataset = imageDataset({ ...data.test, images: pixels, labels: Uint8Array.of(0) });
       const { test } = shrinkImages({ train: data.train, test: one }, SHRINK);
@@ -221,11 +269,15 @@ export class Engine {
 
   private close(): void {
     const { run } = this;
-    if (!run) return;
     this.run = null;
-    for (const twin of run.twins) twin.dispose();
-    run.dataset.dispose();
-    for (const tensor of [run.batch.images, run.batch.labels, run.indices, run.epoch]) tensor.dispose();
-    this.gpu.trim();
+    if (run) this.drop(run);
+  }
+
+  private drop({ gpu, twins, dataset, batch, test, indices, epoch }: Run): void {
+    for (const twin of twins) twin.dispose();
+    dataset.dispose();
+    for (const tensor of [batch.images, batch.labels, test.images, test.labels, indices, epoch])
+      tensor.dispose();
+    gpu.trim();
   }
 }

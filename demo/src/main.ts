@@ -52,7 +52,6 @@ class Page {
   private classNames: string[] = [];
   private curve: Curve = { steps: [], loss: [[], []], accuracy: [[], []] };
   private smooth: [Reading | null, Reading | null] = [null, null];
-  private first: [LayerMoments[] | null, LayerMoments[] | null] = [null, null];
   private latest: [Look | null, Look | null] = [null, null];
   private landscapes: [Landscape | null, Landscape | null] = [null, null];
   private failures: [Failure | null, Failure | null] = [null, null];
@@ -231,7 +230,6 @@ class Page {
     this.settings = { ...settings };
     this.curve = { steps: [], loss: [[], []], accuracy: [[], []] };
     this.smooth = [null, null];
-    this.first = [null, null];
     this.latest = [null, null];
     this.landscapes = [null, null];
     this.failures = [null, null];
@@ -339,10 +337,9 @@ class Page {
   private showLook(look: Look): void {
     const { side } = look;
     this.latest[side] = look;
-    this.first[side] ??= look.layers;
     const lines = (pick: (moments: LayerMoments) => number) =>
       SIDES.flatMap((one) => {
-        const [now, start] = [this.latest[one]?.layers, this.first[one]];
+        const { layers: now, start } = this.latest[one] ?? {};
         return now && start
           ? [
               { side: one, values: start.map(pick), dotted: true },

@@ -28,6 +28,8 @@ export interface Look {
   step: number;
   /** What each convolution of the main path gives, before its norm, and the logits. */
   layers: LayerMoments[];
+  /** The same of the weights before the first step. */
+  start: LayerMoments[];
   /** Of the middle layer's weights; null where it is zero or not finite. */
   gradient: {
     layer: number;

@@ -53,16 +53,31 @@ export class Twin {
 
   constructor(
     private readonly gpu: Gpu,
-    data: DatasetSplits,
+    private readonly data: DatasetSplits,
     readonly side: Side,
     private readonly settings: Settings,
     private readonly batch: Batch,
   ) {
-    const { norms, depth, seed, rate } = settings;
-    const network = { norm: norms[side], shortcut: "projection", depth, width: WIDTH } as const;
-    this.model = freshNetwork(gpu, data, network, seed);
+    const { rate } = settings;
+    this.model = this.fresh();
     this.layers = [...convolutionNames(this.model), "classifier"];
     this.optimizer = new SGD(this.model.parameters(), { lr: rate, momentum: 0.9, weightDecay: 5e-4 });
+  }
+
+  /** Takes over weights, momentum and all that is known of `other`, a twin with the same settings. */
+  async goOnFrom(other: Twin): Promise<void> {
+    this.model.loadStateDict(await other.model.stateDict());
+    this.optimizer.loadStateDict(await other.optimizer.stateDict());
+    this.optimizer.lr = other.optimizer.lr;
+    const { step, failure, startLoss, start, latest } = other;
+    Object.assign(this, { step, failure, startLoss, start, latest });
+  }
+
+  /** The network as it is before the first step. */
+  private fresh(): Module {
+    const { norms, depth, seed } = this.settings;
+    const network = { norm: norms[this.side], shortcut: "projection", depth, width: WIDTH } as const;
+    return freshNetwork(this.gpu, this.data, network, seed);
   }
 
   set rate(rate: number) {
@@ -107,17 +122,26 @@ export class Twin {
   async look(test: Batch, shown: number): Promise<Look> {
     const { model, batch } = this;
     model.train();
-    const layers = await this.moments();
-    this.start ??= layers;
+    const layers = await this.moments(model);
+    this.start ??= await this.startMoments();
     const gradient = await this.middleGradient();
     const { gradients: logitGradients } = await probe.logitGradients(model, batch.images, batch.labels);
     const { answers, share } = await this.answersTo(test, shown);
-    const { side, step } = this;
-    return { side, step, layers, gradient, logitGradients, answers, testAccuracy: share };
+    const { side, step, start } = this;
+    return { side, step, layers, start, gradient, logitGradients, answers, testAccuracy: share };
   }
 
-  private async moments(): Promise<LayerMoments[]> {
-    const found = await probe.activations(this.model, this.batch.images, {
+  private async startMoments(): Promise<LayerMoments[]> {
+    const model = this.fresh();
+    try {
+      return await this.moments(model);
+    } finally {
+      model.dispose();
+    }
+  }
+
+  private async moments(model: Module): Promise<LayerMoments[]> {
+    const found = await probe.activations(model, this.batch.images, {
       layers: (name, module) =>
         (module instanceof Conv2d || name === "classifier") && this.layers.includes(name),
     });

@@ -1,0 +1,85 @@
+// Compiles the kernels of a step before the step, side by side. A kernel that is first met while a step is encoded is compiled there
+// and then, one after the other, and in a browser on the very thread that puts pages on the screen.
+
+import { Gpu } from "../../src/index.ts";
+
+/** A device that does as `device` does, but for some of its members. */
+function instead(device: GPUDevice, members: Partial<Record<keyof GPUDevice, unknown>>): GPUDevice {
+  return new Proxy(device, {
+    get(target, name) {
+      if (Object.hasOwn(members, name)) return members[name as keyof GPUDevice];
+      const value = Reflect.get(target, name, target);
+      return typeof value === "function" ? value.bind(target) : value;
+    },
+  });
+}
+
+export class CompileAhead {
+  /** Takes what is compiled, and compiles what is not. */
+  readonly gpu: Gpu;
+  private readonly modules = new Map<string, { number: number; module: GPUShaderModule }>();
+  private readonly numbers = new WeakMap<GPUShaderModule, number>();
+  private readonly compiled = new Map<string, GPUComputePipeline>();
+  /** For the list alone: nothing is compiled, and nothing runs. */
+  private readonly dry: Gpu;
+  private readonly wanted = new Map<string, GPUComputePipelineDescriptor>();
+
+  /** `without`: features that kernels are chosen without. */
+  constructor(
+    private readonly device: GPUDevice,
+    { without = [] }: { without?: readonly GPUFeatureName[] } = {},
+  ) {
+    const features = new Set(
+      [...device.features].filter((name) => !without.includes(name as GPUFeatureName)),
+    );
+    const createShaderModule = (descriptor: GPUShaderModuleDescriptor) => this.module(descriptor);
+    this.gpu = Gpu.fromDevice(
+      instead(device, {
+        ...{ features, createShaderModule },
+        createComputePipeline: (descriptor: GPUComputePipelineDescriptor) =>
+          this.compiled.get(this.key(descriptor)) ?? device.createComputePipeline(descriptor),
+      }),
+    );
+    this.dry = Gpu.fromDevice(
+      instead(device, {
+        ...{ features, createShaderModule },
+        createComputePipeline: (descriptor: GPUComputePipelineDescriptor) => {
+          this.wanted.set(this.key(descriptor), descriptor);
+          return { getBindGroupLayout: () => ({}) };
+        },
+        createBindGroup: () => ({}),
+      }),
+    );
+  }
+
+  /** Compiles what `work` dispatches; it is run once on a `Gpu` that does nothing, and may not read from it. */
+  async before(work: (gpu: Gpu) => void): Promise<void> {
+    const { dry, wanted, device } = this;
+    wanted.clear();
+    dry.commands.observe(
+      () => {},
+      () => work(dry),
+      { execute: false },
+    );
+    await Promise.all(
+      [...wanted].map(async ([key, descriptor]) => {
+        if (!this.compiled.has(key))
+          this.compiled.set(key, await device.createComputePipelineAsync(descriptor));
+      }),
+    );
+  }
+
+  private module(descriptor: GPUShaderModuleDescriptor): GPUShaderModule {
+    let known = this.modules.get(descriptor.code);
+    if (!known) {
+      known = { number: this.modules.size, module: this.device.createShaderModule(descriptor) };
+      this.modules.set(descriptor.code, known);
+      this.numbers.set(known.module, known.number);
+    }
+    return known.module;
+  }
+
+  private key({ compute: { module, entryPoint, constants } }: GPUComputePipelineDescriptor): string {
+    return `${this.numbers.get(module)} ${entryPoint} ${JSON.stringify(constants)}`;
+  }
+}
