@@ -81,6 +81,8 @@ class Page {
       (pixels) => this.tell({ type: "ask", pixels }),
       () => this.samples,
     );
+    // Where the page is a part of the site.
+    element("docs").hidden = !location.pathname.endsWith("/demo/");
     this.setUpControls();
     this.begin(true);
     if (!this.worker) void this.complain("gpu", "there is no navigator.gpu.");
