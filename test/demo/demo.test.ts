@@ -117,7 +117,10 @@ describe("the demo in headless Chromium", () => {
     expect(await page.evaluate("document.documentElement.scrollWidth")).toBeLessThanOrEqual(360);
     // Other settings are other networks.
     await page.selectOption("#batch", "8");
-    await page.waitForFunction("document.getElementById('count').textContent === 'step 0'");
+    // The step and the looks that are under way end first.
+    await page.waitForFunction("document.getElementById('count').textContent === 'step 0'", null, {
+      timeout: 60_000,
+    });
     expect(page.url()).toMatch(/batch=8/);
     await stepsDone(page, 1);
 
@@ -139,7 +142,7 @@ describe("the demo in headless Chromium", () => {
     expect(await violations(page)).toEqual([]);
     expect(problems).toEqual([]);
     await page.close();
-  }, 120_000);
+  }, 170_000);
 
   it("says what to do without WebGPU, and plays a recorded run", async () => {
     const { page, problems } = await demo.open("", { init: NO_WEBGPU });
