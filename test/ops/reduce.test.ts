@@ -220,8 +220,8 @@ describe("reduce", () => {
       const results = gpu.scope(() => [mean(x, axes), variance(x, axes, { correction: 0 })]);
       const [m, v] = await Promise.all(results.map((tensor) => tensor.read()));
       const means = reduceReference(data, shape, axes, meanOf);
-      // float32 has steps of 6.1e-5 at 1000: within two of them
-      for (let i = 0; i < means.length; i += 1) expect(Math.abs(m![i]! - means[i]!)).toBeLessThan(1.3e-4);
+      // float32 has steps of 6.1e-5 at 1000: within three of them, since a division may be off by 2.5
+      for (let i = 0; i < means.length; i += 1) expect(Math.abs(m![i]! - means[i]!)).toBeLessThan(1.9e-4);
       expect(
         relativeError(
           v!,

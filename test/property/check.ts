@@ -115,20 +115,22 @@ export async function checkProperty<T>(
 
 /**
  * Whether `actual` is `expected` but for rounding: ‖actual − expected‖ against 1e-5 of ‖expected‖ (or `tolerance`), and against
- * what noise makes of `expected`, since a sum may cancel.
+ * what noise makes of `expected`, since a sum may cancel. `absolute`: what each number may be off by beside that.
  */
 export function differs(
   actual: ArrayLike<number>,
   expected: ArrayLike<number>,
   noisy: readonly ArrayLike<number>[] = [],
   tolerance = 1e-5,
+  absolute = 0,
 ): string | null {
   if (actual.length !== expected.length) return `${actual.length} elements instead of ${expected.length}`;
   const norm = (of: (i: number) => number) =>
     Math.hypot(...Array.from({ length: expected.length }, (_, i) => of(i)));
   const error = norm((i) => actual[i]! - expected[i]!);
   const noise = Math.max(0, ...noisy.map((other) => norm((i) => other[i]! - expected[i]!)));
-  const allowed = tolerance * norm((i) => expected[i]!) + 10 * noise + 1e-30;
+  const given = absolute * Math.sqrt(expected.length);
+  const allowed = tolerance * norm((i) => expected[i]!) + 10 * noise + given + 1e-30;
   if (error <= allowed) return null;
   const first = (values: ArrayLike<number>) =>
     Array.from({ length: Math.min(4, values.length) }, (_, i) => values[i]!.toPrecision(6)).join(", ");
