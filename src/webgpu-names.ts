@@ -3,6 +3,7 @@
 // all the same. Names of interfaces only: an alias such as GPUPowerPreference would clash.
 declare global {
   interface AbortSignal {}
+  interface Blob {}
   interface GPU {}
   interface GPUAdapter {}
   interface GPUAdapterInfo {}

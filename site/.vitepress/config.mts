@@ -64,7 +64,7 @@ const guide = [
 export default defineConfig({
   title: "fusenorm",
   // The reports are pages of their own, which scripts/docs.ts puts beside the results.
-  ignoreDeadLinks: [/^\.\/quick-.*\/report$/],
+  ignoreDeadLinks: [/^\.\/(quick|paper-size)-[^/]*\/report$/],
   description: "WebGPU kernels for training convolutional networks",
   srcDir: `${root}docs`,
   outDir: `${root}site/dist/site`,
