@@ -164,6 +164,12 @@ describe("fusenorm export and predict", () => {
   });
 
   const other = join(home, "other.safetensors");
+  beforeAll(() => {
+    writeFileSync(
+      other,
+      encodeSafetensors({ weight: { shape: [2], dtype: "float32", data: Float32Array.of(1, 2) } }),
+    );
+  });
   const net = ["--model", "resnetCifar", "--depth", "14", "--width", "4", "--size", "8x8", "--channels", "1"];
   const rest = ["--classes", "a,b", "--mean", "0.5", "--std", "0.2"];
   const cases: [string, string[], RegExp][] = [
@@ -231,10 +237,6 @@ describe("fusenorm export and predict", () => {
     ],
   ];
   it.concurrent.each(cases)("refuse %s, in one line", async (_, args, message) => {
-    writeFileSync(
-      other,
-      encodeSafetensors({ weight: { shape: [2], dtype: "float32", data: Float32Array.of(1, 2) } }),
-    );
     const { code, stderr, stdout } = await fusenorm(
       ...args.map((arg) => (arg === "CKPT" ? checkpoint : arg)),
     );
