@@ -493,7 +493,10 @@ class Page {
     this.move = nextMove(this.settings, this.settings.rate, progress);
     const text = element("next");
     // A screen reader speaks when it changes, not at every step.
-    if (text.textContent !== this.move.sentence) text.textContent = this.move.sentence;
+    const sentence = this.live
+      ? this.move.sentence
+      : "A recorded run: watch the two part when its rate is raised.";
+    if (text.textContent !== sentence) text.textContent = sentence;
     const button = element<HTMLButtonElement>("do-next");
     button.hidden = this.move.action === null || !this.live;
     if (this.move.action && button.textContent !== this.move.action.label)
