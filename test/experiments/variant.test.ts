@@ -1,6 +1,6 @@
 // Runs with other networks, and with longer trainings: which cells they have, and that these run.
 
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { beforeAll, describe, expect, it } from "vitest";
 import { imageDataset } from "../../src/data/dataset.ts";
 import { listCells } from "../../src/experiments/cells.ts";
 import { PRESETS } from "../../src/experiments/experiment.ts";
@@ -85,7 +85,6 @@ describe("each network", () => {
   beforeAll(async () => {
     gpu = await testGpu();
   });
-  afterAll(() => gpu.destroy());
 
   it.each([...RUN_NETWORKS])("%s has the depth and the work that its cells say", (network) => {
     const settings = withNetworkOf(base, variantOf({ network }))!;

@@ -1,7 +1,7 @@
-import { createHash } from "node:crypto";
 import { describe, expect, it } from "vitest";
 import { checkpoint } from "../../src/autograd/checkpoint.ts";
 import { noGrad } from "../../src/autograd/tape.ts";
+import { crc32 } from "../../src/formats/crc32.ts";
 import { torchStateDict } from "../../src/formats/torch.ts";
 import { Dropout, Dropout2d, StochasticDepth } from "../../src/nn/dropout.ts";
 import { BatchNorm2d, Conv2d, Flatten, Linear, ReLU, Sequential } from "../../src/nn/layers.ts";
@@ -37,18 +37,18 @@ describe("dropout", () => {
     const data = normals(count, 1);
     const x = gpu.tensor(data, [count]);
     const generator = newGenerator(gpu, SEED);
-    const words = createHash("sha256");
+    const masks: Uint8Array[] = [];
     for (const [draw, p] of [0.1, 0.5, 0.9].entries()) {
       const y = dropout(x, generator, { p });
       const values = await y.read();
       const keeps = keptOnHost(SEED, draw, count, p);
       const scale = Math.fround(1 / (1 - p));
       expect([...values]).toEqual([...data].map((v, i) => (keeps[i] ? Math.fround(scale * v) : v * 0)));
-      words.update(Uint8Array.from(kept(values), Number));
+      masks.push(Uint8Array.from(kept(values), Number));
       y.dispose();
     }
     expect([...(await generator.read())]).toEqual([SEED >>> 0, 256, 3, 0]);
-    expect(words.digest("hex").slice(0, 16)).toBe("c6c8558163eae9d9");
+    expect(crc32(...masks)).toBe(127975274);
     for (const tensor of [x, generator]) tensor.dispose();
   });
 
