@@ -76,12 +76,6 @@ export interface Kernel {
   readonly entry: string;
 }
 
-/** What kernels bind alike. */
-interface Layouts {
-  group: GPUBindGroupLayout;
-  pipeline: GPUPipelineLayout;
-}
-
 /** `GPUShaderStage.COMPUTE`, whose object Node does not have as a global. */
 const COMPUTE = 4;
 
@@ -98,7 +92,7 @@ export class KernelCache {
   private readonly kernels = new Recent<string, Kernel>(MOST_PIPELINES);
   private readonly keys = new WeakMap<KernelSpec, string>();
   private readonly numbers = new WeakMap<Module, number>();
-  private readonly layouts = new Map<string, Layouts>();
+  private readonly layouts = new Map<string, GPUBindGroupLayout>();
   private nextNumber = 1;
   private nextId = 1;
   private readonly checks = new Set<Promise<void>>();
@@ -155,7 +149,7 @@ export class KernelCache {
       id: this.nextId++,
       name: nameOf(spec),
       pipeline,
-      layout: this.layoutsOf(spec)?.group ?? pipeline.getBindGroupLayout(0),
+      layout: this.layoutOf(spec) ?? pipeline.getBindGroupLayout(0),
       module: moduleOf(spec),
       entry: spec.entry,
     };
@@ -164,9 +158,11 @@ export class KernelCache {
   }
 
   private descriptor(spec: KernelSpec): GPUComputePipelineDescriptor {
+    const group = this.layoutOf(spec);
     return {
       label: nameOf(spec),
-      layout: this.layoutsOf(spec)?.pipeline ?? "auto",
+      // A pipeline layout for each: wgpu takes the sizes of bindings that a kernel needs from the one before it if both have the same.
+      layout: group ? this.device.createPipelineLayout({ bindGroupLayouts: [group] }) : "auto",
       compute: {
         module: this.module(moduleOf(spec)),
         entryPoint: spec.entry,
@@ -176,11 +172,11 @@ export class KernelCache {
   }
 
   /**
-   * The layouts of the package's kernels, shared by all that bind alike; null for WGSL of users, which may bind what is no buffer.
-   * A layout that a pipeline makes for itself has pools of bind groups of its own, and each pool is mapped memory on lavapipe:
-   * hundreds of pipelines came near to the 65,530 mappings that Linux gives a process.
+   * The bind group layout of a kernel of the package, shared by all that bind alike; null for WGSL of users, which may bind what is no
+   * buffer. A layout that a pipeline makes for itself has pools of bind groups of its own, and each pool is mapped memory on
+   * lavapipe: hundreds of pipelines came near to the 65,530 mappings that Linux gives a process.
    */
-  private layoutsOf(spec: KernelSpec): Layouts | null {
+  private layoutOf(spec: KernelSpec): GPUBindGroupLayout | null {
     const module = moduleOf(spec);
     const slots = module.isLinked ? module.slotsOf(spec.entry) : null;
     if (!slots) return null;
@@ -194,11 +190,7 @@ export class KernelCache {
         visibility: COMPUTE,
         buffer: { type },
       }));
-      const group = this.device.createBindGroupLayout({ label: key, entries });
-      known = {
-        group,
-        pipeline: this.device.createPipelineLayout({ label: key, bindGroupLayouts: [group] }),
-      };
+      known = this.device.createBindGroupLayout({ label: key, entries });
       this.layouts.set(key, known);
     }
     return known;
