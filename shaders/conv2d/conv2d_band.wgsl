@@ -259,24 +259,15 @@ fn sum_over_lanes(lane: u32) -> array<vec4<f32>, 2> {
   return sums;
 }
 
-// What becomes of the sum of a lane's i-th pixel. Of a pixel that isn't there, another is read, so that no load waits for a branch.
-fn finish_row(own: Own, i: u32, sum: vec4<f32>, quad: u32, channels: OutChannels, origin: vec4<f32>) -> Finished {
-  return finish(sum, own.pixel + min(i, max(own.rows, 1) - 1) * OW, quad, channels, origin);
-}
-fn if_there(own: Own, i: u32, value: vec4<f32>) -> vec4<f32> {
-  return select(vec4<f32>(0), value, i < own.rows);
-}
-
 // The mean of what the first eighth of the lanes stores: no less than a thirty-second of the group's pixels, since rows may be
 // missing in their band and in no other.
 fn origin_of(own: Own, sums: Four, quad: u32, channels: OutChannels) -> vec4<f32> {
   const FIRST = 8u;
   if (own.lane < WORKGROUP / FIRST) {
-    let nowhere = vec4<f32>(0);
-    var stored = if_there(own, 0, finish_row(own, 0, sums[0], quad, channels, nowhere).value);
-    stored += if_there(own, 1, finish_row(own, 1, sums[1], quad, channels, nowhere).value);
-    stored += if_there(own, 2, finish_row(own, 2, sums[2], quad, channels, nowhere).value);
-    stored += if_there(own, 3, finish_row(own, 3, sums[3], quad, channels, nowhere).value);
+    var stored = vec4<f32>(0);
+    for (var i = 0u; i < 4; i++) {
+      if (i < own.rows) { stored += finish(sums[i], own.pixel + i * OW, quad, channels, vec4<f32>(0)).value; }
+    }
     tile[own.lane] = stored;
     tile[WORKGROUP + own.lane] = vec4<f32>(f32(own.rows));
   }
@@ -296,42 +287,32 @@ fn origin_of(own: Own, sums: Four, quad: u32, channels: OutChannels) -> vec4<f32
   return origin;
 }
 
-fn store_row(own: Own, i: u32, any_quad: u32, value: vec4<f32>) {
-  if (i < own.rows && any_quad < OC / 4) { out[(own.pixel + i * OW) * (OC / 4) + any_quad] = value; }
-}
-
-// A lane's share of the sums over a group, and what they are relative to.
-struct Totals { origin: vec4<f32>, u: vec4<f32>, v: vec4<f32> }
-
-// Finishes and stores a lane's four pixels of four channels. Written out: of numbers that a loop indexes some compilers make memory.
-fn store(own: Own, sums: Four, any_quad: u32) -> Totals {
+// Finishes and stores a lane's four pixels of four channels.
+fn store(own: Own, sums: Four, any_quad: u32) {
   let quad = min(any_quad, OC / 4 - 1);
   let channels = out_channels_of(quad);
-  var totals: Totals;
-  if (NEEDS_ORIGIN) { totals.origin = origin_of(own, sums, quad, channels); }
-  let f0 = finish_row(own, 0, sums[0], quad, channels, totals.origin);
-  let f1 = finish_row(own, 1, sums[1], quad, channels, totals.origin);
-  let f2 = finish_row(own, 2, sums[2], quad, channels, totals.origin);
-  let f3 = finish_row(own, 3, sums[3], quad, channels, totals.origin);
-  store_row(own, 0, any_quad, f0.value);
-  store_row(own, 1, any_quad, f1.value);
-  store_row(own, 2, any_quad, f2.value);
-  store_row(own, 3, any_quad, f3.value);
-  totals.u = if_there(own, 0, f0.u) + if_there(own, 1, f1.u) + if_there(own, 2, f2.u) + if_there(own, 3, f3.u);
-  totals.v = if_there(own, 0, f0.v) + if_there(own, 1, f1.v) + if_there(own, 2, f2.v) + if_there(own, 3, f3.v);
-  return totals;
-}
-
-fn reduce(own: Own, totals: Totals, any_quad: u32) {
-  if (!REDUCES) { return; }
-  tile[own.lane] = totals.u;
-  tile[WORKGROUP + own.lane] = totals.v;
-  let both = sum_over_lanes(own.lane);
-  if (own.lane == 0 && any_quad < OC / 4 && own.first < own.total) {
-    let count = pixels_of(own);
-    for (var r = 0u; r < PARTIAL_ROWS; r++) {
-      let value = partial_row(r, count, totals.origin, both[0], both[1]);
-      put_partial((own.block * PARTIAL_ROWS + r) * (OC / 4) + any_quad, value);
+  var origin = vec4<f32>(0);
+  if (NEEDS_ORIGIN) { origin = origin_of(own, sums, quad, channels); }
+  var u = vec4<f32>(0);
+  var v = vec4<f32>(0);
+  for (var i = 0u; i < 4; i++) {
+    if (i < own.rows && any_quad < OC / 4) {
+      let pixel = own.pixel + i * OW;
+      let finished = finish(sums[i], pixel, quad, channels, origin);
+      out[pixel * (OC / 4) + quad] = finished.value;
+      u += finished.u;
+      v += finished.v;
+    }
+  }
+  if (REDUCES) {
+    tile[own.lane] = u;
+    tile[WORKGROUP + own.lane] = v;
+    let both = sum_over_lanes(own.lane);
+    if (own.lane == 0 && any_quad < OC / 4 && own.first < own.total) {
+      let count = pixels_of(own);
+      for (var r = 0u; r < PARTIAL_ROWS; r++) {
+        put_partial((own.block * PARTIAL_ROWS + r) * (OC / 4) + quad, partial_row(r, count, origin, both[0], both[1]));
+      }
     }
   }
 }
@@ -377,20 +358,11 @@ fn conv(
     for (var s = 0u; s < select(batch.S, 3, STAGED); s++) { multiply_column(&sums, place, s, quad, out_quad); }
   }
   if (REDUCES) { workgroupBarrier(); }
-  // Everything is loaded and stored before the first sum over the lanes.
-  let totals_0 = store(own, sums[0], out_quad);
-  var totals_1: Totals;
-  var totals_2: Totals;
-  var totals_3: Totals;
-  if (QUADS > 1) { totals_1 = store(own, sums[1], out_quad + 1); }
-  if (QUADS > 2) {
-    totals_2 = store(own, sums[2], out_quad + 2);
-    totals_3 = store(own, sums[3], out_quad + 3);
-  }
-  reduce(own, totals_0, out_quad);
-  if (QUADS > 1) { reduce(own, totals_1, out_quad + 1); }
-  if (QUADS > 2) {
-    reduce(own, totals_2, out_quad + 2);
-    reduce(own, totals_3, out_quad + 3);
+  for (var i = 0u; i < QUADS; i++) {
+    var four = sums[0];
+    if (QUADS > 1 && i == 1) { four = sums[1]; }
+    if (QUADS > 2 && i == 2) { four = sums[2]; }
+    if (QUADS > 2 && i == 3) { four = sums[3]; }
+    store(own, four, out_quad + i);
   }
 }
