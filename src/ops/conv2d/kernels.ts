@@ -469,7 +469,7 @@ function bandOf(
 
 /**
  * Of as many channels in a lane as leave a large GPU something to do for all its lanes; where weights are staged no more than 8,
- * of which the workgroup's share of memory is small.
+ * which was faster than 16 at every shape measured: see docs/design/0004-convolution.md.
  */
 function bandVariants(gpu: Gpu, g: ConvGeometry, map: GatherMap, staged: boolean): ConvVariant[] {
   const all = ([16, 8, 4] as const).filter((channels) => bandOf(gpu, g, map, { staged, channels }));
