@@ -13,7 +13,7 @@
 //   grad_weight  4 output channels × one (r, s, c) over one slice of the output rows
 //   sum_rows     one output channel over one slice of the pixels (the bias gradient)
 // The channel block is the same for a whole workgroup, so that weights (or dy) are loaded once per workgroup
-// of lanes. Slices become partial sums; `sum_partials` adds them in order: the same bits on every run.
+// of lanes. Slices become partial sums, which sum_partials.wgsl adds up in order: the same bits on every run.
 
 //#import conv2d_sizes
 
@@ -239,61 +239,4 @@ fn sum_rows(
     sum += part;
   }
   out[slice * ((size.count + 3) / 4 * 4) + i] = sum;
-}
-
-// source [slices, rows, count rounded up to a multiple of 4] → out [rows, count], summed first slice first.
-@group(0) @binding(1) var<storage, read> partials: array<vec4<f32>>;
-
-fn put_sum(i: u32, quads: u32, sum: vec4<f32>) {
-  let column = (i % quads) * 4;
-  let at = (i / quads) * size.count + column;
-  for (var j = 0u; j < 4 && column + j < size.count; j++) {
-    out[at + j] = sum[j];
-  }
-}
-
-@compute @workgroup_size(64)
-fn sum_partials(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-  let quads = (size.count + 3) / 4;
-  for (var i = id.x; i < size.rows * quads; i += groups.x * WORKGROUP) {
-    var sum = vec4<f32>();
-    for (var slice = 0u; slice < size.slices; slice++) {
-      sum += partials[slice * size.rows * quads + i];
-    }
-    put_sum(i, quads, sum);
-  }
-}
-
-// The same for many slices on adapters with many lanes: 32 lanes take turns with the slices of four vec4s, four add theirs up, eight
-// each, and one adds up those.
-const LANES = 128u;
-var<workgroup> parts: array<vec4<f32>, LANES>;
-
-@compute @workgroup_size(LANES)
-fn sum_partials_workgroup(
-  @builtin(workgroup_id) workgroup: vec3<u32>,
-  @builtin(num_workgroups) groups: vec3<u32>,
-  @builtin(local_invocation_index) lane: u32,
-) {
-  let quads = (size.count + 3) / 4;
-  for (var first = workgroup.x * 4; first < size.rows * quads; first += groups.x * 4) {
-    let i = first + lane % 4;
-    var sum = vec4<f32>();
-    if (i < size.rows * quads) {
-      for (var slice = lane / 4; slice < size.slices; slice += LANES / 4) {
-        sum += partials[slice * size.rows * quads + i];
-      }
-    }
-    parts[lane] = sum;
-    workgroupBarrier();
-    if (lane < 16) {
-      sum = vec4<f32>();
-      for (var part = 0u; part < 8; part++) { sum += parts[(lane / 4 * 8 + part) * 4 + lane % 4]; }
-    }
-    workgroupBarrier();
-    if (lane < 16) { parts[lane] = sum; }
-    workgroupBarrier();
-    if (lane < 4 && i < size.rows * quads) { put_sum(i, quads, ((sum + parts[4 + lane]) + parts[8 + lane]) + parts[12 + lane]); }
-    workgroupBarrier();
-  }
 }

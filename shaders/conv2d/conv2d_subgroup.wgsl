@@ -4,7 +4,7 @@ enable subgroups;
 //
 //   conv         y = conv(x, w) + bias; with GRAD the same loops give dx = conv_transposed(dy, w): see the phases below
 //   conv_row     the same for filters of width 3 without stride or dilation: each x is loaded once for its three taps
-//   grad_weight  dw, as partial sums over slices of the output rows (added up by conv2d.wgsl `sum_partials`);
+//   grad_weight  dw, as partial sums over slices of the output rows (added up by sum_partials.wgsl);
 //                grad_weight_row for such filters, again with each x loaded once for its three taps
 //
 // On such adapters a load costs the same for one number that all lanes share as for a vec4 of its own in each lane, and

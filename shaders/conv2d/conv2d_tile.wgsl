@@ -1,7 +1,7 @@
 // Convolution for GPUs: an implicit matrix product in tiles of workgroup memory and registers.
 //
 //   conv         y = conv(x, w) + bias; with GRAD the same loops give dx = conv_transposed(dy, w): see the phases below
-//   grad_weight  dw, as partial sums over slices of the output rows (added up by conv2d.wgsl `sum_partials`)
+//   grad_weight  dw, as partial sums over slices of the output rows (added up by sum_partials.wgsl)
 //
 // Layouts: x [N, IH, IW, IC]   w [OC, R, S, ICG]   out [N, OH, OW, OC]   ICG = IC / GROUPS, OCG = OC / GROUPS.
 // With GRAD, x is dy, out is dx, and w stays as it is: [IC, R, S, OCG].

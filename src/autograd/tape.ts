@@ -3,6 +3,7 @@
 
 import { FusenormError, UseAfterDisposeError } from "../errors.ts";
 import type { GradientSink, Partials } from "../fusion/ports.ts";
+import type { Gpu } from "../gpu.ts";
 import { checkFunction, synchronous } from "../options.ts";
 import { formatShape, sameShape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -60,7 +61,20 @@ export interface Around {
   sums: Partials | null;
   /** What may be done at once with the gradient of input `i`; null if others contribute later, or to a leaf. */
   contribution(i: number): Contribution | null;
+  /** The pass's ending of this kind, for the gradient of input `i`; null unless that is the first of a leaf. */
+  ending<E extends Ending>(i: number, kind: EndingKind<E>): E | null;
 }
+
+/** What gradients of leaves leave to the end of a backward pass, so that it is done for many of them at once. */
+export interface Ending {
+  /** Does what was left, but for gradients that are disposed. */
+  run(): void;
+  /** Gives back what it held on to. */
+  dispose(): void;
+}
+
+/** An ending's class: a pass makes one of each that it is asked for. */
+export type EndingKind<E extends Ending = Ending> = new (gpu: Gpu) => E;
 
 /** Told of every op that would have added a node, with its inputs. */
 export type Watcher = (op: string, inputs: Readonly<Record<string, Tensor | null>>) => void;
@@ -165,13 +179,17 @@ export function backward(root: Tensor, upstream: Tensor | null): void {
   }
   const gpu = root.gpu;
   noGrad(() => {
+    // This pass may be part of others, a checkpoint's say, and add to what leaves got there.
+    for (const outer of passes) end(outer);
     const nodes = root.node ? reachable(root.node) : [];
     const start = upstream ? upstream.alias() : gpu.keep(gpu.full(root.shape, 1, { dtype: root.dtype }));
     if (!root.node) return addToLeaf(root, start);
     const grads = new Map<GraphNode, Tensor>([[root.node, start]]);
     const sums = new Map<GraphNode, Delivered>();
     const uses = countUses(nodes);
+    const pass: Pass = { grads, sums, uses, endings: new Map() };
     const { layer } = gpu;
+    passes.push(pass);
     // Held until their turn: freeing a node lets go of the ones before it.
     for (const node of nodes) node.holders += 1;
     let held = 0; // nodes before this one have had their turn
@@ -179,14 +197,25 @@ export function backward(root: Tensor, upstream: Tensor | null): void {
       for (const node of nodes) {
         const grad = grads.get(node);
         grads.delete(node);
-        if (grad) propagate(node, grad, { grads, sums, uses });
+        if (grad) propagate(node, grad, pass);
         for (const input of node.inputs) if (isNode(input)) uses.set(input, uses.get(input)! - 1);
         free(node);
         node.holders -= 1;
         held += 1;
       }
-    } finally {
       gpu.layer = layer;
+      end(pass);
+    } catch (error) {
+      try {
+        end(pass); // what leaves have got so far is whole
+      } catch {
+        // The first error says more.
+      }
+      throw error;
+    } finally {
+      passes.pop();
+      gpu.layer = layer;
+      for (const ending of pass.endings.values()) ending.dispose();
       for (const grad of grads.values()) grad.dispose();
       for (const { partials } of sums.values()) partials.values.dispose();
       for (const node of nodes.slice(held)) drop(node);
@@ -202,6 +231,15 @@ interface Pass {
   sums: Map<GraphNode, Delivered>;
   /** How many contributions are yet to come. */
   uses: ReadonlyMap<GraphNode, number>;
+  endings: Map<EndingKind, Ending>;
+}
+
+/** The passes that are under way, each a part of the one before it. */
+const passes: Pass[] = [];
+
+/** Does what gradients of leaves have left to the end. */
+function end(pass: Pass): void {
+  for (const ending of pass.endings.values()) ending.run();
 }
 
 function propagate(node: GraphNode, whole: Tensor, pass: Pass): void {
@@ -235,9 +273,16 @@ function propagate(node: GraphNode, whole: Tensor, pass: Pass): void {
       },
     };
   };
+  const ending = <E extends Ending>(i: number, kind: EndingKind<E>): E | null => {
+    const target = node.inputs[i]!;
+    if (target === null || isNode(target) || target.grad) return null;
+    const own = (pass.endings.get(kind) as E | undefined) ?? new kind(gpu);
+    pass.endings.set(kind, own);
+    return own;
+  };
   let inputGrads: readonly (Tensor | null)[];
   try {
-    inputGrads = gpu.scope(() => node.backward!(grad, { sums, contribution }));
+    inputGrads = gpu.scope(() => node.backward!(grad, { sums, contribution, ending }));
   } catch (error) {
     sums?.values.dispose();
     throw error;
@@ -254,8 +299,11 @@ function propagate(node: GraphNode, whole: Tensor, pass: Pass): void {
       if (!inputGrad) return;
       own[i] = null; // somebody else's now
       if (!target) inputGrad.dispose();
-      else if (!isNode(target)) addToLeaf(target, inputGrad);
-      else {
+      else if (!isNode(target)) {
+        // A gradient that is read or given up here has to be whole.
+        if (target.isDisposed || target.grad || inputGrad.isShared) end(pass);
+        addToLeaf(target, inputGrad);
+      } else {
         const sum = grads.get(target);
         grads.set(target, sum ? (together(sum, inputGrad) ?? add(sum, inputGrad)) : inputGrad);
       }

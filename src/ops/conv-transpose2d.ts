@@ -15,6 +15,7 @@ import {
   runForward,
   sameGeometry,
 } from "./conv2d/kernels.ts";
+import { SliceSums } from "./conv2d/slice-sums.ts";
 import { defineOp } from "./define-op.ts";
 import { add } from "./elementwise/elementwise.ts";
 
@@ -142,7 +143,17 @@ const convTranspose2dOp = defineOp({
       const choice = pick(ctx.gpu, geometry, "forward");
       runForward(ctx, geometry, choice, { out: dx, x: grad, weight, bias: null });
     }
-    return { x: dx, weight: x && gradWeight(ctx, geometry, ctx.grad("weight"), x, grad) };
+    return {
+      x: dx,
+      weight:
+        x &&
+        gradWeight(
+          ctx,
+          geometry,
+          { dw: ctx.grad("weight"), dy: x, x: grad },
+          ctx.ending("weight", SliceSums),
+        ),
+    };
   },
 });
 

@@ -1,6 +1,14 @@
 // The contract every op follows: shapes checked in one place, forward with backward right beneath it.
 
-import { type Around, type Contribution, isRecording, record, watcher } from "../autograd/tape.ts";
+import {
+  type Around,
+  type Contribution,
+  type Ending,
+  type EndingKind,
+  isRecording,
+  record,
+  watcher,
+} from "../autograd/tape.ts";
 import type { Bindings, NamedBindings } from "../device/bindings.ts";
 import type { Grid } from "../device/commands.ts";
 import type { EntryOf, KernelSpec, Shader } from "../device/kernels.ts";
@@ -43,6 +51,8 @@ export interface OpContext<I extends InputShapes = InputShapes> {
   contribution(name: keyof I & string): Contribution | null;
   /** Internal, in backward: the sums of the op's gradient sink, if its gradient went through that. */
   readonly sums: Partials | null;
+  /** Internal, in backward: what gradients of parameters leave to the end of the pass; null if that of input `name` may not. */
+  ending<E extends Ending>(name: keyof I & string, kind: EndingKind<E>): E | null;
   /** An output or a saved tensor, its content undefined. */
   empty(shape: Shape, dtype?: DType): Tensor;
   /** Scratch, freed when this forward or backward returns. */
@@ -235,6 +245,14 @@ function inContext<I extends InputShapes, R>(
         return around?.contribution(targets!.findIndex((target) => target.name === name)) ?? null;
       },
       sums: around?.sums ?? null,
+      ending(name, kind) {
+        return (
+          around?.ending(
+            targets!.findIndex((target) => target.name === name),
+            kind,
+          ) ?? null
+        );
+      },
       empty(shape, dtype) {
         const tensor = gpu.empty(shape, dtype);
         made.push(tensor);

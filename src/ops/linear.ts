@@ -1,5 +1,6 @@
 import type { Tensor } from "../tensor/tensor.ts";
 import { sumRows } from "./conv2d/kernels.ts";
+import { SliceSums } from "./conv2d/slice-sums.ts";
 import { defineOp } from "./define-op.ts";
 import { matrix, multiply, transposed } from "./matmul/kernels.ts";
 
@@ -29,7 +30,9 @@ const op = defineOp({
     return {
       x: dx,
       weight: dw,
-      bias: ctx.needsGrad.bias ? sumRows(ctx, ctx.grad("bias"), grad, N, K) : null,
+      bias: ctx.needsGrad.bias
+        ? sumRows(ctx, { out: ctx.grad("bias"), count: K }, grad, N, ctx.ending("bias", SliceSums))
+        : null,
     };
   },
 });

@@ -43,7 +43,8 @@ function chain() {
   };
 }
 
-const opOf = (name: string) => name.split(/[._]/)[0]!.replace("batch", "batch_norm");
+const opOf = (name: string) =>
+  name.replace("sum_partials", "conv2d").split(/[._]/)[0]!.replace("batch", "batch_norm");
 
 /** Tunes with `durationUs` in place of the GPU's clock. */
 async function tuned(

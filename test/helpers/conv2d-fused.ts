@@ -333,7 +333,7 @@ export async function checkGradWeight({ variant, x, weight, extra = {}, input, d
   const runs: Float64Array[] = [];
   for (let run = 0; run < 2; run += 1) {
     await forced(variants, async (ctx) => {
-      const dw = gradWeight(ctx, conv.geometry, ctx.empty(weight), dy.tensor, source.tensor);
+      const dw = gradWeight(ctx, conv.geometry, { dw: ctx.empty(weight), dy: dy.tensor, x: source.tensor });
       runs.push(await read(dw));
     });
   }

@@ -80,6 +80,7 @@ export const testsOf: Record<string, readonly string[]> = {
   special: ["test/ops/unary.test.ts", "test/ops/power.test.ts"],
   strided: ["test/ops/shapes.test.ts", "test/ops/elementwise.test.ts"],
   subsample: ["test/ops/subsample.test.ts"],
+  sum_partials: ["test/ops/sum-partials.test.ts", ...conv2d],
   transform: ["test/data/transforms.test.ts"],
   unary: ["test/ops/unary.test.ts"],
 };

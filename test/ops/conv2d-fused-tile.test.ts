@@ -1,11 +1,9 @@
 // What the tile kernels of conv2d do of the batch-norms around a convolution.
 
-import { describe, expect, it } from "vitest";
-import * as shaders from "../../src/generated/shaders.ts";
+import { describe, it } from "vitest";
 import { checkForward, checkGradInput, checkGradWeight } from "../helpers/conv2d-fused.ts";
 import { withFoldAt } from "../helpers/fold.ts";
 import { sampled, testGpu } from "../helpers/gpu.ts";
-import { normals, relativeError } from "../helpers/numbers.ts";
 
 const gpu = await testGpu();
 const padding: [number, number, number, number] = [1, 1, 1, 1];
@@ -155,24 +153,5 @@ describe("conv2d, tile kernels with parts of batch-norm", () => {
       },
     ];
     for (const one of sampled(cases)) await checkGradWeight(one);
-  });
-
-  it("adds up slices by many lanes", async () => {
-    // Software adapters would do it by one.
-    const [slices, rows, count] = [37, 5, 10]; // 15 vec4s: the last block of four is not full
-    const width = 4 * Math.ceil(count / 4);
-    const values = normals(slices * rows * width, 3);
-    const partials = gpu.tensor(values, [slices, rows, width]);
-    const sums = gpu.empty([rows, count]);
-    const kernel = { shader: shaders.conv2d, entry: "sum_partials_workgroup" } as const;
-    gpu.run(kernel, [sums, partials, new Uint32Array([slices, count, rows])], [2]);
-    const expected = Float64Array.from({ length: rows * count }, (_, i) => {
-      const at = Math.floor(i / count) * width + (i % count);
-      let sum = 0;
-      for (let slice = 0; slice < slices; slice += 1) sum += values[slice * rows * width + at]!;
-      return sum;
-    });
-    expect(relativeError(await sums.read(), expected)).toBeLessThan(1e-6);
-    for (const tensor of [partials, sums]) tensor.dispose();
   });
 });

@@ -23,6 +23,7 @@ import {
   sameGeometry,
   type Tail,
 } from "./kernels.ts";
+import { SliceSums } from "./slice-sums.ts";
 
 /** Options of `conv2d`; names and defaults are PyTorch's. */
 export interface Conv2dOptions {
@@ -67,8 +68,12 @@ const op = defineOp({
   backward(ctx, grad, { x, weight }, { geometry }) {
     return {
       x: weight && contribute(ctx, geometry, grad, weight),
-      weight: x && gradWeight(ctx, geometry, ctx.grad("weight"), grad, x),
-      bias: ctx.needsGrad.bias ? gradBias(ctx, geometry, ctx.grad("bias"), grad) : null,
+      weight:
+        x &&
+        gradWeight(ctx, geometry, { dw: ctx.grad("weight"), dy: grad, x }, ctx.ending("weight", SliceSums)),
+      bias: ctx.needsGrad.bias
+        ? gradBias(ctx, geometry, ctx.grad("bias"), grad, ctx.ending("bias", SliceSums))
+        : null,
     };
   },
 });

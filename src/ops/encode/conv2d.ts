@@ -183,7 +183,7 @@ export function encodeConv2dGradWeight(
       const dweight = bound.output("dweight", shapes.weight);
       const dbias = bound.outputOrNull("dbias", [geometry.K]);
       bound.checkApart();
-      gradWeight(ctx, geometry, dweight, dy, x);
+      gradWeight(ctx, geometry, { dw: dweight, dy, x });
       if (dbias) gradBias(ctx, geometry, dbias, dy);
     },
   );

@@ -1,0 +1,129 @@
+// Partial sums over slices, added up: the last step of a convolution's gradients of weights and biases.
+
+import type { Ending } from "../../autograd/tape.ts";
+import type { BufferRange, Storage } from "../../device/buffers.ts";
+import type { Choice } from "../../device/variants.ts";
+import * as shaders from "../../generated/shaders.ts";
+import type { Gpu } from "../../gpu.ts";
+import type { Tensor } from "../../tensor/tensor.ts";
+
+/** A gradient [rows, count], and what its partial sums [slices, rows, count rounded up to a multiple of 4] are. */
+export interface SliceSum {
+  out: Tensor;
+  slices: number;
+  rows: number;
+  count: number;
+  /** Whose time the sum counts for. */
+  serves: readonly Choice[];
+}
+
+/** A sum and where its partial sums begin in their buffer, in vec4s. */
+interface Placed extends SliceSum {
+  at: number;
+}
+
+/** Gradients of one dispatch: what `Sums` of sum_partials.wgsl has places for. */
+const MOST = 16;
+/** Slices above which the lanes of a workgroup share those of a number, on adapters with many lanes. */
+const MANY_SLICES = 32;
+const WORKGROUP = 64;
+/** Offsets at which every adapter lets a binding start. */
+const ALIGNMENT = 256;
+
+/** Bytes of partial sums that wait: by then what was written first may be out of the cache. */
+function mostBytes(gpu: Gpu): number {
+  return Math.min(gpu.isSoftware ? 2 ** 22 : 2 ** 24, gpu.limits.maxStorageBufferBindingSize);
+}
+
+/** Words of vec4s that a gradient's partial sums take. */
+export function vec4sOf({ slices, rows, count }: SliceSum): number {
+  return slices * rows * Math.ceil(count / 4);
+}
+
+/** The sums of gradients of parameters that wait for the end of a backward pass, so that one dispatch does many of them. */
+export class SliceSums implements Ending {
+  private partials: Tensor | null = null;
+  private used = 0;
+  private waiting: Placed[] = [];
+
+  constructor(private readonly gpu: Gpu) {}
+
+  /** A place for the partial sums; what is written there before the next call is added up in time. */
+  add(sum: SliceSum): Tensor {
+    const vec4s = vec4sOf(sum);
+    const bytes = Math.ceil((16 * vec4s) / ALIGNMENT) * ALIGNMENT;
+    const room = this.partials?.byteLength ?? 0;
+    if (this.waiting.length === MOST || this.used + bytes > room) this.run();
+    if (bytes > room) {
+      this.dispose();
+      const size = Math.max(bytes, Math.min(MOST * bytes, mostBytes(this.gpu)));
+      this.partials = this.gpu.keep(this.gpu.empty([size / 4]));
+    }
+    const place = this.partials!.part(this.used, [sum.slices, vec4s / sum.slices, 4]);
+    this.waiting.push({ ...sum, at: this.used / 16 });
+    this.used += bytes;
+    return place;
+  }
+
+  run(): void {
+    const wanted = this.waiting.filter(({ out }) => !out.isDisposed);
+    this.waiting = [];
+    this.used = 0;
+    const groups: { storage: Storage; shared: boolean; sums: Placed[] }[] = [];
+    for (const sum of wanted) {
+      const { storage } = sum.out.range;
+      const shared = areShared(this.gpu, sum);
+      const group = groups.find((one) => one.storage === storage && one.shared === shared);
+      if (group) group.sums.push(sum);
+      else groups.push({ storage, shared, sums: [sum] });
+    }
+    const { layer } = this.gpu;
+    this.gpu.layer = "";
+    try {
+      for (const { sums } of groups) addUp(this.gpu, this.partials!, sums);
+    } finally {
+      this.gpu.layer = layer;
+    }
+  }
+
+  dispose(): void {
+    this.partials?.dispose();
+    this.partials = null;
+  }
+}
+
+function areShared(gpu: Gpu, { slices }: SliceSum): boolean {
+  return !gpu.isSoftware && slices >= MANY_SLICES;
+}
+
+/** Adds up the partial sums in `partials` of one gradient, which begin there. */
+export function addUpOne(gpu: Gpu, partials: Tensor, sum: SliceSum): void {
+  addUp(gpu, partials, [{ ...sum, at: 0 }]);
+}
+
+/** Adds up partial sums of gradients that lie in one buffer, all of them with many slices or none. */
+function addUp(gpu: Gpu, partials: Tensor, sums: readonly Placed[]): void {
+  const shared = areShared(gpu, sums[0]!);
+  const { out, starts } = hull(sums.map((sum) => sum.out.range));
+  const sizes = sums.flatMap(({ slices, rows, count, at }) => [slices, rows, count, at]);
+  const vec4s = Math.max(...sums.map((sum) => vec4sOf(sum) / sum.slices));
+  const kernel = {
+    shader: shaders.sum_partials,
+    entry: shared ? ("sum_partials_workgroup" as const) : ("sum_partials" as const),
+    serves: sums.flatMap(({ serves }) => serves),
+  };
+  const bindings = { out, partials, sums: { sizes, out_at: starts.map((start) => start / 4) } };
+  const workgroups = Math.min(1024, Math.ceil(vec4s / (shared ? 4 : WORKGROUP)));
+  gpu.dispatch(kernel, bindings, [workgroups, sums.length], "conv2d backward");
+}
+
+/** The smallest range of a buffer that holds all of `ranges`, and where in it they start. */
+function hull(ranges: readonly BufferRange[]): { out: BufferRange; starts: number[] } {
+  const start = Math.min(...ranges.map(({ byteOffset }) => byteOffset));
+  const end = Math.max(...ranges.map(({ byteOffset, byteLength }) => byteOffset + byteLength));
+  const { storage } = ranges[0]!;
+  return {
+    out: { storage, byteOffset: start, byteLength: end - start },
+    starts: ranges.map(({ byteOffset }) => byteOffset - start),
+  };
+}
