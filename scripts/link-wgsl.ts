@@ -3,7 +3,7 @@
 //
 //   //#import moments                        joins another file to the module, once
 //   //#hole input: conv2d_input_plain        a part that is chosen at run time, and the one that stands there otherwise
-//   //#fills input as x_normalised           this file is a part for such holes; what it is called in a module's name
+//   //#fills input as x_affine           this file is a part for such holes; what it is called in a module's name
 //
 // A file with entry points is a module. All files of a module share one scope, as WGSL has only one.
 

@@ -12,7 +12,7 @@
 // No barriers.
 //
 // What the forward kernels read goes through a part that is joined to this file: load_plain.wgsl, or with VEC4
-// load_normalised.wgsl, which makes x of what lies in memory.
+// load_affine.wgsl, which makes x of what lies in memory.
 
 //#import nan
 //#hole load: load_plain

@@ -15,7 +15,7 @@
 // Elements are taken as vec4s (VEC4) or singly; a "column" is one of these. Where the reduced axis is the
 // innermost (ROW), four neighbours along it make up the vec4, and the last pass adds the four.
 //
-// x goes through a part that is joined to this file: load_plain.wgsl, or, where a column is four channels, load_normalised.wgsl,
+// x goes through a part that is joined to this file: load_plain.wgsl, or, where a column is four channels, load_affine.wgsl,
 // which makes x of what lies in memory.
 //
 //   lanes      one invocation owns one (o, slice, column); no barriers

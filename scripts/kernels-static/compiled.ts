@@ -6,7 +6,7 @@ import { join } from "node:path";
 export interface CompiledKernel {
   /** FILE.json and FILE.asm are the driver's, FILE.wgsl is the source. */
   file: string;
-  /** `conv2d_tile+x_normalised`: a module, with the parts in its holes. */
+  /** `conv2d_tile+x_affine`: a module, with the parts in its holes. */
   shader: string;
   entry: string;
   constants: Record<string, number>;

@@ -1,9 +1,9 @@
 // What becomes of a convolution's sums: bias or another tensor is added; and the statistics of what is stored, for the
-// batch-norm after it. As conv2d_output_plain.wgsl.
+// op after it that asks for them. As conv2d_output_plain.wgsl.
 //
 // Relative to the mean of the first few pixels of a group, at least a thirty-second of them: what an outlier among those costs is
 // no more than thirty times what rounding its share of the mean would. Groups whose squares leave float32's range come out
-// infinite or too small; batch_norm.wgsl's `finalize_folded` sees it and measures the channel again.
+// infinite or too small: who reads the statistics must see it, and measure such a channel again.
 
 //#fills output as statistics
 //#import conv2d_output_bias

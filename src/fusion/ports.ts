@@ -26,7 +26,7 @@ export function isRectifier({ part }: ActivationPart): boolean {
 
 /** What a part of a shader needs from the host. */
 export interface Part {
-  /** Its name: `normalised` is conv2d_input_normalise.wgsl in a convolution, load_normalised.wgsl in a pool. */
+  /** Its name: `affine` is conv2d_input_affine.wgsl in a convolution, load_affine.wgsl in a pool. */
   readonly part: string;
   readonly constants: Readonly<Record<string, number>>;
   /** Linked with the part, which calls it. Null for a part that calls none. */

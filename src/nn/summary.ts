@@ -208,7 +208,7 @@ const activations = new Set(
   Object.values(shaders.activation.holes.activation!.parts).map(({ label }) => label),
 );
 
-/** `conv2d_tile+x_normalised+statistics+relu.conv_8x8` → x_normalised, statistics */
+/** `conv2d_tile+x_affine+statistics+relu.conv_8x8` → x_affine, statistics */
 function partsOf(kernel: string): string[] {
   const [, ...parts] = kernel.slice(0, kernel.lastIndexOf(".")).split("+");
   // The other parts call the activation.

@@ -13,7 +13,7 @@ type Module = "pool2d" | "reduce";
 const PARTS: Readonly<
   Record<string, { load: PartsOf<Module>["load"]; names: Readonly<Record<string, string>> }>
 > = {
-  normalised: { load: "load_normalised", names: { numbers: "x_numbers" } },
+  affine: { load: "load_affine", names: { numbers: "x_numbers" } },
 };
 
 /** How one dispatch reads its input; what is in memory is there before anything else of the kernel is chosen and timed. */

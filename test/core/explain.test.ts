@@ -60,8 +60,8 @@ it("explain shows what is folded into the convolutions, and that a layer can be 
   try {
     const folded = kernelsOf(true);
     expect(folded("0")[0]).toMatch(/\+statistics\./);
-    expect(folded("3").filter((kernel) => kernel.includes("+x_normalised"))).toHaveLength(2);
-    expect(folded("3").filter((kernel) => kernel.includes("+norm_sums"))).toHaveLength(1);
+    expect(folded("3").filter((kernel) => kernel.includes("+x_affine"))).toHaveLength(2);
+    expect(folded("3").filter((kernel) => kernel.includes("+gradient_sums"))).toHaveLength(1);
     expect(folded("1")).toEqual([
       "batch_norm.finalize_folded_running",
       "batch_norm.grad_finalize",

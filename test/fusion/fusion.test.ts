@@ -12,7 +12,7 @@ const LISTS: Record<string, Dispatches> = {
     forward: ["batch_norm.apply", "batch_norm.finalize", "conv2d.forward +statistics"],
     backward: [
       ...["batch_norm.grad_finalize", "batch_norm.grad_stats"],
-      ...["conv2d.grad_input +x_norm_gradient", "conv2d.grad_weight +dy_norm_gradient"],
+      ...["conv2d.grad_input +x_affine_pair", "conv2d.grad_weight +dy_affine_pair"],
     ],
   },
   "conv → norm → relu": {
@@ -23,17 +23,17 @@ const LISTS: Record<string, Dispatches> = {
     ],
   },
   "conv → norm → relu → conv": {
-    forward: ["batch_norm.finalize", "conv2d.forward +statistics", "conv2d.forward +x_normalised"],
+    forward: ["batch_norm.finalize", "conv2d.forward +statistics", "conv2d.forward +x_affine"],
     backward: [
-      ...["batch_norm.grad_finalize", "conv2d.grad_input +norm_sums", "conv2d.grad_input +x_norm_gradient"],
-      ...["conv2d.grad_weight +dy_norm_gradient", "conv2d.grad_weight +x_normalised"],
+      ...["batch_norm.grad_finalize", "conv2d.grad_input +gradient_sums", "conv2d.grad_input +x_affine_pair"],
+      ...["conv2d.grad_weight +dy_affine_pair", "conv2d.grad_weight +x_affine"],
     ],
   },
   "norm with residual x": {
     forward: ["batch_norm.apply", "batch_norm.finalize", "conv2d.forward +statistics"],
     backward: [
       ...["batch_norm.grad_finalize", "batch_norm.grad_stats"],
-      ...["conv2d.grad_input +x_norm_gradient", "conv2d.grad_weight +dy_norm_gradient"],
+      ...["conv2d.grad_input +x_affine_pair", "conv2d.grad_weight +dy_affine_pair"],
       ...["memory.accumulate", "memory.copy"],
     ],
   },

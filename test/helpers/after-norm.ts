@@ -96,8 +96,7 @@ export async function checkAfterNorm(file: "pool2d" | "reduce", cases: readonly 
         ];
         expect(fused.out, `${name}: bits of the output`).toEqual(separate.out);
         expect(fused.dx, `${name}: bits of dx`).toEqual(separate.dx);
-        const made = (kernels: string[]) =>
-          kernels.some((kernel) => kernel.startsWith(`${file}+x_normalised`));
+        const made = (kernels: string[]) => kernels.some((kernel) => kernel.startsWith(`${file}+x_affine`));
         const applied = (kernels: string[]) => kernels.some((kernel) => kernel.includes(".apply"));
         expect([made(fused.kernels), applied(fused.kernels)], `${name}: ${fused.kernels}`).toEqual([
           true,

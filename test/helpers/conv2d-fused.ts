@@ -98,7 +98,7 @@ function normalised(shape: Four, relu: boolean, seed: number) {
     return relu ? Math.max(z, 0) : z;
   });
   const tensor = loaded(shape, {
-    part: "normalised",
+    part: "affine",
     constants: {},
     activation: { part: relu ? "activation_relu" : "activation_none", constants: {} },
     elements: gpu.tensor(x, shape),
@@ -118,7 +118,7 @@ function inputGradient(shape: Four, seed: number) {
     return a! * (value + (x[i]! - origin!) * p! + q!);
   });
   const tensor = loaded(shape, {
-    part: "norm_gradient",
+    part: "affine_pair",
     constants: {},
     activation: null,
     elements: gpu.tensor(dz, shape),
@@ -279,7 +279,7 @@ export async function checkGradInput({ variant, x, weight, extra = {}, dy: kind,
   const weights = gpu.tensor(conv.weights, weight);
   const bits = gpu.tensor(words, [words.length], { dtype: "uint32" });
   const sink: Store = {
-    part: "norm_sums",
+    part: "gradient_sums",
     rows: 2,
     constants: { MASKED: mask === "given" ? 1 : 0 },
     activation: { part: mask === "input" ? "activation_relu" : "activation_none", constants: {} },

@@ -231,7 +231,7 @@ describe("summary", () => {
     try {
       const { layers } = model.summary([2, 32, 32, 4]);
       expect(layers[0]!.folded).toEqual(["statistics"]);
-      expect(layers[3]!.folded).toEqual(["x_normalised", "norm_sums"]);
+      expect(layers[3]!.folded).toEqual(["x_affine", "gradient_sums"]);
       // Which leaves the running statistics alone.
       expect(layers[1]!.kernels).toContain("batch_norm.finalize_folded");
     } finally {

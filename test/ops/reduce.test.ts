@@ -121,7 +121,7 @@ describe("reduce", () => {
       });
       const label = `[${view}] over ${axes}`;
       expect(
-        notes.some(({ kernel }) => kernel.startsWith("reduce+x_normalised.")),
+        notes.some(({ kernel }) => kernel.startsWith("reduce+x_affine.")),
         label,
       ).toBe(made);
       const out = gpu.scope(() => mean(reshape(batchNorm(x, null, null, { training: true }), view), axes));

@@ -207,7 +207,7 @@ describe("random programs", () => {
     if (cases < 50 || !IS_WHOLE) return; // too few to judge the generator by
     expect(seen.refused / seen.programs).toBeLessThan(0.6);
     expect(share(seen.folded)).toBeGreaterThan(0.35);
-    for (const part of ["+statistics", "+x_normalised", "+norm_sums"]) {
+    for (const part of ["+statistics", "+x_affine", "+gradient_sums"]) {
       expect(share(seen.kernels.get(part) ?? 0), part).toBeGreaterThan(0.08);
     }
     const risky = [

@@ -14,12 +14,12 @@ import {
 import { type Figures, idOf, type Row, shapeInWords } from "../../scripts/kernels-static/rows.ts";
 import { NESTED } from "./fixtures.ts";
 
-const CONV = "conv2d.grad_input 3×3 16→16 @32 ×128 +x_norm_gradient+norm_sums+relu";
+const CONV = "conv2d.grad_input 3×3 16→16 @32 ×128 +x_affine_pair+gradient_sums+relu";
 
 const row = (changed: Partial<Row> = {}): Row => ({
   id: CONV,
   wave: 64,
-  kernel: "conv2d_tile+x_norm_gradient+norm_sums+relu.conv_8x4",
+  kernel: "conv2d_tile+x_affine_pair+gradient_sums+relu.conv_8x4",
   workloads: { "resnet-20": 5 },
   ...{ workgroups: 512, lanes: 128, registers: 144, spills: 0, scratch: 0, lds: 13312, waves: 5 },
   instructions: 1101,

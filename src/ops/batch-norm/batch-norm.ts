@@ -251,7 +251,7 @@ function gradientSink(
 ): GradientSink {
   const { activation, mask, added } = after;
   return {
-    part: "norm_sums",
+    part: "gradient_sums",
     rows: 2,
     constants: { MASKED: mask ? 1 : 0 },
     activation: mask ? NO_ACTIVATION : activation,
@@ -321,9 +321,7 @@ function normalised(given: Normalised): Tensor {
       return null;
     },
     // Nobody adds a residual while loading.
-    load: residual
-      ? null
-      : { part: "normalised", elements: x, bindings: { numbers }, constants: {}, activation },
+    load: residual ? null : { part: "affine", elements: x, bindings: { numbers }, constants: {}, activation },
     activated(next, newMask) {
       // With a residual only a ReLU's gradient can do without what it was of.
       if (isSome(activation) || (residual && newMask && !isRectifier(next))) return null;
@@ -382,7 +380,7 @@ function inputGradient(given: InputGradient, others: Tensor | null = null): Tens
       isSome(activation) || addend
         ? null
         : {
-            part: "norm_gradient",
+            part: "affine_pair",
             elements: dz,
             bindings: { numbers: slopes, other: x },
             activation: null,

@@ -214,7 +214,7 @@ export function accepts(
 ): boolean {
   const { family } = KERNELS[variant];
   const fits = family === "tile" || family === "band" || (family === "subgroup" && onlyLanes(gpu) > 0);
-  const known = pass === "forward" ? part === "statistics" : part === "norm_sums";
+  const known = pass === "forward" ? part === "statistics" : part === "gradient_sums";
   const room = gpu.limits.maxStorageBuffersPerShaderStage >= 10;
   return fits && known && room && isFused(gpu, g, `${pass}.output`);
 }
@@ -640,14 +640,14 @@ type Family = "conv2d_subgroup" | "conv2d_tile" | "conv2d_band";
 const PARTS = {
   x: {
     plain: "conv2d_input_plain",
-    normalised: "conv2d_input_normalise",
-    norm_gradient: "conv2d_input_gradient",
+    affine: "conv2d_input_affine",
+    affine_pair: "conv2d_input_affine_pair",
   },
-  dy: { plain: "conv2d_dy_plain", norm_gradient: "conv2d_dy_gradient" },
+  dy: { plain: "conv2d_dy_plain", affine_pair: "conv2d_dy_affine_pair" },
   output: {
     plain: "conv2d_output_plain",
     statistics: "conv2d_output_statistics",
-    norm_sums: "conv2d_output_gradient",
+    gradient_sums: "conv2d_output_gradient_sums",
   },
 } as const satisfies Record<
   "x" | "dy" | "output",
@@ -681,7 +681,7 @@ export function adds(gpu: Gpu, g: ConvGeometry): boolean {
 
 const FUSED = ["fused", "separate"] as const;
 
-/** Whether a part of batch-norm is folded in: by what was measured here, else by the class of adapter. */
+/** Whether a part is folded in: by what was measured here, else by the class of adapter. */
 function isFused(gpu: Gpu, g: ConvGeometry, what: string): boolean {
   const choice = !gpu.isSoftware || softwareFuses(gpu, g, what) ? "fused" : "separate";
   return (

@@ -1,11 +1,11 @@
-// What a convolution reads, where that is the gradient of a batch-norm's input and not worked out yet:
-// a * (dz + (x - origin) * p + q), see batch_norm.wgsl. As conv2d_input_plain.wgsl; with VEC4 only.
+// What a convolution reads, where that is an affine map, per channel, of a pair of tensors, and not worked out yet: a gradient dz
+// and what it is the gradient at, x, give a * (dz + (x - origin) * p + q). As conv2d_input_plain.wgsl; with VEC4 only.
 
-//#fills input as x_norm_gradient
+//#fills input as x_affine_pair
 
 @group(0) @binding(2) var<storage, read> x4: array<vec4<f32>>; // dz
 @group(0) @binding(6) var<storage, read> x_numbers: array<vec4<f32>>; // [4, IC]: p, q, origin, a
-@group(0) @binding(7) var<storage, read> x_other: array<vec4<f32>>; // the batch-norm's input
+@group(0) @binding(7) var<storage, read> x_other: array<vec4<f32>>; // x
 
 struct Channels { p: vec4<f32>, q: vec4<f32>, origin: vec4<f32>, a: vec4<f32> }
 fn channels_of(quad: u32) -> Channels {

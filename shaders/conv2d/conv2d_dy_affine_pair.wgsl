@@ -1,10 +1,10 @@
-// What grad_weight reads as dy, where that is the gradient of a batch-norm's input and not worked out yet:
-// a * (dz + (x - origin) * p + q), see batch_norm.wgsl. dz is bound as `w`.
+// What grad_weight reads as dy, where that is an affine map, per channel, of a pair of tensors, and not worked out yet:
+// a * (dz + (x - origin) * p + q), as in conv2d_input_affine_pair.wgsl. dz is bound as `w`.
 
-//#fills dy as dy_norm_gradient
+//#fills dy as dy_affine_pair
 
 @group(0) @binding(8) var<storage, read> dy_numbers: array<vec4<f32>>; // [4, OC]: p, q, origin, a
-@group(0) @binding(9) var<storage, read> dy_other: array<vec4<f32>>; // the batch-norm's input
+@group(0) @binding(9) var<storage, read> dy_other: array<vec4<f32>>; // x
 
 struct DyChannels { p: vec4<f32>, q: vec4<f32>, origin: vec4<f32>, a: vec4<f32> }
 fn dy_channels_of(quad: u32) -> DyChannels {

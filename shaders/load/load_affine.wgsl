@@ -1,8 +1,8 @@
-// What a kernel loads, normalised, and its activation, on the way: the batch-norm before it, folded in. As load_plain.wgsl, for
-// channels in whole vec4s. The numbers per channel and the expression are those of batch_norm.wgsl, so the elements have the bits
-// that they would have in memory.
+// What a kernel loads, where that is an affine map of each channel, and its activation, not worked out yet:
+// activation((x - origin) * a + b). As load_plain.wgsl, for channels in whole vec4s. The expression is that of the op that
+// would store the map's values (see Load in src/fusion/ports.ts), so they have the bits that they would have in memory.
 
-//#fills load as x_normalised
+//#fills load as x_affine
 
 @group(0) @binding(7) var<storage, read> x_numbers: array<vec4<f32>>; // [5, C]: origin, a, b, …
 

@@ -1,7 +1,8 @@
-// What a convolution reads, normalised, and its activation, on the way: the batch-norm before it, folded in. As
-// conv2d_input_plain.wgsl; with VEC4 only. The numbers per channel and the expressions are those of batch_norm.wgsl.
+// What a convolution reads, where that is an affine map of each channel, and its activation, not worked out yet:
+// activation((x - origin) * a + b). As conv2d_input_plain.wgsl; with VEC4 only. The expression is that of the op that would
+// store the map's values (see Load in src/fusion/ports.ts), so they have the bits that they would have in memory.
 
-//#fills input as x_normalised
+//#fills input as x_affine
 
 @group(0) @binding(2) var<storage, read> x4: array<vec4<f32>>;
 @group(0) @binding(6) var<storage, read> x_numbers: array<vec4<f32>>; // [5, IC]: origin, a, b, …

@@ -1,14 +1,15 @@
-// What becomes of grad_input's sums where the convolution's input was made by a batch-norm, and this is the last
-// contribution to its gradient: the others are added, the gradient goes through the activation, and the sums of dz and dz * xhat that
-// the batch-norm's backward needs are taken. As conv2d_output_plain.wgsl; the expressions are those of batch_norm.wgsl.
+// What becomes of grad_input's sums where the convolution's input was made by an op that needs sums of its gradient (see
+// GradientSink in src/fusion/ports.ts), and this is the last contribution to that gradient: the others are added, the gradient
+// goes through the activation of (x - origin) * a + b, and the sums of dz and of dz * xhat, xhat = (x - origin) * rstd + shift,
+// are taken, x being what that op read. As conv2d_output_plain.wgsl.
 
-//#fills output as norm_sums
+//#fills output as gradient_sums
 
 override JOIN: bool = false; // `out` holds the other contributions
-override MASKED: bool = false; // by the forward's mask, else by what the batch-norm makes of its input
+override MASKED: bool = false; // by the forward's mask, else by what (x - origin) * a + b is
 
 @group(0) @binding(10) var<storage, read_write> partials: array<vec4<f32>>;
-@group(0) @binding(11) var<storage, read> sink_input: array<vec4<f32>>;
+@group(0) @binding(11) var<storage, read> sink_input: array<vec4<f32>>; // x
 @group(0) @binding(12) var<storage, read> sink_numbers: array<vec4<f32>>; // [5, OC]: origin, a, b, rstd, shift
 @group(0) @binding(13) var<storage, read> sink_mask: array<u32>;
 
