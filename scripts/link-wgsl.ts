@@ -3,9 +3,10 @@
 //
 //   //#import moments                        joins another file to the module, once
 //   //#hole input: conv2d_input_plain        a part that is chosen at run time, and the one that stands there otherwise
-//   //#fills input as x_affine           this file is a part for such holes; what it is called in a module's name
+//   //#fills input as x_affine               this file is a part for such holes; what it is called in a module's name
 //
-// A file with entry points is a module. All files of a module share one scope, as WGSL has only one.
+// A file with entry points, its own or imported ones, is a module, unless another file imports it: a long module is made of several.
+// All files of a module share one scope, as WGSL has only one.
 
 import {
   type Layout,
@@ -68,11 +69,13 @@ export function linkLibrary(shaders: readonly ShaderFile[]): Library {
   const filled = new Set<string>();
   /** By file, what is linked with it somewhere. */
   const neighbours = new Map<File, Set<File>>([...files.values()].map((file) => [file, new Set()]));
-  const entryPoints: [module: File, all: readonly File[]][] = [];
+  const entryPoints: [owner: File, all: readonly File[]][] = [];
+  const imported = new Set([...files.values()].flatMap(({ imports }) => imports.map(({ name }) => name)));
   for (const file of files.values()) {
-    if (file.source.entries.length === 0) continue;
-    if (file.fills) throw at(file, file.fills.line, "a part can't have entry points");
     const joined = joinedFiles(files, file);
+    if (joined.every(({ source }) => source.entries.length === 0)) continue;
+    if (file.fills) throw at(file, file.fills.line, "a part can't have entry points");
+    if (imported.has(file.name)) continue;
     const holes: Record<string, string> = {};
     for (const owner of joined) {
       for (const hole of owner.holes) {
@@ -99,7 +102,7 @@ export function linkLibrary(shaders: readonly ShaderFile[]): Library {
       }
       checkScope(all);
       for (const one of all) for (const other of all) if (other !== one) neighbours.get(one)!.add(other);
-      entryPoints.push([file, all]);
+      for (const owner of joined) entryPoints.push([owner, all]);
     }
   }
   for (const { fills, ...file } of files.values()) {
@@ -204,7 +207,6 @@ function joinedFiles(files: ReadonlyMap<string, File>, file: File): File[] {
         );
       }
       if (next.fills) throw at(one, line, `${name} is a part; name it in a hole`);
-      if (next.source.entries.length > 0) throw at(one, line, `${name} is a module; import its helpers`);
       visit(next, [...path, one]);
     }
   };
@@ -339,17 +341,19 @@ function moduleType(library: Library, name: string, { files, holes }: Linked): s
   });
   const overrides = [...new Set(linked.flat().flatMap((one) => one.overrides))];
   const values = reflections[name]!.overrides.length > 0 ? Object.keys(reflections[name]!.values) : [];
-  const entries = reflections[name]!.entries.map((entry) => {
-    const [ordinary, ...others] = linked.map((all) => slotsOf(all, entry)!);
-    // What only some parts bind is theirs to say.
-    const always = ordinary!.filter((slot) =>
-      others.every((slots) => slots.some((other) => other.name === slot.name)),
-    );
-    const types = always.map(({ name: binding, access, layout }) => {
-      return `${binding}: ${access === "uniform" ? uniformType(layout) : "T"}`;
+  const entries = files
+    .flatMap((file) => reflections[file]!.entries)
+    .map((entry) => {
+      const [ordinary, ...others] = linked.map((all) => slotsOf(all, entry)!);
+      // What only some parts bind is theirs to say.
+      const always = ordinary!.filter((slot) =>
+        others.every((slots) => slots.some((other) => other.name === slot.name)),
+      );
+      const types = always.map(({ name: binding, access, layout }) => {
+        return `${binding}: ${access === "uniform" ? uniformType(layout) : "T"}`;
+      });
+      return `      ${entry}: { ${types.join("; ")} };\n`;
     });
-    return `      ${entry}: { ${types.join("; ")} };\n`;
-  });
   return `  ${JSON.stringify(name)}: {
     constants: ${union(overrides)};
     values: ${union(values)};

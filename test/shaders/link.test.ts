@@ -92,6 +92,23 @@ describe("the linker", () => {
     );
   });
 
+  it("makes one module of a file and those that it imports, entry points included", () => {
+    const at = MAIN.indexOf("@compute");
+    const texts = {
+      ...good,
+      "main.wgsl": `//#import more\n${MAIN.slice(0, at)}`,
+      "more.wgsl": MAIN.slice(at),
+    };
+    const library = linkLibrary(files(texts));
+    expect(Object.keys(library.modules)).toEqual(["main"]);
+    expect(generate(library)["shaders.ts"]).toContain("forward: { out: T; x: T }");
+    expect(wholeModules(files(texts), library).main).toMatch(
+      /^\s*\/\/ The module\.[\s\S]*more\.wgsl[\s\S]*fn forward/,
+    );
+    const wrong = { ...texts, "load/load_scaled.wgsl": SCALED.replace("binding(2)", "binding(1)") };
+    expect(() => linkLibrary(files(wrong))).toThrow(/more\.wgsl:2: forward uses .*@binding\(1\)/);
+  });
+
   it("ships modules with everything in them, comments included", () => {
     const all = files(good);
     const { main, ...others } = wholeModules(all, linkLibrary(all));
@@ -170,6 +187,14 @@ describe("the linker", () => {
       "a part with an entry point",
       { "load/load_plain.wgsl": `${PLAIN}\n@compute @workgroup_size(1) fn other() {}` },
       /load_plain\.wgsl:1: a part can't have entry points/,
+    ],
+    [
+      "a part that imports one",
+      {
+        "load/load_plain.wgsl": `//#import other\n${PLAIN}`,
+        "other.wgsl": "@compute @workgroup_size(1) fn other() {}",
+      },
+      /load_plain\.wgsl:2: a part can't have entry points/,
     ],
     [
       "an extension that is enabled by an import",
