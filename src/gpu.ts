@@ -45,7 +45,7 @@ import {
 import { Plan } from "./plan.ts";
 import { GPU } from "./tensor/brand.ts";
 import { bytesPerElement, type DType } from "./tensor/dtype.ts";
-import { accumulate, copyRange, FiniteChecks, fillWords } from "./tensor/memory.ts";
+import { accumulate, copyRange, FiniteChecks, fillRange } from "./tensor/memory.ts";
 import { Pending } from "./tensor/pending.ts";
 import { Scopes, tensorsIn } from "./tensor/scopes.ts";
 import { checkShape, type Shape, sizeOf } from "./tensor/shape.ts";
@@ -305,7 +305,7 @@ export class Gpu {
     const { storage, recycled } = this.pool.acquire(padded, what);
     this.capturing?.made.push(storage);
     if (recycled && this.debug.poison)
-      fillWords(this, { storage, byteOffset: 0, byteLength: padded }, 0x7fc00000);
+      fillRange(this, { storage, byteOffset: 0, byteLength: padded }, 0x7fc00000);
     return storage;
   }
 
@@ -416,9 +416,9 @@ export class Gpu {
     return [Math.ceil(count / rows), rows];
   }
 
-  /** @internal sets every 4-byte word of a range. */
-  fillWords(range: BufferRange, word: number): void {
-    fillWords(this, range, word);
+  /** @internal sets every 4-byte word of a range, in whole vec4s. */
+  fillRange(range: BufferRange, word: number): void {
+    fillRange(this, range, word);
   }
 
   /** @internal copies a range, in whole vec4s. */

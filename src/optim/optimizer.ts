@@ -136,7 +136,7 @@ export abstract class Optimizer {
   /** A state of each parameter, kept under `name` in `stateDict`, all words of it `initial` before the first step. */
   protected newState(name: string, initial = ZERO): Tensor {
     const whole = this.packed.newState();
-    if (initial !== ZERO) this.gpu.fillWords(whole.range, initial);
+    if (initial !== ZERO) this.gpu.fillRange(whole.range, initial);
     const parts = this.packed.slots.map(({ byteOffset, parameter }) =>
       whole.part(byteOffset, parameter.shape),
     );
@@ -197,7 +197,7 @@ export abstract class Optimizer {
       for (const [i, part] of parts.entries()) {
         const theirs = state[`${name}.${i}`];
         if (theirs) part.write(theirs.data);
-        else this.gpu.fillWords(part.overwrite(), initial);
+        else this.gpu.fillRange(part.overwrite(), initial);
       }
     }
   }

@@ -14,7 +14,7 @@ function memoryGrid(items: number): Grid {
 }
 
 /** Sets every 4-byte word of a range. */
-export function fillWords(gpu: Gpu, range: BufferRange, word: number): void {
+export function fillRange(gpu: Gpu, range: BufferRange, word: number): void {
   const vec4s = Math.ceil(range.byteLength / 16);
   const bindings = { out: range, filling: { vec4s, word } };
   gpu.dispatch({ shader: shaders.memory, entry: "fill" }, bindings, memoryGrid(vec4s), "fill");

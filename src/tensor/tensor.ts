@@ -403,7 +403,7 @@ export class Tensor implements Bindable {
     const bits = new Uint32Array(
       convert([value, value, value, value], this.dtype).slice().buffer.slice(0, 4),
     );
-    this.gpu.fillWords(this.overwrite(), bits[0]!);
+    this.gpu.fillRange(this.overwrite(), bits[0]!);
   }
 
   /** The elements on the host. float16 is widened to a Float32Array. Waits for the GPU. */

@@ -55,7 +55,7 @@ describe("clipGradNorm", () => {
         for (const { gradSlot } of w) {
           if (!gradSlot) continue;
           const { range } = gradSlot;
-          gpu.fillWords({ ...range, byteLength: Math.ceil(range.byteLength / 256) * 256 }, 0x7fc00000);
+          gpu.fillRange({ ...range, byteLength: Math.ceil(range.byteLength / 256) * 256 }, 0x7fc00000);
         }
         const idle = leaf(gpu, [1, 2]);
         const total = norm(flat);
