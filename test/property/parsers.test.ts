@@ -90,6 +90,8 @@ const change: fc.Arbitrary<Change> = fc.oneof(
   fc.constant(named("twice", (file: Uint8Array) => join2(file, file))),
   fc.nat(700).map((n) => named(`zeros(${n})`, (file) => join2(file, new Uint8Array(n)))),
 );
+/** Cases of which one or the other is certain to be readable still. */
+const ENOUGH = 50;
 const changes = fc.array(change, { minLength: 1, maxLength: 4 });
 const changed = (file: Uint8Array, list: readonly Change[]) => list.reduce((bytes, one) => one(bytes), file);
 const showChanges = (value: unknown) => fc.stringify(value).replace(/\s+/g, " ");
@@ -129,7 +131,7 @@ describe("damaged files", () => {
 
   it("IDX", async () => {
     let read = 0;
-    await checkProperty(
+    const { cases } = await checkProperty(
       "parseIdx",
       casesOf(0.3),
       fc.tuple(fc.constantFrom(images, labels), changes),
@@ -144,7 +146,7 @@ describe("damaged files", () => {
       showChanges,
     );
     // Changed values are no damage that the format could show.
-    expect(read).toBeGreaterThan(0);
+    if (cases >= ENOUGH) expect(read).toBeGreaterThan(0);
   });
 
   it("gzip, as zlib reads it", async () => {
@@ -154,7 +156,7 @@ describe("damaged files", () => {
     const stored = Uint8Array.from(gzipSync(content, { level: 0 }));
     const maxBytes = 12_000;
     let read = 0;
-    await checkProperty(
+    const { cases } = await checkProperty(
       "gunzip",
       casesOf(0.5),
       fc.tuple(fc.constantFrom(one, two, stored), changes),
@@ -175,7 +177,7 @@ describe("damaged files", () => {
       },
       showChanges,
     );
-    expect(read).toBeGreaterThan(0);
+    if (cases >= ENOUGH) expect(read).toBeGreaterThan(0);
   });
 
   it("MNIST-like data sets, plain, packed, and damaged before they were packed", async () => {
@@ -354,7 +356,7 @@ describe("checkpoints", () => {
 
   it("of other programs are sound or refused", async () => {
     let read = 0;
-    await checkProperty(
+    const { cases } = await checkProperty(
       "decodeCheckpoint, foreign",
       casesOf(1),
       fc.tuple(header, fc.oneof({ weight: 3, arbitrary: fc.constant<Change[]>([]) }, changes), fc.nat(60)),
@@ -369,7 +371,7 @@ describe("checkpoints", () => {
       },
       showChanges,
     );
-    expect(read).toBeGreaterThan(0);
+    if (cases >= ENOUGH) expect(read).toBeGreaterThan(0);
   });
 
   it("come back as they were, whatever the names", async () => {
