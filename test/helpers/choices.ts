@@ -58,7 +58,7 @@ function choose(
     return folding === "none" ? oneOf(candidates) : fallback;
   }
   if (kernel.startsWith("conv2d.")) {
-    const tiles = candidates.filter((name) => name.startsWith("tile"));
+    const tiles = candidates.filter((name) => /^(tile|band|staged)/.test(name));
     const subgroups = candidates.filter((name) => name.startsWith("subgroup"));
     const plain = candidates.filter((name) => !tiles.includes(name) && !subgroups.includes(name));
     if (quick?.(kernel, shape))

@@ -15,29 +15,39 @@ import {
   Sequential,
 } from "../../src/nn/layers.ts";
 import { Module } from "../../src/nn/module.ts";
-import { relu } from "../../src/ops/activations.ts";
+import { activate, relu } from "../../src/ops/activations.ts";
+import { adaptiveAvgPool2d } from "../../src/ops/adaptive-pool2d.ts";
 import { batchNorm } from "../../src/ops/batch-norm/batch-norm.ts";
 import { cast } from "../../src/ops/cast.ts";
 import { concat } from "../../src/ops/concat.ts";
+import { convTranspose2d } from "../../src/ops/conv-transpose2d.ts";
 import { conv2d } from "../../src/ops/conv2d/conv2d.ts";
-import { add, mul, scale, sub } from "../../src/ops/elementwise/elementwise.ts";
+import { dropout, dropout2d, stochasticDepth } from "../../src/ops/dropout.ts";
+import { add, maximum, mul, scale, sub } from "../../src/ops/elementwise/elementwise.ts";
 import { groupNorm } from "../../src/ops/group-norm/group-norm.ts";
+import { interpolate } from "../../src/ops/interpolate.ts";
 import { linear } from "../../src/ops/linear.ts";
 import { pad } from "../../src/ops/pad.ts";
 import { permute } from "../../src/ops/permute.ts";
 import { avgPool2d, globalAvgPool2d, maxPool2d } from "../../src/ops/pool2d.ts";
+import { max, min } from "../../src/ops/reduce/extremes.ts";
 import { mean, sum } from "../../src/ops/reduce/reduce.ts";
 import { flatten, reshape } from "../../src/ops/reshape.ts";
 import { slice } from "../../src/ops/slice.ts";
 import { softmax } from "../../src/ops/softmax/softmax.ts";
+import { softmaxCrossEntropy } from "../../src/ops/softmax/softmax-cross-entropy.ts";
 import { subsample } from "../../src/ops/subsample.ts";
 import { SGD } from "../../src/optim/sgd.ts";
+import { newGenerator } from "../../src/tensor/generator.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";
 import {
   batchNames,
   CHAIN,
+  type CrossEntropyStep,
+  type DropoutStep,
   dataOf,
   leafData,
+  lossData,
   type MakingStep,
   type Observations,
   type PoolStep,
@@ -98,12 +108,12 @@ function half(x: Tensor): Tensor {
 }
 
 /** A user's own layer. */
-class View extends Module {
-  constructor(private readonly shape: readonly number[]) {
+class Own extends Module {
+  constructor(private readonly op: (x: Tensor) => Tensor) {
     super();
   }
   forward(x: Tensor): Tensor {
-    return reshape(x, this.shape);
+    return this.op(x);
   }
 }
 
@@ -111,6 +121,8 @@ class Run {
   private readonly leaves: Tensor[];
   private readonly running: { mean: Tensor; variance: Tensor; count: Tensor | null }[];
   private readonly upstream = new Map<Ref, Tensor>();
+  private readonly losses = new Map<MakingStep, { labels: Tensor; weight: Tensor }>();
+  private readonly generator: Tensor;
   private readonly layers = new Map<UnaryStep, Module>();
   private readonly sequences = new Map<MakingStep, Sequential>();
   private readonly optimizer: SGD | null;
@@ -133,7 +145,15 @@ class Run {
     });
     for (const { x, shape } of program.sinks)
       this.upstream.set(x, gpu.tensor(dataOf(program, `upstream ${x}`, shape), shape));
+    this.generator = newGenerator(gpu, program.seed);
     for (const step of program.steps) {
+      if (step.op === "crossEntropy") {
+        const { labels, weight } = lossData(program, step);
+        this.losses.set(step, {
+          labels: gpu.tensor(labels, [step.rows], { dtype: "uint32" }),
+          weight: gpu.tensor(weight, [step.classes]),
+        });
+      }
       if (step.op !== "chain") continue;
       for (const each of step.body) this.layers.set(each, this.layerOf(each));
       this.sequences.set(step, new Sequential(...step.body.map((each) => this.layers.get(each)!)));
@@ -196,7 +216,9 @@ class Run {
   dispose(): void {
     this.optimizer?.dispose();
     const stats = this.running.flatMap(({ mean, variance, count }) => [mean, variance, count]);
-    for (const tensor of [...this.leaves, ...stats, ...this.upstream.values()]) tensor?.dispose();
+    const losses = [...this.losses.values()].flatMap(({ labels, weight }) => [labels, weight]);
+    for (const tensor of [...this.leaves, ...stats, ...losses, ...this.upstream.values(), this.generator])
+      tensor?.dispose();
   }
 
   private get readsBetween(): boolean {
@@ -341,6 +363,26 @@ class Run {
         return half(at(step.x));
       case "double":
         return this.double(at(step.x));
+      case "convTranspose2d": {
+        const { stride, padding } = step;
+        return convTranspose2d(at(step.x), at(step.weight), { bias: maybe(step.bias), stride, padding });
+      }
+      case "activate":
+        return activate("activate", at(step.x), step.activation);
+      case "dropout":
+        return this.dropout(step, at(step.x));
+      case "interpolate":
+        return interpolate(at(step.x), { size: step.size, mode: step.mode });
+      case "adaptiveAvgPool2d":
+        return adaptiveAvgPool2d(at(step.x), step.size);
+      case "max":
+        return max(at(step.x), [step.axis]);
+      case "min":
+        return min(at(step.x), [step.axis]);
+      case "maximum":
+        return maximum(at(step.a), at(step.b));
+      case "crossEntropy":
+        return this.crossEntropy(step, at(step.x));
       case "relu":
         return relu(at(step.x));
       case "softmax":
@@ -380,6 +422,23 @@ class Run {
       case "chain":
         return this.chain(step, values, at(step.x));
     }
+  }
+
+  private dropout({ p, together }: DropoutStep, x: Tensor): Tensor {
+    const { generator } = this;
+    if (together === "element") return dropout(x, generator, { p });
+    if (together === "channel") return dropout2d(x, generator, { p });
+    return stochasticDepth(x, generator, { p, mode: "row" });
+  }
+
+  private crossEntropy(step: CrossEntropyStep, logits: Tensor): Tensor {
+    const { labels, weight } = this.losses.get(step)!;
+    const { labelSmoothing, reduction } = step;
+    return softmaxCrossEntropy(logits, labels, {
+      ...{ labelSmoothing, reduction },
+      ...(step.weighted && { weight }),
+      ...(step.ignores && { ignoreIndex: 1 }),
+    });
   }
 
   private fill(x: Tensor, value: number, by: "fill" | "kernel" | "range"): void {
@@ -451,12 +510,12 @@ class Run {
         return new ReLU();
       case "flatten":
         return new Flatten();
-      case "reshape":
-        return new View(step.shape);
       case "maxPool2d":
         return new MaxPool2d(step.kernel, poolOptions(step));
       case "avgPool2d":
         return new AvgPool2d(step.kernel, averageOptions(step));
+      default:
+        return new Own((x) => this.make(step, new Map(this.leaves.entries()), x));
     }
   }
 

@@ -8,6 +8,7 @@ import { windowCount } from "../reference/pool2d.ts";
 import { RUNS } from "./check.ts";
 import {
   CHAIN,
+  type DropoutStep,
   type Leaf,
   type MakingStep,
   type Program,
@@ -62,6 +63,13 @@ export const CONVS = RUNS > 1000 ? LONG : SHORT;
 /** The sizes of the likeliest as the chooser has them: N, H, W, C, K, R. */
 export const LIKELIEST = SHORT.slice(0, 1).map(({ x, K, size }) => `${x.join("x")}x${K}x${size}x`);
 
+/** Transposed convolutions: each has kernels of its own, as those above. */
+const TRANSPOSES: readonly (Omit<ConvKind, "K"> & { C: number; stride: number; padding: number })[] = [
+  { x: [2, 4, 4, 8], C: 8, size: 3, stride: 1, padding: 1 },
+  { x: [2, 4, 4, 4], C: 4, size: 3, stride: 2, padding: 1 },
+  ...(RUNS > 1000 ? [{ x: [2, 2, 2, 8], C: 8, size: 3, stride: 2, padding: 0 } as const] : []),
+];
+
 type Which = number; // counted back from the latest
 
 interface Norm {
@@ -79,6 +87,10 @@ type UnaryWish =
   | { wish: "conv"; kind: number; bias: boolean; frozen: boolean; shared: boolean }
   | ({ wish: "norm"; frozen: boolean } & Norm)
   | { wish: "relu" }
+  | { wish: "activate"; activation: (typeof ACTIVATIONS)[number] }
+  | { wish: "dropout"; p: number; together: DropoutStep["together"] }
+  | { wish: "transpose"; kind: number; bias: boolean; frozen: boolean }
+  | { wish: "resize"; to: number; how: "nearest" | "bilinear" | "average" }
   | { wish: "pool"; max: boolean; overlap: boolean; ceil: boolean; countPad: boolean }
   | { wish: "flatten" }
   | { wish: "reshape"; to: number }
@@ -87,14 +99,23 @@ type UnaryWish =
 export type Wish =
   | ({ x: Which; noGrad: boolean } & (
       | UnaryWish
-      | { wish: "binary"; op: "add" | "sub" | "mul"; b: Which; channel: boolean }
+      | { wish: "binary"; op: "add" | "sub" | "mul" | "maximum"; b: Which; channel: boolean }
       | { wish: "scale"; factor: number }
       | { wish: "permute"; to: number }
       | { wish: "slice"; axis: number; from: number; cut: number }
       | { wish: "pad"; axis: number; before: number; after: number }
       | { wish: "concat"; b: Which; axis: number }
       | { wish: "subsample"; stride: number; more: number }
-      | { wish: "mean" | "detach" | "softmax" | "groupNorm" | "globalAvgPool" | "half" | "double" }
+      | { wish: "mean"; over: number }
+      | { wish: "extreme"; axis: number; largest: boolean }
+      | {
+          wish: "crossEntropy";
+          labelSmoothing: number;
+          weighted: boolean;
+          ignores: boolean;
+          reduction: "mean" | "none";
+        }
+      | { wish: "detach" | "softmax" | "groupNorm" | "globalAvgPool" | "half" | "double" }
       | { wish: "chain"; how: (MakingStep & { op: "chain" })["how"]; body: UnaryWish[] }
     ))
   /** A convolution, its batch-norm and what reads it, with reshapes in between or not. */
@@ -112,8 +133,17 @@ export type Wish =
   | { wish: "branches"; x: Which; kinds: number[]; order: number; apart: boolean; norm: Norm; relu: boolean }
   /** A sum, its batch-norm, a convolution; and the sum once more, or not. */
   | { wish: "preActivation"; x: Which; b: Which; kind: number; norm: Norm; relu: boolean; shortcut: boolean }
-  /** A batch-norm without a residual, then the sum with one, a ReLU; and the sum once more, or not. */
-  | { wish: "joined"; x: Which; b: Which; kind: number; norm: Norm; swapped: boolean; again: boolean }
+  /** A batch-norm without a residual, then the sum with one, an activation; and the sum once more, or not. */
+  | {
+      wish: "joined";
+      x: Which;
+      b: Which;
+      kind: number;
+      norm: Norm;
+      swapped: boolean;
+      again: boolean;
+      activation: (typeof ACTIVATIONS)[number];
+    }
   | { wish: "read" | "dispose"; x: Which; later: number }
   | { wish: "fill"; x: Which; value: number; by: "fill" | "kernel" | "range" }
   | { wish: "write"; x: Which };
@@ -156,10 +186,38 @@ const conv = fc.record({
 const normWish = fc
   .tuple(norm, seldom)
   .map(([options, frozen]) => ({ wish: "norm" as const, frozen, ...options }));
+const activated = fc.record({
+  wish: fc.constant("activate" as const),
+  activation: fc.constantFrom(...ACTIVATIONS),
+});
 const unary: fc.Arbitrary<UnaryWish> = fc.oneof(
   { weight: 6, arbitrary: conv },
   { weight: 8, arbitrary: normWish },
   { weight: 3, arbitrary: fc.constant({ wish: "relu" as const }) },
+  { weight: 2, arbitrary: activated },
+  {
+    weight: 1,
+    arbitrary: fc.record({
+      wish: fc.constant("dropout" as const),
+      p: fc.constantFrom(0.25, 0.5),
+      together: fc.constantFrom("element" as const, "element" as const, "channel" as const, "image" as const),
+    }),
+  },
+  {
+    weight: 1,
+    arbitrary: fc.record({
+      wish: fc.constant("transpose" as const),
+      ...{ kind: fc.nat(TRANSPOSES.length - 1), bias: seldom, frozen: seldom },
+    }),
+  },
+  {
+    weight: 1,
+    arbitrary: fc.record({
+      wish: fc.constant("resize" as const),
+      to: fc.nat(3),
+      how: fc.constantFrom("nearest" as const, "bilinear" as const, "average" as const),
+    }),
+  },
   {
     weight: 1,
     arbitrary: fc.record({
@@ -184,7 +242,11 @@ const making = fc.oneof(
   { weight: 4, arbitrary: record("reshape", { to: fc.nat(9) }) },
   {
     weight: 4,
-    arbitrary: record("binary", { op: fc.constantFrom("add", "sub", "mul"), b: fc.nat(4), channel: seldom }),
+    arbitrary: record("binary", {
+      op: fc.constantFrom("add", "sub", "mul", "maximum"),
+      b: fc.nat(4),
+      channel: seldom,
+    }),
   },
   { weight: 1, arbitrary: record("scale", { factor: fc.constantFrom(1, -0.5, 3) }) },
   { weight: 1, arbitrary: record("permute", { to: fc.nat(5) }) },
@@ -192,11 +254,21 @@ const making = fc.oneof(
   { weight: 1, arbitrary: record("pad", { axis, before: fc.nat(2), after: fc.nat(2) }) },
   { weight: 1, arbitrary: record("concat", { b: fc.nat(3), axis }) },
   { weight: 1, arbitrary: record("subsample", { stride: fc.integer({ min: 1, max: 2 }), more: fc.nat(2) }) },
+  { weight: 1, arbitrary: record("mean", { over: fc.nat(2) }) },
+  { weight: 1, arbitrary: record("extreme", { axis, largest: fc.boolean() }) },
   {
-    weight: 4,
+    weight: 2,
+    arbitrary: record("crossEntropy", {
+      labelSmoothing: fc.constantFrom(0, 0.1),
+      ...{ weighted: fc.boolean(), ignores: seldom },
+      reduction: fc.constantFrom("mean" as const, "none" as const),
+    }),
+  },
+  {
+    weight: 3,
     arbitrary: fc
-      .constantFrom("mean", "detach", "softmax", "groupNorm", "globalAvgPool")
-      .map((wish) => ({ wish: wish as "mean" })),
+      .constantFrom("detach", "softmax", "groupNorm", "globalAvgPool")
+      .map((wish) => ({ wish: wish as "detach" })),
   },
   {
     weight: 3,
@@ -242,6 +314,7 @@ const wish = fc.oneof(
     weight: 1,
     arbitrary: record("joined", {
       ...{ x: which, b: fc.nat(3), kind: fc.nat(2), norm, swapped: fc.boolean(), again: seldom },
+      activation: fc.constantFrom("relu" as const, ...ACTIVATIONS),
     }),
   },
   { weight: 1, arbitrary: record("read", { x: which, later: fc.constant(0) }) },
@@ -420,6 +493,9 @@ class Builder {
         "permute",
         "mean",
         "half",
+        "dropout",
+        "interpolate",
+        "adaptiveAvgPool2d",
       ];
       if (!linear.includes(step.op))
         for (const saved of [...refs, ref]) this.saved.add(this.storageOf(saved));
@@ -532,7 +608,7 @@ class Builder {
     if (out && shortcut) this.sumOf(out, sum);
   }
 
-  private joined({ x, b, kind, norm, swapped, again }: Wish & { wish: "joined" }): void {
+  private joined({ x, b, kind, norm, swapped, again, activation }: Wish & { wish: "joined" }): void {
     const input = this.pick(x, ({ shape }) => shape.length === 4);
     const conv = input && this.convOf(input, kind);
     if (!conv) return;
@@ -540,7 +616,7 @@ class Builder {
     const normed = this.normOf(conv, { ...norm, activation: "none" });
     if (!other || !normed) return;
     const sum = swapped ? this.sumOf(other, normed) : this.sumOf(normed, other);
-    const out = sum && this.reluOf(sum);
+    const out = sum && this.activated(sum, activation);
     if (out && again) this.sumOf(out, sum);
   }
 
@@ -558,6 +634,13 @@ class Builder {
     return x.rounded ? null : this.add({ op: "relu", x: x.ref }, x.shape, false);
   }
 
+  private activated(x: Made, activation: (typeof ACTIVATIONS)[number]): Made | null {
+    if (activation === "relu") return this.reluOf(x);
+    return x.rounded || activation === "none"
+      ? null
+      : this.add({ op: "activate", x: x.ref, activation }, x.shape, false);
+  }
+
   private sumOf(a: Made, b: Made): Made | null {
     return sameShape(a.shape, b.shape) ? this.add({ op: "add", a: a.ref, b: b.ref }, a.shape, false) : null;
   }
@@ -570,6 +653,10 @@ class Builder {
       case "conv":
       case "norm":
       case "relu":
+      case "activate":
+      case "dropout":
+      case "transpose":
+      case "resize":
       case "pool":
       case "flatten":
       case "reshape":
@@ -578,6 +665,9 @@ class Builder {
           conv: map,
           norm: ({ shape }) => shape.length >= 2 && sizeOf(shape) > shape.at(-1)!,
           pool: map,
+          transpose: map,
+          resize: map,
+          dropout: ({ shape }) => shape.length > 1,
           flatten: ({ shape }) => shape.length > 1,
           reshape: ({ shape }) => sizeOf(shape) > 1,
           linear: ({ shape }) => shape.length === 2,
@@ -588,11 +678,12 @@ class Builder {
       case "binary": {
         const a = this.pick(each.x);
         if (!a) return null;
-        if (each.channel) {
+        if (each.channel && each.op !== "maximum") {
           const b = this.parameter([a.shape.at(-1) ?? 1], false, 0.3, 1);
           return { step: { op: each.op, a: a.ref, b }, shape: a.shape.length === 0 ? [1] : a.shape };
         }
         const b = this.pick(each.b, ({ shape }) => sameShape(shape, a.shape))!;
+        if (each.op === "maximum" && (a.rounded || b.rounded)) return null;
         return { step: { op: each.op, a: a.ref, b: b.ref }, shape: a.shape };
       }
       case "scale": {
@@ -661,7 +752,27 @@ class Builder {
       }
       case "mean": {
         const x = this.pick(each.x, ({ shape }) => shape.length > 1);
-        return x && { step: { op: "mean", x: x.ref, axes: [0] }, shape: x.shape.slice(1) };
+        if (!x) return null;
+        const last = x.shape.length - 1;
+        const axes = each.over === 0 ? [0] : each.over === 1 ? [last] : last === 3 ? [1, 2] : [0];
+        return { step: { op: "mean", x: x.ref, axes }, shape: x.shape.filter((_, i) => !axes.includes(i)) };
+      }
+      case "extreme": {
+        const x = this.pick(each.x, ({ shape, rounded }) => shape.length > 1 && !rounded);
+        if (!x) return null;
+        const along = each.axis % x.shape.length;
+        const op = each.largest ? "max" : "min";
+        return { step: { op, x: x.ref, axis: along }, shape: x.shape.filter((_, i) => i !== along) };
+      }
+      case "crossEntropy": {
+        const x = this.pick(each.x, ({ shape }) => shape.length === 2 && shape[1]! > 1);
+        if (!x) return null;
+        const { wish: _, x: __, noGrad: ___, ...options } = each;
+        const [rows, classes] = x.shape as [number, number];
+        return {
+          step: { op: "crossEntropy", x: x.ref, rows, classes, ...options },
+          shape: each.reduction === "mean" ? [] : [rows],
+        };
       }
       case "globalAvgPool": {
         const x = this.pick(each.x, map);
@@ -714,6 +825,43 @@ class Builder {
         return this.norm(x, each);
       case "relu":
         return x.rounded ? null : { step: { op: "relu", x: ref }, shape };
+      case "activate":
+        return x.rounded || each.activation === "none"
+          ? null
+          : { step: { op: "activate", x: ref, activation: each.activation }, shape };
+      case "dropout":
+        return shape.length < 2
+          ? null
+          : { step: { op: "dropout", x: ref, p: each.p, together: each.together }, shape };
+      case "transpose": {
+        const fitting = TRANSPOSES.filter((one) => sameShape(one.x, shape));
+        if (fitting.length === 0) return null;
+        const { C, size, stride, padding } = fitting[each.kind % fitting.length]!;
+        const [n, h, w, k] = shape as [number, number, number, number];
+        const weight = this.parameter([k, size, size, C], each.frozen, 1 / Math.sqrt(size * size * k));
+        const bias = each.bias ? this.parameter([C], each.frozen, 0.5) : null;
+        const out = (extent: number) => (extent - 1) * stride - 2 * padding + size;
+        return {
+          step: { op: "convTranspose2d", x: ref, weight, bias, stride, padding },
+          shape: [n, out(h), out(w), C],
+        };
+      }
+      case "resize": {
+        if (shape.length !== 4) return null;
+        const [n, h, w, c] = shape as [number, number, number, number];
+        const sizes = [
+          [4, 4],
+          [4, 8],
+          [Math.ceil(h / 2), w],
+          [h, 2 * w],
+        ] as const;
+        const size = sizes[each.to]!;
+        const made = [n, ...size, c];
+        if (sizeOf(made) > 1024) return null;
+        return each.how === "average"
+          ? { step: { op: "adaptiveAvgPool2d", x: ref, size }, shape: made }
+          : { step: { op: "interpolate", x: ref, size, mode: each.how }, shape: made };
+      }
       case "flatten":
         return shape.length < 2
           ? null

@@ -1,5 +1,6 @@
 // Random programs: straight-line code over tensors, as data. An executor runs it with the package, an interpreter in float64.
 
+import { Random } from "../../src/tensor/random.ts";
 import { type Shape, sizeOf } from "../../src/tensor/shape.ts";
 import type { ACTIVATIONS } from "../helpers/activations.ts";
 import { hash } from "../helpers/choices.ts";
@@ -65,9 +66,44 @@ export interface PoolStep {
   countIncludePad: boolean;
 }
 
+export interface ConvTranspose2dStep {
+  op: "convTranspose2d";
+  x: Ref;
+  weight: Ref;
+  bias: Ref | null;
+  stride: number;
+  padding: number;
+}
+
+/** Of rows: one loss each, or their mean. */
+export interface CrossEntropyStep {
+  op: "crossEntropy";
+  x: Ref;
+  rows: number;
+  classes: number;
+  labelSmoothing: number;
+  weighted: boolean;
+  /** Rows of class 1. */
+  ignores: boolean;
+  reduction: "mean" | "none";
+}
+
+/** What is dropped together: each element by itself, channels of an image, or images. */
+export interface DropoutStep {
+  op: "dropout";
+  x: Ref;
+  p: number;
+  together: "element" | "channel" | "image";
+}
+
 /** What a layer may do, and a chain. */
 export type UnaryStep =
   | Conv2dStep
+  | ConvTranspose2dStep
+  | DropoutStep
+  | { op: "activate"; x: Ref; activation: (typeof ACTIVATIONS)[number] }
+  | { op: "interpolate"; x: Ref; size: readonly [number, number]; mode: "nearest" | "bilinear" }
+  | { op: "adaptiveAvgPool2d"; x: Ref; size: readonly [number, number] }
   | BatchNormStep
   | PoolStep
   | { op: "relu"; x: Ref }
@@ -79,7 +115,9 @@ export type MakingStep =
   | UnaryStep
   /** `half`: a cast to float16 and back. `double`: 2x by a kernel of the program's own, out of the graph. */
   | { op: "detach" | "globalAvgPool2d" | "softmax" | "half" | "double"; x: Ref }
-  | { op: "add" | "sub" | "mul"; a: Ref; b: Ref }
+  | CrossEntropyStep
+  | { op: "max" | "min"; x: Ref; axis: number }
+  | { op: "add" | "sub" | "mul" | "maximum"; a: Ref; b: Ref }
   | { op: "scale"; x: Ref; factor: number }
   | { op: "permute"; x: Ref; axes: readonly number[] }
   | { op: "slice"; x: Ref; starts: readonly number[]; ends: readonly number[] }
@@ -140,6 +178,7 @@ export interface Program {
 export function refsOf(step: MakingStep | Step): Ref[] {
   switch (step.op) {
     case "conv2d":
+    case "convTranspose2d":
     case "linear":
       return [step.x, step.weight, ...(step.bias === null ? [] : [step.bias])];
     case "batchNorm":
@@ -147,6 +186,7 @@ export function refsOf(step: MakingStep | Step): Ref[] {
     case "add":
     case "sub":
     case "mul":
+    case "maximum":
       return [step.a, step.b];
     case "concat":
       return [...step.xs];
@@ -234,6 +274,26 @@ export function runningData(program: Program, index: number): { mean: Float64Arr
     mean: dataOf(program, `mean ${index}`, shape),
     variance: variance.map((v) => Math.fround(v * v + 0.2)),
   };
+}
+
+/** The labels of a loss, and the weights of its classes. */
+export function lossData(
+  program: Program,
+  step: CrossEntropyStep,
+): { labels: Uint32Array; weight: Float32Array } {
+  const of = `${step.rows}x${step.classes}`;
+  return {
+    labels: Uint32Array.from({ length: step.rows }, (_, i) => hash(program.seed, of, i) % step.classes),
+    weight: Float32Array.from(dataOf(program, of, [step.classes]), (v) => 0.3 + Math.abs(v)),
+  };
+}
+
+/** By which a draw of a program's generator multiplies what is dropped together. */
+export function dropoutMask(program: Program, draw: number, count: number, p: number): Float64Array {
+  const random = new Random([program.seed, 0], [draw, 0]);
+  return Float64Array.from({ length: count }, () =>
+    random.uint32() >= Math.round(p * 2 ** 32) ? 1 / (1 - p) : 0,
+  );
 }
 
 /** Names of batches, in the order in which they are run: [iteration][batch]. A plan sees one input in each run. */

@@ -84,9 +84,11 @@ function patternsOf(program: Program): Set<string> {
   const makers = new Map<Ref, Program["steps"][number]>(program.steps.map((step) => [step.out, step]));
   const found = new Set<string>();
   for (const step of program.steps) {
-    if (step.op === "half" || step.op === "double") found.add(step.op);
+    const { op } = step;
+    if (["half", "double", "dropout", "convTranspose2d", "interpolate", "crossEntropy"].includes(op))
+      found.add(op);
     if (step.op === "fill" && step.by !== "fill") found.add("own kernel overwrites");
-    if (!["batchNorm", "relu", "conv2d"].includes(step.op)) continue;
+    if (!["batchNorm", "relu", "activate", "conv2d", "convTranspose2d"].includes(op)) continue;
     let maker = makers.get(refsOf(step)[0]!);
     const views = maker?.op === "reshape" || maker?.op === "flatten";
     while (maker?.op === "reshape" || maker?.op === "flatten") maker = makers.get(maker.x);
@@ -197,6 +199,7 @@ describe("random programs", () => {
       checkProgram,
       show,
     );
+    if (cases === 0) return;
     const share = (n: number) => n / cases;
     const percent = (n: number) => `${Math.round(100 * share(n))} %`;
     console.log(
@@ -215,6 +218,7 @@ describe("random programs", () => {
       ...["conv2d → batchNorm", "batchNorm → relu", "batchNorm → conv2d", "residual"],
       ...["conv2d → frozen batchNorm", "conv2d, conv2d → batchNorm", "add → batchNorm → conv2d"],
       ...["batchNorm → add → relu", "half", "double", "own kernel overwrites"],
+      ...["batchNorm → activate", "dropout", "convTranspose2d", "interpolate", "crossEntropy"],
     ];
     for (const pattern of risky) {
       expect(share(seen.patterns.get(pattern) ?? 0), pattern).toBeGreaterThan(0.015);

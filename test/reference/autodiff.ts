@@ -346,6 +346,10 @@ export class Tape {
   /** The largest or smallest by `most`; equal ones share the gradient. */
   extreme(x: Value, axes: Shape, most: (a: number, b: number) => number, keepDims = false): Value {
     const best = (values: number[]) => values.reduce((a, b) => most(a, b));
+    for (const group of reductionGroups(x.shape, axes)) {
+      const values = group.map((i) => x.data[i]!);
+      this.decisions.push(Float64Array.from(values, (v) => v - best(values)));
+    }
     return this.reduce(x, axes, keepDims, best, (value, values) => {
       const found = best(values);
       return value === found ? 1 / values.filter((v) => v === found).length : 0;

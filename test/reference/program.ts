@@ -4,7 +4,9 @@ import {
   batchNames,
   CHAIN,
   dataOf,
+  dropoutMask,
   leafData,
+  lossData,
   type MakingStep,
   type Observations,
   type Program,
@@ -12,6 +14,10 @@ import {
   type SgdOptions,
 } from "../property/program.ts";
 import { Tape, type Value } from "./autodiff.ts";
+import { interpolateReference } from "./interpolate.ts";
+import { adaptiveAvgPool2dReference } from "./pool2d.ts";
+
+type Shape4 = readonly [number, number, number, number];
 
 interface Running {
   mean: Float64Array;
@@ -38,6 +44,7 @@ export function interpret(
       grad: null,
     }),
   );
+  const draws = { count: 0 };
   const running = program.running.map((_, i): Running => ({ ...runningData(program, i), count: 0, noise }));
   const velocities = new Map<Value, Float64Array>();
   batchNames(program).forEach((names, iteration) => {
@@ -50,7 +57,7 @@ export function interpret(
           leaf.data = noise(leafData(program, i, batch));
         }
       });
-      const values = runSteps(tape, program, leaves, running, (ref, writes) =>
+      const values = runSteps(tape, program, leaves, running, draws, (ref, writes) =>
         noise(leafData(program, ref, batch, writes)),
       );
       const last = !program.capture || m === names.length - 1;
@@ -103,6 +110,7 @@ function runSteps(
   program: Program,
   leaves: readonly Value[],
   running: Running[],
+  draws: { count: number },
   rewritten: (ref: number, writes: number) => Float64Array,
 ): Map<number, Value> {
   const values = new Map<number, Value>(leaves.entries());
@@ -131,6 +139,62 @@ function runSteps(
         const { kernel: k, stride: s, padding: p, ceilMode, countIncludePad } = step;
         const windows = { kernel: [k, k], stride: [s, s], padding: [p, p, p, p] } as const;
         return tape[step.op](at(step.x), { ...windows, ceilMode, countIncludePad });
+      }
+      case "convTranspose2d": {
+        const [x, weight] = [at(step.x), at(step.weight)];
+        const { stride: s, padding: p } = step;
+        return tape.convTranspose2d(x, weight, maybe(step.bias), {
+          ...{ x: x.shape as Shape4, weight: weight.shape as Shape4, groups: 1 },
+          ...{ stride: [s, s], padding: [p, p, p, p], dilation: [1, 1], outputPadding: [0, 0] },
+        });
+      }
+      case "activate":
+        return step.activation === "none" ? at(step.x) : tape.activation(at(step.x), step.activation);
+      case "dropout": {
+        const x = at(step.x);
+        const last = x.shape.length - 1;
+        const shape = x.shape.map((size, i) =>
+          step.together === "element" || i === 0 || (step.together === "channel" && i === last) ? size : 1,
+        );
+        const mask = dropoutMask(
+          program,
+          draws.count,
+          shape.reduce((a, b) => a * b, 1),
+          step.p,
+        );
+        draws.count += 1;
+        return tape.mul(x, tape.leaf(shape, mask));
+      }
+      case "interpolate": {
+        const x = at(step.x);
+        const { size, mode } = step;
+        const [n, , , c] = x.shape as Shape4;
+        return tape.linearMap(x, [n, ...size, c], (data) =>
+          interpolateReference(data, x.shape as Shape4, { mode, size, alignCorners: false, factor: null }),
+        );
+      }
+      case "adaptiveAvgPool2d": {
+        const x = at(step.x);
+        const [n, , , c] = x.shape as Shape4;
+        return tape.linearMap(x, [n, ...step.size, c], (data) =>
+          adaptiveAvgPool2dReference(data, x.shape as Shape4, step.size),
+        );
+      }
+      case "max":
+      case "min":
+        return tape.extreme(at(step.x), [step.axis], Math[step.op]);
+      case "maximum": {
+        const [a, b] = [at(step.a), at(step.b)];
+        return tape.add(b, tape.relu(tape.sub(a, b)));
+      }
+      case "crossEntropy": {
+        const { labels, weight } = lossData(program, step);
+        const { labelSmoothing, reduction } = step;
+        return tape.crossEntropy(at(step.x), labels, {
+          ...{ labelSmoothing, reduction },
+          ...(step.weighted && { weight }),
+          ...(step.ignores && { ignoreIndex: 1 }),
+        });
       }
       case "relu":
       case "softmax":
