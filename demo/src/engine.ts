@@ -9,8 +9,9 @@ import {
 import { shrinkImages } from "../../src/experiments/setup.ts";
 import { BatchSampler, DataLoader, DeviceDataset, type Gpu, type Tensor } from "../../src/index.ts";
 import type { CompileAhead } from "./compile-ahead.ts";
-import type { FromWorker, Reading, Sample, Side } from "./messages.ts";
-import type { Settings } from "./settings.ts";
+import type { FromWorker, Reading, Sample, Search, Side } from "./messages.ts";
+import { RateSearch, type Verdict } from "./rate-search.ts";
+import { type Settings, STANDS } from "./settings.ts";
 import { type Batch, Twin } from "./twin.ts";
 
 /** Images are halved, so that a processor that plays GPU keeps up, too. */
@@ -54,6 +55,8 @@ export class Engine {
   private readonly samples: Sample[];
   private run: Run | null = null;
   private playing = false;
+  /** The search that is under way. */
+  private searching: { stopped: boolean } | null = null;
   /** One thing after the other: whatever is asked for waits for the step that is under way. */
   private tail: Promise<void> = Promise.resolve();
 
@@ -90,6 +93,7 @@ export class Engine {
   private enqueue(task: () => void | Promise<void>): Promise<void> {
     this.tail = this.tail.then(task).catch((error: unknown) => {
       this.playing = false;
+      this.stopSearch();
       this.say({ type: "error", what: "other", message: (error as Error).message });
       this.say({ type: "playing", playing: false });
     });
@@ -97,6 +101,9 @@ export class Engine {
   }
 
   begin(settings: Settings): Promise<void> {
+    // Of networks that nobody asks about any more: it does not go on with the run either.
+    this.stopSearch();
+    this.searching = null;
     return this.enqueue(async () => {
       this.close();
       const { ahead, quick } = this;
@@ -171,6 +178,7 @@ export class Engine {
   }
 
   play(): void {
+    this.stopSearch();
     if (this.playing) return;
     this.playing = true;
     this.say({ type: "playing", playing: true });
@@ -237,6 +245,76 @@ export class Engine {
         this.say({ type: "landscape", landscape: await twin.landscape(ALPHAS) });
       }
     });
+  }
+
+  /** Looks for the largest rates that each network stands. The run waits meanwhile, and goes on afterwards if it was playing. */
+  async search(): Promise<void> {
+    const { playing } = this;
+    this.pause();
+    this.stopSearch();
+    const order = { stopped: false };
+    this.searching = order;
+    await this.enqueue(() => {});
+    if (!this.run || order.stopped) return;
+    const { settings } = this.run;
+    const searches = [new RateSearch(), new RateSearch()] as const;
+    const search: Search = {
+      ...{ state: "searching", settings, trial: 0, step: 0, steps: STANDS },
+      ...{ rates: [null, null], limits: [null, null] },
+    };
+    const tell = (news: Partial<Search>) =>
+      this.say({ type: "search", search: { ...Object.assign(search, news) } });
+    while (!order.stopped && searches.some(({ next }) => next !== null)) {
+      tell({ trial: search.trial + 1, step: 0, rates: [searches[0].next, searches[1].next] });
+      const verdicts = await this.attempt(search, order, (step) => tell({ step }));
+      for (const side of [0, 1] as const) {
+        if (verdicts[side]) searches[side].tell(search.rates[side]!, verdicts[side]);
+      }
+      search.limits = [searches[0].limits, searches[1].limits];
+    }
+    tell({ state: order.stopped ? "stopped" : "done", rates: [null, null] });
+    if (this.searching !== order) return;
+    this.searching = null;
+    if (playing) this.play();
+  }
+
+  stopSearch(): void {
+    if (this.searching) this.searching.stopped = true;
+  }
+
+  /** Trains fresh networks, each at a rate of its own: what becomes of them. Null for one that has no rate, or when it is stopped. */
+  private async attempt(
+    { settings, rates }: Search,
+    order: { stopped: boolean },
+    onStep: (step: number) => void,
+  ): Promise<[Verdict | null, Verdict | null]> {
+    const verdicts: [Verdict | null, Verdict | null] = [null, null];
+    let trial: Run | null = null;
+    await this.enqueue(() => {
+      if (order.stopped || !this.run) return;
+      trial = this.prepare(this.run.gpu, settings);
+      for (const twin of trial.twins) twin.rate = rates[twin.side] ?? 0;
+    });
+    const going = () => trial!.twins.filter(({ side }) => rates[side] !== null && verdicts[side] === null);
+    // What is asked for meanwhile comes between two steps.
+    for (let step = 0; trial && !order.stopped && going().length > 0; step += 1) {
+      await this.enqueue(async () => {
+        const twins = going();
+        this.compute(trial!, twins);
+        await Promise.all(twins.map((twin) => twin.read()));
+        for (const twin of twins) {
+          if (twin.hasDiverged) verdicts[twin.side] = "diverged";
+          else if (step < STANDS) twin.update();
+          else verdicts[twin.side] = (await twin.isStuck()) ? "stuck" : "stands";
+        }
+        trial!.step += 1;
+      });
+      onStep(step);
+    }
+    await this.enqueue(() => {
+      if (trial) this.drop(trial);
+    });
+    return verdicts;
   }
 
   /** Both networks' answers to an image of the data set's size. */

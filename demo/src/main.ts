@@ -13,6 +13,7 @@ import type {
   Side,
   ToWorker,
 } from "./messages.ts";
+import { RatesPanel } from "./rates-panel.ts";
 import { playRecording } from "./recording.ts";
 import {
   BATCH_SIZES,
@@ -21,6 +22,7 @@ import {
   NORMS,
   RATES,
   type Settings,
+  STANDS,
   stopOf,
   titleOf,
   toHash,
@@ -33,8 +35,6 @@ const SIDES: readonly Side[] = [0, 1];
 const SMOOTHING = 0.15;
 /** Points of a curve at most: after that every second one goes. */
 const MOST_POINTS = 600;
-/** Steps at a rate after which a network that has not failed counts as standing it. */
-const STANDS = 30;
 
 const element = <T extends HTMLElement = HTMLElement>(id: string) => document.getElementById(id) as T;
 
@@ -56,9 +56,10 @@ class Page {
   private landscapes: [Landscape | null, Landscape | null] = [null, null];
   private failures: [Failure | null, Failure | null] = [null, null];
   private stepsAtRate: [number, number] = [0, 0];
-  /** By norm: the largest rate that it has stood, and the smallest at which it failed. For one depth, batch size and seed. */
-  private readonly stood = new Map<string, number>();
-  private readonly broke = new Map<string, number>();
+  private readonly rates = new RatesPanel(
+    () => this.tell({ type: "search" }),
+    () => this.tell({ type: "stop-search" }),
+  );
   private move: NextMove = { sentence: "", action: null };
   private every = 1;
   private readonly charts = {
@@ -105,8 +106,6 @@ class Page {
 
   private change(part: Partial<Settings>): void {
     this.settings = { ...this.settings, ...part };
-    this.stood.clear();
-    this.broke.clear();
     this.begin(true);
   }
 
@@ -155,9 +154,12 @@ class Page {
     addEventListener("keydown", (event) => {
       const field = (event.target as HTMLElement).closest("input:not([type=range]), select, textarea");
       if (field || event.ctrlKey || event.metaKey || event.altKey) return;
-      const act = { p: () => this.toggle(), s: () => this.tell({ type: "step" }), r: () => this.begin(true) }[
-        event.key.toLowerCase()
-      ];
+      const act = {
+        p: () => this.toggle(),
+        s: () => this.tell({ type: "step" }),
+        r: () => this.begin(true),
+        f: () => element("search").click(),
+      }[event.key.toLowerCase()];
       act?.();
     });
     addEventListener("hashchange", () => {
@@ -207,6 +209,9 @@ class Page {
         break;
       case "failure":
         this.fail(message.failure);
+        break;
+      case "search":
+        this.rates.hear(message.search);
         break;
       case "landscape":
         this.landscapes[message.landscape.side] = message.landscape;
@@ -266,7 +271,10 @@ class Page {
         ? reading
         : { loss: mix(before.loss, reading.loss), accuracy: mix(before.accuracy, reading.accuracy) };
       if (rate === this.settings.rate) this.stepsAtRate[side] += 1;
-      if (this.stepsAtRate[side] === STANDS) this.remember(this.stood, side, Math.max);
+      if (this.stepsAtRate[side] === STANDS) {
+        this.rates.marks.stood(this.settings, side);
+        this.rates.show(this.settings);
+      }
     }
     if (step % this.every === 0) {
       this.curve.steps.push(step);
@@ -311,17 +319,11 @@ class Page {
     this.every *= 2;
   }
 
-  private remember(where: Map<string, number>, side: Side, choose: (a: number, b: number) => number): void {
-    const { norms, rate } = this.settings;
-    const norm = norms[side];
-    where.set(norm, choose(where.get(norm) ?? rate, rate));
-    this.showMarks();
-  }
-
   private fail(failure: Failure): void {
     const { side } = failure;
     this.failures[side] = failure;
-    this.remember(this.broke, side, Math.min);
+    this.rates.marks.broke(this.settings, side, failure.rate);
+    this.rates.show(this.settings);
     const { title, where, why } = tellFailure(failure, this.settings);
     const box = document.createElement("div");
     box.className = `failure ${side === 0 ? "a" : "b"}`;
@@ -439,27 +441,7 @@ class Page {
     element<HTMLSelectElement>("depth").value = String(depth);
     element<HTMLSelectElement>("batch").value = String(batchSize);
     element<HTMLInputElement>("seed").value = String(seed);
-    this.showMarks();
-  }
-
-  /** Below the slider: the largest rate that each network has stood and not failed at. */
-  private showMarks(): void {
-    const marks = SIDES.flatMap((side) => {
-      const norm = this.settings.norms[side];
-      const [stood, broke] = [this.stood.get(norm), this.broke.get(norm)];
-      if (stood === undefined) return [];
-      const largest = broke !== undefined && broke <= stood ? RATES[Math.max(0, stopOf(broke) - 1)]! : stood;
-      const mark = document.createElement("span");
-      mark.className = `mark-${side}`;
-      // The thumb's middle runs from half of its width to the track's end less that.
-      const share = stopOf(largest) / (RATES.length - 1);
-      mark.style.left = `calc(8px + ${share} * (100% - 16px))`;
-      mark.textContent = `▲ ${largest}`;
-      mark.dataset.rate = String(largest);
-      mark.title = `The largest rate that this network has stood so far: ${largest}`;
-      return [mark];
-    });
-    element("marks").replaceChildren(...marks);
+    this.rates.show(this.settings);
   }
 
   private showTwins(): void {

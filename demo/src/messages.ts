@@ -3,6 +3,7 @@
 import type { AdapterSummary } from "../../src/device/adapter.ts";
 import type { Histogram } from "../../src/train/statistics.ts";
 import type { KernelResults } from "./kernels.ts";
+import type { Limits } from "./rate-search.ts";
 import type { Settings } from "./settings.ts";
 
 /** The left network or the right one. */
@@ -73,6 +74,22 @@ export interface Answer {
   probabilities: [number[], number[]];
 }
 
+/** A search for the largest rates that each network stands. */
+export interface Search {
+  state: "searching" | "done" | "stopped";
+  /** Of the networks; their rate does not matter. */
+  settings: Settings;
+  /** From 1. */
+  trial: number;
+  /** Of this trial, and how many it has at most. */
+  step: number;
+  steps: number;
+  /** The rate that each network is tried at; null where its limits are known. */
+  rates: [number | null, number | null];
+  /** Null until they are known. */
+  limits: [Limits | null, Limits | null];
+}
+
 export interface Sample {
   /** 28 × 28 bytes. */
   pixels: number[];
@@ -88,6 +105,7 @@ export type FromWorker =
   | { type: "look"; look: Look }
   | { type: "failure"; failure: Failure }
   | { type: "landscape"; landscape: Landscape }
+  | { type: "search"; search: Search }
   | { type: "answer"; answer: Answer }
   /** `progress` from 0 to 1; results at the end. */
   | { type: "kernels"; progress: number; results: KernelResults | null }
@@ -103,5 +121,7 @@ export type ToWorker =
   | { type: "pause" }
   | { type: "step" }
   | { type: "landscape" }
+  | { type: "search" }
+  | { type: "stop-search" }
   | { type: "ask"; pixels: number[] }
   | { type: "kernels" };

@@ -17,6 +17,9 @@ export const DEFAULTS: Settings = { norms: ["batch", "none"], rate: 0.03, depth:
 export const DEPTHS: readonly number[] = [8, 14, 20, 32, 56, 110];
 export const BATCH_SIZES: readonly number[] = [8, 16, 32, 64, 128];
 
+/** Steps at a rate after which a network that has not failed counts as standing it. */
+export const STANDS = 30;
+
 /** In the order of the menus. */
 export const NORMS: readonly { norm: ResNetNorm; name: string; title: string }[] = [
   { norm: "batch", name: "batch-norm", title: "With batch-norm" },

@@ -113,6 +113,13 @@ export class Twin {
     return hasDiverged(this.latest.loss, this.startLoss);
   }
 
+  /** Whether it gives every image of the batch the same answer. */
+  async isStuck(): Promise<boolean> {
+    this.model.train();
+    const [logits] = await this.moments(this.model, this.layers.slice(-1));
+    return isSameAnswer(logits!);
+  }
+
   update(): void {
     this.optimizer.step();
     this.step += 1;
@@ -140,13 +147,12 @@ export class Twin {
     }
   }
 
-  private async moments(model: Module): Promise<LayerMoments[]> {
+  private async moments(model: Module, layers = this.layers): Promise<LayerMoments[]> {
     const found = await probe.activations(model, this.batch.images, {
-      layers: (name, module) =>
-        (module instanceof Conv2d || name === "classifier") && this.layers.includes(name),
+      layers: (name, module) => (module instanceof Conv2d || name === "classifier") && layers.includes(name),
     });
     const byName = new Map(found.map((layer) => [layer.name, layer]));
-    return this.layers.map((name) => {
+    return layers.map((name) => {
       const { mean, variance } = byName.get(name)!;
       return { mean: average(mean.map(Math.abs)), std: average(variance.map(Math.sqrt)) };
     });
@@ -201,7 +207,7 @@ export class Twin {
 
   /** Why this network learns no more, if a look shows that. */
   judge({ layers, step }: Look, rate: number): Failure | null {
-    const same = layers.at(-1)!.std < SAME_ANSWER;
+    const same = isSameAnswer(layers.at(-1)!);
     if (!this.hasDiverged && !same) return null;
     const growth = layers.map(({ std }, i) => std / this.start![i]!.std);
     const layer = growth.findIndex((times) => !(times < BLOWN_UP));
@@ -230,6 +236,8 @@ export class Twin {
     this.model.dispose();
   }
 }
+
+const isSameAnswer = ({ std }: LayerMoments) => std < SAME_ANSWER;
 
 function average(values: ArrayLike<number>): number {
   let sum = 0;

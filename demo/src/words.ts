@@ -1,7 +1,8 @@
 // What the page says: in sentences, from numbers alone.
 
 import type { Failure, Reading, Side } from "./messages.ts";
-import { RATES, type Settings, stopOf, titleOf } from "./settings.ts";
+import type { Limits } from "./rate-search.ts";
+import { RATES, type Settings, STANDS, stopOf, titleOf } from "./settings.ts";
 
 export const percent = (share: number): string => `${Math.round(100 * share)} %`;
 
@@ -127,4 +128,39 @@ export function nextMove(
     sentence: "Both start from the same weights. Give them a moment to learn; then you raise the rate.",
     action: null,
   };
+}
+
+/** What a search is trying. */
+export function tellTrial(settings: Settings, trial: number, rates: readonly (number | null)[]): string {
+  const tried = rates.flatMap((rate, side) =>
+    rate === null ? [] : [`${rate} for ${nameOf(settings, side as Side).replace(/^T/, "t")}`],
+  );
+  return `Trial ${trial}: ${tried.join(", ")}. Training waits meanwhile.`;
+}
+
+/** What a search has found; nothing where there was none. */
+export function tellLimits(settings: Settings, limits: readonly (Limits | null)[]): string {
+  const sentences = limits.flatMap((found, side) =>
+    found ? [`${nameOf(settings, side as Side)} ${tellLimit(found)}.`] : [],
+  );
+  const [a, b] = limits.map((found) => found?.stands ?? null);
+  if (a && b && a !== b) {
+    const side = a > b ? 0 : 1;
+    sentences.push(
+      `${nameOf(settings, side)} stands ${show(Math.max(a, b) / Math.min(a, b))} times the other’s rate.`,
+    );
+  }
+  return sentences.length > 0
+    ? `${sentences.join(" ")} Each was tried for ${STANDS} steps from the start.`
+    : "";
+}
+
+function tellLimit({ stands, stable, open }: Limits): string {
+  const top = RATES.at(-1)!;
+  const diverges = open
+    ? `it does not diverge up to ${top}`
+    : `it diverges at ${RATES[stable === null ? 0 : stopOf(stable) + 1]}`;
+  if (stands === null) return `stands no rate on the slider: ${diverges}`;
+  if (stands === top) return `stands every rate on the slider, up to ${top}`;
+  return `stands rates up to ${stands}; ${stands === stable ? "" : "above that it gets stuck, and "}${diverges}`;
 }

@@ -74,6 +74,12 @@ addEventListener("message", async ({ data }: MessageEvent<ToWorker>) => {
     case "landscape":
       void it.landscape();
       break;
+    case "search":
+      void it.search();
+      break;
+    case "stop-search":
+      it.stopSearch();
+      break;
     case "ask":
       void it.ask(Uint8Array.from(data.pixels));
       break;
