@@ -143,24 +143,21 @@ export function tellLimits(settings: Settings, limits: readonly (Limits | null)[
   const sentences = limits.flatMap((found, side) =>
     found ? [`${nameOf(settings, side as Side)} ${tellLimit(found)}.`] : [],
   );
+  if (sentences.length === 0) return "";
   const [a, b] = limits.map((found) => found?.stands ?? null);
-  if (a && b && a !== b) {
-    const side = a > b ? 0 : 1;
-    sentences.push(
-      `${nameOf(settings, side)} stands ${show(Math.max(a, b) / Math.min(a, b))} times the other’s rate.`,
-    );
-  }
-  return sentences.length > 0
-    ? `${sentences.join(" ")} Each was tried for ${STANDS} steps from the start.`
-    : "";
+  if (a && b && a !== b) sentences.push(`That is ${show(Math.max(a / b, b / a))} times as much.`);
+  return [...sentences, `(${STANDS} steps from the start at each rate.)`].join(" ");
 }
 
 function tellLimit({ stands, stable, open }: Limits): string {
   const top = RATES.at(-1)!;
   const diverges = open
-    ? `it does not diverge up to ${top}`
-    : `it diverges at ${RATES[stable === null ? 0 : stopOf(stable) + 1]}`;
-  if (stands === null) return `stands no rate on the slider: ${diverges}`;
-  if (stands === top) return `stands every rate on the slider, up to ${top}`;
-  return `stands rates up to ${stands}; ${stands === stable ? "" : "above that it gets stuck, and "}${diverges}`;
+    ? `does not diverge up to ${top}`
+    : `diverges at ${RATES[stable === null ? 0 : stopOf(stable) + 1]}`;
+  if (stands === top) return `stands every rate up to ${top}`;
+  if (stands === null) {
+    return `stands none of these rates: it ${stable === null ? "" : "gets stuck, and "}${diverges}`;
+  }
+  if (stands === stable) return `stands ${stands}, and ${diverges}`;
+  return `stands ${stands}; above that it gets stuck, and ${diverges}`;
 }

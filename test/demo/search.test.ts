@@ -43,7 +43,12 @@ describe("the search for the largest rates", () => {
   it("finds by trials what training at these rates comes to, and stops when it is told to", async () => {
     const gpu = await testGpu();
     const said: FromWorker[] = [];
-    const engine = new Engine(gpu, await loadDataset("embedded"), (message) => said.push(message), () => 0);
+    const engine = new Engine(
+      gpu,
+      await loadDataset("embedded"),
+      (message) => said.push(message),
+      () => 0,
+    );
     const searches = () => said.flatMap((one): Search[] => (one.type === "search" ? [one.search] : []));
     const settings: Settings = { ...DEFAULTS, depth: 8, batchSize: 8 };
     await engine.begin(settings);
