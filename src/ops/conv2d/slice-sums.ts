@@ -30,12 +30,18 @@ const WORKGROUP = 64;
 /** Offsets at which every adapter lets a binding start. */
 const ALIGNMENT = 256;
 
-/** Bytes of partial sums that wait: by then what was written first may be out of the cache. */
-function mostBytes(gpu: Gpu): number {
-  return Math.min(gpu.isSoftware ? 2 ** 22 : 2 ** 24, gpu.limits.maxStorageBufferBindingSize);
+/**
+ * Bytes of partial sums that wait, little beside what is in memory at the beginning of the pass. A processor has them in its cache by
+ * then, and each dispatch costs it less.
+ */
+function mostBytes({ isSoftware, stats, limits }: Gpu): number {
+  const most = isSoftware ? LEAST_BYTES : Math.min(8 * LEAST_BYTES, stats.liveBytes / 8);
+  return Math.min(Math.max(most, LEAST_BYTES), limits.maxStorageBufferBindingSize);
 }
 
-/** Words of vec4s that a gradient's partial sums take. */
+const LEAST_BYTES = 2 ** 22;
+
+/** The vec4s that a gradient's partial sums take. */
 export function vec4sOf({ slices, rows, count }: SliceSum): number {
   return slices * rows * Math.ceil(count / 4);
 }
@@ -56,7 +62,10 @@ export class SliceSums implements Ending {
     if (this.waiting.length === MOST || this.used + bytes > room) this.run();
     if (bytes > room) {
       this.dispose();
-      const size = Math.max(bytes, Math.min(MOST * bytes, mostBytes(this.gpu)));
+      const size = Math.max(
+        bytes,
+        Math.min(MOST * bytes, Math.floor(mostBytes(this.gpu) / ALIGNMENT) * ALIGNMENT),
+      );
       this.partials = this.gpu.keep(this.gpu.empty([size / 4]));
     }
     const place = this.partials!.part(this.used, [sum.slices, vec4s / sum.slices, 4]);
