@@ -1,3 +1,4 @@
+import { execFileSync } from "node:child_process";
 import { mkdtempSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -5,8 +6,11 @@ import { encodeIdx } from "../../src/data/idx.ts";
 import { generator } from "../helpers/numbers.ts";
 import { repository, run } from "../node/children.ts";
 
-/** What starts the command from its sources. */
-export const PROGRAM = ["--import", "tsx", join(repository, "src/cli/main.ts")];
+// Bundled, as the package has it, the command starts with a fourth of the work that its sources take.
+execFileSync(process.execPath, ["--import", "tsx", join(repository, "scripts/build-cli.ts")]);
+
+/** What starts the command, as it is in the package `fusenorm-cli`. */
+export const PROGRAM = [join(repository, "packages/cli/dist/cli/main.js")];
 
 export const fusenorm = (...args: string[]) => run(process.execPath, [...PROGRAM, ...args]);
 
