@@ -25,5 +25,5 @@ npm run -s docs:build
 
 # A driver that is not here is not asked for: see .ci/run, which installs it.
 lavapipe=$(ls /usr/share/vulkan/icd.d/lvp_icd*.json 2>/dev/null || true)
-step "kernels on the embedded SwiftShader" env FUSENORM_ADAPTER=swiftshader npm test -- test/core test/shaders test/ops test/optim
+step "kernels on the embedded SwiftShader, but for those that Chromium runs there" npm run -s test:swiftshader
 step "everything${lavapipe:+ on lavapipe}, with coverage" env ${lavapipe:+FUSENORM_ADAPTER=lavapipe} npm run coverage

@@ -3,6 +3,7 @@ import { JestAsymmetricMatchers, JestChaiExpect, JestExtend } from "@vitest/expe
 import { type File, startTests, type Task, type VitestRunner } from "@vitest/runner";
 import * as chai from "chai";
 import type { PageTest } from "./harness.ts";
+import { TOO_LARGE } from "./too-large.ts";
 
 export { afterAll, afterEach, beforeAll, beforeEach, describe, it, suite, test } from "@vitest/runner";
 
@@ -10,9 +11,6 @@ chai.use(JestExtend);
 chai.use(JestChaiExpect);
 chai.use(JestAsymmetricMatchers);
 export const expect = chai.expect;
-
-/** The largest cases: minutes on the page's software adapter, and the same kernels as in the others. Node runs them. */
-const TOO_LARGE = /grid dimension|65,535|layers of a residual network|every variant|everything, more than/;
 
 /** Collects and runs test files, given as functions that import them, but for the tests whose names fit `leftOut`. */
 export async function runFiles(
