@@ -21,12 +21,12 @@ import {
   COMPARED_STEPS,
   type Contender,
   EPSILON,
-  LEARNING_RATE,
   MOMENTUM,
   type NetworkWork,
   normals,
   type Prepared,
   type ResNetWork,
+  rateOf,
   type Work,
   type WorkData,
 } from "./work.ts";
@@ -171,7 +171,7 @@ function prepareStep(gpu: Gpu, work: ResNetWork | NetworkWork, data: WorkData): 
     data.parameters.forEach(({ data: values }, i) => {
       parameters[i]!.write(values);
     });
-    return new SGD(parameters, { lr: LEARNING_RATE, momentum: MOMENTUM });
+    return new SGD(parameters, { lr: rateOf(work), momentum: MOMENTUM });
   };
   const capture = () =>
     gpu.capture(() => {

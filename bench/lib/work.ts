@@ -56,6 +56,11 @@ export interface WorkData {
 /** Of the training step: SGD as PyTorch has it, without weight decay. */
 export const LEARNING_RATE = 0.05;
 export const MOMENTUM = 0.9;
+
+/** The rate of a work's steps: small where a network of 50 layers, at random weights, would soon turn rounding errors into other losses. */
+export function rateOf(work: PeerWork): number {
+  return work.op === "network" ? LEARNING_RATE / 50 : LEARNING_RATE;
+}
 /** Training steps whose losses the contenders are compared by; from the second on they depend on gradients. */
 export const COMPARED_STEPS = 3;
 

@@ -6,12 +6,12 @@ import {
   COMPARED_STEPS,
   type Contender,
   EPSILON,
-  LEARNING_RATE,
   MOMENTUM,
   type NetworkWork,
   type PeerWork,
   type Prepared,
   type ResNetWork,
+  rateOf,
   TO_NCHW,
   TO_NHWC,
   transpose,
@@ -199,7 +199,7 @@ class JaxContender implements Contender {
         targets,
       ) as unknown as [Array, Array[]];
       const nextVelocity = velocity.map((v, i) => v.mul(MOMENTUM).add(grads[i]!));
-      const nextParameters = parameters.map((p, i) => p.sub(nextVelocity[i]!.ref.mul(LEARNING_RATE)));
+      const nextParameters = parameters.map((p, i) => p.sub(nextVelocity[i]!.ref.mul(rateOf(work))));
       return [value, nextParameters, nextVelocity] as [Array, Array[], Array[]];
     });
     let state: State = start();

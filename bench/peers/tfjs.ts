@@ -6,13 +6,13 @@ import {
   COMPARED_STEPS,
   type Contender,
   EPSILON,
-  LEARNING_RATE,
   MOMENTUM,
   type NetworkWork,
   type Parameter,
   type PeerWork,
   type Prepared,
   type ResNetWork,
+  rateOf,
   transpose,
   type WorkData,
 } from "../lib/work.ts";
@@ -194,7 +194,7 @@ class TfjsContender implements Contender {
     const labels = tf.oneHot(tf.tensor1d(Int32Array.from(data.labels), "int32"), classes);
     const initial = data.parameters.map((parameter) => this.layout(parameter));
     const variables = initial.map(({ values, shape }) => tf.variable(tf.tensor(values, shape)));
-    let optimizer = tf.train.momentum(LEARNING_RATE, MOMENTUM);
+    let optimizer = tf.train.momentum(rateOf(work), MOMENTUM);
     const logits = () =>
       work.op === "network" ? trained(tf, work, x, variables) : resnet(tf, work.depth, x, variables);
     const loss = () => tf.losses.softmaxCrossEntropy(labels, logits()) as Tf.Scalar;
@@ -209,7 +209,7 @@ class TfjsContender implements Contender {
           tf.tidy(() => variables[i]!.assign(tf.tensor(values, shape)));
         });
         optimizer.dispose();
-        optimizer = tf.train.momentum(LEARNING_RATE, MOMENTUM);
+        optimizer = tf.train.momentum(rateOf(work), MOMENTUM);
         const losses: Float32Array[] = [];
         for (let i = 0; i < COMPARED_STEPS; i += 1) {
           const value = step();
