@@ -40,6 +40,7 @@ export {
 export { type FoldedBatchNorms, foldBatchNorm } from "./nn/fold.ts";
 export { type Init, initWeights, manualSeed } from "./nn/init.ts";
 export {
+  AdaptiveAvgPool2d,
   AvgPool2d,
   Conv2d,
   type Conv2dLayerOptions,
@@ -53,11 +54,17 @@ export {
   type InitOptions,
   LeakyReLU,
   Linear,
+  LogSoftmax,
   MaxPool2d,
   ReLU,
   ReLU6,
   Sequential,
+  Sigmoid,
   SiLU,
+  Softmax,
+  Softplus,
+  Tanh,
+  Upsample,
 } from "./nn/layers.ts";
 export type { ImageKind, ImageNetworkOptions } from "./nn/models/image-options.ts";
 export { type MobileNetV2, type MobileNetV2Options, mobilenetV2 } from "./nn/models/mobilenet.ts";

@@ -6,7 +6,7 @@ import { add, mul, normalize, sub } from "../ops/elementwise/elementwise.ts";
 import { reshape } from "../ops/reshape.ts";
 import { checkInstance } from "../options.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { BatchNorm2d } from "./layers.ts";
+import { BatchNorm2d, ConvTranspose2d } from "./layers.ts";
 import { Module, type NormedLayer } from "./module.ts";
 import { isParameter, setFrozen } from "./module-state.ts";
 
@@ -19,7 +19,7 @@ export interface FoldedBatchNorms {
 }
 
 /**
- * Puts batch-norms into the convolutions and linear layers before them, for inference: w' = w·γ/√(variance + eps) and b' =
+ * Puts batch-norms into the convolutions, transposed ones too, and linear layers before them, for inference: w' = w·γ/√(variance + eps) and b' =
  * (b − mean)·γ/√(variance + eps) + β with the running statistics. The network gives the same outputs up to rounding, without the
  * norms; it is changed in place, and its state has other names then. A norm whose input comes from elsewhere stays, such as the
  * first of each block of a pre-activation network.
@@ -55,21 +55,30 @@ export function foldBatchNorm(model: Module): FoldedBatchNorms {
   return { folded, left: left.map(([, name]) => name) };
 }
 
+/** The weight with that of each output channel multiplied by its element of `factor`. */
+function scaledOutputs(layer: NormedLayer["layer"], factor: Tensor): Tensor {
+  const { weight } = layer;
+  if (!(layer instanceof ConvTranspose2d)) {
+    return mul(weight, reshape(factor, [factor.size, ...weight.shape.slice(1).map(() => 1)]));
+  }
+  // Output channels are the last axis, those of the group that an input channel, the first axis, is in.
+  const { groups = 1 } = layer.options;
+  const perGroup = factor.size / groups;
+  const byGroup = reshape(weight, [groups, weight.size / factor.size, perGroup]);
+  return reshape(mul(byGroup, reshape(factor, [groups, 1, perGroup])), weight.shape);
+}
+
 function fold({ layer, norm, remove }: NormedLayer): void {
   const { weight, bias } = layer;
   const { gpu } = weight;
   const [scaled, shift] = noGrad(() =>
     gpu.scope(() => {
-      const channels = weight.shape.slice(0, 1);
+      const channels = norm.runningVar!.shape;
       const zeros = gpu.zeros(channels);
       const gamma = norm.weight ?? gpu.full(channels, 1);
       const factor = normalize(gamma, zeros, norm.runningVar!, norm.eps);
-      const perFilter = weight.shape.map((size, axis) => (axis === 0 ? size : 1));
       const centred = mul(sub(bias ?? zeros, norm.runningMean!), factor);
-      const both = [
-        mul(weight, reshape(factor, perFilter)),
-        norm.bias ? add(centred, norm.bias) : centred,
-      ] as const;
+      const both = [scaledOutputs(layer, factor), norm.bias ? add(centred, norm.bias) : centred] as const;
       for (const tensor of both) gpu.keep(tensor.materialize());
       return both;
     }),

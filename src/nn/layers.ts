@@ -1,28 +1,12 @@
 import { ShapeError } from "../errors.ts";
 import type { Gpu } from "../gpu.ts";
 import {
-  type Activation,
-  activate,
-  checkGelu,
-  checkLeakyRelu,
-  type GeluOptions,
-  type LeakyReluOptions,
-} from "../ops/activations.ts";
-import {
   type ConvTranspose2dOptions,
   checkConvTranspose2d,
   convTranspose2d,
 } from "../ops/conv-transpose2d.ts";
 import { type Conv2dOptions, checkConv2d, conv2d } from "../ops/conv2d/conv2d.ts";
 import { linear } from "../ops/linear.ts";
-import {
-  type AvgPool2dOptions,
-  avgPool2d,
-  checkPool2d,
-  globalAvgPool2d,
-  type MaxPool2dOptions,
-  maxPool2d,
-} from "../ops/pool2d.ts";
 import { flatten } from "../ops/reshape.ts";
 import {
   checkFlag,
@@ -37,13 +21,28 @@ import { ANY, checkGpu, checkTensor } from "../tensor/check.ts";
 import { Random } from "../tensor/random.ts";
 import { type Shape, sizeOf } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { ActivationLayer } from "./activations.ts";
 import { BatchNorm2d } from "./batch-norm.ts";
 import { checkInit, type Init, initWeights, sharedRandom } from "./init.ts";
 import { Module, type NormedLayer, parameter } from "./module.ts";
 import { isHooked } from "./module-state.ts";
 import type { Parametrizations } from "./weight-norm.ts";
 
+export {
+  GELU,
+  Hardswish,
+  LeakyReLU,
+  LogSoftmax,
+  ReLU,
+  ReLU6,
+  Sigmoid,
+  SiLU,
+  Softmax,
+  Softplus,
+  Tanh,
+} from "./activations.ts";
 export { BatchNorm2d, type BatchNorm2dOptions, checkBatchNorm2d } from "./batch-norm.ts";
+export { AdaptiveAvgPool2d, AvgPool2d, GlobalAvgPool2d, MaxPool2d, Upsample } from "./pools.ts";
 
 /** Where initial weights come from. */
 export interface InitOptions {
@@ -240,96 +239,11 @@ export class Linear extends WeightLayer {
   }
 }
 
-/** Applies an activation to each element; right after a `BatchNorm2d` in a `Sequential`, in its pass over memory. */
-abstract class ActivationLayer extends Module {
-  constructor(readonly activation: Activation) {
-    super();
-  }
-  forward(x: Tensor): Tensor {
-    return activate(this.constructor.name, x, this.activation);
-  }
-}
-
-/** See `relu`. */
-export class ReLU extends ActivationLayer {
-  constructor() {
-    super("relu");
-  }
-}
-
-/** See `relu6`. */
-export class ReLU6 extends ActivationLayer {
-  constructor() {
-    super("relu6");
-  }
-}
-
-/** See `leakyRelu`. */
-export class LeakyReLU extends ActivationLayer {
-  constructor(options: LeakyReluOptions = {}) {
-    super({ name: "leakyRelu", negativeSlope: checkLeakyRelu("LeakyReLU", options) });
-  }
-}
-
-/** See `silu`. */
-export class SiLU extends ActivationLayer {
-  constructor() {
-    super("silu");
-  }
-}
-
-/** See `gelu`. */
-export class GELU extends ActivationLayer {
-  constructor(options: GeluOptions = {}) {
-    super(checkGelu("GELU", options));
-  }
-}
-
-/** See `hardSwish`. */
-export class Hardswish extends ActivationLayer {
-  constructor() {
-    super("hardSwish");
-  }
-}
-
-export class MaxPool2d extends Module {
-  constructor(
-    private readonly kernelSize: number | readonly [number, number],
-    private readonly options: MaxPool2dOptions = {},
-  ) {
-    super();
-    checkPool2d("MaxPool2d", kernelSize, options, false);
-  }
-  forward(x: Tensor): Tensor {
-    return maxPool2d(x, this.kernelSize, this.options);
-  }
-}
-
-export class AvgPool2d extends Module {
-  constructor(
-    private readonly kernelSize: number | readonly [number, number],
-    private readonly options: AvgPool2dOptions = {},
-  ) {
-    super();
-    checkPool2d("AvgPool2d", kernelSize, options, true);
-  }
-  forward(x: Tensor): Tensor {
-    return avgPool2d(x, this.kernelSize, this.options);
-  }
-}
-
 /** Gives x itself: a place where other networks have a layer. */
 export class Identity extends Module {
   forward(x: Tensor): Tensor {
     checkTensor("Identity", "x", x, { dtypes: ANY });
     return x;
-  }
-}
-
-/** [N, H, W, C] → [N, C]. */
-export class GlobalAvgPool2d extends Module {
-  forward(x: Tensor): Tensor {
-    return globalAvgPool2d(x);
   }
 }
 
@@ -358,7 +272,8 @@ export class Sequential extends Module {
     const { layers } = this;
     for (const [i, layer] of layers.entries()) {
       const norm = layers[i + 1];
-      if (!(layer instanceof Conv2d || layer instanceof Linear) || !(norm instanceof BatchNorm2d)) continue;
+      const folds = layer instanceof Conv2d || layer instanceof ConvTranspose2d || layer instanceof Linear;
+      if (!folds || !(norm instanceof BatchNorm2d)) continue;
       const remove = () => {
         layers[i + 1] = new Identity();
         layers[i + 1]!.path = norm.path;

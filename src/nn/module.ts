@@ -6,7 +6,7 @@ import type { DType } from "../tensor/dtype.ts";
 import { isGenerator } from "../tensor/generator.ts";
 import { formatShape, type Shape, sameShape } from "../tensor/shape.ts";
 import { Tensor, type TensorData } from "../tensor/tensor.ts";
-import type { BatchNorm2d, Conv2d, Linear } from "./layers.ts";
+import type { BatchNorm2d, Conv2d, ConvTranspose2d, Linear } from "./layers.ts";
 import { type Forward, setFrozen, wrapForward } from "./module-state.ts";
 import { type Summary, summarize } from "./summary.ts";
 
@@ -33,7 +33,7 @@ const LOAD_OPTIONS = optionNames<LoadOptions>({ strict: 0 });
 
 /** A layer whose output goes to a norm, and nowhere else. */
 export interface NormedLayer {
-  layer: Conv2d | Linear;
+  layer: Conv2d | ConvTranspose2d | Linear;
   norm: BatchNorm2d;
   /** Leaves the norm out of the module that has it. */
   remove(): void;

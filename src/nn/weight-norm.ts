@@ -1,4 +1,4 @@
-// Weight normalisation (Salimans & Kingma 2016): w = g · v / ‖v‖, one length g and one direction v per output channel.
+// Weight normalisation (Salimans & Kingma 2016): w = g · v / ‖v‖, one length g and one direction v per filter.
 
 import { noGrad } from "../autograd/tape.ts";
 import { ShapeError, UsageError } from "../errors.ts";
@@ -6,10 +6,10 @@ import { mul, normalize } from "../ops/elementwise/elementwise.ts";
 import { sum } from "../ops/reduce/reduce.ts";
 import { show } from "../options.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { Conv2d, Linear } from "./layers.ts";
+import { Conv2d, ConvTranspose2d, Linear } from "./layers.ts";
 import { Module } from "./module.ts";
 
-/** ‖v‖² per output channel, [K, 1, …]. */
+/** ‖v‖² per filter, [K, 1, …]. */
 function squaredNorms(v: Tensor): Tensor {
   const rest = v.shape.map((_, axis) => axis).slice(1);
   return sum(mul(v, v), rest, { keepDims: true });
@@ -20,7 +20,7 @@ function dividedByNorm(x: Tensor, squares: Tensor): Tensor {
   return normalize(x, x.gpu.zeros(squares.shape), squares, 0);
 }
 
-/** The weight of length g (`original0`, [K, 1, …]) and direction v (`original1`, the weight's shape), per output channel. */
+/** The weight of length g (`original0`, [K, 1, …]) and direction v (`original1`, the weight's shape), per filter. */
 class WeightNorm extends Module {
   constructor(
     readonly original0: Tensor,
@@ -52,17 +52,19 @@ export class Parametrizations extends Module {
 }
 
 /**
- * Gives a layer a weight of separate length and direction, each learned: w = g · v / ‖v‖ with one g per output channel. The layer
- * computes what it did before, until it is trained. Its parameters are then `parametrizations.weight.original0` (g) and
+ * Gives a layer a weight of separate length and direction, each learned: w = g · v / ‖v‖ with one g per output channel, or per input
+ * channel of a `ConvTranspose2d`: along the weight's first axis, as PyTorch's default has it. The layer computes what it did before, until it is trained. Its parameters are then `parametrizations.weight.original0` (g) and
  * `.original1` (v), as in PyTorch's `torch.nn.utils.parametrizations.weight_norm`; `layer.weight` is worked out of them each
  * time that it is read, and belongs to who reads it.
  *
  * Make the optimizer after it. A channel whose weights are all 0 has no direction: its weights become NaN.
  * @returns the layer
  */
-export function weightNorm<T extends Conv2d | Linear>(layer: T): T {
-  if (!(layer instanceof Conv2d || layer instanceof Linear)) {
-    throw new ShapeError(`weightNorm: layer is ${show(layer)}; expected a Conv2d or a Linear`);
+export function weightNorm<T extends Conv2d | ConvTranspose2d | Linear>(layer: T): T {
+  if (!(layer instanceof Conv2d || layer instanceof ConvTranspose2d || layer instanceof Linear)) {
+    throw new ShapeError(
+      `weightNorm: layer is ${show(layer)}; expected a Conv2d, a ConvTranspose2d or a Linear`,
+    );
   }
   if (layer.parametrizations) {
     throw new UsageError(`weightNorm: the ${layer.constructor.name} has a weight norm; expected one without`);

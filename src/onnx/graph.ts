@@ -7,7 +7,7 @@ import type { Tensor } from "../tensor/tensor.ts";
 /** Numbers of the format's enumerations. */
 const FLOAT = 1;
 const INT64 = 7;
-const KINDS = { FLOAT: 1, INT: 2, INTS: 7 } as const;
+const KINDS = { FLOAT: 1, INT: 2, STRING: 3, INTS: 7 } as const;
 
 export interface OnnxNode {
   opType: string;
@@ -51,7 +51,7 @@ export class Graph {
     return `${what}_${this.count}`;
   }
 
-  /** Adds a node of one output, and returns that: `out`, or a name of its own. Attributes are integers but for `floats`. */
+  /** Adds a node of one output, and returns that: `out`, or a name of its own. Attributes are integers but for `floats` and `strings`. */
   node(
     opType: string,
     input: readonly string[],
@@ -59,10 +59,12 @@ export class Graph {
       out = this.fresh("value"),
       ints = {},
       floats = {},
+      strings = {},
     }: {
       out?: string;
       ints?: Record<string, number | readonly number[]>;
       floats?: Record<string, number>;
+      strings?: Record<string, string>;
     } = {},
   ): string {
     const attribute = [
@@ -72,6 +74,9 @@ export class Graph {
           : { name, type: KINDS.INTS, ints: [...value] },
       ),
       ...Object.entries(floats).map(([name, f]) => ({ name, type: KINDS.FLOAT, f })),
+      ...Object.entries(strings).map(([name, text]) => ({
+        ...{ name, type: KINDS.STRING, s: new TextEncoder().encode(text) },
+      })),
     ];
     this.nodes.push({ opType, name: this.fresh(opType), input: [...input], output: [out], attribute });
     return out;
@@ -85,6 +90,11 @@ export class Graph {
   integers(values: readonly number[]): string {
     const data = BigInt64Array.from(values, BigInt);
     return this.constant(new Uint8Array(data.buffer), [values.length], INT64);
+  }
+
+  /** How many images a value has, as a list of one integer. */
+  batchOf(value: string): string {
+    return this.node("Shape", [value], { ints: { start: 0, end: 1 } });
   }
 
   private constant(rawData: Uint8Array, dims: Shape, dataType: number): string {

@@ -68,6 +68,86 @@ const conv2d: Writer = async (graph, recorded) => {
   });
 };
 
+/** Of PyTorch's arithmetic: padding is what is cut off. */
+const convTranspose2d: Writer = async (graph, recorded) => {
+  const { stride, padding, outputPadding, dilation, groups = 1 } = recorded.params;
+  const weight = constant(recorded, "weight")!;
+  const [K, R, S, C] = weight.shape as [number, number, number, number];
+  const data = permute(await read(weight), weight.shape, CHANNELS_SECOND);
+  graph.node("ConvTranspose", [dynamic(recorded), graph.floats(data, [K, C, R, S])], {
+    out: recorded.out,
+    ints: {
+      ...{ kernel_shape: [R, S], strides: both(stride, 1), dilations: both(dilation, 1) },
+      ...{ pads: pads(padding, [0, 0]), output_padding: both(outputPadding, 0), group: groups as number },
+    },
+  });
+};
+
+/** Of sizes that are given the scale is their ratio, of factors the factor itself: as in PyTorch. */
+const interpolate: Writer = (graph, recorded) => {
+  const { scaleFactor, mode = "nearest", alignCorners = false } = recorded.params;
+  const x = dynamic(recorded);
+  const [, P, Q, C] = recorded.outShape as [number, number, number, number];
+  const how =
+    scaleFactor === undefined
+      ? ["", graph.node("Concat", [graph.batchOf(x), graph.integers([C, P, Q])], { ints: { axis: 0 } })]
+      : [graph.floats(Float32Array.of(1, 1, ...both(scaleFactor, 1)), [4])];
+  graph.node("Resize", [x, "", ...how], {
+    out: recorded.out,
+    strings:
+      mode === "nearest"
+        ? { mode: "nearest", coordinate_transformation_mode: "asymmetric", nearest_mode: "floor" }
+        : {
+            mode: "linear",
+            coordinate_transformation_mode: alignCorners ? "align_corners" : "half_pixel",
+          },
+  });
+};
+
+/** Numbers in the order of the axes here, in that of the axes there. */
+const axesThere = <T>(values: readonly T[]): T[] =>
+  values.length === 4 ? CHANNELS_SECOND.map((axis) => values[axis]!) : [...values];
+
+const concat: Writer = async (graph, recorded) => {
+  const { axis } = recorded.params as { axis: number };
+  const rank = recorded.outShape.length;
+  const operands: string[] = [];
+  for (const field of Object.keys(recorded.inputs)) operands.push(await operand(graph, recorded, field));
+  const along = axesThere(recorded.outShape.map((_, i) => i)).indexOf(axis < 0 ? axis + rank : axis);
+  graph.node("Concat", operands, { out: recorded.out, ints: { axis: along } });
+};
+
+const pad: Writer = (graph, recorded) => {
+  const { padding, value } = recorded.params as { padding: [number, number][]; value: number };
+  const sides = axesThere(padding);
+  const amounts = graph.integers([...sides.map(([before]) => before), ...sides.map(([, after]) => after)]);
+  const input = [dynamic(recorded), amounts, graph.floats(Float32Array.of(value), [])];
+  graph.node("Pad", input, { out: recorded.out });
+};
+
+/** A node of one input and no attributes. */
+const plain =
+  (opType: string): Writer =>
+  (graph, recorded) => {
+    graph.node(opType, [dynamic(recorded)], { out: recorded.out });
+  };
+
+/** log(1 + exp(beta · x)) / beta; its threshold is where float32 gives x. */
+const softplus: Writer = (graph, recorded) => {
+  const { BETA } = recorded.params as { BETA: number };
+  if (BETA === 1) return plain("Softplus")(graph, recorded);
+  const beta = graph.floats(Float32Array.of(BETA), []);
+  const scaled = graph.node("Mul", [dynamic(recorded), beta]);
+  graph.node("Div", [graph.node("Softplus", [scaled]), beta], { out: recorded.out });
+};
+
+const clamp: Writer = (graph, recorded) => {
+  const { LOW, HIGH, HAS_LOW, HAS_HIGH } = recorded.params as Record<string, number>;
+  const bound = (value: number) => graph.floats(Float32Array.of(value), []);
+  const bounds = [HAS_LOW ? bound(LOW!) : "", ...(HAS_HIGH ? [bound(HIGH!)] : [])];
+  graph.node("Clip", [dynamic(recorded), ...bounds], { out: recorded.out });
+};
+
 const batchNorm: Writer = async (graph, recorded) => {
   const { training, eps, runningMean, runningVar, activation } = recorded.params as Record<string, unknown>;
   if (training) {
@@ -245,7 +325,11 @@ const softmax =
 
 /** By the op's name. */
 export const WRITERS: Record<string, Writer> = {
-  ...{ conv2d, batchNorm, linear, mean, reshape, scale, subsample },
+  ...{ conv2d, convTranspose2d, batchNorm, linear, mean, reshape, scale, subsample },
+  ...{ interpolate, concat, pad, clamp, softplus },
+  ...{ exp: plain("Exp"), log: plain("Log"), sqrt: plain("Sqrt"), abs: plain("Abs") },
+  ...{ sigmoid: plain("Sigmoid"), tanh: plain("Tanh") },
+  ...{ maximum: binary("Max"), minimum: binary("Min") },
   ...{ maxPool2d: pool("MaxPool"), avgPool2d: pool("AveragePool") },
   ...{ relu: activation("relu"), relu6: activation("relu6"), leakyRelu: activation("leakyRelu") },
   ...{ silu: activation("silu"), hardSwish: activation("hardSwish") },

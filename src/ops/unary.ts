@@ -115,19 +115,24 @@ export interface SoftplusOptions {
 
 const SOFTPLUS = optionNames<SoftplusOptions>({ beta: 0, threshold: 0 });
 
+/** @throws ShapeError, UsageError for options that fit no tensor at all; else the kernel's constants. */
+export function checkSoftplus(op: string, options: SoftplusOptions): { BETA: number; THRESHOLD: number } {
+  checkOptions(op, options, SOFTPLUS);
+  const { beta = 1, threshold = 20 } = options;
+  checkFloat(op, "beta", beta);
+  checkFloat(op, "threshold", threshold);
+  if (!(Math.fround(beta) > 0)) {
+    throw new ShapeError(`${op}: beta is ${show(beta)}; expected a number above 0`);
+  }
+  return { BETA: beta, THRESHOLD: threshold };
+}
+
 /**
  * log(1 + exp(beta · x)) / beta, any shape, as PyTorch's `softplus`. Keeps x for backward.
  * @throws ShapeError for a beta that is 0 or below, or not finite.
  */
 export function softplus(x: Tensor, options: SoftplusOptions = {}): Tensor {
-  checkOptions("softplus", options, SOFTPLUS);
-  const { beta = 1, threshold = 20 } = options;
-  checkFloat("softplus", "beta", beta);
-  checkFloat("softplus", "threshold", threshold);
-  if (!(Math.fround(beta) > 0)) {
-    throw new ShapeError(`softplus: beta is ${show(beta)}; expected a number above 0`);
-  }
-  return ops.softplus({ x }, { BETA: beta, THRESHOLD: threshold });
+  return ops.softplus({ x }, checkSoftplus("softplus", options));
 }
 
 /**

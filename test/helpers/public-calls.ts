@@ -408,6 +408,19 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
   const absent: Argument = { value: null, accepts: (v) => v === null };
   const perChannelBuffer = () => orNull(bufferOf(32));
 
+  const softplusOptions = options({ beta: number(1, 1e-3, 3e38), threshold: slope });
+  const outputSize = either(
+    positive(2),
+    list([2, 3], (v) => v === null || (Number.isInteger(v) && (v as number) >= 1)),
+  );
+  const interpolation = options(
+    {
+      size: { value: [3, 5], accepts: (v) => pair(3, 1).accepts(v) },
+      mode: choice("bilinear", "nearest"),
+      alignCorners: flag(true),
+    },
+    ["size"],
+  );
   const reduction = choice("mean", "sum", "none");
 
   return {
@@ -460,7 +473,7 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
     sigmoid: unary(core.sigmoid),
     tanh: unary(core.tanh),
     softplus: {
-      args: [x4, optional(options({ beta: number(1, 1e-3, 3e38), threshold: slope }))],
+      args: [x4, optional(softplusOptions)],
       call: core.softplus,
     },
     clamp: { args: [x4, orNull(slope), optional(orNull(slope))], call: core.clamp },
@@ -554,27 +567,11 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
       call: core.avgPool2d,
     },
     adaptiveAvgPool2d: {
-      args: [
-        x4,
-        either(
-          positive(2),
-          list([2, 3], (v) => v === null || (Number.isInteger(v) && (v as number) >= 1)),
-        ),
-      ],
+      args: [x4, outputSize],
       call: core.adaptiveAvgPool2d,
     },
     interpolate: {
-      args: [
-        x4,
-        options(
-          {
-            size: { value: [3, 5], accepts: (v) => pair(3, 1).accepts(v) },
-            mode: choice("bilinear", "nearest"),
-            alignCorners: flag(true),
-          },
-          ["size"],
-        ),
-      ],
+      args: [x4, interpolation],
       call: core.interpolate,
     },
     globalAvgPool2d: unary(core.globalAvgPool2d),
@@ -905,6 +902,39 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
     "GlobalAvgPool2d.forward": {
       names: ["globalAvgPool2d"],
       ...unary((t: core.Tensor) => new core.GlobalAvgPool2d().forward(t)),
+    },
+    Sigmoid: { args: [], call: () => new core.Sigmoid() },
+    "Sigmoid.forward": { names: ["sigmoid"], ...unary((t: core.Tensor) => new core.Sigmoid().forward(t)) },
+    Tanh: { args: [], call: () => new core.Tanh() },
+    "Tanh.forward": { names: ["tanh"], ...unary((t: core.Tensor) => new core.Tanh().forward(t)) },
+    Softplus: {
+      args: [optional(softplusOptions)],
+      call: (...args: ConstructorParameters<typeof core.Softplus>) => new core.Softplus(...args),
+    },
+    "Softplus.forward": { names: ["softplus"], ...unary((t: core.Tensor) => new core.Softplus().forward(t)) },
+    Softmax: { args: [], call: () => new core.Softmax() },
+    "Softmax.forward": { names: ["softmax"], ...unary((t: core.Tensor) => new core.Softmax().forward(t)) },
+    LogSoftmax: { args: [], call: () => new core.LogSoftmax() },
+    "LogSoftmax.forward": {
+      names: ["logSoftmax"],
+      ...unary((t: core.Tensor) => new core.LogSoftmax().forward(t)),
+    },
+    AdaptiveAvgPool2d: {
+      args: [outputSize],
+      call: (...args: ConstructorParameters<typeof core.AdaptiveAvgPool2d>) =>
+        new core.AdaptiveAvgPool2d(...args),
+    },
+    "AdaptiveAvgPool2d.forward": {
+      names: ["adaptiveAvgPool2d"],
+      ...unary((t: core.Tensor) => new core.AdaptiveAvgPool2d(3).forward(t)),
+    },
+    Upsample: {
+      args: [interpolation],
+      call: (...args: ConstructorParameters<typeof core.Upsample>) => new core.Upsample(...args),
+    },
+    "Upsample.forward": {
+      names: ["interpolate"],
+      ...unary((t: core.Tensor) => new core.Upsample({ size: 3 }).forward(t)),
     },
     Identity: { args: [], call: () => new core.Identity() },
     "Identity.forward": {

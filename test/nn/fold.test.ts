@@ -3,7 +3,15 @@
 import { describe, expect, it } from "vitest";
 import { noGrad } from "../../src/autograd/tape.ts";
 import { foldBatchNorm } from "../../src/nn/fold.ts";
-import { BatchNorm2d, Conv2d, Flatten, Linear, ReLU, Sequential } from "../../src/nn/layers.ts";
+import {
+  BatchNorm2d,
+  Conv2d,
+  ConvTranspose2d,
+  Flatten,
+  Linear,
+  ReLU,
+  Sequential,
+} from "../../src/nn/layers.ts";
 import { mobilenetV2 } from "../../src/nn/models/mobilenet.ts";
 import { resnetCifar } from "../../src/nn/models/resnet.ts";
 import { resnet18, resnet50 } from "../../src/nn/models/resnet-imagenet.ts";
@@ -82,6 +90,19 @@ describe("foldBatchNorm", () => {
       expect(relativeError(await conv.bias!.read(), shifts)).toBeLessThan(1e-6);
       expect(model.namedParameters().map(([name]) => name)).toEqual(["layers.0.weight", "layers.0.bias"]);
       model.dispose();
+    }
+  });
+
+  it("folds into transposed convolutions, whose output channels are the weight's last axis and the group", async () => {
+    for (const bias of [true, false]) {
+      for (const groups of [1, 2]) {
+        const conv = new ConvTranspose2d(gpu, 4, 6, [3, 2], { groups, bias, stride: 2, random });
+        const model = await trained(new Sequential(conv, new BatchNorm2d(gpu, 6), new ReLU()));
+        const { folded, left } = await check(model, [2, 3, 4, 4]);
+        expect([folded, left]).toEqual([["layers.1"], []]);
+        expect(model.namedParameters().map(([name]) => name)).toEqual(["layers.0.weight", "layers.0.bias"]);
+        model.dispose();
+      }
     }
   });
 

@@ -1,7 +1,7 @@
 // GroupNorm, InstanceNorm2d, LayerNorm and weightNorm against float64, with PyTorch's names and defaults.
 
 import { describe, expect, it } from "vitest";
-import { Conv2d, Linear } from "../../src/nn/layers.ts";
+import { Conv2d, ConvTranspose2d, Linear } from "../../src/nn/layers.ts";
 import type { Module } from "../../src/nn/module.ts";
 import { GroupNorm, InstanceNorm2d, LayerNorm } from "../../src/nn/norms.ts";
 import { weightNorm } from "../../src/nn/weight-norm.ts";
@@ -109,6 +109,19 @@ describe("weight normalisation", () => {
     await check(weightNorm(new Linear(gpu, 5, 3, { random })), [4, 5], (tape, x, w) =>
       tape.linear(x, weightOf(tape, w), w.bias!),
     );
+  });
+
+  it("of a transposed convolution is along its input channels, as PyTorch's dim of 0", async () => {
+    const layer = weightNorm(new ConvTranspose2d(gpu, 4, 6, [3, 2], { groups: 2, stride: 2, random }));
+    const lengths = layer.parametrizations!.weight.original0;
+    expect(lengths.shape).toEqual([4, 1, 1, 1]);
+    lengths.write(normals(4, 9, 1.5, 0.3));
+    await check(layer, [2, 3, 4, 4], (tape, x, w) => {
+      return tape.convTranspose2d(x, weightOf(tape, w), w.bias!, {
+        ...{ x: [2, 3, 4, 4], weight: [4, 3, 2, 3], stride: [2, 2], padding: [0, 0, 0, 0] },
+        ...{ dilation: [1, 1], groups: 2, outputPadding: [0, 0] },
+      });
+    });
   });
 
   it("is no layer to probes", async () => {

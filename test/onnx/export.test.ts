@@ -4,9 +4,12 @@ import { InferenceSession, Tensor as OrtTensor } from "onnxruntime-web";
 import { describe, expect, it } from "vitest";
 import type { Gpu } from "../../src/gpu.ts";
 import {
+  AdaptiveAvgPool2d,
   AvgPool2d,
   BatchNorm2d,
   Conv2d,
+  ConvTranspose2d,
+  concat,
   Flatten,
   foldBatchNorm,
   GELU,
@@ -15,11 +18,14 @@ import {
   Hardswish,
   LeakyReLU,
   Linear,
+  LogSoftmax,
   MaxPool2d,
-  type Module,
+  Module,
   manualSeed,
+  maximum,
   mobilenetV2,
   noGrad,
+  pad2d,
   plainCifar,
   preactResnetCifar,
   Random,
@@ -27,7 +33,12 @@ import {
   resnet50,
   resnetCifar,
   Sequential,
+  Sigmoid,
   SiLU,
+  Softplus,
+  Tanh,
+  type Tensor,
+  Upsample,
   vgg11,
   weightNorm,
 } from "../../src/index.ts";
@@ -84,6 +95,23 @@ const image = (count: number, seed: number) => {
   return Float32Array.from({ length: count }, () => random.normal());
 };
 
+/** As a U-Net joins what goes down and what comes up. */
+class Joined extends Module {
+  readonly down: Conv2d;
+  readonly up: ConvTranspose2d;
+
+  constructor(gpu: Gpu) {
+    super();
+    this.down = new Conv2d(gpu, 3, 4, 3, { stride: 2, padding: 1 });
+    this.up = new ConvTranspose2d(gpu, 4, 3, 2, { stride: 2 });
+  }
+
+  forward(x: Tensor): Tensor {
+    const up = this.up.forward(this.down.forward(x));
+    return pad2d(concat([x, up, maximum(x, up)]), [1, 0, 2, 3], 0.5);
+  }
+}
+
 const cases: Record<string, { make: (gpu: Gpu) => Module; size: [number, number, number] }> = {
   "resnet18, CIFAR's stem": {
     make: (gpu) => resnet18(gpu, { images: "cifar", width: 8, inChannels: 1, seed: 1 }),
@@ -135,6 +163,46 @@ const cases: Record<string, { make: (gpu: Gpu) => Module; size: [number, number,
   "weight normalisation": {
     make: (gpu) => resnetCifar(gpu, { depth: 8, norm: "weight", seed: 10 }),
     size: [16, 16, 3],
+  },
+  "transposed convolutions": {
+    make: (gpu) => {
+      manualSeed(4);
+      return new Sequential(
+        new ConvTranspose2d(gpu, 4, 6, [3, 2], { stride: [2, 1], padding: [1, 0], groups: 2 }),
+        new BatchNorm2d(gpu, 6),
+        new Sigmoid(),
+        new ConvTranspose2d(gpu, 6, 5, 3, { stride: 2, padding: [0, 1, 2, 1], outputPadding: [1, 0] }),
+        new Tanh(),
+        weightNorm(new ConvTranspose2d(gpu, 5, 4, 2, { dilation: [2, 3], bias: false })),
+        new Softplus(),
+        new ConvTranspose2d(gpu, 4, 4, 3, { groups: 4, stride: 2, padding: 1, outputPadding: 1 }),
+        new Softplus({ beta: 2.5 }),
+        new GlobalAvgPool2d(),
+        new LogSoftmax(),
+      );
+    },
+    size: [5, 4, 4],
+  },
+  "maps made larger and smaller": {
+    make: (gpu) => {
+      manualSeed(5);
+      return new Sequential(
+        new Conv2d(gpu, 2, 3, 1),
+        new Upsample({ scaleFactor: [2, 1.7] }),
+        new Upsample({ size: [9, 20], mode: "bilinear" }),
+        new Upsample({ scaleFactor: 1.3, mode: "bilinear" }),
+        new Upsample({ size: [8, 12], mode: "bilinear", alignCorners: true }),
+        new AdaptiveAvgPool2d([4, 3]),
+        new Upsample({ size: 7 }),
+        new AdaptiveAvgPool2d([null, 1]),
+        new Flatten(),
+      );
+    },
+    size: [6, 9, 2],
+  },
+  "maps side by side": {
+    make: (gpu) => new Sequential(new Joined(gpu), new GlobalAvgPool2d()),
+    size: [6, 8, 3],
   },
   "layers by hand": {
     make: (gpu) => {
