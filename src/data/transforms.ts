@@ -196,12 +196,13 @@ export interface RandomErasingOptions {
 const ERASING = optionNames<RandomErasingOptions>({ p: 0, scale: 0, ratio: 0, value: 0 });
 
 function checkRange(op: string, name: string, range: unknown, most: number): readonly [number, number] {
-  const [low, high] = Array.isArray(range) ? (range as [number, number]) : [];
-  if (!Array.isArray(range) || range.length !== 2 || !(low! > 0 && low! <= high! && high! <= most)) {
+  const numbers = Array.isArray(range) && range.every((v) => typeof v === "number") ? range : [];
+  const [low, high] = numbers as [number, number];
+  if (numbers.length !== 2 || !(low > 0 && low <= high && high <= most)) {
     const limit = Number.isFinite(most) ? ` and at most ${most}` : "";
     throw new ShapeError(`${op}: ${name} is ${show(range)}; expected [least, most], above 0${limit}`);
   }
-  return [low!, high!];
+  return [low, high];
 }
 
 /** Random erasing (Zhong et al. 2020), or cutout: one rectangle of an image gets one value. */
@@ -210,8 +211,9 @@ export function randomErasing(options: RandomErasingOptions = {}): Transform {
   const { p = 0.5, value = 0 } = options;
   checkShare("randomErasing", "p", p);
   checkNumber("randomErasing", "value", value);
-  const scale = checkRange("randomErasing", "scale", options.scale ?? [0.02, 0.33], 1);
-  const ratio = checkRange("randomErasing", "ratio", options.ratio ?? [0.3, 3.3], Number.POSITIVE_INFINITY);
+  const { scale: area = [0.02, 0.33], ratio: sides = [0.3, 3.3] } = options;
+  const scale = checkRange("randomErasing", "scale", area, 1);
+  const ratio = checkRange("randomErasing", "ratio", sides, Number.POSITIVE_INFINITY);
   return {
     name: "randomErasing",
     numbers: 4,

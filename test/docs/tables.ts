@@ -60,8 +60,12 @@ export async function ourNames(): Promise<{ roots: object[]; dispose(): void }> 
   const module = new core.Linear(gpu, 2, 2, { random: new core.Random(1) });
   const optimizer = new SGD(module.parameters(), { lr: 1 });
   const tensor = gpu.zeros([1]);
+  const sequential = new core.Sequential(new core.ReLU());
   return {
-    roots: [core, node, onnx, { gpu, module, model: module, optimizer, tensor, t: tensor, loss: tensor }],
+    roots: [
+      ...[core, node, onnx],
+      { gpu, module, model: module, sequential, optimizer, tensor, t: tensor, loss: tensor },
+    ],
     dispose() {
       optimizer.dispose();
       module.dispose();

@@ -82,6 +82,7 @@ const PLAIN = new Set([
     "Tensor.zeroGrad",
     "Tensor.dispose",
   ],
+  ...["Compose.run", "Compose.dispose"],
   ...["Trainer.profileStep", "Trainer.state", "Trainer.dispose", "RecipeTrainer.dispose"],
 ]);
 
@@ -94,7 +95,11 @@ const isClass = (value: unknown): value is { prototype: object } & Record<string
 /** Functions, classes and methods that are exported, but for errors, constants and what is internal. */
 export function publicNames(): string[] {
   const names: string[] = [];
-  for (const [prefix, module] of Object.entries({ "": core, "node.": node })) {
+  for (const [prefix, module] of Object.entries({
+    "": core,
+    "node.": node,
+    "transforms.": core.transforms,
+  })) {
     for (const [name, value] of Object.entries(module)) {
       if (typeof value !== "function") continue;
       if (!isClass(value)) {
@@ -421,6 +426,14 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
     },
     ["size"],
   );
+  const isAbove0 = (v: unknown) => typeof v === "number" && Number.isFinite(v) && v > 0;
+  const isRange = (v: unknown) =>
+    Array.isArray(v) && v.length === 2 && Array.from(v).every(isAbove0) && v[0] <= v[1];
+  const side = (value: number, low: number) => integer(value, low, 2 ** 14);
+  const composed = new core.transforms.Compose(gpu, [core.transforms.randomHorizontalFlip()], {
+    images,
+    labels,
+  });
   const reduction = choice("mean", "sum", "none");
 
   return {
@@ -935,6 +948,74 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
     "Upsample.forward": {
       names: ["interpolate"],
       ...unary((t: core.Tensor) => new core.Upsample({ size: 3 }).forward(t)),
+    },
+    "transforms.randomCrop": {
+      names: ["randomCrop"],
+      args: [optional(options({ padding: side(1, 0), height: side(4, 1), width: side(4, 1) }))],
+      call: core.transforms.randomCrop,
+    },
+    "transforms.randomHorizontalFlip": {
+      names: ["randomHorizontalFlip"],
+      args: [optional(options({ p: probability }))],
+      call: core.transforms.randomHorizontalFlip,
+    },
+    "transforms.resize": {
+      names: ["resize"],
+      args: [options({ height: side(4, 1), width: side(4, 1) }, ["height", "width"])],
+      call: core.transforms.resize,
+    },
+    "transforms.colorJitter": {
+      names: ["colorJitter"],
+      args: [options({ brightness: number(0.2, 0), contrast: number(0.2, 0), saturation: number(0.2, 0) })],
+      call: core.transforms.colorJitter,
+    },
+    "transforms.randomErasing": {
+      names: ["randomErasing"],
+      args: [
+        optional(
+          options({
+            ...{ p: probability, value: number(0) },
+            scale: { value: [0.1, 0.3], accepts: () => false },
+            ratio: { value: [0.3, 3.3], accepts: isRange },
+          }),
+        ),
+      ],
+      call: core.transforms.randomErasing,
+    },
+    "transforms.normalize": {
+      names: ["normalize"],
+      args: [
+        options({ mean: list([0.5, 0.5], Number.isFinite), std: list([0.2, 0.2], isAbove0) }, [
+          "mean",
+          "std",
+        ]),
+      ],
+      call: core.transforms.normalize,
+    },
+    "transforms.mixup": {
+      names: ["mixup"],
+      args: [options({ classes: positive(6), alpha: number(0.2, 1e-300) }, ["classes"])],
+      call: core.transforms.mixup,
+    },
+    "transforms.Compose": {
+      names: ["Compose"],
+      args: [
+        aGpu,
+        list([core.transforms.randomHorizontalFlip()], () => false),
+        options(
+          { images: tensor(images), labels: tensor(labels, ["uint32"]), seed: integer(3, 0, 2 ** 32 - 1) },
+          ["images", "labels"],
+        ),
+      ],
+      call: (...args: ConstructorParameters<typeof core.transforms.Compose>) =>
+        new core.transforms.Compose(...args).dispose(),
+    },
+    "Compose.draw": {
+      args: [
+        integer(1, 0, 2 ** 32 - 1),
+        list([0, 1, 2, 3, 4, 5], (v) => Number.isSafeInteger(v) && (v as number) >= 0),
+      ],
+      call: (epoch: number, indices: ArrayLike<number>) => composed.draw(epoch, indices),
     },
     Identity: { args: [], call: () => new core.Identity() },
     "Identity.forward": {
