@@ -61,7 +61,7 @@ const LONG: readonly ConvKind[] = [
 export const CONVS = RUNS > 1000 ? LONG : SHORT;
 
 /** The sizes of the likeliest as the chooser has them: N, H, W, C, K, R. */
-export const LIKELIEST = SHORT.slice(0, 1).map(({ x, K, size }) => `${x.join("x")}x${K}x${size}x`);
+export const LIKELIEST = SHORT.slice(0, 2).map(({ x, K, size }) => `${x.join("x")}x${K}x${size}x`);
 
 /** Transposed convolutions: each has kernels of its own, as those above. */
 const TRANSPOSES: readonly (Omit<ConvKind, "K"> & { C: number; stride: number; padding: number })[] = [
@@ -127,7 +127,8 @@ export type Wish =
       norm: Norm;
       before: number | null;
       after: number | null;
-      next: "relu" | "conv" | "both";
+      next: "activate" | "conv" | "both";
+      activation: (typeof ACTIVATIONS)[number];
     }
   /** Convolutions of one map or of several, their batch-norms after all of them, in any order; then their sum. */
   | { wish: "branches"; x: Which; kinds: number[]; order: number; apart: boolean; norm: Norm; relu: boolean }
@@ -285,7 +286,8 @@ const making = fc.oneof(
 
 const view = fc.oneof({ weight: 2, arbitrary: fc.constant(null) }, { weight: 1, arbitrary: fc.nat(9) });
 const block = record("block", {
-  ...{ x: which, norm, before: view, after: view, next: fc.constantFrom("relu", "conv", "conv", "both") },
+  ...{ x: which, norm, before: view, after: view, next: fc.constantFrom("activate", "conv", "conv", "both") },
+  activation: fc.constantFrom("relu" as const, "relu" as const, "relu" as const, ...ACTIVATIONS),
   kind: fc.oneof({ weight: 3, arbitrary: kind }, { weight: 1, arbitrary: fc.constant(null) }),
 }) as fc.Arbitrary<Wish>;
 
@@ -548,8 +550,14 @@ class Builder {
         if (each.before !== null) this.grant({ ...plain, wish: "reshape", to: each.before });
         this.grant({ ...plain, wish: "norm", ...each.norm, x: each.kind === null ? each.x : 0 });
         if (each.after !== null) this.grant({ ...plain, wish: "reshape", to: each.after });
-        if (each.next !== "conv") this.grant({ ...plain, wish: "relu" });
-        if (each.next !== "relu") this.grant({ ...conv, kind: (each.kind ?? 0) + 1 });
+        const { activation } = each;
+        if (each.next !== "conv") {
+          this.grant({
+            ...plain,
+            ...(activation === "relu" ? { wish: "relu" } : { wish: "activate", activation }),
+          });
+        }
+        if (each.next !== "activate") this.grant({ ...conv, kind: (each.kind ?? 0) + 1 });
         return;
       }
       default: {

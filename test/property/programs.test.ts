@@ -48,7 +48,7 @@ interface Mode extends Choices {
   folds: boolean;
 }
 
-/** Folded on both families, and one of the other ways; in a short run that for every other one, and one convolution tiled. */
+/** Folded on both families, and one of the other ways; in a short run that for every other one, and two convolutions in tiles or bands. */
 function modesOf(program: Program): Mode[] {
   const quick = (kernel: string, shape: string) =>
     RUNS <= 1000 && (kernel !== "conv2d.forward" || !LIKELIEST.some((sizes) => shape.startsWith(sizes)));
