@@ -105,7 +105,8 @@ export class Chart {
             stroke,
             width: dotted ? 1.25 : 2,
             dash: dotted ? [3, 4] : undefined,
-            points: { show: false },
+            // Before there is a line.
+            points: { show: (plot) => plot.data[0].length === 1, size: 7, fill: stroke },
             spanGaps: false,
             ...(shape.bars
               ? { fill: stroke, paths: uPlot.paths.bars!({ size: [1, Number.POSITIVE_INFINITY], gap: 0 }) }

@@ -24,10 +24,13 @@ export class CompileAhead {
   private readonly dry: Gpu;
   private readonly wanted = new Map<string, GPUComputePipelineDescriptor>();
 
-  /** `without`: features that kernels are chosen without. */
+  /** `without`: features that kernels are chosen without; `variants`: by kernel, which is taken. */
   constructor(
     private readonly device: GPUDevice,
-    { without = [] }: { without?: readonly GPUFeatureName[] } = {},
+    {
+      without = [],
+      variants = {},
+    }: { without?: readonly GPUFeatureName[]; variants?: Readonly<Record<string, string>> } = {},
   ) {
     const features = new Set(
       [...device.features].filter((name) => !without.includes(name as GPUFeatureName)),
@@ -50,6 +53,9 @@ export class CompileAhead {
         createBindGroup: () => ({}),
       }),
     );
+    for (const gpu of [this.gpu, this.dry]) {
+      for (const [kernel, variant] of Object.entries(variants)) gpu.variants.force(kernel, variant);
+    }
   }
 
   /** Compiles what `work` dispatches; it is run once on a `Gpu` that does nothing, and may not read from it. */

@@ -118,7 +118,8 @@ export class Engine {
   /** What a step dispatches. */
   private oneStep(gpu: Gpu, settings: Settings): void {
     const run = this.prepare(gpu, settings);
-    this.compute(run, run.twins);
+    this.gather(run);
+    for (const twin of run.twins) twin.compute();
     for (const twin of run.twins) twin.update();
     this.drop(run);
   }
@@ -160,13 +161,12 @@ export class Engine {
     };
   }
 
-  /** Encodes forward and backward of `twins` on the batch of this step. */
-  private compute({ step, sampler, dataset, indices, epoch, batch }: Run, twins: readonly Twin[]): void {
+  /** Encodes how the batch of this step gets to where the twins read it. */
+  private gather({ step, sampler, dataset, indices, epoch, batch }: Run): void {
     const number = Math.floor(step / sampler.batchesPerEpoch);
     indices.write(sampler.indices(number, step % sampler.batchesPerEpoch));
     epoch.write([number]);
     dataset.gather(indices, epoch, batch.images, batch.labels);
-    for (const twin of twins) twin.compute();
   }
 
   rate(rate: number): Promise<void> {
@@ -209,14 +209,19 @@ export class Engine {
       this.pause();
       return;
     }
-    this.compute(run, alive);
     const readings: [Reading | null, Reading | null] = [null, null];
+    const tell = () =>
+      this.say({ type: "step", step: run.step, rate: run.rate, readings: [readings[0], readings[1]] });
+    this.gather(run);
     await Promise.all(
       alive.map(async (twin) => {
+        twin.compute();
         readings[twin.side] = await twin.read();
+        // The first curve does not wait for the other network.
+        if (run.step < FIRST_LOOK) tell();
       }),
     );
-    this.say({ type: "step", step: run.step, rate: run.rate, readings });
+    if (run.step >= FIRST_LOOK) tell();
     // The curves come first: a look takes kernels of its own.
     const late = this.now() - run.looked >= Math.max(LOOK_EVERY_MS, run.lookMs / LOOK_SHARE);
     const due = look || (run.step >= FIRST_LOOK && late);
@@ -300,7 +305,8 @@ export class Engine {
     for (let step = 0; trial && !order.stopped && going().length > 0; step += 1) {
       await this.enqueue(async () => {
         const twins = going();
-        this.compute(trial!, twins);
+        this.gather(trial!);
+        for (const twin of twins) twin.compute();
         await Promise.all(twins.map((twin) => twin.read()));
         for (const twin of twins) {
           if (twin.hasDiverged) verdicts[twin.side] = "diverged";

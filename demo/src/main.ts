@@ -52,6 +52,11 @@ class Page {
   private classNames: string[] = [];
   private curve: Curve = { steps: [], loss: [[], []], accuracy: [[], []] };
   private smooth: [Reading | null, Reading | null] = [null, null];
+  /** The step that was told last, and of which networks. */
+  private told: { step: number; readings: readonly [Reading | null, Reading | null] } = {
+    step: -1,
+    readings: [null, null],
+  };
   private latest: [Look | null, Look | null] = [null, null];
   private landscapes: [Landscape | null, Landscape | null] = [null, null];
   private failures: [Failure | null, Failure | null] = [null, null];
@@ -237,6 +242,7 @@ class Page {
     this.settings = { ...settings };
     this.curve = { steps: [], loss: [[], []], accuracy: [[], []] };
     this.smooth = [null, null];
+    this.told = { step: -1, readings: [null, null] };
     this.latest = [null, null];
     this.landscapes = [null, null];
     this.failures = [null, null];
@@ -260,16 +266,18 @@ class Page {
       this.showSettings();
     }
     element("count").textContent = `step ${step}`;
+    const before = this.told.step === step ? this.told.readings : [null, null];
+    this.told = { step, readings };
     for (const side of SIDES) {
       const reading = readings[side];
-      if (!reading) continue;
-      const before = this.smooth[side];
-      const mix = (old: number, now: number) => (Number.isFinite(now) ? old + SMOOTHING * (now - old) : now);
+      if (!reading || before[side]) continue;
+      const old = this.smooth[side];
+      const mix = (was: number, now: number) => (Number.isFinite(now) ? was + SMOOTHING * (now - was) : now);
       // A blow-up is not smoothed away.
-      const jump = !before || reading.loss > 3 * before.loss + 3;
+      const jump = !old || reading.loss > 3 * old.loss + 3;
       this.smooth[side] = jump
         ? reading
-        : { loss: mix(before.loss, reading.loss), accuracy: mix(before.accuracy, reading.accuracy) };
+        : { loss: mix(old.loss, reading.loss), accuracy: mix(old.accuracy, reading.accuracy) };
       if (rate === this.settings.rate) this.stepsAtRate[side] += 1;
       if (this.stepsAtRate[side] === STANDS) {
         this.rates.marks.stood(this.settings, side);
@@ -277,11 +285,12 @@ class Page {
       }
     }
     if (step % this.every === 0) {
-      this.curve.steps.push(step);
+      if (this.curve.steps.at(-1) !== step) this.curve.steps.push(step);
+      const last = this.curve.steps.length - 1;
       for (const side of SIDES) {
         const here = readings[side] && this.smooth[side];
-        this.curve.loss[side].push(here?.loss ?? null);
-        this.curve.accuracy[side].push(here ? 100 * here.accuracy : null);
+        this.curve.loss[side][last] = here?.loss ?? null;
+        this.curve.accuracy[side][last] = here ? 100 * here.accuracy : null;
       }
       if (this.curve.steps.length > MOST_POINTS) this.thin();
     }

@@ -101,6 +101,7 @@ export type FromWorker =
   /** Fresh networks; what was seen before is of others. */
   | { type: "begin"; settings: Settings; layers: number }
   | { type: "playing"; playing: boolean }
+  /** One of the first steps is told twice: when one network's reading is there, and when both are. */
   | { type: "step"; step: number; rate: number; readings: [Reading | null, Reading | null] }
   | { type: "look"; look: Look }
   | { type: "failure"; failure: Failure }
