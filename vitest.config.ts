@@ -1,12 +1,27 @@
 import { defineConfig } from "vitest/config";
+import { BaseSequencer, type TestSpecification } from "vitest/node";
 
-// One worker: the software adapters use every core themselves, and GPU timing-free
-// tests gain nothing from contending for the device.
+/** Begun first, the longest of all first: whatever is begun last may run alone on one of two cores. */
+const LONG = ["test/browser/", "test/deno/", "test/ops/", "test/cli/"];
+
+class LongOnesFirst extends BaseSequencer {
+  override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
+    const rank = ({ moduleId }: TestSpecification) => {
+      const at = LONG.findIndex((folder) => moduleId.includes(`/${folder}`));
+      return at < 0 ? LONG.length : at;
+    };
+    return (await super.sort(files)).sort((a, b) => rank(a) - rank(b));
+  }
+}
+
+// Two workers. A software adapter runs a kernel on every core, but compiles it on one, and where nothing is cached, compiling
+// is most of the time: nine tenths for the tests of conv2d's tiles and of pooling.
 export default defineConfig({
   test: {
     include: ["test/**/*.test.ts"],
     pool: "forks",
-    maxWorkers: 1,
+    maxWorkers: 2,
+    sequence: { sequencer: LongOnesFirst },
     isolate: false,
     env: { FUSENORM_CHOICES: "off" },
     testTimeout: 400_000,
