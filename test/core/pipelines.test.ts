@@ -10,10 +10,23 @@ import { Recent } from "../../src/device/recent.ts";
 import type { WordCache } from "../../src/device/words.ts";
 import * as shaders from "../../src/generated/shaders.ts";
 import type { Gpu } from "../../src/gpu.ts";
+import {
+  BatchNorm2d,
+  Conv2d,
+  GlobalAvgPool2d,
+  Linear,
+  MaxPool2d,
+  ReLU,
+  Sequential,
+} from "../../src/nn/layers.ts";
 import { requestGpu } from "../../src/node/request.ts";
 import { relu } from "../../src/ops/activations.ts";
 import { conv2d } from "../../src/ops/conv2d/conv2d.ts";
 import { sum } from "../../src/ops/reduce/reduce.ts";
+import { softmaxCrossEntropy } from "../../src/ops/softmax/softmax-cross-entropy.ts";
+import { AdamW } from "../../src/optim/adam.ts";
+import { SGD } from "../../src/optim/sgd.ts";
+import type { Tensor } from "../../src/tensor/tensor.ts";
 import { SmallNetwork } from "../helpers/batch-sizes.ts";
 import { normals } from "../helpers/numbers.ts";
 
@@ -146,6 +159,34 @@ describe.each(["software", "hardware"] as const)("batches of many sizes, with th
     expect(gpu.stats.liveBuffers).toBe(live);
     for (const cache of Object.values(cacheSizes())) expect(cache.size).toBeLessThanOrEqual(cache.capacity);
     network.dispose();
+  });
+
+  it.each([
+    ["SGD", (parameters: Tensor[]) => new SGD(parameters, { lr: 0.1, momentum: 0.9 })],
+    ["AdamW", (parameters: Tensor[]) => new AdamW(parameters)],
+  ] as const)("compile nothing for the last one of an epoch, with %s", async (_name, make) => {
+    const model = new Sequential(
+      ...[new Conv2d(gpu, 3, 16, 3, { padding: 1 }), new BatchNorm2d(gpu, 16), new ReLU(), new MaxPool2d(2)],
+      ...[new Conv2d(gpu, 16, 16, 3, { padding: 1, stride: 2 }), new BatchNorm2d(gpu, 16), new ReLU()],
+      ...[new GlobalAvgPool2d(), new Linear(gpu, 16, 10)],
+    );
+    const optimizer = make(model.parameters());
+    const counts: number[] = [];
+    for (const n of [32, 32, 17]) {
+      gpu.scope(() => {
+        const x = gpu.tensor(normals(n * 16 * 16 * 3, n), [n, 16, 16, 3]);
+        const classes = Uint32Array.from({ length: n }, (_, i) => i % 10);
+        softmaxCrossEntropy(model.forward(x), gpu.tensor(classes, [n], { dtype: "uint32" })).backward();
+        optimizer.step();
+        model.zeroGrad();
+      });
+      await gpu.sync();
+      counts.push(gpu.stats.pipelines);
+    }
+    expect(counts[0]).toBeGreaterThan(15);
+    expect(counts[2]).toBe(counts[1]);
+    optimizer.dispose();
+    model.dispose();
   });
 
   it("give the numbers of one image after the other", async () => {

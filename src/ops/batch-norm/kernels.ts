@@ -594,10 +594,22 @@ export class BatchNormKernels {
     return spec;
   }
 
-  /** Invocations that merge a channel's partials in a workgroup. */
+  /**
+   * Invocations that merge a channel's partials in a workgroup: one for each, or as many as a larger batch took, so that the last
+   * batch of an epoch needs no kernel of its own. Those without a partial change no number, as they merge nothing.
+   */
   private mergers(slices: number): number {
-    const partials = (slices * this.width) / this.layout.channels;
-    return Math.min(largestWorkgroup(this.gpu), 2 ** Math.ceil(Math.log2(Math.max(1, partials))));
+    const { gpu, width, layout } = this;
+    const partials = (slices * width) / layout.channels;
+    const own = Math.min(largestWorkgroup(gpu), 2 ** Math.ceil(Math.log2(Math.max(1, partials))));
+    let byChannels = mostMergers.get(gpu);
+    if (!byChannels) {
+      byChannels = new Recent(MOST_LAYOUTS);
+      mostMergers.set(gpu, byChannels);
+    }
+    const most = Math.max(own, byChannels.get(layout.channels) ?? 0);
+    byChannels.set(layout.channels, most);
+    return most;
   }
 
   private run<E extends Entry>(ctx: Pick<Context, "run">, entry: E, bindings: BoundBy<E>, how: How): void {
@@ -636,6 +648,8 @@ const WITHOUT_PARAMS = { eps: 0, momentum: 0 };
 /** Layouts whose kernels are remembered. */
 const MOST_LAYOUTS = 512;
 const known = new WeakMap<Gpu, Recent<string, BatchNormKernels>>();
+/** By number of channels, `mergers` so far. */
+const mostMergers = new WeakMap<Gpu, Recent<number, number>>();
 
 /** The kernels for [count, channels] of x's type on this adapter, made once while it is in use. */
 export function batchNormKernels(gpu: Gpu, count: number, channels: number, dtype: DType): BatchNormKernels {

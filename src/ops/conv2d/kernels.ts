@@ -14,7 +14,7 @@ import type { Tensor } from "../../tensor/tensor.ts";
 import type { OpContext } from "../define-op.ts";
 import { largestWorkgroup } from "../grid.ts";
 import { loadsByScalarUnit, onlyLanes, subgroupLanes } from "../subgroups.ts";
-import { addUpOne, type SliceSums, vec4sOf } from "./slice-sums.ts";
+import { addUpOne, MANY_SLICES, type SliceSums, vec4sOf } from "./slice-sums.ts";
 
 /** All sizes of one convolution. */
 export interface ConvGeometry {
@@ -797,12 +797,15 @@ function sumOfSlices(
   partials: (out: Tensor, slices: number) => void,
 ): Tensor {
   const { gpu } = ctx;
-  const slices = sliceCount(rows, Math.ceil((gpu.isSoftware ? SOFTWARE_WORKGROUPS : 2 * BUSY) / tiles));
+  const wanted = Math.ceil((gpu.isSoftware ? SOFTWARE_WORKGROUPS : 2 * BUSY) / tiles);
+  const slices = sliceCount(rows, wanted);
   if (slices === 1 && count % 4 === 0) {
     partials(out, 1);
     return out;
   }
-  const sum = { out, slices, rows: out.size / count, count, serves };
+  // By what is wanted, not by what the rows give: a smaller last batch takes the same kernel.
+  const shared = !gpu.isSoftware && wanted >= MANY_SLICES;
+  const sum = { out, slices, rows: out.size / count, count, shared, serves };
   // While variants are timed the sum's time belongs to its own.
   if (late && gpu.variants.trials.size === 0) {
     const place = late.add(sum);

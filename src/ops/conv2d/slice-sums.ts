@@ -13,6 +13,8 @@ export interface SliceSum {
   slices: number;
   rows: number;
   count: number;
+  /** Whether the lanes of a workgroup share the slices of a number. */
+  shared: boolean;
   /** Whose time the sum counts for. */
   serves: readonly Choice[];
 }
@@ -24,8 +26,8 @@ interface Placed extends SliceSum {
 
 /** Gradients of one dispatch: what `Sums` of sum_partials.wgsl has places for. */
 const MOST = 16;
-/** Slices above which the lanes of a workgroup share those of a number, on adapters with many lanes. */
-const MANY_SLICES = 32;
+/** Slices from which on the lanes of a workgroup share those of a number, on adapters with many lanes. */
+export const MANY_SLICES = 32;
 const WORKGROUP = 64;
 /** Offsets at which every adapter lets a binding start. */
 const ALIGNMENT = 256;
@@ -81,7 +83,7 @@ export class SliceSums implements Ending {
     const groups: { storage: Storage; shared: boolean; sums: Placed[] }[] = [];
     for (const sum of wanted) {
       const { storage } = sum.out.range;
-      const shared = areShared(this.gpu, sum);
+      const { shared } = sum;
       const group = groups.find((one) => one.storage === storage && one.shared === shared);
       if (group) group.sums.push(sum);
       else groups.push({ storage, shared, sums: [sum] });
@@ -101,18 +103,14 @@ export class SliceSums implements Ending {
   }
 }
 
-function areShared(gpu: Gpu, { slices }: SliceSum): boolean {
-  return !gpu.isSoftware && slices >= MANY_SLICES;
-}
-
 /** Adds up the partial sums in `partials` of one gradient, which begin there. */
 export function addUpOne(gpu: Gpu, partials: Tensor, sum: SliceSum): void {
   addUp(gpu, partials, [{ ...sum, at: 0 }]);
 }
 
-/** Adds up partial sums of gradients that lie in one buffer, all of them with many slices or none. */
+/** Adds up partial sums that lie in one buffer, of gradients all `shared` or none of them. */
 function addUp(gpu: Gpu, partials: Tensor, sums: readonly Placed[]): void {
-  const shared = areShared(gpu, sums[0]!);
+  const { shared } = sums[0]!;
   const { out, starts } = hull(sums.map((sum) => sum.out.range));
   const sizes = sums.flatMap(({ slices, rows, count, at }) => [slices, rows, count, at]);
   const vec4s = Math.max(...sums.map((sum) => vec4sOf(sum) / sum.slices));
