@@ -8,7 +8,7 @@
 //
 // advance      counts the step of each parameter, and works out what depends on its number: coefficients = (lr / (1 − β1ᵗ),
 //              1 / √(1 − β2ᵗ), decay, or lr · decay where it is DECOUPLED). One invocation a parameter
-// step         one invocation owns one vec4 per step of a grid-stride loop. Traffic: seven passes
+// step         one invocation owns one vec4 per step of its walk (lib/blocks.wgsl). Traffic: seven passes
 // step_amsgrad the same with the maximum of all v so far (Reddi et al. 2018). Nine passes
 //
 // Layouts: w, grad, exp_avg (m), exp_avg_sq (v) flat and equally long, in whole vec4s; rates = (lr, decay) of each parameter. No
@@ -84,7 +84,8 @@ fn finish(i: u32, at: Moments, second: vec4<f32>, c: vec3<f32>) {
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn step(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-  for (var i = id.x; i < size.vec4s; i += groups.x * WORKGROUP_SIZE) {
+  let walk = walk_of(id.x, groups.x * WORKGROUP_SIZE);
+  for (var i = walk.first; i < walk.end; i += walk.step) {
     let c = coefficients[parameter_of(blocks[block_of(i)])];
     let at = moved(i, c.z);
     finish(i, at, at.second, c);
@@ -93,7 +94,8 @@ fn step(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn step_amsgrad(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-  for (var i = id.x; i < size.vec4s; i += groups.x * WORKGROUP_SIZE) {
+  let walk = walk_of(id.x, groups.x * WORKGROUP_SIZE);
+  for (var i = walk.first; i < walk.end; i += walk.step) {
     let c = coefficients[parameter_of(blocks[block_of(i)])];
     let at = moved(i, c.z);
     let most = max(max_exp_avg_sq[i], at.second);

@@ -13,7 +13,7 @@
 // Sums are made in blocks of 16 vec4s, so that rounding does not grow with the number of parameters. The largest |g| is that of
 // its bits as integers, so that a NaN counts as larger than infinity, and the norm of a gradient with one is NaN.
 //
-// Layout: gradients flat, in whole vec4s. One invocation owns one vec4 per step of a grid-stride loop; barriers in total alone.
+// Layout: gradients flat, in whole vec4s. One invocation owns one vec4 per step of its walk (lib/blocks.wgsl); barriers in total alone.
 
 //#import blocks
 
@@ -82,7 +82,8 @@ fn packed_terms(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workg
   var sum = vec4<f32>(0.0);
   var part = vec4<f32>(0.0);
   var taken = 0u;
-  for (var i = id.x; i < size.vec4s; i += groups.x * WORKGROUP_SIZE) {
+  let walk = walk_of(id.x, groups.x * WORKGROUP_SIZE);
+  for (var i = walk.first; i < walk.end; i += walk.step) {
     let count = blocks[block_of(i)] & 127u;
     let before = 4u * (i % BLOCK_VEC4S);
     part = joined(part, terms(i, max(count, before) - before));
@@ -97,7 +98,8 @@ fn loose_terms(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgr
   var sum = vec4<f32>(0.0);
   var part = vec4<f32>(0.0);
   var taken = 0u;
-  for (var i = id.x; i < size.vec4s; i += groups.x * WORKGROUP_SIZE) {
+  let walk = walk_of(id.x, groups.x * WORKGROUP_SIZE);
+  for (var i = walk.first; i < walk.end; i += walk.step) {
     part = joined(part, terms(i, sums.elements - 4u * i));
     taken += 1u;
     if (taken % 16u == 0u) { sum = joined(sum, part); part = vec4<f32>(0.0); }
@@ -132,13 +134,15 @@ fn total(@builtin(local_invocation_index) lane: u32) {
 fn rescale(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
   let scale = by[0];
   if (scale == 1.0) { return; }
-  for (var i = id.x; i < size.vec4s; i += groups.x * WORKGROUP_SIZE) { clipped[i] *= scale; }
+  let walk = walk_of(id.x, groups.x * WORKGROUP_SIZE);
+  for (var i = walk.first; i < walk.end; i += walk.step) { clipped[i] *= scale; }
 }
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn limit(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
   let most = vec4<f32>(sums.maximum);
-  for (var i = id.x; i < size.vec4s; i += groups.x * WORKGROUP_SIZE) {
+  let walk = walk_of(id.x, groups.x * WORKGROUP_SIZE);
+  for (var i = walk.first; i < walk.end; i += walk.step) {
     let g = clipped[i];
     clipped[i] = select(select(g, most, g > most), -most, g < -most); // a NaN stays one
   }

@@ -4,7 +4,7 @@
 //   apply    w = w − lr · (decay · w + d), d made orthogonal in between
 //
 // Layouts: w, grad, momentum_buffer (b), direction (d) flat and equally long, in whole vec4s; rates = (lr, decay) of each parameter.
-// One invocation owns one vec4 per step of a grid-stride loop. No barriers.
+// One invocation owns one vec4 per step of its walk (lib/blocks.wgsl). No barriers.
 
 //#import blocks
 
@@ -24,7 +24,8 @@ override NESTEROV: bool = false;
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn direct(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-  for (var i = id.x; i < size.vec4s; i += groups.x * WORKGROUP_SIZE) {
+  let walk = walk_of(id.x, groups.x * WORKGROUP_SIZE);
+  for (var i = walk.first; i < walk.end; i += walk.step) {
     let g = grad[i];
     let before = momentum_buffer[i];
     let buffer = before + GAIN * (g - before);
@@ -35,7 +36,8 @@ fn direct(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups)
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn apply(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-  for (var i = id.x; i < size.vec4s; i += groups.x * WORKGROUP_SIZE) {
+  let walk = walk_of(id.x, groups.x * WORKGROUP_SIZE);
+  for (var i = walk.first; i < walk.end; i += walk.step) {
     let rate = rates[parameter_of(blocks[block_of(i)])];
     let old = w[i];
     w[i] = old - rate.x * (rate.y * old + direction[i]);

@@ -9,7 +9,7 @@
 // Four entry points, by what they bind: step, and with the buffer b (_momentum), with the mean a of gradients (_centered), with both.
 //
 // Layouts: w, grad, square_avg (s), grad_avg (a), momentum_buffer (b) flat and equally long, in whole vec4s; rates = (lr, decay) of
-// each parameter. One invocation owns one vec4 per step of a grid-stride loop. No barriers. Traffic: five passes, two more for b
+// each parameter. One invocation owns one vec4 per step of its walk (lib/blocks.wgsl). No barriers. Traffic: five passes, two more for b
 // and two more for a.
 
 //#import blocks
@@ -63,7 +63,8 @@ fn with_momentum(i: u32, d: vec4<f32>) -> vec4<f32> {
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn step(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-  for (var i = id.x; i < size.vec4s; i += groups.x * WORKGROUP_SIZE) {
+  let walk = walk_of(id.x, groups.x * WORKGROUP_SIZE);
+  for (var i = walk.first; i < walk.end; i += walk.step) {
     let rate = rate_of(i);
     let g = gradient(i, rate.y);
     w[i] -= rate.x * direction(g, new_square(i, g));
@@ -72,7 +73,8 @@ fn step(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn step_momentum(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-  for (var i = id.x; i < size.vec4s; i += groups.x * WORKGROUP_SIZE) {
+  let walk = walk_of(id.x, groups.x * WORKGROUP_SIZE);
+  for (var i = walk.first; i < walk.end; i += walk.step) {
     let rate = rate_of(i);
     let g = gradient(i, rate.y);
     w[i] -= rate.x * with_momentum(i, direction(g, new_square(i, g)));
@@ -81,7 +83,8 @@ fn step_momentum(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_work
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn step_centered(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-  for (var i = id.x; i < size.vec4s; i += groups.x * WORKGROUP_SIZE) {
+  let walk = walk_of(id.x, groups.x * WORKGROUP_SIZE);
+  for (var i = walk.first; i < walk.end; i += walk.step) {
     let rate = rate_of(i);
     let g = gradient(i, rate.y);
     w[i] -= rate.x * direction(g, new_variance(i, g));
@@ -90,7 +93,8 @@ fn step_centered(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_work
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn step_centered_momentum(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-  for (var i = id.x; i < size.vec4s; i += groups.x * WORKGROUP_SIZE) {
+  let walk = walk_of(id.x, groups.x * WORKGROUP_SIZE);
+  for (var i = walk.first; i < walk.end; i += walk.step) {
     let rate = rate_of(i);
     let g = gradient(i, rate.y);
     w[i] -= rate.x * with_momentum(i, direction(g, new_variance(i, g)));

@@ -7,7 +7,7 @@
 // plain is the rule without momentum, w = w − lr · g.
 //
 // Layouts: w, v, grad flat and equally long, in whole vec4s; rates = (lr, decay) of each parameter. One invocation owns one vec4
-// per step of a grid-stride loop. No barriers. Traffic: five passes (three without momentum).
+// per step of its walk (lib/blocks.wgsl). No barriers. Traffic: five passes (three without momentum).
 //
 // A parameter has had no step yet where its velocity holds UNSTEPPED, the bits of a NaN that arithmetic doesn't make: that
 // needs no count of steps, and is right for each parameter, whenever it first has a gradient, also under a replay. The
@@ -30,7 +30,8 @@ const UNSTEPPED = 0x7fc5eed0u;
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn step(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-  for (var i = id.x; i < size.vec4s; i += groups.x * WORKGROUP_SIZE) {
+  let walk = walk_of(id.x, groups.x * WORKGROUP_SIZE);
+  for (var i = walk.first; i < walk.end; i += walk.step) {
     let rate = rates[parameter_of(blocks[block_of(i)])];
     let old = w[i];
     let g = grad[i] + rate.y * old;
@@ -44,7 +45,8 @@ fn step(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn plain(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-  for (var i = id.x; i < size.vec4s; i += groups.x * WORKGROUP_SIZE) {
+  let walk = walk_of(id.x, groups.x * WORKGROUP_SIZE);
+  for (var i = walk.first; i < walk.end; i += walk.step) {
     let rate = rates[parameter_of(blocks[block_of(i)])];
     let old = w[i];
     w[i] = old - rate.x * (grad[i] + rate.y * old);

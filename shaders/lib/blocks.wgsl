@@ -6,6 +6,15 @@ const BLOCK_VEC4S = 16u;
 struct Size {
   vec4s: u32,
   first_block: u32, // of the buffers' parts that are bound
+  run: u32, // vec4s side by side that an invocation takes; 0: invocations side by side take vec4s side by side
+}
+
+// The vec4s that one of `lanes` invocations goes over.
+struct Walk { first: u32, end: u32, step: u32 }
+
+fn walk_of(lane: u32, lanes: u32) -> Walk {
+  if (size.run == 0u) { return Walk(lane, size.vec4s, lanes); }
+  return Walk(lane * size.run, min((lane + 1u) * size.run, size.vec4s), 1u);
 }
 
 fn block_of(i: u32) -> u32 {

@@ -4,7 +4,7 @@ import * as shaders from "../generated/shaders.ts";
 import { checkOptions, optionNames, show } from "../options.ts";
 import { checkTensor, FLOATS } from "../tensor/check.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { BLOCK_BYTES, checkIterable, gradientRuns, gridOf, rangeOf } from "./packed.ts";
+import { BLOCK_BYTES, checkIterable, gradientRuns, gridOf, rangeOf, walkOf } from "./packed.ts";
 
 /** Options of `clipGradNorm`. */
 export interface ClipGradNormOptions {
@@ -17,7 +17,7 @@ const OPTIONS = optionNames<ClipGradNormOptions>({ normType: 0 });
 /** Gradients that one dispatch goes over. */
 interface Piece {
   grad: BufferRange | Tensor;
-  size: { vec4s: number; first_block: number };
+  size: ReturnType<typeof walkOf>;
   /** The table of blocks, where the gradients are packed. */
   blocks: Tensor | null;
   elements: number;
@@ -31,17 +31,18 @@ function pieces(op: string, parameters: Iterable<Tensor>): { list: Piece[]; firs
     const rule = { dtypes: FLOATS, ...(i > 0 ? { with: ["parameter 0", all[0]!] as [string, Tensor] } : {}) };
     checkTensor(op, `parameter ${i}`, parameter, rule);
   }
+  const first = all[0]!;
   const list = gradientRuns(op, all).map(({ slots, grad }): Piece => {
     const first_block = slots.length > 0 ? slots[0]!.byteOffset / BLOCK_BYTES : 0;
     if (grad) {
-      const size = { vec4s: Math.ceil(grad.byteLength / 16), first_block };
+      const size = walkOf(first.gpu, Math.ceil(grad.byteLength / 16), first_block);
       return { grad, size, blocks: null, elements: grad.size };
     }
     const { gradients, blocks } = slots[0]!.packed;
     const range = rangeOf(gradients, slots);
-    return { grad: range, size: { vec4s: range.byteLength / 16, first_block }, blocks, elements: 0 };
+    return { grad: range, size: walkOf(first.gpu, range.byteLength / 16, first_block), blocks, elements: 0 };
   });
-  return { list, first: all[0]! };
+  return { list, first };
 }
 
 /**
@@ -69,7 +70,7 @@ export function clipGradNorm(
   const terms = { 1: "ABSOLUTE", 2: "SQUARE", Infinity: "LARGEST" } as const;
   const TERM = terms[normType as keyof typeof terms] ?? "POWER";
   const constants = { TERM };
-  const lanes = list.map(({ size }) => gridOf(gpu, size.vec4s)[0]! * 64);
+  const lanes = list.map(({ size }) => gridOf(gpu, size.vec4s)[0] * 64);
   const count = lanes.reduce((sum, own) => sum + own, 0);
   const shader = shaders.clip;
   const common = { count, power: Number.isFinite(normType) ? normType : 0, maximum: maxNorm };

@@ -14,6 +14,7 @@ import {
   Packed,
   rangeOf,
   type Slot,
+  walkOf,
 } from "./packed.ts";
 
 /** Parameters with options of their own; the optimizer's where there is none. */
@@ -42,7 +43,7 @@ export interface Update {
     readonly grad: BufferRange | Tensor;
     readonly rates: Tensor;
     readonly blocks: Tensor;
-    readonly size: { readonly vec4s: number; readonly first_block: number };
+    readonly size: ReturnType<typeof walkOf>;
   };
   readonly grid: Grid;
   range(state: Tensor): BufferRange;
@@ -156,7 +157,7 @@ export abstract class Optimizer {
     for (const { slots, grad } of runs) {
       const range = (state: Tensor) => rangeOf(state, slots);
       const vec4s = Math.ceil((grad ?? range(values)).byteLength / 16);
-      const size = { vec4s, first_block: slots[0]!.byteOffset / BLOCK_BYTES };
+      const size = walkOf(this.gpu, vec4s, slots[0]!.byteOffset / BLOCK_BYTES);
       const bindings = { w: range(values), grad: grad ?? range(gradients), rates, blocks, size };
       this.update({ slots, bindings, grid: gridOf(this.gpu, vec4s), range });
     }
