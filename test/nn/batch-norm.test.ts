@@ -273,6 +273,30 @@ describe("running statistics", () => {
 });
 
 describe("InstanceNorm2d with running statistics", () => {
+  it("moves those of more channels than one step of the grid has invocations", async () => {
+    const channels = 1024 * 64 + 3;
+    const norm = new InstanceNorm2d(gpu, channels, { trackRunningStats: true });
+    const data = normals(2 * channels, 5, 1, 2);
+    const x = gpu.tensor(data, [1, 2, 1, channels]);
+    const y = noGrad(() => norm.forward(x));
+    const { mean, variance } = channelStatistics({ count: 2, channels }, data);
+    const [movedMean, movedVar] = await running(norm);
+    expect(
+      relativeError(
+        movedMean!,
+        mean.map((v) => 0.1 * v),
+      ),
+    ).toBeLessThan(1e-6);
+    expect(
+      relativeError(
+        movedVar!,
+        variance.map((v) => 0.9 + 0.2 * v),
+      ),
+    ).toBeLessThan(1e-6);
+    for (const tensor of [x, y]) tensor.dispose();
+    norm.dispose();
+  });
+
   it("moves them by the averages of each image's own, and normalises by them in inference", async () => {
     const [n, channels, pixels, momentum, eps] = [3, 5, 12, 0.3, 0.01];
     const norm = new InstanceNorm2d(gpu, channels, { trackRunningStats: true, affine: true, momentum, eps });

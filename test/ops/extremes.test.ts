@@ -89,6 +89,7 @@ describe("argmax, argmin", () => {
     [[3, 1025], 1],
     [[2, 700, 3], 1],
     [[70000], null],
+    [[64 * 64 + 3, 2], 1], // more results than one step of a software adapter's grid
   ];
   for (const family of families) {
     it.each(places)(`${family}: %j along %j, with ties`, async (shape, axis) => {

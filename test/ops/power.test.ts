@@ -4,7 +4,7 @@ import { type Shape, sizeOf } from "../../src/tensor/shape.ts";
 import { checkOp, type OpCase } from "../helpers/check-op.ts";
 import { withChoices } from "../helpers/choices.ts";
 import { testGpu } from "../helpers/gpu.ts";
-import { normals } from "../helpers/numbers.ts";
+import { normals, relativeError } from "../helpers/numbers.ts";
 import { elementwise } from "../reference/elementwise.ts";
 
 const shapes: [Shape, Shape, Shape][] = [
@@ -49,6 +49,36 @@ describe("pow with a tensor", () => {
     for (const family of ["software", "hardware"] as const) {
       await withChoices(gpu, { family, folding: "none", seed: 1 }, () => checkOp(cases));
     }
+  });
+
+  it("more elements than one step of the grid", async () => {
+    const gpu = await testGpu();
+    const count = 4 * 64 * 64 + 5;
+    const [base, power, up] = [
+      normals(count, 1).map((v) => Math.exp(0.3 * v)),
+      normals(count, 2),
+      normals(count, 3),
+    ];
+    const x = gpu.tensor(base, [count], { requiresGrad: true });
+    const exponent = gpu.tensor(power, [count], { requiresGrad: true });
+    const dy = gpu.tensor(up, [count]);
+    await withChoices(gpu, { family: "software", folding: "none", seed: 1 }, async () => {
+      const y = pow(x, exponent);
+      y.backward(dy);
+      const values = await y.read();
+      expect(
+        relativeError(
+          values,
+          base.map((v, i) => v ** power[i]!),
+        ),
+      ).toBeLessThan(1e-5);
+      y.dispose();
+    });
+    const dx = base.map((v, i) => up[i]! * power[i]! * v ** (power[i]! - 1));
+    const dp = base.map((v, i) => up[i]! * v ** power[i]! * Math.log(v));
+    expect(relativeError(await x.grad!.read(), dx)).toBeLessThan(1e-5);
+    expect(relativeError(await exponent.grad!.read(), dp)).toBeLessThan(1e-5);
+    for (const tensor of [x, exponent, dy]) tensor.dispose();
   });
 
   it("negative bases to whole exponents", async () => {
