@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { Readable } from "node:stream";
 import { gunzipSync, gzipSync } from "node:zlib";
 import fc from "fast-check";
+import onnxProto from "onnx-proto";
 import { Header } from "tar";
 import { describe, expect, it } from "vitest";
 import { readCifarDataset } from "../../src/data/cifar.ts";
@@ -22,8 +23,11 @@ import { gunzip } from "../../src/data/gzip.ts";
 import { encodeIdx, parseIdx, readIdxDataset } from "../../src/data/idx.ts";
 import { Variants } from "../../src/device/variants.ts";
 import { DataError, FusenormError } from "../../src/errors.ts";
+import { decodeNpy, decodeNpz, encodeNpy, encodeNpz } from "../../src/formats/npy.ts";
+import { decodeSafetensors, encodeSafetensors } from "../../src/formats/safetensors.ts";
 import { downloadFile, fetchDataset } from "../../src/node/download.ts";
 import { unpackTar } from "../../src/node/unpack.ts";
+import { decodeOnnx } from "../../src/onnx/decode.ts";
 import { Random } from "../../src/tensor/random.ts";
 import { type Checkpoint, decodeCheckpoint, encodeCheckpoint } from "../../src/train/checkpoint.ts";
 import { casesOf, checkProperty } from "./check.ts";
@@ -399,6 +403,68 @@ describe("checkpoints", () => {
       (state) => {
         expect(decodeCheckpoint(encodeCheckpoint(state), "f")).toEqual(state);
       },
+    );
+  });
+});
+
+describe("weights of other programs", () => {
+  const tensor = (shape: number[], dtype: "float32" | "uint8" = "float32") => {
+    const size = product(shape);
+    const data = dtype === "uint8" ? bytesOf(size) : Float32Array.from(bytesOf(size), (v) => v - 90.5);
+    return { shape, dtype, data };
+  };
+  const state = { weight: tensor([4, 3, 2]), bias: tensor([4]), count: tensor([], "uint8") };
+  const { onnx } = onnxProto;
+  const { DataType } = onnx.TensorProto;
+  const model = onnx.ModelProto.encode({
+    irVersion: 8,
+    graph: {
+      name: "g",
+      initializer: [
+        { name: "w", dims: [2, 3], dataType: DataType.FLOAT, rawData: bytesOf(24, 100) },
+        { name: "b", dims: [3], dataType: DataType.INT64, int64Data: [1, 2, 3] },
+        { name: "h", dims: [2, 2], dataType: DataType.FLOAT16, int32Data: [1, 2, 3, 4] },
+      ],
+      node: [
+        {
+          ...{ opType: "Constant", output: ["c"] },
+          attribute: [{ name: "value", t: { dims: [2], dataType: DataType.DOUBLE, doubleData: [1, 2] } }],
+        },
+      ],
+    },
+  }).finish();
+
+  type Tensors = Record<string, { shape: readonly number[]; dtype: string; data: ArrayLike<number> }>;
+  const formats: [string, () => Promise<Uint8Array>, (bytes: Uint8Array) => Promise<Tensors>][] = [
+    [
+      "decodeSafetensors",
+      async () => encodeSafetensors(state),
+      async (bytes) => decodeSafetensors(bytes, "f").tensors,
+    ],
+    ["decodeNpy", async () => encodeNpy(state.weight), async (bytes) => ({ only: decodeNpy(bytes, "f") })],
+    ["decodeNpz", () => encodeNpz(state), (bytes) => decodeNpz(bytes, "f", { maxBytes: 1 << 20 })],
+    [
+      "decodeOnnx",
+      async () => Uint8Array.from(model),
+      async (bytes) => (await decodeOnnx(bytes, "f")).tensors,
+    ],
+  ];
+  it.each(formats)("%s", async (name, encode, decode) => {
+    const file = await encode();
+    const whole = await decode(file);
+    expect(Object.keys(whole).length).toBeGreaterThan(0);
+    await checkProperty(
+      name,
+      casesOf(0.3),
+      changes,
+      async (list) => {
+        const tensors = await parsed(() => decode(changed(file, list)), 4 << 20);
+        for (const { shape, data } of Object.values(tensors ?? {})) {
+          expect(shape.every((size) => Number.isSafeInteger(size) && size >= 0)).toBe(true);
+          expect(data.length).toBe(product(shape));
+        }
+      },
+      showChanges,
     );
   });
 });
