@@ -3,16 +3,25 @@
 
 import { Gpu } from "../../src/index.ts";
 
-/** A device that does as `device` does, but for some of its members. */
-function instead(device: GPUDevice, members: Partial<Record<keyof GPUDevice, unknown>>): GPUDevice {
-  return new Proxy(device, {
+/** Does as `it` does, but for some of its members. */
+function instead<T extends object>(it: T, members: Partial<Record<keyof T, unknown>>): T {
+  return new Proxy(it, {
     get(target, name) {
-      if (Object.hasOwn(members, name)) return members[name as keyof GPUDevice];
+      if (Object.hasOwn(members, name)) return members[name as keyof T];
       const value = Reflect.get(target, name, target);
       return typeof value === "function" ? value.bind(target) : value;
     },
   });
 }
+
+const nothing = () => {};
+/** Takes commands, and does nothing. */
+const NO_ENCODER = {
+  beginComputePass: () => ({
+    ...{ setPipeline: nothing, setBindGroup: nothing, dispatchWorkgroups: nothing, end: nothing },
+  }),
+  ...{ copyBufferToBuffer: nothing, clearBuffer: nothing, finish: nothing },
+};
 
 export class CompileAhead {
   /** Takes what is compiled, and compiles what is not. */
@@ -20,7 +29,8 @@ export class CompileAhead {
   private readonly modules = new Map<string, { number: number; module: GPUShaderModule }>();
   private readonly numbers = new WeakMap<GPUShaderModule, number>();
   private readonly compiled = new Map<string, GPUComputePipeline>();
-  /** For the list alone: nothing is compiled, and nothing runs. */
+  private readonly compiling = new Map<string, Promise<void>>();
+  /** For the list alone: nothing is compiled and nothing runs, and what is read from it is zero. */
   private readonly dry: Gpu;
   private readonly wanted = new Map<string, GPUComputePipelineDescriptor>();
 
@@ -51,6 +61,8 @@ export class CompileAhead {
           return { getBindGroupLayout: () => ({}) };
         },
         createBindGroup: () => ({}),
+        createCommandEncoder: () => NO_ENCODER,
+        queue: instead(device.queue, { submit: nothing, writeBuffer: nothing }),
       }),
     );
     for (const gpu of [this.gpu, this.dry]) {
@@ -58,21 +70,21 @@ export class CompileAhead {
     }
   }
 
-  /** Compiles what `work` dispatches; it is run once on a `Gpu` that does nothing, and may not read from it. */
-  async before(work: (gpu: Gpu) => void): Promise<void> {
-    const { dry, wanted, device } = this;
+  /** Compiles what `work` dispatches, which is done once on a `Gpu` that does nothing. */
+  async before(work: (gpu: Gpu) => void | Promise<void>): Promise<void> {
+    const { dry, wanted, device, compiled, compiling } = this;
+    await work(dry);
+    for (const [key, descriptor] of wanted) {
+      if (compiling.has(key)) continue;
+      const pipeline = device.createComputePipelineAsync(descriptor);
+      compiling.set(
+        key,
+        pipeline.then((done) => void compiled.set(key, done)),
+      );
+    }
     wanted.clear();
-    dry.commands.observe(
-      () => {},
-      () => work(dry),
-      { execute: false },
-    );
-    await Promise.all(
-      [...wanted].map(async ([key, descriptor]) => {
-        if (!this.compiled.has(key))
-          this.compiled.set(key, await device.createComputePipelineAsync(descriptor));
-      }),
-    );
+    // Those among them that an earlier call waits for as well.
+    await Promise.all(compiling.values());
   }
 
   private module(descriptor: GPUShaderModuleDescriptor): GPUShaderModule {

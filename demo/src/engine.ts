@@ -22,7 +22,7 @@ const SHOWN = 12;
 /** Looks take at most this share of the time. */
 const LOOK_SHARE = 0.25;
 const LOOK_EVERY_MS = 300;
-/** The step before which nobody looks unasked. */
+/** The step before which nobody looks unasked: the curves come first, and a look takes kernels of its own. */
 const FIRST_LOOK = 2;
 /** Step sizes of the landscape: 10⁻⁴ … 10. */
 const ALPHAS = Array.from({ length: 21 }, (_, i) => 10 ** (-4 + i / 4));
@@ -40,6 +40,8 @@ interface Run {
   epoch: Tensor;
   step: number;
   rate: number;
+  /** Whether the kernels of a look are compiled. */
+  canLook: boolean;
   /** When the last look ended, and how long looks take. */
   looked: number;
   lookMs: number;
@@ -91,13 +93,15 @@ export class Engine {
 
   /** Runs `task` after all that was asked for before; what it throws is told. */
   private enqueue(task: () => void | Promise<void>): Promise<void> {
-    this.tail = this.tail.then(task).catch((error: unknown) => {
-      this.playing = false;
-      this.stopSearch();
-      this.say({ type: "error", what: "other", message: (error as Error).message });
-      this.say({ type: "playing", playing: false });
-    });
+    this.tail = this.tail.then(task).catch((error) => this.fail(error));
     return this.tail;
+  }
+
+  private fail(error: unknown): void {
+    this.playing = false;
+    this.stopSearch();
+    this.say({ type: "error", what: "other", message: (error as Error).message });
+    this.say({ type: "playing", playing: false });
   }
 
   begin(settings: Settings): Promise<void> {
@@ -111,16 +115,19 @@ export class Engine {
       const run = this.prepare(compiler?.gpu ?? this.gpu, settings);
       this.run = run;
       this.say({ type: "begin", settings, layers: run.twins[0].layers.length });
-      await compiler?.before((gpu) => this.oneStep(gpu, settings));
+      await compiler?.before((gpu) => this.rehearse(gpu, settings, "step"));
     });
   }
 
-  /** What a step dispatches. */
-  private oneStep(gpu: Gpu, settings: Settings): void {
+  /** What a step dispatches, and what a look does. */
+  private async rehearse(gpu: Gpu, settings: Settings, part: "step" | "look"): Promise<void> {
     const run = this.prepare(gpu, settings);
     this.gather(run);
-    for (const twin of run.twins) twin.compute();
-    for (const twin of run.twins) twin.update();
+    for (const twin of run.twins) {
+      twin.compute();
+      if (part === "look") await twin.look(run.test, SHOWN);
+      else twin.update();
+    }
     this.drop(run);
   }
 
@@ -129,7 +136,8 @@ export class Engine {
     return this.enqueue(async () => {
       if (this.run !== run) return;
       const { step, rate, looked, lookMs } = run;
-      const next = Object.assign(this.prepare(this.gpu, run.settings), { step, rate, looked, lookMs });
+      const next = this.prepare(this.gpu, run.settings);
+      Object.assign(next, { step, rate, canLook: true, looked, lookMs });
       for (const side of [0, 1] as const) await next.twins[side].goOnFrom(run.twins[side]);
       this.run = next;
       this.drop(run);
@@ -153,7 +161,7 @@ export class Engine {
     return {
       ...{ gpu, settings, batch, test, rate, step: 0, lookMs: 0 },
       twins: [twin(0), twin(1)],
-      looked: Number.NEGATIVE_INFINITY,
+      ...{ canLook: false, looked: Number.NEGATIVE_INFINITY },
       sampler: new BatchSampler({ count, batchSize, seed, dropLast: true }),
       dataset: new DeviceDataset(gpu, small.train, { ...channelMoments(small.train), seed }),
       indices: gpu.keep(gpu.empty([batchSize], "uint32")),
@@ -222,18 +230,28 @@ export class Engine {
       }),
     );
     if (run.step >= FIRST_LOOK) tell();
-    // The curves come first: a look takes kernels of its own.
     const late = this.now() - run.looked >= Math.max(LOOK_EVERY_MS, run.lookMs / LOOK_SHARE);
-    const due = look || (run.step >= FIRST_LOOK && late);
+    const due = look || (run.canLook && late);
     const before = this.now();
     for (const twin of alive) if (due || twin.hasDiverged) await this.lookAt(run, twin);
     if (due) Object.assign(run, { looked: this.now(), lookMs: this.now() - before });
     for (const twin of alive) if (!twin.failure) twin.update();
     run.step += 1;
-    // Not sooner: what is compiled beside the first steps and the first look holds them up.
-    if (this.quick && run.step === FIRST_LOOK + 1) {
-      void this.ahead?.before((gpu) => this.oneStep(gpu, run.settings)).then(() => this.move(run));
-    }
+    // Not sooner: what is compiled beside the first steps holds them up.
+    if (run.step === FIRST_LOOK) this.compileLater(run).catch((error) => this.fail(error));
+  }
+
+  /** The kernels of looks; and where the run began with quick kernels, those that it goes on with. */
+  private async compileLater(run: Run): Promise<void> {
+    const { quick, ahead } = this;
+    await (quick ?? ahead)?.before((gpu) => this.rehearse(gpu, run.settings, "look"));
+    run.canLook = true;
+    if (!quick || !ahead || this.run !== run) return;
+    await ahead.before(async (gpu) => {
+      await this.rehearse(gpu, run.settings, "step");
+      await this.rehearse(gpu, run.settings, "look");
+    });
+    await this.move(run);
   }
 
   private async lookAt(run: Run, twin: Twin): Promise<void> {

@@ -23,7 +23,7 @@ try {
       .map((time) => time.toFixed(0))
       .join(", ");
   console.log(
-    `load ${loadavg()[0]!.toFixed(1)} on ${availableParallelism()} processors; ${await page.innerText("#count")}`,
+    `load ${loadavg()[0]!.toFixed(1)} on ${availableParallelism()} processors; ${await page.textContent("#count")}`,
   );
   console.log(
     `gaps between ${gaps.length} frames: median ${share(0.5)} ms, one in a hundred above ${share(0.01)} ms, largest ${share(0)} ms; ` +
