@@ -96,8 +96,30 @@ export async function bundle(code: string, gpu = here("gpu-in-page.ts")): Promis
   return output.output[0].code;
 }
 
-/** Bundles a module that has `code` and gives what its default export, a function, returns in the page. */
-async function evaluateInPage<T>(code: string): Promise<T> {
+/** What Playwright's pages and Puppeteer's have in common, as far as it is used here. */
+export interface OpenPage {
+  goto(address: string): Promise<unknown>;
+  evaluate(code: string): Promise<unknown>;
+}
+
+export interface OpenBrowser {
+  page: OpenPage;
+  /** What the page said, for messages. */
+  said: string[];
+  close(): Promise<void>;
+}
+
+async function openChromium(): Promise<OpenBrowser> {
+  const browser = await launch();
+  const page = await browser.newPage();
+  const said: string[] = [];
+  page.on("console", (message) => said.push(message.text()));
+  page.on("pageerror", (error) => said.push(String(error)));
+  return { page, said, close: () => browser.close() };
+}
+
+/** Bundles a module that has `code` and gives what its default export, a function, returns in a page. */
+async function evaluateInPage<T>(code: string, open = openChromium): Promise<T> {
   const script = await bundle(code);
   const server = createServer((request, response) => {
     const isScript = request.url === "/entry.js";
@@ -105,21 +127,19 @@ async function evaluateInPage<T>(code: string): Promise<T> {
     response.end(isScript ? script : "<!doctype html><title>fusenorm</title>");
   });
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const browser = await launch();
   try {
-    const page = await browser.newPage();
-    const said: string[] = [];
-    page.on("console", (message) => said.push(message.text()));
-    page.on("pageerror", (error) => said.push(String(error)));
-    await page.goto(`http://127.0.0.1:${(server.address() as AddressInfo).port}/`);
+    const { page, said, close } = await open();
     try {
+      await page.goto(`http://127.0.0.1:${(server.address() as AddressInfo).port}/`);
       // As text: otherwise the loader of this file rewrites the `import`.
-      return await page.evaluate<T>(`import("/entry.js").then((entry) => entry.default())`);
+      return (await page.evaluate(`import("/entry.js").then((entry) => entry.default())`)) as T;
     } catch (error) {
       throw new Error([(error as Error).message, ...said.slice(-20)].join("\n  page: "), { cause: error });
+    } finally {
+      await close();
     }
   } finally {
-    await browser.close();
+    server.closeAllConnections();
     server.close();
   }
 }
@@ -139,7 +159,10 @@ export function testsAsModule(files: readonly string[]): string {
      export default (...rest) => runFiles({ ${entries.join("\n")} }, ...rest);`;
 }
 
-/** Runs vitest test files, unchanged, in one page. Paths are relative to the repository. */
-export async function runTestsInBrowser(files: readonly string[]): Promise<PageTest[]> {
-  return evaluateInPage<PageTest[]>(testsAsModule(files));
+/** Runs vitest test files, unchanged, in one page, Chromium's if not told otherwise. Paths are relative to the repository. */
+export async function runTestsInBrowser(
+  files: readonly string[],
+  open?: () => Promise<OpenBrowser>,
+): Promise<PageTest[]> {
+  return evaluateInPage<PageTest[]>(testsAsModule(files), open);
 }
