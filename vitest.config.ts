@@ -1,4 +1,4 @@
-import { defineConfig } from "vitest/config";
+import { configDefaults, defineConfig } from "vitest/config";
 import { BaseSequencer, type TestSpecification } from "vitest/node";
 
 /** Begun first, the longest of all first: whatever is begun last may run alone on one of two cores. */
@@ -14,11 +14,19 @@ class LongOnesFirst extends BaseSequencer {
   }
 }
 
+/**
+ * Other runtimes, child processes and long runs: more than half of the time, and least often what a change breaks. `npm test` alone
+ * leaves them out; named (`npm test -- test/cli`), and by `npm run check`, they run.
+ */
+const FOR_CHECK = ["browser", "cli", "demo", "deno", "examples", "faults", "soak"];
+const isAlone = process.argv.slice(2).join(" ") === "run";
+
 // Two workers. A software adapter runs a kernel on every core, but compiles it on one, and where nothing is cached, compiling
 // is most of the time: nine tenths for the tests of conv2d's tiles and of pooling.
 export default defineConfig({
   test: {
     include: ["test/**/*.test.ts"],
+    exclude: [...configDefaults.exclude, ...(isAlone ? FOR_CHECK.map((room) => `test/${room}/**`) : [])],
     pool: "forks",
     maxWorkers: 2,
     sequence: { sequencer: LongOnesFirst },
