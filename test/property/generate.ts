@@ -61,7 +61,9 @@ const LONG: readonly ConvKind[] = [
 export const CONVS = RUNS > 1000 ? LONG : SHORT;
 
 /** The sizes of the likeliest as the chooser has them: N, H, W, C, K, R. */
-export const LIKELIEST = SHORT.slice(0, 2).map(({ x, K, size }) => `${x.join("x")}x${K}x${size}x`);
+export const LIKELIEST = SHORT.slice(0, RUNS > 500 ? 2 : 1).map(
+  ({ x, K, size }) => `${x.join("x")}x${K}x${size}x`,
+);
 
 /** Transposed convolutions: each has kernels of its own, as those above. */
 const TRANSPOSES: readonly (Omit<ConvKind, "K"> & { C: number; stride: number; padding: number })[] = [
@@ -197,7 +199,7 @@ const unary: fc.Arbitrary<UnaryWish> = fc.oneof(
   { weight: 3, arbitrary: fc.constant({ wish: "relu" as const }) },
   { weight: 2, arbitrary: activated },
   {
-    weight: 1,
+    weight: 2,
     arbitrary: fc.record({
       wish: fc.constant("dropout" as const),
       p: fc.constantFrom(0.25, 0.5),
@@ -205,14 +207,14 @@ const unary: fc.Arbitrary<UnaryWish> = fc.oneof(
     }),
   },
   {
-    weight: 1,
+    weight: 3,
     arbitrary: fc.record({
       wish: fc.constant("transpose" as const),
       ...{ kind: fc.nat(TRANSPOSES.length - 1), bias: seldom, frozen: seldom },
     }),
   },
   {
-    weight: 1,
+    weight: 2,
     arbitrary: fc.record({
       wish: fc.constant("resize" as const),
       to: fc.nat(3),

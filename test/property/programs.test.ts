@@ -48,7 +48,7 @@ interface Mode extends Choices {
   folds: boolean;
 }
 
-/** Folded on both families, and one of the other ways; in a short run that for every other one, and two convolutions in tiles or bands. */
+/** Folded on both families, and one of the other ways; in a short run that for every other one, and few convolutions in tiles or bands. */
 function modesOf(program: Program): Mode[] {
   const quick = (kernel: string, shape: string) =>
     RUNS <= 1000 && (kernel !== "conv2d.forward" || !LIKELIEST.some((sizes) => shape.startsWith(sizes)));
@@ -101,9 +101,9 @@ function patternsOf(program: Program): Set<string> {
       const later = program.steps.filter(({ op, out }) => op === "conv2d" && out > step.x && out < step.out);
       if (maker?.op === "conv2d" && later.length > 0) found.add("conv2d, conv2d → batchNorm");
     }
-    if (step.op === "relu" && maker?.op === "add") {
+    if ((step.op === "relu" || step.op === "activate") && maker?.op === "add") {
       const summands = [maker.a, maker.b].map((ref) => makers.get(ref)?.op);
-      if (summands.includes("batchNorm")) found.add("batchNorm → add → relu");
+      if (summands.includes("batchNorm")) found.add("batchNorm → add → activation");
     }
     if (step.op === "conv2d" && maker?.op === "batchNorm" && makers.get(maker.x)?.op === "add") {
       found.add("add → batchNorm → conv2d");
@@ -217,7 +217,7 @@ describe("random programs", () => {
       ...["conv2d → view → batchNorm", "batchNorm → view → relu", "batchNorm → view → conv2d"],
       ...["conv2d → batchNorm", "batchNorm → relu", "batchNorm → conv2d", "residual"],
       ...["conv2d → frozen batchNorm", "conv2d, conv2d → batchNorm", "add → batchNorm → conv2d"],
-      ...["batchNorm → add → relu", "half", "double", "own kernel overwrites"],
+      ...["batchNorm → add → activation", "half", "double", "own kernel overwrites"],
       ...["batchNorm → activate", "dropout", "convTranspose2d", "interpolate", "crossEntropy"],
     ];
     for (const pattern of risky) {
