@@ -18,7 +18,8 @@ import { formatShape, type Shape, sameShape, sizeOf } from "../../tensor/shape.t
 import { Tensor } from "../../tensor/tensor.ts";
 import { type Activation, activationPart } from "../activations.ts";
 import { defineOp, inLayer } from "../define-op.ts";
-import { type BatchNormChoice, type BatchNormKernels, batchNormKernels, takesOne } from "./kernels.ts";
+import { type BatchNormChoice, takesOne } from "./choose.ts";
+import { type BatchNormKernels, batchNormKernels } from "./kernels.ts";
 
 /** Options of `batchNorm`; names and defaults are PyTorch's. */
 export interface BatchNormOptions {

@@ -1,10 +1,9 @@
-// Geometry and dispatches of shaders/batch_norm/batch_norm.wgsl.
+// Dispatches of shaders/batch_norm/batch_norm.wgsl.
 
 import type { Grid } from "../../device/commands.ts";
 import type { KernelSpec } from "../../device/kernels.ts";
 import { link } from "../../device/link.ts";
 import { Recent } from "../../device/recent.ts";
-import type { Choice } from "../../device/variants.ts";
 import { type ActivationPart, NO_ACTIVATION, type Partials } from "../../fusion/ports.ts";
 import type { Kernels } from "../../generated/shaders.ts";
 import * as shaders from "../../generated/shaders.ts";
@@ -14,34 +13,28 @@ import type { Shape } from "../../tensor/shape.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import type { OpContext } from "../define-op.ts";
 import { largestWorkgroup } from "../grid.ts";
+import {
+  type BatchNormChoice,
+  batchNormLayout,
+  chooseVariant,
+  type Division,
+  divide,
+  familyOf,
+  type Layout,
+  lanesOnly,
+  maskWords,
+  ONE_BUFFERS,
+  type Pass,
+  RUNNING_BUFFERS,
+  takesOne,
+  VARIANTS,
+  type Variant,
+} from "./choose.ts";
 
 type Context = Pick<OpContext, "gpu" | "temp" | "run">;
 
-/** How [count, channels] is laid out in vec4 columns and wide rows; see the shader's head. */
-export interface Layout {
-  channels: number;
-  /** Values per channel. */
-  count: number;
-  /** vec4s in a wide row. */
-  width4: number;
-  /** Full wide rows. */
-  rows: number;
-  /** Elements after them. */
-  tail: number;
-}
-
-/** How a variant divides the work. */
-interface Division {
-  slices: number;
-  sliceRows: number;
-  /** Invocations of the apply kernels where neighbours take neighbouring vec4s; 0 where they take runs of rows. */
-  stride: number;
-  /** Invocations of a workgroup of kernels without workgroup memory. */
-  lanes: number;
-  /** Columns and rows of a workgroup; 0 for kernels without workgroup memory. */
-  x: number;
-  y: number;
-}
+/** Below this, variances under 1e-27 count: see `SMALL_EPS` in shaders/lib/moments.wgsl. */
+export const SMALL_EPS = 1e-20;
 
 type Element = "float32" | "float16";
 
@@ -72,89 +65,6 @@ interface How {
   activation?: ActivationPart;
   /** Of the uniform. */
   params?: { eps: number; momentum: number | null } | null;
-}
-
-/**
- * `runs`: no workgroup memory, each invocation takes runs of rows; `one`: all in one dispatch. A call for which one dispatch
- * won't do (the average over all batches is counted up after it; too few buffers; no dx) runs that family's several.
- */
-const VARIANTS = {
-  software: { runs: true, one: false, several: "software" },
-  workgroup: { runs: false, one: false, several: "workgroup" },
-  software_one: { runs: true, one: true, several: "software" },
-  workgroup_one: { runs: false, one: true, several: "workgroup" },
-} as const;
-
-type Variant = keyof typeof VARIANTS;
-
-export type BatchNormChoice = Choice<Variant>;
-
-const ALL = Object.keys(VARIANTS) as readonly Variant[];
-const SEVERAL = ALL.filter((variant) => !VARIANTS[variant].one);
-
-type Pass = "forward" | "backward";
-
-/** Storage buffers that one dispatch binds at least; with running statistics, `RUNNING_BUFFERS` more. */
-const ONE_BUFFERS = { forward: 7, backward: 8 };
-const RUNNING_BUFFERS = 3;
-
-/** Whether a variant takes one dispatch. */
-export function takesOne(variant: Variant): boolean {
-  return VARIANTS[variant].one;
-}
-
-const SOFTWARE_WORKGROUP = 32;
-const SOFTWARE_ONE_WORKGROUP = 8; // as many workgroups, and so threads, as there are groups of lanes
-const SOFTWARE_LANES = 512;
-/** Rows in a word of the ReLU's mask. Slices begin at whole words. */
-const MASK_ROWS = 8;
-const GPU_WORKGROUPS = 1024;
-const GPU_LANES = 2 ** 18;
-/** Rows up to which one dispatch is faster than three on lavapipe, if there are 16 columns or more to share out. */
-const SOFTWARE_ONE_ROWS = 1024;
-/** On a GPU: a workgroup takes so many rows in little more than the time that a dispatch takes. */
-const GPU_ONE_ROWS = 1024;
-/** Below this, variances under 1e-27 count: see `SMALL_EPS` in shaders/lib/moments.wgsl. */
-export const SMALL_EPS = 1e-20;
-
-export function batchNormLayout(count: number, channels: number): Layout {
-  const width4 = channels / gcd(channels, 4); // least common multiple of channels and 4, in vec4s
-  const rows = Math.floor((count * channels) / (4 * width4));
-  return { channels, count, width4, rows, tail: count * channels - 4 * width4 * rows };
-}
-
-/** uint32 words of a ReLU's mask. */
-export function maskWords({ rows, tail, width4 }: Layout): number {
-  return Math.ceil((rows + Math.sign(tail)) / MASK_ROWS) * width4;
-}
-
-function gcd(a: number, b: number): number {
-  return b === 0 ? a : gcd(b, a % b);
-}
-
-function divide({ width4, rows }: Layout, variant: Variant, gpu: Gpu): Division {
-  const { runs, one } = VARIANTS[variant];
-  const largest = largestWorkgroup(gpu);
-  const workgroup = gpu.isSoftware ? SOFTWARE_WORKGROUP : largest;
-  const lanes = runs && one ? SOFTWARE_ONE_WORKGROUP : workgroup;
-  // Columns: whole rows of up to 64 vec4s, so that a workgroup reads runs of up to 1 KiB.
-  const wide = one ? 4 : 64;
-  const tiles = Math.ceil(width4 / wide);
-  const x = runs ? 0 : Math.ceil(width4 / tiles);
-  const y = runs ? 0 : Math.floor(largest / x);
-  if (one) return { slices: 1, sliceRows: rows, stride: 0, lanes, x, y };
-  const wanted = runs
-    ? Math.min(Math.floor(SOFTWARE_LANES / width4), Math.floor(rows / 16))
-    : Math.min(Math.floor(GPU_WORKGROUPS / tiles), Math.floor(rows / (8 * y)));
-  const sliceRows = MASK_ROWS * Math.ceil(rows / Math.max(1, wanted) / MASK_ROWS);
-  const slices = sliceRows === 0 ? 1 : Math.ceil(rows / sliceRows);
-  const perColumn = Math.max(1, Math.min(Math.floor(GPU_LANES / width4), Math.ceil(rows / 4)));
-  return { slices, sliceRows, stride: runs ? 0 : width4 * perColumn, lanes, x, y };
-}
-
-/** For kernels without a `_workgroup` twin. */
-function lanesOnly(division: Division): Division {
-  return { ...division, x: 0, y: 0 };
 }
 
 export interface MeasureParams {
@@ -198,7 +108,6 @@ export class BatchNormKernels {
   readonly maskWords: number;
   private readonly specs = new Map<string, KernelSpec>();
   private readonly divisions = new Map<Variant, Division>();
-  private readonly key: string;
 
   constructor(
     private readonly gpu: Gpu,
@@ -207,7 +116,6 @@ export class BatchNormKernels {
   ) {
     this.width = 4 * layout.width4;
     this.maskWords = maskWords(layout);
-    this.key = `${layout.count}x${layout.channels}`;
   }
 
   /** Count, origin, offset and variance of each channel of x, into [4, channels]. */
@@ -252,21 +160,7 @@ export class BatchNormKernels {
    * time as well.
    */
   choose(pass: Pass, folds: boolean): BatchNormChoice {
-    const { gpu } = this;
-    const { count, width4 } = this.layout;
-    const { maxStorageBuffersPerShaderStage, maxComputeWorkgroupsPerDimension } = gpu.limits;
-    // `workgroup_one` takes 4 columns in a workgroup, and its grid is not folded.
-    const one =
-      this.layout.channels === 4 * width4 &&
-      maxStorageBuffersPerShaderStage >= ONE_BUFFERS[pass] &&
-      width4 <= 4 * maxComputeWorkgroupsPerDimension;
-    const family = this.family();
-    const few = gpu.isSoftware
-      ? count * Math.max(1, 16 / width4) <= SOFTWARE_ONE_ROWS
-      : count <= GPU_ONE_ROWS;
-    const reach = folds && this.foldable ? "work" : "kernel";
-    const fallback = one && few ? (`${family}_one` as const) : family;
-    return gpu.variants.pick(`batch_norm.${pass}`, this.key, one ? ALL : SEVERAL, fallback, reach);
+    return chooseVariant(this.gpu, this.layout, pass, folds && this.foldable);
   }
 
   /** How a pass in several dispatches is divided. */
@@ -546,7 +440,7 @@ export class BatchNormKernels {
   }
 
   private family(): "software" | "workgroup" {
-    return this.gpu.isSoftware ? "software" : "workgroup";
+    return familyOf(this.gpu);
   }
 
   private division(variant: Variant): Division {

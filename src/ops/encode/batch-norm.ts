@@ -8,7 +8,8 @@ import { checkShape, type Shape } from "../../tensor/shape.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import type { Activation } from "../activations.ts";
 import { batchNormParams, inferBatchNorm } from "../batch-norm/batch-norm.ts";
-import { batchNormKernels, batchNormLayout, maskWords } from "../batch-norm/kernels.ts";
+import { batchNormLayout, maskWords } from "../batch-norm/choose.ts";
+import { batchNormKernels } from "../batch-norm/kernels.ts";
 import {
   Buffers,
   type EncodeBuffer,
