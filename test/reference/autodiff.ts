@@ -297,6 +297,13 @@ export class Tape {
     return this.binary(a, b, (u, v) => u * v, [(_, v) => v, (u) => u]);
   }
 
+  /** Of two of one shape; where they are equal each gets half of the gradient. */
+  maximum(a: Value, b: Value): Value {
+    this.decisions.push(a.data.map((v, i) => v - b.data[i]!));
+    const share = (own: number, other: number) => (own > other ? 1 : own === other ? 0.5 : 0);
+    return this.binary(a, b, Math.max, [share, (u, v) => share(v, u)]);
+  }
+
   /** (x − mean) / √(variance + eps) */
   normalize(x: Value, mean: Value, variance: Value, eps: number): Value {
     return this.binary(this.sub(x, mean), variance, (d, v) => d / Math.sqrt(v + eps), [

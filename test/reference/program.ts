@@ -183,10 +183,6 @@ function runSteps(
       case "max":
       case "min":
         return tape.extreme(at(step.x), [step.axis], Math[step.op]);
-      case "maximum": {
-        const [a, b] = [at(step.a), at(step.b)];
-        return tape.add(b, tape.relu(tape.sub(a, b)));
-      }
       case "crossEntropy": {
         const { labels, weight } = lossData(program, step);
         const { labelSmoothing, reduction } = step;
@@ -214,6 +210,7 @@ function runSteps(
       case "add":
       case "sub":
       case "mul":
+      case "maximum":
         return tape[step.op](at(step.a), at(step.b));
       case "scale":
         return tape.scale(at(step.x), step.factor);
