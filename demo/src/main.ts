@@ -394,7 +394,9 @@ class Page {
       if (!line) return;
       const right = this.samples[i]?.label === best;
       const known = Number.isFinite(probabilities[0]);
-      line.children[0]!.textContent = known ? `${right ? "✓" : "✗"} ${this.classNames[best]}` : "✗ no answer";
+      line.children[0]!.textContent = known
+        ? `${right ? "✓" : "✗"}\u00a0${this.classNames[best]}`
+        : "✗ no answer";
       line.children[1]!.textContent = known ? percent(probabilities[best]!) : "";
     });
   }

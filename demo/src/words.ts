@@ -50,14 +50,17 @@ export function tellFailure(failure: Failure, settings: Settings): FailureText {
     };
   }
   const last = growth.length - 2;
+  const widest = Number.isFinite(growth[last])
+    ? `by layer ${last + 1} they are ${show(growth[last]!)} times as wide.`
+    : `by layer ${last + 1} their variance is more than a float32 can hold.`;
   const first =
     layer === null
       ? ""
       : `Layer ${layer} is the first whose activations are over ten times as wide as at the start` +
-        ` (${show(growth[layer - 1]!)} times); `;
+        `${Number.isFinite(growth[layer - 1]) ? ` (${show(growth[layer - 1]!)} times)` : ""}; `;
   return {
     title: `${name} blew up at step ${step}`,
-    where: `At rate ${rate} the loss of this mini-batch is ${show(loss)}. ${first}by layer ${last + 1} they are ${show(growth[last]!)} times as wide.`,
+    where: `At rate ${rate} the loss of this mini-batch is ${show(loss)}. ${first}${widest}`,
     why:
       "One large step makes every layer’s weights a little larger. Each layer passes on what it was given, enlarged, and the enlargements multiply with depth; " +
       "the gradients that come back are larger still, and so is the next step. Batch-norm puts every channel back to mean 0 and variance 1 " +
