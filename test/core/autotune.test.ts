@@ -77,10 +77,12 @@ describe.skipIf(!timed)("autotune", () => {
   it("books the time of each dispatch to the choices that it serves, however late it runs", async () => {
     const { step, dispose } = chain();
     const seen: KernelTiming[][] = [];
-    const choices = await tuned(step, ({ kernel }) => (kernel.startsWith("conv2d") ? 1000 : 1), seen);
+    const choices = await tuned(step, ({ kernel }) => (opOf(kernel) === "conv2d" ? 1000 : 1), seen);
     dispose();
     for (const { kernel, keys } of seen.flat()) {
-      if (/^conv2d_(tile|subgroup|depthwise)|^batch_norm|^conv2d\.(forward|grad|sum_part)/.test(kernel)) {
+      if (
+        /^conv2d_(tile|subgroup|depthwise)|^batch_norm|^conv2d\.(forward|grad)|^sum_partials/.test(kernel)
+      ) {
         expect(keys, kernel).toHaveLength(1);
       }
       for (const key of keys) expect(opOf(key), `${kernel} for ${key}`).toBe(opOf(kernel));
