@@ -16,6 +16,7 @@ beforeAll(async () => {
 });
 afterAll(() => demo?.close());
 
+// biome-ignore lint/performance/useDomNodeTextContent: what one sees, by Playwright
 const text = (page: Page, selector: string) => page.innerText(selector);
 const stepOf = async (page: Page) => Number(/\d+/.exec(await text(page, "#count"))![0]);
 const stepsDone = (page: Page, steps: number) =>
