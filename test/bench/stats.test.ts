@@ -72,7 +72,7 @@ describe("interleaved sampling", () => {
           },
         },
       ],
-      { rounds: 3, callMs: 6, maxIterations: 4 },
+      { rounds: 3, callMs: 30, maxIterations: 4 },
     );
     const [a, b] = samples;
     expect(a!.times).toHaveLength(3);

@@ -23,7 +23,7 @@ const stepsDone = (page: Page, steps: number) =>
   page.waitForFunction(
     `Number(document.getElementById("count").textContent.match(/\\d+/)[0]) >= ${steps}`,
     null,
-    { timeout: 60_000 },
+    { timeout: 240_000 },
   );
 
 /** What axe finds, in words. */
@@ -54,7 +54,7 @@ describe("the demo in headless Chromium", () => {
     const { page, problems } = await demo.open();
     await stepsDone(page, 3);
     await page.waitForFunction("document.querySelector('#test-1').textContent.includes('%')", null, {
-      timeout: 60_000,
+      timeout: 240_000,
     });
     expect(await text(page, "#device")).toMatch(/swiftshader/i);
     const early = await drawn(page, "loss-chart");
@@ -84,7 +84,7 @@ describe("the demo in headless Chromium", () => {
     expect(await text(page, "#rate-value")).toBe("0.6");
     expect(page.url()).toMatch(/#rate=0\.6$/);
     await page.keyboard.press("p");
-    await page.waitForSelector("#failures .failure.b", { timeout: 60_000 });
+    await page.waitForSelector("#failures .failure.b", { timeout: 240_000 });
     // Which of both depends on the step at which the key was pressed.
     expect(await text(page, "#failures")).toMatch(/without batch-norm (blew up at|is stuck since) step \d+/);
     expect(await text(page, "#state-0")).not.toMatch(/Blew|Stuck/);
@@ -95,7 +95,7 @@ describe("the demo in headless Chromium", () => {
     await page.waitForSelector("#verdicts .verdict + .verdict");
     expect(await page.locator("#verdicts .bar").count()).toBe(6);
     await page.click("#landscape");
-    await page.waitForSelector("#landscape-chart canvas", { timeout: 60_000 });
+    await page.waitForSelector("#landscape-chart canvas", { timeout: 240_000 });
 
     await expectAccessible(page);
     expect(problems).toEqual([]);
@@ -109,7 +109,7 @@ describe("the demo in headless Chromium", () => {
         `document.getElementById("search-text").textContent.startsWith("${state}")`,
         null,
         {
-          timeout: 120_000,
+          timeout: 240_000,
         },
       );
     await stepsDone(page, 2);
@@ -150,7 +150,7 @@ describe("the demo in headless Chromium", () => {
 
   it("says where and why the network without batch-norm blows up", async () => {
     const { page, problems } = await demo.open("#rate=6&batch=8");
-    await page.waitForSelector("#failures .failure", { timeout: 60_000 });
+    await page.waitForSelector("#failures .failure", { timeout: 240_000 });
     const told = await text(page, "#failures");
     expect(told).toMatch(/^The network without batch-norm blew up at step [1-9]/);
     expect(told).toMatch(/At rate 6 the loss of this mini-batch is .*Layer \d+ is the first .* by layer 19/s);
@@ -178,13 +178,13 @@ describe("the demo in headless Chromium", () => {
     await page.selectOption("#batch", "8");
     // The step and the looks that are under way end first.
     await page.waitForFunction("document.getElementById('count').textContent === 'step 0'", null, {
-      timeout: 60_000,
+      timeout: 240_000,
     });
     expect(page.url()).toMatch(/batch=8/);
     await stepsDone(page, 1);
 
     await page.click("#measure");
-    await page.waitForSelector("#kernels table", { timeout: 90_000 });
+    await page.waitForSelector("#kernels table", { timeout: 240_000 });
     await page.click("#copy-results");
     await page.waitForFunction("document.getElementById('kernels-state').textContent === 'Copied.'");
     const copied = JSON.parse((await page.evaluate("navigator.clipboard.readText()")) as string);
@@ -219,7 +219,7 @@ describe("the demo in headless Chromium", () => {
     await expectAccessible(page);
     expect(problems).toEqual([]);
     await page.close();
-  }, 60_000);
+  }, 240_000);
 });
 
 const noFirefox = whyNoFirefox();

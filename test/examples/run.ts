@@ -93,7 +93,7 @@ export async function logOf(page: Page, lines: number): Promise<string[]> {
   await page.waitForFunction(
     `document.querySelector("#log").textContent.trim().split("\\n").length >= ${lines}`,
     null,
-    { timeout: 90_000 },
+    { timeout: 240_000 },
   );
   return (await page.textContent("#log"))!.trim().split("\n");
 }
