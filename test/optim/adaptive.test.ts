@@ -2,7 +2,7 @@ import { afterEach, describe, expect, it } from "vitest";
 import type { Gpu } from "../../src/gpu.ts";
 import { BatchNorm2d, Conv2d, Linear, Sequential } from "../../src/nn/layers.ts";
 import { weightNorm } from "../../src/nn/weight-norm.ts";
-import { mul } from "../../src/ops/elementwise/elementwise.ts";
+import { mul, scale } from "../../src/ops/elementwise/elementwise.ts";
 import { Adam, type AdamOptions, AdamW } from "../../src/optim/adam.ts";
 import { decayGroups } from "../../src/optim/groups.ts";
 import type { Optimizer, Parameters } from "../../src/optim/optimizer.ts";
@@ -328,4 +328,26 @@ describe("parameter groups", () => {
     expect(() => new Adam([{ params: [w], momentum: 1 } as never])).toThrow(/no option "momentum"/);
     expect(() => new Adam([w, { params: [w] }] as never)).toThrow(/Adam: group 0 is a Tensor/);
   });
+});
+
+it("takes the same step whichever vec4s an invocation goes over", async () => {
+  const gpu = await testGpu();
+  const info = gpu.info as { class: string };
+  const outer = info.class;
+  const sizes = [10, 70_001, 64];
+  const results: number[][][] = [];
+  for (const family of ["software", "hardware"]) {
+    info.class = family;
+    const weights = sizes.map((size, i) => gpu.tensor(normals(size, i + 1), [size], { requiresGrad: true }));
+    const optimizer = new AdamW(weights, { lr: 0.1 });
+    for (const [i, weight] of weights.entries()) {
+      gpu.scope(() => scale(weight, 2).backward(gpu.tensor(normals(weight.size, i + 9), weight.shape)));
+    }
+    optimizer.step();
+    results.push(await Promise.all(weights.map(async (weight) => [...(await weight.read())])));
+    for (const each of [optimizer, ...weights]) each.dispose();
+  }
+  info.class = outer;
+  expect(results[0]![1]![70_000]).not.toBe(Math.fround(normals(70_001, 2)[70_000]!));
+  expect(results[0]).toEqual(results[1]);
 });
