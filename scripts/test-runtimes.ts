@@ -11,6 +11,7 @@ import { isLavapipe, thisMachine } from "../src/node/adapters.ts";
 import { embeddedChromium } from "../src/node/embedded.ts";
 import { FLAGS } from "../test/browser/harness.ts";
 import { denoProgram } from "../test/deno/program.ts";
+import { findFirefox, PREFERENCES } from "../test/helpers/firefox.ts";
 import { DEVICES } from "../test/runtimes/step.js";
 import { packPackages, root } from "./lib/package.ts";
 
@@ -224,33 +225,13 @@ async function chromium() {
 async function firefox(command: string) {
   const profile = join(home, "firefox");
   mkdirSync(profile, { recursive: true });
-  const preferences: Record<string, unknown> = {
-    "dom.webgpu.enabled": true,
-    "dom.webgpu.workers.enabled": true,
-    "gfx.webgpu.ignore-blocklist": true,
-    // Nobody's browser but this page's: without its sandboxes it also runs as root in a container.
-    "security.sandbox.content.level": 0,
-    "security.sandbox.gpu.level": 0,
-    "browser.shell.checkDefaultBrowser": false,
-    "datareporting.policy.dataSubmissionEnabled": false,
-    "app.update.enabled": false,
-  };
-  const lines = Object.entries(preferences).map(
+  const lines = Object.entries(PREFERENCES).map(
     ([name, value]) => `user_pref("${name}", ${JSON.stringify(value)});\n`,
   );
   writeFileSync(join(profile, "user.js"), lines.join(""));
   const lavapipe = thisMachine().manifests().filter(isLavapipe).join(":");
   const env = { HOME: home, ...(lavapipe ? { VK_DRIVER_FILES: lavapipe } : {}) };
   return visit(command, ["--headless", "--no-remote", "--profile", profile], env);
-}
-
-function onPath(...names: string[]): string | null {
-  for (const name of names) {
-    try {
-      return execFileSync("/bin/sh", ["-c", `command -v ${name}`], { encoding: "utf8" }).trim();
-    } catch {}
-  }
-  return null;
 }
 
 const wanted = process.argv.slice(2);
@@ -289,7 +270,7 @@ try {
     { name: "Chromium", command: "embedded", open: chromium },
     {
       name: "Firefox",
-      command: process.env.FUSENORM_FIREFOX ?? onPath("firefox", "firefox-esr"),
+      command: findFirefox(),
       open: firefox,
     },
   ];

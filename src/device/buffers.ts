@@ -12,6 +12,9 @@ export interface MemoryStats {
   pooledBytes: number;
 }
 
+/** Offsets at which every adapter lets a binding start are multiples of this. */
+export const BINDING_ALIGNMENT = 256;
+
 /** Part of a buffer. */
 export interface BufferRange {
   storage: Storage;

@@ -230,6 +230,7 @@ function inContext<I extends InputShapes, R>(
 ): { result: R; made: Tensor[] } {
   const made: Tensor[] = [];
   const temporary: Tensor[] = [];
+  const indexOf = (name: string) => targets!.findIndex((target) => target.name === name);
   try {
     const result = body({
       gpu,
@@ -242,16 +243,11 @@ function inContext<I extends InputShapes, R>(
         return tensor;
       },
       contribution(name) {
-        return around?.contribution(targets!.findIndex((target) => target.name === name)) ?? null;
+        return around?.contribution(indexOf(name)) ?? null;
       },
       sums: around?.sums ?? null,
       ending(name, kind) {
-        return (
-          around?.ending(
-            targets!.findIndex((target) => target.name === name),
-            kind,
-          ) ?? null
-        );
+        return around?.ending(indexOf(name), kind) ?? null;
       },
       empty(shape, dtype) {
         const tensor = gpu.empty(shape, dtype);

@@ -1,14 +1,14 @@
 // Parameters and their gradients side by side, so that one dispatch goes over all of them; docs/design/0001-core.md says why.
 
-import type { BufferRange } from "../device/buffers.ts";
+import { BINDING_ALIGNMENT, type BufferRange } from "../device/buffers.ts";
 import { UsageError } from "../errors.ts";
 import type { Gpu } from "../gpu.ts";
 import { show } from "../options.ts";
 import { formatShape, sameShape } from "../tensor/shape.ts";
 import { Tensor } from "../tensor/tensor.ts";
 
-/** Offsets at which every adapter lets a binding start: parameters start there. Between two of these lies a block. */
-export const BLOCK_BYTES = 256;
+/** Parameters start where a binding may. Between two such places lies a block. */
+export const BLOCK_BYTES = BINDING_ALIGNMENT;
 const BLOCK_ELEMENTS = BLOCK_BYTES / 4;
 /** In the table of blocks, the lower bits of a word are the number of elements, the others that of the parameter. */
 const COUNT_BITS = 7;

@@ -1,4 +1,4 @@
-import { mkdtempSync, symlinkSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { bundleCli } from "../../scripts/lib/bundle-cli.ts";
@@ -9,6 +9,7 @@ import { repository, run } from "../node/children.ts";
 // The command as the package `fusenorm-cli` has it, bundled of these sources, in a folder of this process alone: so it starts
 // with a fourth of the work that its sources take.
 const home = mkdtempSync(join(tmpdir(), "fusenorm-cli-"));
+process.once("exit", () => rmSync(home, { recursive: true, force: true }));
 for (const name of ["package.json", "data", "node_modules"])
   symlinkSync(join(repository, name), join(home, name));
 await bundleCli(join(home, "dist/cli/main.js"));

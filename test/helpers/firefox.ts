@@ -7,13 +7,14 @@ import { join } from "node:path";
 import { type Browser, launch, type Page } from "puppeteer-core";
 import { isLavapipe, thisMachine } from "../../src/node/adapters.ts";
 
-const PREFERENCES = {
+export const PREFERENCES = {
   "dom.webgpu.enabled": true,
   "dom.webgpu.workers.enabled": true,
   "gfx.webgpu.ignore-blocklist": true,
   // Nobody's browser but the tests': without its sandboxes it also runs as root in a container.
   "security.sandbox.content.level": 0,
   "security.sandbox.gpu.level": 0,
+  "browser.shell.checkDefaultBrowser": false,
   "datareporting.policy.dataSubmissionEnabled": false,
   "app.update.enabled": false,
 };

@@ -14,7 +14,7 @@ import type { Tensor } from "../../tensor/tensor.ts";
 import type { OpContext } from "../define-op.ts";
 import { largestWorkgroup } from "../grid.ts";
 import { loadsByScalarUnit, onlyLanes, subgroupLanes } from "../subgroups.ts";
-import { addUpOne, MANY_SLICES, type SliceSums, vec4sOf } from "./slice-sums.ts";
+import { addUp, MANY_SLICES, type SliceSums, vec4sOf } from "./slice-sums.ts";
 
 /** All sizes of one convolution. */
 export interface ConvGeometry {
@@ -814,7 +814,7 @@ function sumOfSlices(
   } else {
     const scratch = ctx.temp([4 * vec4sOf(sum)]);
     partials(scratch, slices);
-    addUpOne(gpu, scratch, sum);
+    addUp(ctx.run, scratch, [{ ...sum, at: 0 }]);
   }
   return out;
 }

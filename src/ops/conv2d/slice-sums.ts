@@ -1,11 +1,12 @@
 // Partial sums over slices, added up: the last step of a convolution's gradients of weights and biases.
 
 import type { Ending } from "../../autograd/tape.ts";
-import type { BufferRange, Storage } from "../../device/buffers.ts";
+import { BINDING_ALIGNMENT, type BufferRange, type Storage } from "../../device/buffers.ts";
 import type { Choice } from "../../device/variants.ts";
 import * as shaders from "../../generated/shaders.ts";
 import type { Gpu } from "../../gpu.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
+import { inLayer, type OpContext } from "../define-op.ts";
 
 /** A gradient [rows, count], and what its partial sums [slices, rows, count rounded up to a multiple of 4] are. */
 export interface SliceSum {
@@ -29,8 +30,6 @@ const MOST = 16;
 /** Slices from which on the lanes of a workgroup share those of a number, on adapters with many lanes. */
 export const MANY_SLICES = 32;
 const WORKGROUP = 64;
-/** Offsets at which every adapter lets a binding start. */
-const ALIGNMENT = 256;
 
 /**
  * Bytes of partial sums that wait, little beside what is in memory at the beginning of the pass. A processor has them in its cache by
@@ -59,14 +58,14 @@ export class SliceSums implements Ending {
   /** A place for the partial sums; what is written there before the next call is added up in time. */
   add(sum: SliceSum): Tensor {
     const vec4s = vec4sOf(sum);
-    const bytes = Math.ceil((16 * vec4s) / ALIGNMENT) * ALIGNMENT;
+    const bytes = Math.ceil((16 * vec4s) / BINDING_ALIGNMENT) * BINDING_ALIGNMENT;
     const room = this.partials?.byteLength ?? 0;
     if (this.waiting.length === MOST || this.used + bytes > room) this.run();
     if (bytes > room) {
       this.dispose();
       const size = Math.max(
         bytes,
-        Math.min(MOST * bytes, Math.floor(mostBytes(this.gpu) / ALIGNMENT) * ALIGNMENT),
+        Math.min(MOST * bytes, Math.floor(mostBytes(this.gpu) / BINDING_ALIGNMENT) * BINDING_ALIGNMENT),
       );
       this.partials = this.gpu.keep(this.gpu.empty([size / 4]));
     }
@@ -88,13 +87,10 @@ export class SliceSums implements Ending {
       if (group) group.sums.push(sum);
       else groups.push({ storage, shared, sums: [sum] });
     }
-    const { layer } = this.gpu;
-    this.gpu.layer = "";
-    try {
-      for (const { sums } of groups) addUp(this.gpu, this.partials!, sums);
-    } finally {
-      this.gpu.layer = layer;
-    }
+    // They serve several layers.
+    inLayer(this.gpu, "conv2d backward", "", ({ run }) => {
+      for (const { sums } of groups) addUp(run, this.partials!, sums);
+    });
   }
 
   dispose(): void {
@@ -103,25 +99,17 @@ export class SliceSums implements Ending {
   }
 }
 
-/** Adds up the partial sums in `partials` of one gradient, which begin there. */
-export function addUpOne(gpu: Gpu, partials: Tensor, sum: SliceSum): void {
-  addUp(gpu, partials, [{ ...sum, at: 0 }]);
-}
-
 /** Adds up partial sums that lie in one buffer, of gradients all `shared` or none of them. */
-function addUp(gpu: Gpu, partials: Tensor, sums: readonly Placed[]): void {
+export function addUp(run: OpContext["run"], partials: Tensor, sums: readonly Placed[]): void {
   const { shared } = sums[0]!;
   const { out, starts } = hull(sums.map((sum) => sum.out.range));
   const sizes = sums.flatMap(({ slices, rows, count, at }) => [slices, rows, count, at]);
   const vec4s = Math.max(...sums.map((sum) => vec4sOf(sum) / sum.slices));
-  const kernel = {
-    shader: shaders.sum_partials,
-    entry: shared ? ("sum_partials_workgroup" as const) : ("sum_partials" as const),
-    serves: sums.flatMap(({ serves }) => serves),
-  };
+  const entry = shared ? "sum_partials_workgroup" : "sum_partials";
+  const serves = sums.flatMap((sum) => sum.serves);
   const bindings = { out, partials, sums: { sizes, out_at: starts.map((start) => start / 4) } };
   const workgroups = Math.min(1024, Math.ceil(vec4s / (shared ? 4 : WORKGROUP)));
-  gpu.dispatch(kernel, bindings, [workgroups, sums.length], "conv2d backward");
+  run({ shader: shaders.sum_partials, entry, serves }, bindings, [workgroups, sums.length]);
 }
 
 /** The smallest range of a buffer that holds all of `ranges`, and where in it they start. */
