@@ -221,8 +221,7 @@ describe("random programs", () => {
       ...["batchNorm → activate", "dropout", "convTranspose2d", "interpolate", "crossEntropy"],
     ];
     for (const pattern of risky) {
-      // The rarest are in one of thirty: whatever the seed, some are there.
-      expect(share(seen.patterns.get(pattern) ?? 0), pattern).toBeGreaterThan(0.005);
+      expect(share(seen.patterns.get(pattern) ?? 0), pattern).toBeGreaterThan(0.015);
     }
   });
 
