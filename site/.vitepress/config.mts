@@ -1,11 +1,16 @@
 // The documentation site: `docs/` of the checkout, the reference that typedoc writes into docs/api, and the demo where it is built.
 
-import { existsSync } from "node:fs";
+import { existsSync, readdirSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { defineConfig } from "vitepress";
 
 const root = fileURLToPath(new URL("../../", import.meta.url));
 const withDemo = existsSync(`${root}demo/dist/index.html`);
+
+// The reports are pages of their own, which scripts/docs.ts puts beside the results: links to them are none of VitePress's pages.
+const reports = readdirSync(`${root}docs/results`, { withFileTypes: true })
+  .filter((entry) => entry.isDirectory() && existsSync(`${root}docs/results/${entry.name}/report.html`))
+  .map((entry) => `./${entry.name}/report`);
 
 const guide = [
   {
@@ -63,8 +68,7 @@ const guide = [
 
 export default defineConfig({
   title: "fusenorm",
-  // The reports are pages of their own, which scripts/docs.ts puts beside the results.
-  ignoreDeadLinks: [/^\.\/(quick|paper-size)-[^/]*\/report$/],
+  ignoreDeadLinks: reports,
   description: "WebGPU kernels for training convolutional networks",
   srcDir: `${root}docs`,
   outDir: `${root}site/dist/site`,
