@@ -110,7 +110,8 @@ fn measure(unit: u32, lane: u32) -> Tally {
   var n = vec4<f32>(0);
   var mean: Mean;
   var variance = vec4<f32>(0);
-  for (var attempt = 0; attempt < 2; attempt += 1) {
+  var again = false; // no number of turns that a compiler knows, so that none writes the body twice
+  loop {
     n = vec4<f32>(0);
     mean = Mean(first * scale, vec4<f32>(0));
     variance = vec4<f32>(0);
@@ -123,7 +124,8 @@ fn measure(unit: u32, lane: u32) -> Tally {
       mean = recentred(mean.origin, mean.offset + select(vec4<f32>(0), delta * weight, valid));
     }
     let bad = unsafe_squares(variance);
-    if (attempt == 1 || !any(bad)) { break; }
+    if (again || !any(bad)) { break; }
+    again = true;
     // The first value is every place's origin, also where it is none of the place's values.
     extent = extended(extent_of(unit, lane), first);
     scale = select(vec4<f32>(1), scale_for(bitcast<vec4<f32>>(extent.largest)), bad);

@@ -2,7 +2,7 @@
 // batch_norm.wgsl.
 
 fn finish_column(column: u32, sums: Sums) {
-  for (var k = 0u; k < 4; k += 1) {
+  for (var k = 0u; k < quad_size(); k += 1) {
     dbeta[4 * column + k] = sums.dz[k];
     dgamma[4 * column + k] = sums.dz_xhat[k];
   }
@@ -68,7 +68,7 @@ fn backward_joined(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_wo
 
 // The sums of each column of the workgroup, from lane.y = 0 to all.
 fn share_sums(lane: vec3<u32>, column: u32, mine: Sums) -> Sums {
-  let sums = add_workgroup(lane, mine);
+  let sums = add_workgroup(lane, mine, Y);
   if (lane.y == 0) { finish_column(column, sums); }
   workgroupBarrier(); // lane.y = 0 has written the last step of the tree
   return Sums(firsts[lane.x], seconds[lane.x]);

@@ -31,7 +31,8 @@ fn merge_slices(channel: u32, first: u32, step: u32) -> Merged {
   var mean: Mean;
   var variance = 0.0;
   var total = 0.0;
-  for (var attempt = 0; attempt < 2; attempt += 1) {
+  var again = false; // as in `measure`
+  loop {
     var largest = 0.0;
     n = 0;
     variance = 0;
@@ -56,7 +57,8 @@ fn merge_slices(channel: u32, first: u32, step: u32) -> Merged {
         largest = max(largest, max(abs(origin), deviation));
       }
     }
-    if (COUNTED || attempt == 1 || !any(unsafe_squares(vec4<f32>(variance)))) { break; }
+    if (COUNTED || again || !any(unsafe_squares(vec4<f32>(variance)))) { break; }
+    again = true;
     scale = scale_for(vec4<f32>(largest)).x;
   }
   // The mean of an infinite value, or NaN.
@@ -126,11 +128,16 @@ fn finalize_running(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_w
   track(channel, merged, next_momentum(channel));
 }
 
+// Invocations of a workgroup of 1 by Y that merge a channel's partials: a smaller batch has fewer, and runs the same kernel.
+fn mergers() -> u32 {
+  return min(Y, params.slices * (4 * params.width4 / params.channels));
+}
+
 // A channel by a workgroup of 1 by Y; the result is good at lane.y = 0.
 fn merge_workgroup(channel: u32, lane: vec3<u32>) -> Merged {
   var mine = Merged(0, 0, 0, 0, 1);
   if (channel < params.channels) { mine = merge_slices(channel, lane.y, Y); }
-  return merged_of(combine_workgroup(lane, tally_of(mine)), 0);
+  return merged_of(combine_workgroup(lane, tally_of(mine), mergers()), 0);
 }
 
 // One workgroup of 1 by Y: one channel.
@@ -207,7 +214,7 @@ fn merge_folded_workgroup(channel: u32, lane: vec3<u32>) -> Merged {
   let merged = merge_workgroup(channel, lane);
   if (lane.y == 0) { again = select(0u, 1u, channel < params.channels && is_unsafe(merged)); }
   if (workgroupUniformLoad(&again) == 0) { return merged; }
-  return merged_of(combine_workgroup(lane, measure_channel(channel, lane.y, Y)), 0);
+  return merged_of(combine_workgroup(lane, measure_channel(channel, lane.y, Y), Y), 0);
 }
 
 @compute @workgroup_size(1, Y)

@@ -1,12 +1,17 @@
 // Statistics, numbers of the channels and y in one dispatch, for small tensors with C % 4 = 0: an invocation or a workgroup has all
 // rows of its columns. A file of batch_norm.wgsl.
 
+// 4, as there are no fewer channels here. No compiler knows, so that none writes the body of a loop four times.
+fn quad_size() -> u32 {
+  return min(4, params.channels);
+}
+
 // Finalizes the four channels of a column.
 struct Affine { origin: vec4<f32>, a: vec4<f32>, b: vec4<f32> }
 
 fn save_column(column: u32, tally: Tally) -> Affine {
   var result: Affine;
-  for (var k = 0u; k < 4; k += 1) {
+  for (var k = 0u; k < quad_size(); k += 1) {
     let numbers = save_merged(4 * column + k, merged_of(tally, k));
     result.origin[k] = numbers.x;
     result.a[k] = numbers.y;
@@ -16,7 +21,7 @@ fn save_column(column: u32, tally: Tally) -> Affine {
 }
 
 fn track_column(column: u32, tally: Tally) {
-  for (var k = 0u; k < 4; k += 1) { track(4 * column + k, merged_of(tally, k), params.momentum); }
+  for (var k = 0u; k < quad_size(); k += 1) { track(4 * column + k, merged_of(tally, k), params.momentum); }
 }
 
 // One invocation: one column, all rows.
@@ -61,7 +66,7 @@ fn forward_workgroup(@builtin(local_invocation_id) lane: vec3<u32>, @builtin(wor
   // Columns past the end repeat the last one, and write the same.
   let column = min(group.x * X + lane.x, params.width4 - 1);
   let run = run_of_slice(column, 0, lane.y, Y);
-  let tally = combine_workgroup(lane, measure(run, false));
+  let tally = combine_workgroup(lane, measure(run, false), Y);
   var affine_of: Affine;
   if (lane.y == 0) { affine_of = save_column(column, tally); }
   affine_of = share_affine(lane, affine_of);
@@ -72,7 +77,7 @@ fn forward_workgroup(@builtin(local_invocation_id) lane: vec3<u32>, @builtin(wor
 fn forward_running_workgroup(@builtin(local_invocation_id) lane: vec3<u32>, @builtin(workgroup_id) group: vec3<u32>) {
   let column = min(group.x * X + lane.x, params.width4 - 1);
   let run = run_of_slice(column, 0, lane.y, Y);
-  let tally = combine_workgroup(lane, measure(run, false));
+  let tally = combine_workgroup(lane, measure(run, false), Y);
   var affine_of: Affine;
   if (lane.y == 0) {
     affine_of = save_column(column, tally);

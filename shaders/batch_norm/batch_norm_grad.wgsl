@@ -167,13 +167,13 @@ fn grad_stats_joined(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_
   write_sums(column, slice, sum_grad_joined(run, numbers_of(column), owns_tail(slice)));
 }
 
-// The sums of the Y invocations of each column, added; the result is good at lane.y = 0.
-fn add_workgroup(lane: vec3<u32>, mine: Sums) -> Sums {
+// The sums of the first `many` of the Y invocations of each column, added; the result is good at lane.y = 0.
+fn add_workgroup(lane: vec3<u32>, mine: Sums, many: u32) -> Sums {
   let at = lane.y * X + lane.x;
   var sums = mine;
   firsts[at] = sums.dz;
   seconds[at] = sums.dz_xhat;
-  for (var size = Y; size > 1;) {
+  for (var size = many; size > 1;) {
     let half = (size + 1) / 2;
     workgroupBarrier();
     if (lane.y + half < size) {
@@ -197,7 +197,7 @@ fn grad_stats_workgroup(@builtin(local_invocation_id) lane: vec3<u32>, @builtin(
     let run = run_of_slice(column, slice, lane.y, Y);
     sums = sum_grad(run, numbers_of(column), owns_tail(slice) && lane.y == 0);
   }
-  sums = add_workgroup(lane, sums);
+  sums = add_workgroup(lane, sums, Y);
   if (lane.y == 0 && column < params.width4) { write_sums(column, slice, sums); }
 }
 
@@ -213,7 +213,7 @@ fn grad_stats_residual_workgroup(
     let blocks = blocks_of_slice(column, slice, lane.y, Y);
     sums = sum_grad_residual(blocks, numbers_of(column), owns_tail(slice) && lane.y == 0);
   }
-  sums = add_workgroup(lane, sums);
+  sums = add_workgroup(lane, sums, Y);
   if (lane.y == 0 && column < params.width4) { write_sums(column, slice, sums); }
 }
 
@@ -229,7 +229,7 @@ fn grad_stats_joined_workgroup(
     let run = run_of_slice(column, slice, lane.y, Y);
     sums = sum_grad_joined(run, numbers_of(column), owns_tail(slice) && lane.y == 0);
   }
-  sums = add_workgroup(lane, sums);
+  sums = add_workgroup(lane, sums, Y);
   if (lane.y == 0 && column < params.width4) { write_sums(column, slice, sums); }
 }
 
@@ -292,7 +292,7 @@ fn grad_finalize_workgroup(
   let channel = group.x + group.y * groups.x;
   var sums = vec2<f32>(0);
   if (channel < params.channels) { sums = add_slices(channel, lane.y, Y); }
-  let all = add_workgroup(lane, Sums(vec4<f32>(sums.x), vec4<f32>(sums.y)));
+  let all = add_workgroup(lane, Sums(vec4<f32>(sums.x), vec4<f32>(sums.y)), mergers());
   if (lane.y == 0 && channel < params.channels) { finish_grad(channel, vec2<f32>(all.dz.x, all.dz_xhat.x)); }
 }
 

@@ -17,7 +17,8 @@ fn measure(run: Run, tail: bool) -> Tally {
   var n = 0.0;
   var mean: Mean;
   var variance = vec4<f32>(0);
-  for (var attempt = 0; attempt < 2; attempt += 1) {
+  var again = false; // no number of turns that a compiler knows, so that none writes the body twice
+  loop {
     n = 0;
     mean = Mean(first * scale, vec4<f32>(0));
     variance = vec4<f32>(0);
@@ -52,7 +53,8 @@ fn measure(run: Run, tail: bool) -> Tally {
       variance += select(vec4<f32>(0), (delta * delta * (1 - 1 / (n + 1)) - variance) / (n + 1), valid);
     }
     let bad = unsafe_squares(variance);
-    if (attempt == 1 || !any(bad)) { break; }
+    if (again || !any(bad)) { break; }
+    again = true;
     extent = extent_of(run, tail);
     scale = select(vec4<f32>(1), scale_for(bitcast<vec4<f32>>(extent.largest)), bad);
   }
@@ -93,16 +95,16 @@ var<workgroup> origins: array<vec4<f32>, SHARED_SIZE>;
 var<workgroup> firsts: array<vec4<f32>, SHARED_SIZE>;
 var<workgroup> seconds: array<vec4<f32>, SHARED_SIZE>;
 
-// The tallies of the Y invocations of each column, combined; the result is good at lane.y = 0. Only there may the counts of
-// four channels differ.
-fn combine_workgroup(lane: vec3<u32>, mine: Tally) -> Tally {
+// The tallies of the first `many` of the Y invocations of each column, combined; the result is good at lane.y = 0. Only there may
+// the counts of four channels differ.
+fn combine_workgroup(lane: vec3<u32>, mine: Tally, many: u32) -> Tally {
   let at = lane.y * X + lane.x;
   var tally = mine;
   counts[at] = tally.count.x;
   origins[at] = tally.origin;
   firsts[at] = tally.offset;
   seconds[at] = tally.deviation;
-  for (var size = Y; size > 1;) {
+  for (var size = many; size > 1;) {
     let half = (size + 1) / 2;
     workgroupBarrier();
     if (lane.y + half < size) {
@@ -127,6 +129,6 @@ fn stats_workgroup(@builtin(local_invocation_id) lane: vec3<u32>, @builtin(workg
   if (column < params.width4) {
     tally = measure(run_of_slice(column, slice, lane.y, Y), owns_tail(slice) && lane.y == 0);
   }
-  tally = combine_workgroup(lane, tally);
+  tally = combine_workgroup(lane, tally, Y);
   if (lane.y == 0 && column < params.width4) { write_tally(column, slice, tally); }
 }

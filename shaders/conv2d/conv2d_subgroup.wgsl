@@ -198,67 +198,126 @@ struct Totals { origin: vec4<f32>, u: vec4<f32>, v: vec4<f32> }
 struct Totals8 { low: Totals, high: Totals, pixels: f32 }
 struct Totals16 { low: Totals8, high: Totals8 }
 
-// Two halves with constant indices: with a loop over them some compilers would keep `acc` in memory throughout.
-fn store(
-  acc: ptr<function, array<vec4<f32>, 8>>,
+// The sums of eight channels. Taken at constant indices: with others some compilers would keep `acc` in memory throughout.
+struct Sums8 { low: mat4x4<f32>, high: mat4x4<f32> }
+fn sums_of(acc: ptr<function, array<vec4<f32>, 8>>) -> Sums8 {
+  return Sums8(
+    mat4x4<f32>((*acc)[0], (*acc)[1], (*acc)[2], (*acc)[3]),
+    mat4x4<f32>((*acc)[4], (*acc)[5], (*acc)[6], (*acc)[7]),
+  );
+}
+
+fn either(low: mat4x4<f32>, high: mat4x4<f32>, is_high: bool) -> mat4x4<f32> {
+  return mat4x4<f32>(
+    select(low[0], high[0], is_high),
+    select(low[1], high[1], is_high),
+    select(low[2], high[2], is_high),
+    select(low[3], high[3], is_high),
+  );
+}
+fn either_totals(low: Totals, high: Totals, is_high: bool) -> Totals {
+  return Totals(
+    select(low.origin, high.origin, is_high), select(low.u, high.u, is_high), select(low.v, high.v, is_high),
+  );
+}
+fn either_8(low: Totals8, high: Totals8, is_high: bool) -> Totals8 {
+  return Totals8(
+    either_totals(low.low, high.low, is_high),
+    either_totals(low.high, high.high, is_high),
+    select(low.pixels, high.pixels, is_high),
+  );
+}
+
+// Four channels after the other in a loop: written out, stores and sums are most of what there is to compile.
+fn store_8(
+  sums: Sums8,
   pixels: vec4<u32>,
   valid: vec4<bool>,
   task: Task,
   first: u32,
-  totals: Totals8,
+  before: Totals8,
   b: u32,
   sublane: u32,
 ) -> Totals8 {
-  let k = task.k0 + first;
-  let low = mat4x4<f32>((*acc)[0], (*acc)[1], (*acc)[2], (*acc)[3]);
-  let high = mat4x4<f32>((*acc)[4], (*acc)[5], (*acc)[6], (*acc)[7]);
-  return Totals8(
-    store_half(low, pixels, valid, k, task.k_end, totals.low, b, sublane),
-    store_half(high, pixels, valid, k + 4, task.k_end, totals.high, b, sublane),
-    totals.pixels + dot(select(vec4<f32>(0), vec4<f32>(1), valid), vec4<f32>(1)),
-  );
+  var totals = before;
+  totals.pixels += dot(select(vec4<f32>(0), vec4<f32>(1), valid), vec4<f32>(1));
+  for (var half = 0u; half < quads_from(task, first); half++) {
+    let is_high = half == 1;
+    let own = either_totals(totals.low, totals.high, is_high);
+    let k = task.k0 + first + 4 * half;
+    let next = store_half(either(sums.low, sums.high, is_high), pixels, valid, k, own, b, sublane);
+    totals.low = either_totals(next, totals.low, is_high);
+    totals.high = either_totals(totals.high, next, is_high);
+  }
+  return totals;
+}
+fn store_16(
+  low: Sums8,
+  high: Sums8,
+  pixels: vec4<u32>,
+  valid: vec4<bool>,
+  task: Task,
+  before: Totals16,
+  b: u32,
+  sublane: u32,
+) -> Totals16 {
+  var totals = before;
+  for (var eight = 0u; eight < eights_of(task); eight++) {
+    let is_high = eight == 1;
+    let sums = Sums8(either(low.low, high.low, is_high), either(low.high, high.high, is_high));
+    let own = either_8(totals.low, totals.high, is_high);
+    let next = store_8(sums, pixels, valid, task, 8 * eight, own, b, sublane);
+    totals.low = either_8(next, totals.low, is_high);
+    totals.high = either_8(totals.high, next, is_high);
+  }
+  return totals;
 }
 fn store_half(
   sums: mat4x4<f32>,
   pixels: vec4<u32>,
   valid: vec4<bool>,
   k: u32,
-  k_end: u32,
   before: Totals,
   b: u32,
   sublane: u32,
 ) -> Totals {
   var totals = before;
-  if (k < k_end) {
-    let channels = shared_out_channels(k / 4, sublane);
-    let y = transpose(sums);
-    // The mean of what all lanes store for their first four pixels.
-    if (NEEDS_ORIGIN && b == 0) {
-      let none = vec4<f32>(0);
-      let first = select(none, finish(y[0], pixels.x, k / 4, channels, none).value, valid.x);
-      let second = select(none, finish(y[1], pixels.y, k / 4, channels, none).value, valid.y);
-      let third = select(none, finish(y[2], pixels.z, k / 4, channels, none).value, valid.z);
-      let fourth = select(none, finish(y[3], pixels.w, k / 4, channels, none).value, valid.w);
-      let count = add_lanes(select(vec4<f32>(0), vec4<f32>(1), valid));
-      totals.origin = add_lanes((first + second) + (third + fourth)) / max(dot(count, vec4<f32>(1)), 1);
-    }
-    // Where `finish` loads, the loop's end is not known to be 4: unrolled it would take seconds to compile.
-    let end = select(4u, select(0u, 4u, any(valid)), FINISH_LOADS);
+  let channels = shared_out_channels(k / 4, sublane);
+  let y = transpose(sums);
+  // Loops whose end no compiler knows to be 4: unrolled they take long to compile.
+  let end = select(0u, 4u, any(valid));
+  // The mean of what all lanes store for their first four pixels.
+  if (NEEDS_ORIGIN && b == 0) {
+    var first = vec4<f32>(0);
     for (var i = 0u; i < end; i++) {
-      let sum = select(select(y[0], y[1], i == 1), select(y[2], y[3], i == 3), i >= 2);
-      let pixel = select(select(pixels.x, pixels.y, i == 1), select(pixels.z, pixels.w, i == 3), i >= 2);
-      let stored = select(select(valid.x, valid.y, i == 1), select(valid.z, valid.w, i == 3), i >= 2);
-      if (stored) {
-        let finished = finish(sum, pixel, k / 4, channels, totals.origin);
-        out[pixel * (OC / 4) + k / 4] = finished.value;
-        if (REDUCES) {
-          totals.u += finished.u;
-          totals.v += finished.v;
-        }
+      let one = one_of(y, pixels, valid, i);
+      if (one.stored) { first += finish(one.sum, one.pixel, k / 4, channels, vec4<f32>(0)).value; }
+    }
+    let count = add_lanes(select(vec4<f32>(0), vec4<f32>(1), valid));
+    totals.origin = add_lanes(first) / max(dot(count, vec4<f32>(1)), 1);
+  }
+  for (var i = 0u; i < end; i++) {
+    let one = one_of(y, pixels, valid, i);
+    if (one.stored) {
+      let finished = finish(one.sum, one.pixel, k / 4, channels, totals.origin);
+      out[one.pixel * (OC / 4) + k / 4] = finished.value;
+      if (REDUCES) {
+        totals.u += finished.u;
+        totals.v += finished.v;
       }
     }
   }
   return totals;
+}
+
+// One of four pixels.
+struct One { sum: vec4<f32>, pixel: u32, stored: bool }
+fn one_of(sums: mat4x4<f32>, pixels: vec4<u32>, valid: vec4<bool>, i: u32) -> One {
+  return One(
+    select(select(sums[0], sums[1], i == 1), select(sums[2], sums[3], i == 3), i >= 2),
+    select(select(pixels.x, pixels.y, i == 1), select(pixels.z, pixels.w, i == 3), i >= 2),
+    select(select(valid.x, valid.y, i == 1), select(valid.z, valid.w, i == 3), i >= 2),
+  );
 }
 
 // The sum over all lanes. Broadcasts from constant lanes are shuffles of a register; subgroupAdd would be a loop.
@@ -270,21 +329,29 @@ fn add_lanes(v: vec4<f32>) -> vec4<f32> {
   return sum;
 }
 
-// The partial result of a subgroup, eight channels of it; each lane writes one vec4 or two.
+// Of a task's channels in a kernel for 16: blocks of eight.
+fn eights_of(task: Task) -> u32 {
+  return (min(task.k_end - task.k0, 16) + 7) / 8;
+}
+// Quads of them from `first` on, two at most.
+fn quads_from(task: Task, first: u32) -> u32 {
+  let k = task.k0 + first;
+  return select(0u, min((task.k_end - k + 3) / 4, 2), k < task.k_end);
+}
+
+// The partial result of a subgroup, eight channels of it; each lane writes a vec4 or none.
 fn put_totals(totals: Totals8, task: Task, first: u32, lane: u32, sublane: u32) {
   let group = task.block.partial * (WORKGROUP / LANES) + lane / LANES;
   let pixels = add_lanes(vec4<f32>(totals.pixels)).x;
-  let low_u = add_lanes(totals.low.u);
-  let low_v = add_lanes(totals.low.v);
-  let high_u = add_lanes(totals.high.u);
-  let high_v = add_lanes(totals.high.v);
-  for (var i = sublane; i < 2 * PARTIAL_ROWS; i += LANES) {
-    let row = i / 2;
-    let is_high = (i & 1) == 1;
-    let k = task.k0 + first + 4 * (i & 1);
+  for (var half = 0u; half < quads_from(task, first); half++) {
+    let is_high = half == 1;
     let origin = select(totals.low.origin, totals.high.origin, is_high);
-    let value = partial_row(row, pixels, origin, select(low_u, high_u, is_high), select(low_v, high_v, is_high));
-    if (k < task.k_end) { put_partial((group * PARTIAL_ROWS + row) * (OC / 4) + k / 4, value); }
+    let u = add_lanes(select(totals.low.u, totals.high.u, is_high));
+    let v = add_lanes(select(totals.low.v, totals.high.v, is_high));
+    if (sublane < PARTIAL_ROWS) {
+      let at = (group * PARTIAL_ROWS + sublane) * (OC / 4) + (task.k0 + first) / 4 + half;
+      put_partial(at, partial_row(sublane, pixels, origin, u, v));
+    }
   }
 }
 
@@ -417,7 +484,7 @@ fn block_8(task: Task, lane: u32, sublane: u32, b: u32, before: Totals8) -> Tota
       }
     }
   }
-  return store(&acc, pixels.out, pixels.valid, task, 0, before, b, sublane);
+  return store_8(sums_of(&acc), pixels.out, pixels.valid, task, 0, before, b, sublane);
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -462,10 +529,7 @@ fn block_16(task: Task, lane: u32, sublane: u32, b: u32, before: Totals16) -> To
       }
     }
   }
-  return Totals16(
-    store(&low, pixels.out, pixels.valid, task, 0, before.low, b, sublane),
-    store(&high, pixels.out, pixels.valid, task, 8, before.high, b, sublane),
-  );
+  return store_16(sums_of(&low), sums_of(&high), pixels.out, pixels.valid, task, before, b, sublane);
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -485,8 +549,9 @@ fn conv_16(
     totals = block_16(task, lane, sublane, b, totals);
   }
   if (task.block.pixels < (batch.N * vertical().count * horizontal().count + 3) / 4) {
-    put_totals(totals.low, task, 0, lane, sublane);
-    put_totals(totals.high, task, 8, lane, sublane);
+    for (var eight = 0u; eight < eights_of(task); eight++) {
+      put_totals(either_8(totals.low, totals.high, eight == 1), task, 8 * eight, lane, sublane);
+    }
   }
 }
 
@@ -555,7 +620,7 @@ fn block_row_8(task: Task, lane: u32, sublane: u32, b: u32, before: Totals8) -> 
       slide(&acc, xs, rows, r, c);
     }
   }
-  return store(&acc, pixels.out, pixels.valid, task, 0, before, b, sublane);
+  return store_8(sums_of(&acc), pixels.out, pixels.valid, task, 0, before, b, sublane);
 }
 
 // S = 3 and no horizontal stride or dilation.
@@ -667,10 +732,7 @@ fn block_row_16(task: Task, lane: u32, sublane: u32, b: u32, before: Totals16) -
       slide_16(&high, xs, high_rows, 8, r, c, sublane);
     }
   }
-  return Totals16(
-    store(&low, pixels.out, pixels.valid, task, 0, before.low, b, sublane),
-    store(&high, pixels.out, pixels.valid, task, 8, before.high, b, sublane),
-  );
+  return store_16(sums_of(&low), sums_of(&high), pixels.out, pixels.valid, task, before, b, sublane);
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -691,8 +753,9 @@ fn conv_row_16(
     totals = block_row_16(task, lane, sublane, b, totals);
   }
   if (task.block.pixels < batch.N * vertical().count * ((OW + 3) / 4)) {
-    put_totals(totals.low, task, 0, lane, sublane);
-    put_totals(totals.high, task, 8, lane, sublane);
+    for (var eight = 0u; eight < eights_of(task); eight++) {
+      put_totals(either_8(totals.low, totals.high, eight == 1), task, 8 * eight, lane, sublane);
+    }
   }
 }
 

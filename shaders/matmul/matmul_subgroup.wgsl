@@ -85,23 +85,27 @@ fn multiply(acc: ptr<function, array<vec4<f32>, 8>>, as_: mat4x4<f32>, k: u32, n
   }
 }
 
-// With constant indices: with a loop over them some compilers would keep `acc` in memory throughout.
+// Two quads of columns, one after the other in a loop, which keeps what there is to compile small. `acc` at constant indices: with
+// others some compilers would keep it in memory throughout.
 fn store(acc: ptr<function, array<vec4<f32>, 8>>, m: u32, n0: u32) {
-  store_column((*acc)[0], m, n0);
-  store_column((*acc)[1], m, n0 + 1);
-  store_column((*acc)[2], m, n0 + 2);
-  store_column((*acc)[3], m, n0 + 3);
-  store_column((*acc)[4], m, n0 + 4);
-  store_column((*acc)[5], m, n0 + 5);
-  store_column((*acc)[6], m, n0 + 6);
-  store_column((*acc)[7], m, n0 + 7);
+  let low = mat4x4<f32>((*acc)[0], (*acc)[1], (*acc)[2], (*acc)[3]);
+  let high = mat4x4<f32>((*acc)[4], (*acc)[5], (*acc)[6], (*acc)[7]);
+  let end = min(n0 + 8, size.N);
+  for (var n = n0; n < end; n++) {
+    let is_high = n - n0 >= 4;
+    let i = (n - n0) % 4;
+    let first = select(low[0], high[0], is_high);
+    let second = select(low[1], high[1], is_high);
+    let third = select(low[2], high[2], is_high);
+    let fourth = select(low[3], high[3], is_high);
+    let column = select(select(first, second, i == 1), select(third, fourth, i == 3), i >= 2);
+    store_column(column, m, n);
+  }
 }
 fn store_column(column: vec4<f32>, m: u32, n: u32) {
-  if (n < size.N) {
-    let sums = column + select(0.0, bias[n], size.has_bias != 0);
-    for (var i = 0u; i < 4 && m + i < size.M; i++) {
-      out[(m + i) * size.N + n] = sums[i];
-    }
+  let sums = column + select(0.0, bias[n], size.has_bias != 0);
+  for (var i = 0u; i < 4 && m + i < size.M; i++) {
+    out[(m + i) * size.N + n] = sums[i];
   }
 }
 

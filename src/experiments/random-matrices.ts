@@ -124,7 +124,7 @@ const matrices = defineMeasurement<RandomMatrices, SingularValues>({
     return { squared: squaredSingularValues(size, factors, new Random(seed).fork(`matrices ${factors}`)) };
   },
   work: ({ size, factors }) => ({
-    ...{ flop: 0, passes: 0, programs: "" },
+    ...{ flop: 0, passes: 0, programs: [] },
     hostFlop: size ** 3 * (4 + 2 * (factors - 1)),
   }),
 });

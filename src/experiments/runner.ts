@@ -180,11 +180,13 @@ async function measureRate(
   works: readonly Work[],
 ): Promise<Rate & { flopPerSecond: number }> {
   const kind = gpu.info.class;
-  if (!works.some((work) => unitsOf(work, kind) > 0)) {
-    return { class: kind, secondsPerUnit: 0, compileSeconds: 0, flopPerSecond: Number.NaN };
-  }
   const usual = { ...TRAINING[preset].network, norm: "batch", depth: 20 } as const;
   const settings: NetworkSettings = withNetworkOf(usual, variant) ?? usual;
+  const work = networkWork(settings, data.train, { steps: 1 });
+  const programs = work.programs[0]!;
+  if (!works.some((one) => unitsOf(one, kind) > 0)) {
+    return { class: kind, programs, secondsPerUnit: 0, compileSeconds: 0, flopPerSecond: Number.NaN };
+  }
   const { batchSize, shrink } = settings;
   const small = shrinkImages(data, shrink);
   const steps = 2 + TIMED_STEPS;
@@ -205,9 +207,9 @@ async function measureRate(
     const times: number[] = [];
     await trainer.run({ evaluate: false, onLog: () => void times.push((performance.now() - started) / 1e3) });
     const step = (times.at(-1)! - times[1]!) / TIMED_STEPS;
-    const work = networkWork(settings, data.train, { steps: 1 });
     return {
       class: kind,
+      programs,
       secondsPerUnit: step / unitsOf(work, kind),
       compileSeconds: Math.max(0, times[1]! - 2 * step),
       flopPerSecond: work.flop / step,

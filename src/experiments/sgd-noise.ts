@@ -103,7 +103,7 @@ const noise = defineMeasurement<NoiseCell, NoiseData>({
     return {
       flop: parts.reduce((sum, { flop }) => sum + flop, 0),
       passes: parts.reduce((sum, { passes }) => sum + passes, 0),
-      programs: parts.map(({ programs }) => programs).join(", "),
+      programs: parts.flatMap(({ programs }) => programs),
     };
   },
 });

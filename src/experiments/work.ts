@@ -17,8 +17,15 @@ export interface Work {
   passes: number;
   /** Floating-point operations on the processor. */
   hostFlop?: number;
-  /** Cells of one text run the same compiled kernels: the first of them waits for the compiler. */
-  programs: string;
+  /** Of each network that it runs, what says which kernels that takes. The first cell with a kernel waits for the compiler. */
+  programs: readonly Programs[];
+}
+
+/** Networks with the same maps share kernels, and more of them with the same norm, and all with the same batch size. */
+export interface Programs {
+  maps: string;
+  norm: string;
+  batchSize: number;
 }
 
 /** Convolutions of each stage: Simonyan & Zisserman 2015, table 1. */
@@ -79,7 +86,7 @@ export function networkWork(
     flop: rounds * batchSize * forwardFlop(size, image),
     passes: rounds * depth,
     // Depth adds no kernel of its own.
-    programs: [network ?? "", norm, width, shrink, batchSize].join(" "),
+    programs: [{ maps: [network ?? "", width, shrink].join(" "), norm, batchSize }],
   };
 }
 
@@ -92,8 +99,52 @@ const HOST_FLOP_PER_SECOND = 4e8;
 export interface Rate {
   class: keyof typeof FLOP_PER_PASS;
   secondsPerUnit: number;
-  /** Seconds until a new kernel runs, for all those of one text `programs`. */
+  /** Seconds until new kernels run, for all those that a training step of one network takes. */
   compileSeconds: number;
+  /** That network. */
+  programs: Programs;
+}
+
+/**
+ * Of a network's kernels, how many are new after one with the same maps: with another norm (most of what layers without a
+ * kernel of their own run are elementwise ops, which maps have no part in), and with another batch size. As first looks took on
+ * lavapipe.
+ */
+const NEW_KERNELS = { batch: 0.45, none: 0.45, otherNorm: 0.03, batchSize: 0.15 };
+
+/** Kernels that were compiled before. */
+class Compiled {
+  constructor(private readonly seen = new Set<string>()) {}
+
+  copy(): Compiled {
+    return new Compiled(new Set(this.seen));
+  }
+
+  private add(text: string): boolean {
+    const before = this.seen.size;
+    return this.seen.add(text).size > before;
+  }
+
+  /** What a training step compiles; evaluation, which comes after it in a cell, has a few kernels more. */
+  addStep({ maps, norm }: Programs): void {
+    this.add(maps);
+    this.add(`${maps} ${norm}`);
+  }
+
+  /** @returns how much there is to compile, in networks' worth of kernels */
+  addAll(programs: readonly Programs[]): number {
+    let share = 0;
+    for (const { maps, norm, batchSize } of programs) {
+      const news = [this.add(maps), this.add(`${maps} ${norm}`), this.add(`${maps} ${norm} ${batchSize}`)];
+      if (news[0]) share += 1;
+      else if (news[1]) {
+        share += norm === "batch" || norm === "none" ? NEW_KERNELS[norm] : NEW_KERNELS.otherNorm;
+      } else if (news[2]) {
+        share += NEW_KERNELS.batchSize * (norm === "batch" || norm === "none" ? 1 : NEW_KERNELS.otherNorm);
+      }
+    }
+    return share;
+  }
 }
 
 /** In units of one layer's dispatches. */
@@ -102,20 +153,22 @@ export const unitsOf = ({ flop, passes }: Work, kind: Rate["class"]): number =>
 
 /**
  * Seconds that are left of a run, from what was measured before it, and more and more from its own cells. Time goes as their units of
- * work; the first cell of each set of kernels also waits for the compiler, which is estimated apart.
+ * work; the first cells with a kernel also wait for the compiler, which is estimated apart.
  */
 export class Estimate {
-  private readonly compiled = new Set<string>();
+  private readonly compiled = new Compiled();
   /** Done so far, with what was measured beforehand as if it had been so many units. */
   private seconds: number;
   private units: number;
+  /** Of the compiler, and for how many networks' worth of kernels. */
   private compileSeconds: number;
-  private compileCount = 1;
+  private compileShare = 1;
 
   constructor(private readonly rate: Rate) {
     this.units = 500;
     this.seconds = this.units * rate.secondsPerUnit;
     this.compileSeconds = rate.compileSeconds;
+    this.compiled.addStep(rate.programs);
   }
 
   private hostSeconds(work: Work): number {
@@ -130,28 +183,27 @@ export class Estimate {
   /** A cell has taken `seconds`. @returns how much of it the compiler took, by this estimate */
   done(work: Work, seconds: number): number {
     const units = unitsOf(work, this.rate.class);
-    const fresh = units > 0 && !this.compiled.has(work.programs);
-    this.compiled.add(work.programs);
-    if (units === 0) return 0;
-    if (!fresh) {
-      this.seconds += Math.max(0, seconds - this.hostSeconds(work));
+    const share = this.compiled.addAll(work.programs);
+    if (share === 0) {
+      this.seconds += units > 0 ? Math.max(0, seconds - this.hostSeconds(work)) : 0;
       this.units += units;
       return 0;
     }
     const compile = Math.max(0, seconds - this.runSeconds(work));
     this.compileSeconds += compile;
-    this.compileCount += 1;
+    this.compileShare += share;
     return compile;
   }
 
   /** Of the cells that are not done yet. */
   left(works: readonly Work[]): number {
-    const fresh = new Set<string>();
+    const compiled = this.compiled.copy();
     let seconds = 0;
+    let share = 0;
     for (const work of works) {
       seconds += this.runSeconds(work);
-      if (unitsOf(work, this.rate.class) > 0 && !this.compiled.has(work.programs)) fresh.add(work.programs);
+      share += compiled.addAll(work.programs);
     }
-    return seconds + (fresh.size * this.compileSeconds) / this.compileCount;
+    return seconds + (share * this.compileSeconds) / this.compileShare;
   }
 }

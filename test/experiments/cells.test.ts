@@ -42,7 +42,7 @@ function toy(ran: string[], fail?: string, id = "toy") {
       onPoint("curve", seed, factor);
       return { value: factor === 3 ? Number.POSITIVE_INFINITY : factor * seed };
     },
-    work: () => ({ flop: 0, passes: 0, programs: "" }),
+    work: () => ({ flop: 0, passes: 0, programs: [] }),
   });
   return defineExperiment<Toy, { value: number }>({
     id,

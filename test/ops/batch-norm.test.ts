@@ -695,3 +695,33 @@ describe("batch_norm", () => {
     expect(gpu.stats.liveBuffers).toBe(before);
   });
 });
+
+describe("merging partial results in a workgroup", () => {
+  it("takes the same kernels and gives the same bits, whatever batches came before", async () => {
+    const gpu = await testGpu();
+    gpu.variants.force("batch_norm.forward", "workgroup");
+    gpu.variants.force("batch_norm.backward", "workgroup");
+    try {
+      const results = async (count: number) => {
+        const C = 20;
+        const x = gpu.tensor(normals(count * C, count), [count, C], { requiresGrad: true });
+        const gamma = gpu.tensor(normals(C, 2), [C], { requiresGrad: true });
+        const beta = gpu.tensor(normals(C, 3), [C], { requiresGrad: true });
+        const y = batchNorm(x, gamma, beta, { training: true });
+        y.backward(gpu.tensor(normals(count * C, 4), [count, C]));
+        const all = [await y.read(), await x.grad!.read(), await gamma.grad!.read()];
+        for (const tensor of [x, gamma, beta, y]) tensor.dispose();
+        return all;
+      };
+      // Few partial results; more than a workgroup has invocations; few again.
+      const first = await results(6_100);
+      const pipelines = gpu.stats.pipelines;
+      await results(60_000);
+      expect(await results(6_100)).toEqual(first);
+      expect(gpu.stats.pipelines).toBe(pipelines);
+    } finally {
+      gpu.variants.force("batch_norm.forward", null);
+      gpu.variants.force("batch_norm.backward", null);
+    }
+  });
+});

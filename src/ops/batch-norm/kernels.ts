@@ -460,13 +460,13 @@ export class BatchNormKernels {
   private spec(
     entry: Entry,
     {
-      division: { slices, lanes, x, y },
+      division: { lanes, x, y },
       flags = {},
       choice = null,
       activation: { part, constants: given } = NO_ACTIVATION,
     }: How,
   ): KernelSpec {
-    let key = `${choice?.kernel},${entry},${lanes},${x},${y},${slices},${part}`;
+    let key = `${choice?.kernel},${entry},${lanes},${x},${y},${part}`;
     for (const name in flags) key += flags[name] ? `+${name}` : `-${name}`;
     for (const name in given) key += `,${given[name]}`;
     let spec = this.specs.get(key);
@@ -474,7 +474,7 @@ export class BatchNormKernels {
       const constants: Record<string, number> = { ...given };
       for (const [name, value] of Object.entries(flags)) constants[name] = value ? 1 : 0;
       if (y === 0) constants.WORKGROUP_SIZE = lanes;
-      else if (MERGING.has(entry)) Object.assign(constants, { X: 1, Y: this.mergers(slices) });
+      else if (MERGING.has(entry)) Object.assign(constants, { X: 1, Y: largestWorkgroup(this.gpu) });
       else Object.assign(constants, { X: x, Y: y });
       constants.HAS_TAIL = this.layout.tail > 0 ? 1 : 0;
       spec = {
@@ -486,24 +486,6 @@ export class BatchNormKernels {
       this.specs.set(key, spec);
     }
     return spec;
-  }
-
-  /**
-   * Invocations that merge a channel's partials in a workgroup: one for each, or as many as a larger batch took, so that the last
-   * batch of an epoch needs no kernel of its own. Those without a partial change no number, as they merge nothing.
-   */
-  private mergers(slices: number): number {
-    const { gpu, width, layout } = this;
-    const partials = (slices * width) / layout.channels;
-    const own = Math.min(largestWorkgroup(gpu), 2 ** Math.ceil(Math.log2(Math.max(1, partials))));
-    let byChannels = mostMergers.get(gpu);
-    if (!byChannels) {
-      byChannels = new Recent(MOST_LAYOUTS);
-      mostMergers.set(gpu, byChannels);
-    }
-    const most = Math.max(own, byChannels.get(layout.channels) ?? 0);
-    byChannels.set(layout.channels, most);
-    return most;
   }
 
   private run<E extends Entry>(ctx: Pick<Context, "run">, entry: E, bindings: BoundBy<E>, how: How): void {
@@ -542,8 +524,6 @@ const WITHOUT_PARAMS = { eps: 0, momentum: 0 };
 /** Layouts whose kernels are remembered. */
 const MOST_LAYOUTS = 512;
 const known = new WeakMap<Gpu, Recent<string, BatchNormKernels>>();
-/** By number of channels, `mergers` so far. */
-const mostMergers = new WeakMap<Gpu, Recent<number, number>>();
 
 /** The kernels for [count, channels] of x's type on this adapter, made once while it is in use. */
 export function batchNormKernels(gpu: Gpu, count: number, channels: number, dtype: DType): BatchNormKernels {
