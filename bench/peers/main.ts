@@ -99,6 +99,20 @@ async function main(): Promise<void> {
     versions: versions(),
     groups: [],
   };
+  const name = `peers-${adapterSlug(gpu.info.name)}`;
+  // After each group: a run of hours that is interrupted keeps what it has.
+  const save = async () => {
+    const files = {
+      [`${name}.json`]: `${JSON.stringify(results, null, 1)}\n`,
+      [`${name}.md`]: peerMarkdown(results, provenance(results)),
+    };
+    const paths = Object.keys(files).map((file) => join(options.out, file));
+    for (const [file, content] of Object.entries(files)) {
+      await writeFileAtomic(join(options.out, file), content);
+    }
+    return paths;
+  };
+  let written: string[] = [];
   for (const [i, work] of works.entries()) {
     const group = await runPeerWork(work, contenders, options);
     results.groups.push(group);
@@ -106,20 +120,10 @@ async function main(): Promise<void> {
       ({ contender, wall }) => `${contender} ${wall ? wall.median.toFixed(2) : "–"}`,
     );
     console.error(`${i + 1}/${works.length} ${group.work}: ${times.join(", ")} ms`);
+    written = await save();
   }
   console.log(`\n${provenance(results)}\n\n${peerTable(results.groups)}`);
-  const name = `peers-${adapterSlug(gpu.info.name)}`;
-  const files = {
-    [`${name}.json`]: `${JSON.stringify(results, null, 1)}\n`,
-    [`${name}.md`]: peerMarkdown(results, provenance(results)),
-  };
-  for (const [file, content] of Object.entries(files))
-    await writeFileAtomic(join(options.out, file), content);
-  console.log(
-    `\nwritten: ${Object.keys(files)
-      .map((file) => join(options.out, file))
-      .join(", ")}`,
-  );
+  console.log(`\nwritten: ${written.join(", ")}`);
   for (const contender of contenders.reverse()) await contender.close();
 }
 

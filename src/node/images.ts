@@ -55,8 +55,10 @@ async function decoder(op: string, { height, width, channels }: Required<ImageOp
       if (info.channels !== channels) throw new Error(`it gave ${info.channels} channels`);
       return new Uint8Array(data);
     } catch (cause) {
+      // libvips ends some messages in a colon.
+      const why = (cause as Error).message.replace(/[\s:;.]+$/, "");
       throw new DataError(
-        `${printable(name)}: can't be decoded as an image: ${printable((cause as Error).message)}; expected a PNG, JPEG or another image`,
+        `${printable(name)}: can't be decoded as an image: ${printable(why)}; expected a PNG, JPEG or another image`,
         { cause },
       );
     }
