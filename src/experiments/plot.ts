@@ -1,7 +1,7 @@
 // Figures as SVG text, drawn on the server by Vega-Lite. Text and axes take the page's colour (`currentColor`), so that
 // one figure serves light and dark pages.
 
-import { parse, Error as VegaErrorLevel, View } from "vega";
+import { logger, parse, Error as VegaErrorLevel, View } from "vega";
 import { compile, type TopLevelSpec } from "vega-lite";
 
 /** Okabe & Ito's colours: told apart by colour-blind readers, legible on white and on black. */
@@ -63,7 +63,9 @@ export async function renderSvg(spec: TopLevelSpec): Promise<string> {
       ...spec.config,
     },
   } as TopLevelSpec;
-  const view = new View(parse(compile(styled).spec), { renderer: "none", logLevel: VegaErrorLevel });
+  // Vega-Lite warns of fit-y, which nobody asks for, where rows have a height each.
+  const { spec: compiled } = compile(styled, { logger: logger(VegaErrorLevel) });
+  const view = new View(parse(compiled), { renderer: "none", logLevel: VegaErrorLevel });
   try {
     const svg = await view.toSVG();
     // Sized by the page: the viewBox stays.
