@@ -1,10 +1,10 @@
 // A whole training step: forward, loss, backward, SGD with momentum. Of the CIFAR ResNet, of its pre-activation form, and of
-// one block with two branches.
+// single blocks.
 
 import type { Gpu } from "../src/gpu.ts";
 import { preactResnetCifar } from "../src/nn/models/resnet.ts";
 import type { BenchGroup, Runnable } from "./lib/runner.ts";
-import { captured, FUSIONS, type Fusion, trainingStep, twoBranchStep } from "./lib/training.ts";
+import { type Block, blockStep, captured, FUSIONS, type Fusion, trainingStep } from "./lib/training.ts";
 import type { Suite } from "./list.ts";
 
 export const trainingStepSuite: Suite = {
@@ -14,13 +14,13 @@ export const trainingStepSuite: Suite = {
     const sizes = gpu.isSoftware ? { small: 8, large: 32, deep: 8 } : { small: 8, large: 128, deep: 128 };
     const small = batch || sizes.small;
     // Small steps are where the host's share shows.
-    const short = [fusionGroup(20, small), captureGroup(20, small)];
+    const short = [blockGroup("residual", small), fusionGroup(20, small), captureGroup(20, small)];
     if (quick) return short;
     const long = [
       fusionGroup(20, batch || sizes.large),
       fusionGroup(110, batch || sizes.deep),
       preactGroup(20, batch || 32),
-      twoBranchGroup(batch || 32),
+      blockGroup("two-branch", batch || 32),
     ];
     return [...new Map([...long, ...short].map((group) => [group.id, group])).values()];
   },
@@ -69,13 +69,19 @@ function preactGroup(depth: number, batch: number): BenchGroup {
   };
 }
 
-function twoBranchGroup(batch: number): BenchGroup {
+const BLOCK_TITLES: Record<Block, { title: string; where: string }> = {
+  "two-branch": { title: "a block of two branches", where: "relu(norm(conv) + norm(conv))" },
+  residual: { title: "a residual block", where: "relu(norm(conv(relu(norm(conv(x))))) + x)" },
+};
+
+function blockGroup(block: Block, batch: number): BenchGroup {
+  const { title, where } = BLOCK_TITLES[block];
   return {
     ...commonOf(batch),
-    id: `training_step/two-branch/batch-${batch}`,
-    title: `a block of two branches, training step, batch ${batch}, captured`,
-    where: "relu(norm(conv) + norm(conv)), 3×3, 32×32×16, SGD with momentum",
-    ...fusions((gpu, fused) => twoBranchStep(gpu, { batch, channels: 16, size: 32, fused })),
+    id: `training_step/${block}/batch-${batch}`,
+    title: `${title}, training step, batch ${batch}, captured`,
+    where: `${where}, 3×3, 32×32×16, SGD with momentum`,
+    ...fusions((gpu, fused) => blockStep(gpu, { block, batch, channels: 16, size: 32, fused })),
   };
 }
 

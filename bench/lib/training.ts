@@ -7,6 +7,7 @@ import { relu } from "../../src/ops/activations.ts";
 import { add } from "../../src/ops/elementwise/elementwise.ts";
 import { softmaxCrossEntropy } from "../../src/ops/softmax/softmax-cross-entropy.ts";
 import { SGD } from "../../src/optim/sgd.ts";
+import type { Tensor } from "../../src/tensor/tensor.ts";
 import type { Runnable } from "./runner.ts";
 import { LEARNING_RATE, MOMENTUM, normals } from "./work.ts";
 
@@ -64,20 +65,38 @@ export function trainingStep(gpu: Gpu, options: TrainingStepOptions): Runnable {
   };
 }
 
-/**
- * One block with two branches: relu(norm(conv(x)) + norm(conv(x))), both convolutions 3×3 and before either batch-norm. Forward,
- * backward from a given gradient, SGD with momentum.
- */
-export function twoBranchStep(
+/** How two 3×3 convolutions, each with a batch-norm, make a block. */
+const BLOCKS = {
+  /** Both convolutions come before either batch-norm. */
+  "two-branch": ([conv, other], [norm, otherNorm], x) => {
+    const [a, b] = [conv.forward(x), other.forward(x)];
+    return relu(add(norm.forward(a), otherNorm.forward(b)));
+  },
+  residual: ([first, second], [norm, last], x) => {
+    const middle = norm.forward(first.forward(x), { activation: "relu" });
+    return last.forward(second.forward(middle), { activation: "relu", residual: x });
+  },
+} satisfies Record<
+  string,
+  (convs: readonly [Conv2d, Conv2d], norms: readonly [BatchNorm2d, BatchNorm2d], x: Tensor) => Tensor
+>;
+export type Block = keyof typeof BLOCKS;
+
+/** One block: forward, backward from a given gradient, SGD with momentum. */
+export function blockStep(
   gpu: Gpu,
-  { batch, channels, size, fused }: { batch: number; channels: number; size: number; fused: Fusion },
+  {
+    block,
+    batch,
+    channels,
+    size,
+    fused,
+  }: { block: Block; batch: number; channels: number; size: number; fused: Fusion },
 ): Runnable {
   const conv = () => new Conv2d(gpu, channels, channels, 3, { padding: 1, bias: false });
   const norm = () => new BatchNorm2d(gpu, channels, { fused });
-  const [convs, norms] = [
-    [conv(), conv()],
-    [norm(), norm()],
-  ] as const;
+  const convs = [conv(), conv()] as const;
+  const norms = [norm(), norm()] as const;
   const layers = [...convs, ...norms];
   const optimizer = new SGD(
     layers.flatMap((layer) => layer.parameters()),
@@ -90,10 +109,7 @@ export function twoBranchStep(
   const dy = numbers(2, false);
   return {
     step() {
-      gpu.scope(() => {
-        const [a, b] = [convs[0].forward(x), convs[1].forward(x)];
-        relu(add(norms[0].forward(a), norms[1].forward(b))).backward(dy);
-      });
+      gpu.scope(() => BLOCKS[block](convs, norms, x).backward(dy));
       optimizer.step();
       optimizer.zeroGrad();
       x.zeroGrad();

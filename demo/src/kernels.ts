@@ -11,12 +11,13 @@ import type { Gpu } from "../../src/index.ts";
 
 declare const FUSENORM_VERSION: string;
 
-/** What is compared: batch-norm with ReLU, with a residual, convolutions alone, and a whole training step. */
+/** What is compared: batch-norm with ReLU, with a residual, convolutions alone, with their batch-norms, and a whole training step. */
 const WANTED = [
   /^batch_norm\/forward\+backward\/relu\/\d+x32x32x16$/,
   /^batch_norm\/forward\+backward\/residual\+relu\/\d+x32x32x16$/,
   /^conv2d\/forward\+backward\/3x3s1\/\d+x32x32x16-16$/,
   /^conv2d\/forward\+backward\/3x3s1\/\d+x8x8x64-64$/,
+  /^training_step\/residual\/batch-\d+$/,
   /^training_step\/resnet-20\/batch-\d+\/captured$/,
 ];
 /** On a processor that plays GPU; a GPU gets the suites' own batches. */
