@@ -40,9 +40,15 @@ override WORKGROUP: u32 = 64;
 // As numbers and as vec4s; dy in grad_weight.
 @group(0) @binding(3) var<storage, read> w: array<f32>;
 @group(0) @binding(4) var<storage, read> w4: array<vec4<f32>>;
-// What differs from batch to batch, so that a pipeline serves them all.
+// What differs from batch to batch, so that a pipeline serves them all; and from map to map for the gathering kernels, as each takes the
+// better part of a second to compile. Channels are constants, since the strides of the innermost loop hang on them, and so are
+// the maps for grad_weight, whose innermost loop goes along their rows.
 struct Batch {
   N: u32,
+  IH: u32,
+  IW: u32,
+  OH: u32,
+  OW: u32,
   SLICES: u32, // of the N·OH output rows, in grad_weight
   BLOCKS: u32, // where the output REDUCES; else 1
 }
@@ -365,12 +371,12 @@ struct Axis {
   in_step: i32,
 }
 fn vertical() -> Axis {
-  if (GRAD) { return Axis(SH, (OH + u32(SH) - 1) / u32(SH), SH, 1); }
-  return Axis(1, OH, 1, SH);
+  if (GRAD) { return Axis(SH, (batch.OH + u32(SH) - 1) / u32(SH), SH, 1); }
+  return Axis(1, batch.OH, 1, SH);
 }
 fn horizontal() -> Axis {
-  if (GRAD) { return Axis(SW, (OW + u32(SW) - 1) / u32(SW), SW, 1); }
-  return Axis(1, OW, 1, SW);
+  if (GRAD) { return Axis(SW, (batch.OW + u32(SW) - 1) / u32(SW), SW, 1); }
+  return Axis(1, batch.OW, 1, SW);
 }
 // First position of a phase in `out`.
 fn first(phase: i32, stride: i32, padding: i32) -> i32 {
@@ -415,6 +421,15 @@ fn task_of(workgroup: vec3<u32>, groups: vec3<u32>, channels: u32) -> Task {
   return Task(block, k0, (block.group + 1) * OCG);
 }
 
+// m / d, for m below 2^31 and d below 2^22. Integers have no vector division. A quotient of floats is off by a few where m is large,
+// and the next, of what is left, by one at most, however the adapter rounds.
+fn quotient(m: u32, d: u32) -> u32 {
+  let far = u32(f32(m) / f32(d));
+  let near = u32(i32(far) + i32(floor(f32(i32(m - far * d)) / f32(d))));
+  let rest = i32(m - near * d);
+  return near + select(0u, 1u, rest >= i32(d)) - select(0u, 1u, rest < 0);
+}
+
 // Four consecutive pixels of a phase.
 struct Pixels { image: vec4<u32>, i: vec4<i32>, j: vec4<i32>, out: vec4<u32>, valid: vec4<bool> }
 fn pixels_of(block: Block, lane: u32) -> Pixels {
@@ -424,8 +439,8 @@ fn pixels_of(block: Block, lane: u32) -> Pixels {
   let wanted = (block.pixels + lane) * 4 + vec4<u32>(0, 1, 2, 3);
   // The first one by division, the others by counting on; past the end they repeat an earlier one.
   let m = min(wanted.x, total - 1);
-  let row = m / columns;
-  var at = vec3<u32>(row / rows, 0, m - row * columns); // image, i, j
+  let row = quotient(m, columns);
+  var at = vec3<u32>(quotient(row, rows), 0, m - row * columns); // image, i, j
   at.y = row - at.x * rows;
   var pixels: Pixels;
   for (var k = 0u; k < 4; k++) {
@@ -439,8 +454,8 @@ fn pixels_of(block: Block, lane: u32) -> Pixels {
   }
   let h = pixels.i * vertical().out_step + block.first_h;
   let w_ = pixels.j * horizontal().out_step + block.first_w;
-  pixels.out = (pixels.image * OH + vec4<u32>(h)) * OW + vec4<u32>(w_);
-  pixels.valid = (wanted < vec4<u32>(total)) & (h < vec4<i32>(i32(OH))) & (w_ < vec4<i32>(i32(OW)));
+  pixels.out = (pixels.image * batch.OH + vec4<u32>(h)) * batch.OW + vec4<u32>(w_);
+  pixels.valid = (wanted < vec4<u32>(total)) & (h < vec4<i32>(i32(batch.OH))) & (w_ < vec4<i32>(i32(batch.OW)));
   return pixels;
 }
 
@@ -450,8 +465,8 @@ fn source(pixels: Pixels, group: u32, offset_h: i32, offset_w: i32) -> Source {
   let h = pixels.i * vertical().in_step + offset_h;
   let v = pixels.j * horizontal().in_step + offset_w;
   var from_: Source;
-  from_.inside = (h >= vec4<i32>(0)) & (h < vec4<i32>(i32(IH))) & (v >= vec4<i32>(0)) & (v < vec4<i32>(i32(IW)));
-  let at = ((pixels.image * IH + vec4<u32>(h)) * IW + vec4<u32>(v)) * IC + group * (IC / GROUPS);
+  from_.inside = (h >= vec4<i32>(0)) & (h < vec4<i32>(i32(batch.IH))) & (v >= vec4<i32>(0)) & (v < vec4<i32>(i32(batch.IW)));
+  let at = ((pixels.image * batch.IH + vec4<u32>(h)) * batch.IW + vec4<u32>(v)) * IC + group * (IC / GROUPS);
   from_.at = select(vec4<u32>(0), at / unit(), from_.inside);
   return from_;
 }
@@ -559,29 +574,29 @@ fn conv_16(
 struct Row { image: u32, i: i32, left: i32, out: vec4<u32>, valid: vec4<bool> }
 fn row_of(block: Block, lane: u32) -> Row {
   let rows = vertical().count;
-  let quads = (OW + 3) / 4;
+  let quads = (batch.OW + 3) / 4;
   let wanted = block.pixels + lane;
   let m = min(wanted, batch.N * rows * quads - 1);
-  let image_row = m / quads;
-  let image = image_row / rows;
+  let image_row = quotient(m, quads);
+  let image = quotient(image_row, rows);
   let j = (m - image_row * quads) * 4 + vec4<u32>(0, 1, 2, 3);
   var row: Row;
   row.image = image;
   row.i = i32(image_row - image * rows);
   row.left = i32(j.x) + select(-PL, PL - 2, GRAD);
   let h = row.i * vertical().out_step + block.first_h;
-  row.out = (image * OH + u32(h)) * OW + j;
-  row.valid = vec4<bool>(wanted < batch.N * rows * quads && h < i32(OH)) & (j < vec4<u32>(OW));
+  row.out = (image * batch.OH + u32(h)) * batch.OW + j;
+  row.valid = vec4<bool>(wanted < batch.N * rows * quads && h < i32(batch.OH)) & (j < vec4<u32>(batch.OW));
   return row;
 }
 // Where the six neighbours lie at one filter row, and four channels of each.
 struct SixSources { at: array<u32, 6>, inside: array<bool, 6> }
 fn six_sources(row: Row, block: Block, top: i32) -> SixSources {
   let h = row.i * vertical().in_step + offset(block.first_h, top, SH, PT);
-  let first = ((row.image * IH + u32(h)) * IW + u32(row.left)) * IC + block.group * (IC / GROUPS);
+  let first = ((row.image * batch.IH + u32(h)) * batch.IW + u32(row.left)) * IC + block.group * (IC / GROUPS);
   var from_: SixSources;
   for (var i = 0; i < 6; i++) {
-    from_.inside[i] = h >= 0 && h < i32(IH) && row.left + i >= 0 && row.left + i < i32(IW);
+    from_.inside[i] = h >= 0 && h < i32(batch.IH) && row.left + i >= 0 && row.left + i < i32(batch.IW);
     from_.at[i] = select(0u, (first + u32(i) * IC) / unit(), from_.inside[i]);
   }
   return from_;
@@ -640,7 +655,7 @@ fn conv_row_8(
   for (var b = 0u; b < batch.BLOCKS; b++) {
     totals = block_row_8(task, lane, sublane, b, totals);
   }
-  if (task.block.pixels < batch.N * vertical().count * ((OW + 3) / 4)) {
+  if (task.block.pixels < batch.N * vertical().count * ((batch.OW + 3) / 4)) {
     put_totals(totals, task, 0, lane, sublane);
   }
 }
@@ -752,7 +767,7 @@ fn conv_row_16(
   for (var b = 0u; b < batch.BLOCKS; b++) {
     totals = block_row_16(task, lane, sublane, b, totals);
   }
-  if (task.block.pixels < batch.N * vertical().count * ((OW + 3) / 4)) {
+  if (task.block.pixels < batch.N * vertical().count * ((batch.OW + 3) / 4)) {
     for (var eight = 0u; eight < eights_of(task); eight++) {
       put_totals(either_8(totals.low, totals.high, eight == 1), task, 8 * eight, lane, sublane);
     }

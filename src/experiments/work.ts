@@ -21,8 +21,9 @@ export interface Work {
   programs: readonly Programs[];
 }
 
-/** Networks with the same maps share kernels, and more of them with the same norm, and all with the same batch size. */
+/** Networks with the same channels share kernels, and more of them with the same maps and norm, and all with the same batch size. */
 export interface Programs {
+  channels: string;
   maps: string;
   norm: string;
   batchSize: number;
@@ -86,7 +87,7 @@ export function networkWork(
     flop: rounds * batchSize * forwardFlop(size, image),
     passes: rounds * depth,
     // Depth adds no kernel of its own.
-    programs: [{ maps: [network ?? "", width, shrink].join(" "), norm, batchSize }],
+    programs: [{ channels: `${network ?? ""} ${width}`, maps: `shrunk ${shrink}`, norm, batchSize }],
   };
 }
 
@@ -106,11 +107,11 @@ export interface Rate {
 }
 
 /**
- * Of a network's kernels, how many are new after one with the same maps: with another norm (most of what layers without a
- * kernel of their own run are elementwise ops, which maps have no part in), and with another batch size. As first looks took on
- * lavapipe.
+ * Of a network's kernels, how many are new after one with the same channels: on other maps; then with another norm (most of what layers
+ * without a kernel of their own run are elementwise ops, which channels have no part in); and with another batch size. As first
+ * looks took on lavapipe.
  */
-const NEW_KERNELS = { batch: 0.45, none: 0.45, otherNorm: 0.03, batchSize: 0.15 };
+const NEW_KERNELS = { maps: 0.35, batch: 0.45, none: 0.45, otherNorm: 0.03, batchSize: 0.15 };
 
 /** Kernels that were compiled before. */
 class Compiled {
@@ -126,22 +127,26 @@ class Compiled {
   }
 
   /** What a training step compiles; evaluation, which comes after it in a cell, has a few kernels more. */
-  addStep({ maps, norm }: Programs): void {
-    this.add(maps);
-    this.add(`${maps} ${norm}`);
+  addStep({ channels, maps, norm }: Programs): void {
+    for (const text of [channels, `${channels} ${maps}`, `${channels} ${norm}`]) this.add(text);
   }
 
   /** @returns how much there is to compile, in networks' worth of kernels */
   addAll(programs: readonly Programs[]): number {
     let share = 0;
-    for (const { maps, norm, batchSize } of programs) {
-      const news = [this.add(maps), this.add(`${maps} ${norm}`), this.add(`${maps} ${norm} ${batchSize}`)];
-      if (news[0]) share += 1;
-      else if (news[1]) {
-        share += norm === "batch" || norm === "none" ? NEW_KERNELS[norm] : NEW_KERNELS.otherNorm;
-      } else if (news[2]) {
-        share += NEW_KERNELS.batchSize * (norm === "batch" || norm === "none" ? 1 : NEW_KERNELS.otherNorm);
+    for (const { channels, maps, norm, batchSize } of programs) {
+      const before = share;
+      const common = norm === "batch" || norm === "none";
+      const newChannels = this.add(channels);
+      const newMaps = this.add(`${channels} ${maps}`);
+      const newNorm = this.add(`${channels} ${norm}`);
+      const newBatch = this.add(`${channels} ${maps} ${norm} ${batchSize}`);
+      if (newChannels) share += 1;
+      else {
+        if (newMaps) share += NEW_KERNELS.maps;
+        if (newNorm) share += common ? NEW_KERNELS[norm] : NEW_KERNELS.otherNorm;
       }
+      if (share === before && newBatch) share += NEW_KERNELS.batchSize * (common ? 1 : NEW_KERNELS.otherNorm);
     }
     return share;
   }

@@ -71,7 +71,7 @@ describe("the estimate", () => {
   const works = listCells(EXPERIMENTS, { preset: "first-look", seeds: 1 }).map(({ configuration }) =>
     measurements.get(configuration.measure)!.work(configuration, { height: 28, width: 28, channels: 1 }),
   );
-  const usual: Programs = { maps: " 8 2", norm: "batch", batchSize: 16 };
+  const usual: Programs = { channels: " 8", maps: "shrunk 2", norm: "batch", batchSize: 16 };
   const from = (seconds: readonly number[], i: number) => seconds.slice(i).reduce((a, b) => a + b, 0);
 
   it("is of networks that are measured first", () => {
@@ -103,7 +103,7 @@ describe("the estimate", () => {
   }
 
   it("keeps compilation apart from the time of cells", () => {
-    const work: Work = { flop: 0, passes: 1000, programs: [{ ...usual, maps: "a" }] };
+    const work: Work = { flop: 0, passes: 1000, programs: [{ ...usual, channels: "a" }] };
     const estimate = new Estimate({
       class: "software",
       programs: usual,
@@ -115,9 +115,9 @@ describe("the estimate", () => {
     expect(estimate.done(work, 1)).toBe(0);
     expect(estimate.left([work])).toBeCloseTo(1, 6);
     const compile = (5 + 7) / 2;
-    expect(estimate.left([{ ...work, programs: [{ ...usual, maps: "b" }] }])).toBeCloseTo(1 + compile, 6);
-    // Kernels that other networks on these maps have, too; each is compiled once.
-    const other = { ...work, programs: [{ maps: "a", norm: "none", batchSize: 16 }] };
+    expect(estimate.left([{ ...work, programs: [{ ...usual, channels: "b" }] }])).toBeCloseTo(1 + compile, 6);
+    // Kernels that other networks of these channels have, too; each is compiled once.
+    const other = { ...work, programs: [{ ...usual, channels: "a", norm: "none" }] };
     expect(estimate.left([other, other])).toBeGreaterThan(2 + 0.3 * compile);
     expect(estimate.left([other, other])).toBeLessThan(2 + 0.7 * compile);
     expect(estimate.done({ flop: 0, passes: 0, hostFlop: 4e8, programs: [] }, 1)).toBe(0);

@@ -326,6 +326,7 @@ export function gradWeight(
       entry: tile ? `grad_weight_${tile.entry}` : row ? "grad_weight_row" : "grad_weight_16",
       constants: {
         ...mapSizes(g, map),
+        ...extentOf(map),
         ...(tile ? tileSizes(tile) : { NARROW: narrow(ctx.gpu), WORKGROUP: workgroup }),
         ...(row ? { K16: channels === 16 ? 1 : 0 } : {}),
         ...input.constants,
@@ -333,7 +334,10 @@ export function gradWeight(
       },
       ...countedOf(g, choice),
     }));
-    const bindings: Record<string, NamedBinding> = { out, batch: batchOf(g, slices) };
+    const bindings: Record<string, NamedBinding> = {
+      out,
+      batch: { ...batchOf(g, slices), ...extentOf(map) },
+    };
     bindOperand(bindings, "x", input);
     bindOperand(bindings, "dy", upstream);
     ctx.run(kernel, bindings, ctx.gpu.fold(tiles * slices));
@@ -587,7 +591,7 @@ function gather(
   // Without a bias or an addend any buffer of at least as many numbers may stand at its place.
   const bindings: Record<string, NamedBinding> = {
     ...{ out, w: weight, w4: weight, bias: bias ?? weight, addend: addend ?? weight },
-    batch: batchOf(g, 1, inTurn),
+    batch: { ...batchOf(g, 1, inTurn), ...extentOf(map) },
   };
   bindOperand(bindings, "x", input);
   for (const name in store?.bindings) bindings[name] = store.bindings[name]!;
@@ -605,7 +609,7 @@ function gather(
     entry: tile ? `conv_${tile.entry}` : band ? "conv" : `conv_${row ? "row_" : ""}${channels}`,
     constants: {
       ...(block.family === "band" ? bandSizes(g, map, band!, block) : mapSizes(g, map)),
-      ...(tile ? tileSizes(tile) : band ? {} : { NARROW: narrow(ctx.gpu) }),
+      ...(tile ? { ...extentOf(map), ...tileSizes(tile) } : band ? {} : { NARROW: narrow(ctx.gpu) }),
       ...(row && channels === 16 ? rowConstants(ctx.gpu, g, map) : {}),
       ...(map.grad ? { JOIN: joins ? 1 : 0 } : { HAS_BIAS: bias ? 1 : 0, HAS_ADDEND: addend ? 1 : 0 }),
       ...(store && !tile && !band ? { LANES: lanes } : {}),
@@ -701,12 +705,17 @@ function softwareFuses(gpu: Gpu, g: ConvGeometry, what: string): boolean {
 }
 
 function mapSizes(g: ConvGeometry, map: GatherMap): Record<string, number> {
-  const { IH, IW, IC, OH, OW, OC } = map;
+  const { IC, OC } = map;
   return {
-    ...{ IH, IW, IC, OH, OW, OC, R: g.R, S: g.S, GROUPS: g.groups },
+    ...{ IC, OC, R: g.R, S: g.S, GROUPS: g.groups },
     ...{ SH: g.strideH, SW: g.strideW, PT: g.top, PL: g.left, DH: g.dilationH, DW: g.dilationW },
     ...{ GRAD: map.grad ? 1 : 0, VEC4: map.vec4 ? 1 : 0 },
   };
+}
+
+/** Height and width of the maps: constants of some kernels, uniforms of others. */
+function extentOf({ IH, IW, OH, OW }: GatherMap) {
+  return { IH, IW, OH, OW };
 }
 
 /** `Batch` of the shaders: what the batch size decides is a uniform, so that one pipeline serves every batch. */
