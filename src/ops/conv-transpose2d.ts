@@ -6,15 +6,9 @@ import { checkOptions, optionNames, show } from "../options.ts";
 import { checkTensor } from "../tensor/check.ts";
 import { formatShape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { type ConvGeometry, pick, sameGeometry } from "./conv2d/choose.ts";
 import { checkConv2d } from "./conv2d/conv2d.ts";
-import {
-  type ConvGeometry,
-  gradInput,
-  gradWeight,
-  pick,
-  runForward,
-  sameGeometry,
-} from "./conv2d/kernels.ts";
+import { gradInput, gradWeight, runForward } from "./conv2d/kernels.ts";
 import { SliceSums } from "./conv2d/slice-sums.ts";
 import { defineOp } from "./define-op.ts";
 import { add } from "./elementwise/elementwise.ts";

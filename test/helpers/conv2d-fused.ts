@@ -4,15 +4,9 @@ import { expect } from "vitest";
 import type { NamedBindings } from "../../src/device/bindings.ts";
 import type { KernelSpec } from "../../src/device/kernels.ts";
 import type { Load, Partials, Store } from "../../src/fusion/ports.ts";
+import { accepts, type ConvVariant, pick } from "../../src/ops/conv2d/choose.ts";
 import { type Conv2dOptions, inferConv2d } from "../../src/ops/conv2d/conv2d.ts";
-import {
-  accepts,
-  type ConvVariant,
-  gradInput,
-  gradWeight,
-  pick,
-  runForward,
-} from "../../src/ops/conv2d/kernels.ts";
+import { gradInput, gradWeight, runForward } from "../../src/ops/conv2d/kernels.ts";
 import { sizeOf } from "../../src/tensor/shape.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { conv2dReference, conv2dReferenceGrad, type ReferenceConv } from "../reference/conv2d.ts";

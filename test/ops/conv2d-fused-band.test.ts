@@ -1,7 +1,7 @@
 // The band kernels of conv2d: bands and images that share workgroups, and what they do of the batch-norms around a convolution.
 
 import { describe, expect, it } from "vitest";
-import { conv2dVariants } from "../../src/ops/conv2d/kernels.ts";
+import { conv2dVariants } from "../../src/ops/conv2d/choose.ts";
 import { checkForward, checkGradInput, convOf } from "../helpers/conv2d-fused.ts";
 import { withFoldAt } from "../helpers/fold.ts";
 import { sampled, testGpu } from "../helpers/gpu.ts";

@@ -1,7 +1,7 @@
 // What the subgroup kernels of conv2d do of the batch-norms around a convolution: kernels alone, each part forced.
 
 import { describe, expect, it } from "vitest";
-import { conv2dVariants } from "../../src/ops/conv2d/kernels.ts";
+import { conv2dVariants } from "../../src/ops/conv2d/choose.ts";
 import { onlyLanes } from "../../src/ops/subgroups.ts";
 import { checkForward, checkGradInput, checkGradWeight, convOf } from "../helpers/conv2d-fused.ts";
 import { testGpu } from "../helpers/gpu.ts";

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { ShapeError } from "../../src/errors.ts";
+import { conv2dVariants } from "../../src/ops/conv2d/choose.ts";
 import { type Conv2dOptions, conv2d, inferConv2d } from "../../src/ops/conv2d/conv2d.ts";
-import { conv2dVariants } from "../../src/ops/conv2d/kernels.ts";
 import { checkOp, type OpCase } from "../helpers/check-op.ts";
 import { withFoldAt } from "../helpers/fold.ts";
 import { testGpu } from "../helpers/gpu.ts";

@@ -9,20 +9,8 @@ import { formatShape, type Shape } from "../../tensor/shape.ts";
 import { Tensor } from "../../tensor/tensor.ts";
 import { defineOp, inLayer, type OpContext } from "../define-op.ts";
 import { binary, sameLayout } from "../elementwise/kernels.ts";
-import {
-  accepts,
-  adds,
-  type ConvChoice,
-  type ConvGeometry,
-  gathers,
-  gradBias,
-  gradInput,
-  gradWeight,
-  pick,
-  runForward,
-  sameGeometry,
-  type Tail,
-} from "./kernels.ts";
+import { accepts, adds, type ConvChoice, type ConvGeometry, gathers, pick, sameGeometry } from "./choose.ts";
+import { gradBias, gradInput, gradWeight, runForward, type Tail } from "./kernels.ts";
 import { SliceSums } from "./slice-sums.ts";
 
 /** Options of `conv2d`; names and defaults are PyTorch's. */

@@ -4,8 +4,9 @@ import { ShapeError } from "../../errors.ts";
 import type { Gpu } from "../../gpu.ts";
 import { checkOptions, optionNames } from "../../options.ts";
 import { checkShape, formatShape, type Shape } from "../../tensor/shape.ts";
+import { type ConvGeometry, pick } from "../conv2d/choose.ts";
 import { type Conv2dOptions, inferConv2d } from "../conv2d/conv2d.ts";
-import { type ConvGeometry, gradBias, gradInput, gradWeight, pick, runForward } from "../conv2d/kernels.ts";
+import { gradBias, gradInput, gradWeight, runForward } from "../conv2d/kernels.ts";
 import {
   Buffers,
   type EncodeBuffer,
