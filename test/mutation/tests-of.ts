@@ -60,6 +60,8 @@ export const testsOf: Record<string, readonly string[]> = {
   conv2d_subgroup_row: [fused[1]!, ...conv2d],
   conv2d_subgroup_store: [fused[1]!, ...conv2d],
   conv2d_tile: [fused[0]!, ...conv2d],
+  conv2d_tile_conv: [fused[0]!, ...conv2d],
+  conv2d_tile_grad_weight: [fused[0]!, ...conv2d],
   copy: ["test/ops/copy.test.ts"],
   dropout: ["test/ops/dropout.test.ts"],
   elementwise: ["test/ops/elementwise.test.ts", "test/ops/compare.test.ts"],
