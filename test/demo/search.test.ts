@@ -74,8 +74,8 @@ describe("the search for the largest rates", () => {
       if (stands !== RATES.at(-1)) expect((await train(above(stands!)))[side]).not.toBe("stands");
       if (!open) expect((await train(above(stable!)))[side]).toBe("diverged");
     }
-    // The paper's point.
-    expect(limits[0]!.stands!).toBeGreaterThan(2 * limits[1]!.stands!);
+    // The paper's point. Where a network gets stuck hangs on rounding, where it diverges does not.
+    expect(limits[0]!.stable!).toBeGreaterThan(2 * limits[1]!.stable!);
 
     await engine.begin(settings);
     const bytes = gpu.stats.liveBytes;
