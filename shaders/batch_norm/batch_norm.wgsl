@@ -119,6 +119,11 @@ fn flat(id: vec3<u32>, groups: vec3<u32>) -> u32 {
   return id.x + id.y * groups.x * WORKGROUP_SIZE;
 }
 
+// Channels of a column where C % 4 = 0: 4, which no compiler knows, so that none writes the body of a loop four times.
+fn quad_size() -> u32 {
+  return min(4, params.channels);
+}
+
 fn in_tail(column: u32) -> vec4<bool> {
   return vec4<u32>(4 * column) + vec4<u32>(0, 1, 2, 3) < vec4<u32>(params.tail);
 }

@@ -1,11 +1,6 @@
 // Statistics, numbers of the channels and y in one dispatch, for small tensors with C % 4 = 0: an invocation or a workgroup has all
 // rows of its columns. A file of batch_norm.wgsl.
 
-// 4, as there are no fewer channels here. No compiler knows, so that none writes the body of a loop four times.
-fn quad_size() -> u32 {
-  return min(4, params.channels);
-}
-
 // Finalizes the four channels of a column.
 struct Affine { origin: vec4<f32>, a: vec4<f32>, b: vec4<f32> }
 

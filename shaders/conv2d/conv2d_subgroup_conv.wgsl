@@ -134,8 +134,6 @@ fn conv_16(
     totals = block_16(task, lane, sublane, b, totals);
   }
   if (task.block.pixels < (batch.N * vertical().count * horizontal().count + 3) / 4) {
-    for (var eight = 0u; eight < eights_of(task); eight++) {
-      put_totals(either_8(totals.low, totals.high, eight == 1), task, 8 * eight, lane, sublane);
-    }
+    put_totals_16(totals, task, lane, sublane);
   }
 }

@@ -35,7 +35,7 @@ fn either_8(low: Totals8, high: Totals8, is_high: bool) -> Totals8 {
   );
 }
 
-// Four channels after the other in a loop: written out, stores and sums are most of what there is to compile.
+// Four channels at a time, in a loop: written out, stores and sums are most of what there is to compile.
 fn store_8(
   sums: Sums8,
   pixels: vec4<u32>,
@@ -151,13 +151,17 @@ fn put_totals(totals: Totals8, task: Task, first: u32, lane: u32, sublane: u32) 
   let group = task.block.partial * (WORKGROUP / LANES) + lane / LANES;
   let pixels = add_lanes(vec4<f32>(totals.pixels)).x;
   for (var half = 0u; half < quads_from(task, first); half++) {
-    let is_high = half == 1;
-    let origin = select(totals.low.origin, totals.high.origin, is_high);
-    let u = add_lanes(select(totals.low.u, totals.high.u, is_high));
-    let v = add_lanes(select(totals.low.v, totals.high.v, is_high));
+    let own = either_totals(totals.low, totals.high, half == 1);
+    let u = add_lanes(own.u);
+    let v = add_lanes(own.v);
     if (sublane < PARTIAL_ROWS) {
       let at = (group * PARTIAL_ROWS + sublane) * (OC / 4) + (task.k0 + first) / 4 + half;
-      put_partial(at, partial_row(sublane, pixels, origin, u, v));
+      put_partial(at, partial_row(sublane, pixels, own.origin, u, v));
     }
+  }
+}
+fn put_totals_16(totals: Totals16, task: Task, lane: u32, sublane: u32) {
+  for (var eight = 0u; eight < eights_of(task); eight++) {
+    put_totals(either_8(totals.low, totals.high, eight == 1), task, 8 * eight, lane, sublane);
   }
 }

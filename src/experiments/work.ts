@@ -111,7 +111,7 @@ export interface Rate {
  * without a kernel of their own run are elementwise ops, which channels have no part in); and with another batch size. As first
  * looks took on lavapipe.
  */
-const NEW_KERNELS = { maps: 0.35, batch: 0.45, none: 0.45, otherNorm: 0.03, batchSize: 0.15 };
+const NEW_KERNELS = { maps: 0.35, norm: 0.45, otherNorm: 0.03, batchSize: 0.15 };
 
 /** Kernels that were compiled before. */
 class Compiled {
@@ -144,7 +144,7 @@ class Compiled {
       if (newChannels) share += 1;
       else {
         if (newMaps) share += NEW_KERNELS.maps;
-        if (newNorm) share += common ? NEW_KERNELS[norm] : NEW_KERNELS.otherNorm;
+        if (newNorm) share += common ? NEW_KERNELS.norm : NEW_KERNELS.otherNorm;
       }
       if (share === before && newBatch) share += NEW_KERNELS.batchSize * (common ? 1 : NEW_KERNELS.otherNorm);
     }
