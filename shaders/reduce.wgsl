@@ -3,7 +3,7 @@
 //   out[o, i] = scale · Σ_r term(x[o, r, i])
 //   term: x | x·z | (x − centre)² | z·(x − centre)
 //
-// Precision. Sums are made in blocks: four terms, up to 16 of those, then the sums of the blocks. So rounding is that of a
+// Precision. Sums are made in blocks: up to 32 terms, or up to 16 times four, then the sums of the blocks. So rounding is that of a
 // few dozen additions however long the axis is, and nothing hangs on which value comes first: the error of a mean is a few
 // units in the last place of the mean of |x|. Nor does a sum overflow where its result doesn't: one that comes out infinite or
 // NaN is made again of terms times `shrink`, a power of two small enough for all of a slice, and partial sums stay in that unit.
@@ -18,7 +18,8 @@
 // x goes through a part that is joined to this file: load_plain.wgsl, or, where a column is four channels, load_affine.wgsl,
 // which makes x of what lies in memory.
 //
-//   lanes      one invocation owns one (o, slice, column); no barriers
+//   lanes      one invocation owns one (o, slice, column); no barriers. One row after the other: four at a time, of two tensors, fall
+//              on the same few lines of a processor's cache, and take twice as long
 //   tree       X columns × Y sub-slices of one slice; the sub-slices are added in a tree in workgroup memory
 
 //#hole load: load_plain
@@ -116,6 +117,21 @@ fn term(index: u32, row: u32, at: Column) -> vec4<f32> {
 // Sum of the terms of rows first, first + step, …
 fn sum_rows(o: u32, first: u32, step: u32, column: u32, at: Column) -> vec4<f32> {
   let base = o * sizes.rows * sizes.columns + column;
+  var sum = vec4<f32>(0.0);
+  for (var row = first; row < sizes.rows;) {
+    let end = min(row + 32u * step, sizes.rows);
+    var part = vec4<f32>(0.0);
+    for (; row < end; row += step) {
+      part += term(base + row * sizes.columns, row, at);
+    }
+    sum += part;
+  }
+  return sum;
+}
+
+// The same, four rows at a time: more loads on their way at once.
+fn sum_rows_by_four(o: u32, first: u32, step: u32, column: u32, at: Column) -> vec4<f32> {
+  let base = o * sizes.rows * sizes.columns + column;
   let down = step * sizes.columns;
   var sum = vec4<f32>(0.0);
   var row = first;
@@ -155,8 +171,13 @@ fn sum_shrunk_rows(o: u32, first: u32, step: u32, column: u32, at: Column) -> ve
 }
 
 // By exponent bits: WGSL may assume that no infinity or NaN occurs.
-fn safe_sum(o: u32, first: u32, step: u32, column: u32, at: Column) -> vec4<f32> {
-  let sum = sum_rows(o, first, step, column, at);
+fn safe_sum(o: u32, first: u32, step: u32, column: u32, at: Column, by_four: bool) -> vec4<f32> {
+  var sum: vec4<f32>;
+  if (by_four) {
+    sum = sum_rows_by_four(o, first, step, column, at);
+  } else {
+    sum = sum_rows(o, first, step, column, at);
+  }
   if (any((bitcast<vec4<u32>>(sum) & vec4<u32>(0x7f800000u)) == vec4<u32>(0x7f800000u))) {
     return sum_shrunk_rows(o, first, step, column, at);
   }
@@ -193,7 +214,7 @@ fn lanes(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) 
     let column = i % sizes.columns;
     let slice = (i / sizes.columns) % sizes.slices;
     let o = i / (sizes.columns * sizes.slices);
-    store(o, slice, column, safe_sum(o, slice, sizes.slices, column, column_of(o, column)));
+    store(o, slice, column, safe_sum(o, slice, sizes.slices, column, column_of(o, column), false));
   }
 }
 
@@ -214,7 +235,7 @@ fn tree(
   let here = local.y * X + local.x;
   var sum = vec4<f32>(0.0);
   if (column < sizes.columns) {
-    sum = safe_sum(o, slice * Y + local.y, sizes.slices * Y, column, column_of(o, column));
+    sum = safe_sum(o, slice * Y + local.y, sizes.slices * Y, column, column_of(o, column), true);
   }
   shared_sums[here] = sum;
   for (var half = Y / 2u; half > 0u; half /= 2u) {

@@ -24,6 +24,7 @@ import {
   KernelCache,
   type KernelSpec,
   moduleOf,
+  type NewKernels,
   type Shader,
 } from "./device/kernels.ts";
 import { type KernelTiming, Profiler } from "./device/profiler.ts";
@@ -314,6 +315,11 @@ export class Gpu {
     return this.pool.adopt(buffer);
   }
 
+  /** @internal `listener` is told of every kernel that is new here, until the GPU's end. */
+  tellNewKernels(listener: NewKernels): void {
+    this.kernels.listener = listener;
+  }
+
   // --- kernels -----------------------------------------------------------------------------------------
 
   /**
@@ -584,6 +590,7 @@ export class Gpu {
     this.destroyed = true;
     alive.delete(this);
     this.failures.end();
+    this.kernels.listener?.close();
     this.commands.destroy();
     this.pool.destroy();
     this.bindGroups.destroy();

@@ -86,6 +86,12 @@ export const MOST_PIPELINES = 1024;
 /** Modules that are kept: the package has about fifty, a program that makes its own shaders at run time any number. */
 const MOST_MODULES = 256;
 
+/** Who is told of kernels that are new on a device, and of its end. */
+export interface NewKernels {
+  add(spec: KernelSpec): void;
+  close(): void;
+}
+
 /** Loads, specialises and caches kernels: the only place that creates compute pipelines. */
 export class KernelCache {
   private readonly modules = new Recent<Module, GPUShaderModule>(MOST_MODULES);
@@ -96,6 +102,8 @@ export class KernelCache {
   private nextNumber = 1;
   private nextId = 1;
   private readonly checks = new Set<Promise<void>>();
+  /** Told of each kernel that is made. */
+  listener: NewKernels | null = null;
 
   constructor(
     private readonly device: GPUDevice,
@@ -154,6 +162,7 @@ export class KernelCache {
       entry: spec.entry,
     };
     this.kernels.set(key, kernel);
+    this.listener?.add(spec);
     return kernel;
   }
 

@@ -12,6 +12,7 @@ import {
   thisMachine,
 } from "./adapters.ts";
 import { keepChoices } from "./choices.ts";
+import { CompileAhead, compilerOn, compilesLate } from "./compile-ahead.ts";
 import { isDeno, setVariables } from "./native.ts";
 import { installHybridPoll } from "./poll.ts";
 import { withoutLines } from "./quiet.ts";
@@ -247,6 +248,13 @@ export async function requestGpu(options: NodeGpuOptions = {}): Promise<Gpu> {
   const gpu = await Gpu.fromAdapter(adapter, rest);
   gpu.info.name = name; // in full, where the adapter itself says a slug of it
   await keepChoices(gpu.variants);
+  if (compilesLate(name)) {
+    const open = async () => {
+      const other = await requestAdapter({ adapter: wish, powerPreference, toggles });
+      return compilerOn(other.adapter);
+    };
+    gpu.tellNewKernels(new CompileAhead(open));
+  }
   return gpu;
 }
 

@@ -1,0 +1,126 @@
+import { describe, expect, it } from "vitest";
+import type { KernelSpec } from "../../src/device/kernels.ts";
+import { RecipeTrainer, shaders } from "../../src/index.ts";
+import { CompileAhead, type Compiler, compilerOn, compilesLate } from "../../src/node/compile-ahead.ts";
+import { loadDataset } from "../../src/node/index.ts";
+import { requestAdapter, requestGpu } from "../../src/node/request.ts";
+
+const spec = (number: number): KernelSpec => ({
+  shader: shaders.memory,
+  entry: "copy",
+  constants: { WORKGROUP_SIZE: number },
+});
+
+/** Compilers that write down what they get, and take a turn of the event loop for each. */
+function compilers(count: number, fail: (number: number) => boolean = () => false) {
+  const done: number[] = [];
+  let opened = 0;
+  let closed = 0;
+  const open = async (): Promise<Compiler> => {
+    opened += 1;
+    return {
+      async compile({ constants }) {
+        const number = Number(constants?.WORKGROUP_SIZE);
+        await new Promise((resolve) => setTimeout(resolve, 1));
+        if (fail(number)) throw new Error("lost");
+        done.push(number);
+      },
+      close: () => {
+        closed += 1;
+      },
+    };
+  };
+  return { ahead: new CompileAhead(open, count), done, counts: () => ({ opened, closed }) };
+}
+
+const settled = () => new Promise((resolve) => setTimeout(resolve, 60));
+
+describe("CompileAhead", () => {
+  it("takes the later half of what comes at once, the last one first", async () => {
+    const { ahead, done, counts } = compilers(1);
+    for (let i = 0; i < 10; i += 1) ahead.add(spec(i));
+    await settled();
+    expect(done).toEqual([9, 8, 7, 6, 5]);
+    expect(counts()).toEqual({ opened: 1, closed: 0 });
+    for (let i = 20; i < 25; i += 1) ahead.add(spec(i));
+    await settled();
+    expect(done.slice(5)).toEqual([24, 23]);
+    expect(counts().opened).toBe(1);
+  });
+
+  it("leaves a kernel that comes alone to the device that asked, and opens nothing for it", async () => {
+    const { ahead, done, counts } = compilers(3);
+    for (let i = 0; i < 3; i += 1) {
+      ahead.add(spec(i));
+      await settled();
+    }
+    expect(done).toEqual([]);
+    expect(counts()).toEqual({ opened: 0, closed: 0 });
+  });
+
+  it("shares among several, each kernel once", async () => {
+    const { ahead, done, counts } = compilers(3);
+    for (let i = 0; i < 20; i += 1) ahead.add(spec(i));
+    await settled();
+    expect([...done].sort((a, b) => a - b)).toEqual([5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19]);
+    expect(counts().opened).toBe(3);
+  });
+
+  it("leaves WGSL of users alone", async () => {
+    const { ahead, done } = compilers(1);
+    const source = "@compute @workgroup_size(1) fn main() {}";
+    for (let i = 0; i < 4; i += 1) ahead.add({ shader: { name: "own", source }, entry: "main" });
+    await settled();
+    expect(done).toEqual([]);
+  });
+
+  it("ends where a compiler fails, and is closed when what is at work has ended", async () => {
+    const failing = compilers(2, (number) => number === 9);
+    for (let i = 0; i < 10; i += 1) failing.ahead.add(spec(i));
+    await settled();
+    expect(failing.done.length).toBeLessThan(3);
+    failing.ahead.add(spec(30));
+    failing.ahead.add(spec(31));
+    await settled();
+    expect(failing.done).not.toContain(31);
+    expect(failing.counts()).toEqual({ opened: 2, closed: 2 });
+
+    const closing = compilers(1);
+    for (let i = 0; i < 10; i += 1) closing.ahead.add(spec(i));
+    await new Promise((resolve) => setImmediate(() => setImmediate(resolve)));
+    closing.ahead.close();
+    await settled();
+    expect(closing.counts()).toEqual({ opened: 1, closed: 1 });
+    expect(closing.done.length).toBeLessThan(2);
+  });
+});
+
+describe("compilerOn", () => {
+  it("compiles every kernel of a training step, without running it", async () => {
+    const { adapter } = await requestAdapter();
+    const gpu = await requestGpu();
+    const specs: KernelSpec[] = [];
+    gpu.tellNewKernels({ add: (one) => void specs.push(one), close() {} });
+    const recipe = { depth: 8, width: 8, batchSize: 4, maxSteps: 1, lr: 0.1 };
+    const trainer = new RecipeTrainer(gpu, await loadDataset("embedded"), recipe);
+    await trainer.run({ evaluate: false });
+    trainer.dispose();
+    gpu.destroy();
+    expect(specs.length).toBeGreaterThan(30);
+    const compiler = await compilerOn(adapter);
+    for (const one of specs) await compiler.compile(one);
+    await expect(compiler.compile({ ...specs[0]!, entry: "nothing" })).rejects.toThrow("nothing");
+    compiler.close();
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    await expect(compiler.compile(specs[0]!)).rejects.toThrow("lost");
+  });
+
+  it("is for lavapipe with Mesa's cache alone", () => {
+    expect(compilesLate("llvmpipe (LLVM 19.1.7, 256 bits)", {})).toBe(true);
+    expect(compilesLate("llvmpipe (LLVM 19.1.7, 256 bits)", { MESA_SHADER_CACHE_DISABLE: "true" })).toBe(
+      false,
+    );
+    expect(compilesLate("SwiftShader Device (Subzero)", {})).toBe(false);
+    expect(compilesLate("NVIDIA H100", {})).toBe(false);
+  });
+});
