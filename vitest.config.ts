@@ -15,10 +15,23 @@ class LongOnesFirst extends BaseSequencer {
 }
 
 /**
- * Other runtimes, child processes and long runs: more than half of the time, and least often what a change breaks. `npm test` alone
- * leaves them out; named (`npm test -- test/cli`), and by `npm run check`, they run.
+ * Other runtimes, child processes, long runs and random ones: more than half of the time, and least often what a change breaks. `npm test`
+ * alone leaves them out, and takes every other one of the cases and variants of the rest (`sampled`); named (`npm test -- test/cli`),
+ * and by `npm run check`, all run.
  */
-const FOR_CHECK = ["browser", "cli", "demo", "deno", "examples", "faults", "soak"];
+const FOR_CHECK = [
+  "bench",
+  "browser",
+  "cli",
+  "demo",
+  "deno",
+  "docs",
+  "examples",
+  "faults",
+  "onnx",
+  "property",
+  "soak",
+];
 const isAlone = process.argv.slice(2).join(" ") === "run";
 
 // Two workers. A software adapter runs a kernel on every core, but compiles it on one, and where nothing is cached, compiling
@@ -31,7 +44,11 @@ export default defineConfig({
     maxWorkers: 2,
     sequence: { sequencer: LongOnesFirst },
     isolate: false,
-    env: { FUSENORM_CHOICES: "off" },
+    // Two workers leave no core to compile ahead on.
+    env: {
+      ...{ FUSENORM_CHOICES: "off", FUSENORM_COMPILE_AHEAD: "off" },
+      FUSENORM_TESTS: isAlone ? "sample" : "all",
+    },
     testTimeout: 400_000,
     hookTimeout: 400_000,
     coverage: {

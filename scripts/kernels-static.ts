@@ -14,9 +14,11 @@ import { readCompiled, readMachineCode } from "./kernels-static/compiled.ts";
 import { beside, hottestFunction, innerLoop } from "./kernels-static/listing.ts";
 import { buildDriver, compile, type Job } from "./kernels-static/machine.ts";
 import { analyze } from "./kernels-static/model.ts";
+import { PEERS_SCRIPT, peersText } from "./kernels-static/peers.ts";
 import { comparisonText, EXPLANATION, figuresJson, figuresText, wrap } from "./kernels-static/report.ts";
 import { type Figures, idOf, type Row, readFigures } from "./kernels-static/rows.ts";
 import { WORKLOADS } from "./kernels-static/workloads.ts";
+import { installPeers } from "./lib/peers.ts";
 
 const RESULTS = fileURLToPath(new URL("../bench/results/", import.meta.url));
 const width = process.stdout.columns ?? (Number(process.env.COLUMNS) || 120);
@@ -31,6 +33,7 @@ interface Options {
   asm?: string;
   json?: boolean;
   check?: boolean;
+  peers?: boolean;
   out: string;
 }
 
@@ -58,6 +61,7 @@ const program = new Command("kernels:static")
   .option("--asm <pattern>", "the inner loop of kernels that match, beside its WGSL")
   .option("--json", "the figures as JSON on standard output, a list by family")
   .option("--check", "two shapes: fails on a spill, or 5 % less than what is stored")
+  .option("--peers", "jax-js and TensorFlow.js, compiled the same way, beside what is stored; stores theirs")
   .option("--out <dir>", "where whole runs are stored, as static-FAMILY.json, and --check looks", RESULTS)
   .parse();
 const options = program.opts<Options>();
@@ -127,7 +131,7 @@ function listKernels(runs: readonly Run[], pattern: RegExp): string {
 
 /** One for each subgroup size of each family. */
 function plan(folder: string): Run[] {
-  const { wave, check, asm, compare, variant: variants = [] } = options;
+  const { wave, check, asm, compare, peers, variant: variants = [] } = options;
   const families =
     compare === undefined ? (options.family ?? DEFAULT_FAMILIES) : [readStored(compare).family];
   const workloads = check ? ["check"] : (options.work ?? WORKLOADS);
@@ -136,7 +140,7 @@ function plan(folder: string): Run[] {
     throw new UsageError(`kernels:static: work is ${unknown}; expected one of ${WORKLOADS.join(", ")}`);
   }
   return families.map(chipOf).flatMap((chip) => {
-    const waves = check || asm !== undefined ? chip.waves.slice(0, 1) : chip.waves;
+    const waves = check || peers || asm !== undefined ? chip.waves.slice(0, 1) : chip.waves;
     const wanted = wave === undefined ? waves : [Number(wave)];
     const missing = wanted.find((lanes) => !chip.waves.includes(lanes));
     if (missing !== undefined) {
@@ -144,7 +148,16 @@ function plan(folder: string): Run[] {
     }
     return wanted.map((lanes) => {
       const { family } = chip;
-      return { family, chip, wave: lanes, workloads, variants, folder: join(folder, `${family}-${lanes}`) };
+      const script = peers ? PEERS_SCRIPT : undefined;
+      return {
+        family,
+        chip,
+        wave: lanes,
+        workloads,
+        variants,
+        folder: join(folder, `${family}-${lanes}`),
+        script,
+      };
     });
   });
 }
@@ -160,7 +173,7 @@ const printed: Figures[] = [];
 
 /** Prints, checks or stores the figures of one family; gives what a check found wrong. */
 function report(figures: Figures, chip: Chip): string[] {
-  const { wave, work, variant, compare, check, json, out } = options;
+  const { wave, work, variant, compare, check, json, peers, out } = options;
   const stored = join(out, `static-${chip.family}.json`);
   if (check) {
     const former = readStored(stored);
@@ -170,6 +183,11 @@ function report(figures: Figures, chip: Chip): string[] {
     if (wrong.length === 0)
       console.log(`${chip.family}: ${figures.rows.length} kernels, all right${versions}`);
     return wrong;
+  }
+  if (peers) {
+    console.log(`${peersText(readStored(stored), figures, chip)}\n`);
+    writeFileAtomic(join(out, `static-${chip.family}-peers.json`), figuresJson(figures));
+    return [];
   }
   const rows = figures.rows.filter(matches);
   if (json) printed.push({ ...figures, rows });
@@ -191,10 +209,11 @@ function report(figures: Figures, chip: Chip): string[] {
 async function main(): Promise<void> {
   const folder = mkdtempSync(join(tmpdir(), "kernels-static-"));
   try {
+    if (options.peers) installPeers("kernels:static");
     const runs = plan(folder);
     const driver = buildDriver(folder);
     await pooled(runs, (run) => compile(driver, run));
-    const { asm, check, compare, json } = options;
+    const { asm, check, compare, json, peers } = options;
     if (asm !== undefined) {
       console.log(listKernels(runs, new RegExp(asm)) || `no kernel matches ${asm}`);
       return;
@@ -205,7 +224,7 @@ async function main(): Promise<void> {
     for (const one of wrong) console.error(`kernels:static: ${one}`);
     if (wrong.length > 0) process.exitCode = 1;
     if (json) console.log(JSON.stringify(printed));
-    if (!check && !json && compare === undefined) {
+    if (!check && !json && !peers && compare === undefined) {
       console.log(EXPLANATION.flatMap((text) => wrap(text, width)).join("\n"));
     }
   } finally {

@@ -58,11 +58,13 @@ export interface Job {
   variants: readonly string[];
   /** Made, and filled. */
   folder: string;
+  /** What is run there, with the folder, the workloads and the variants as arguments. Default: compile.ts. */
+  script?: string;
 }
 
 /** @throws Error with what the process said, if it failed */
 export async function compile(driver: { manifest: string; radv: string }, job: Job): Promise<void> {
-  const { family, wave, workloads, variants, folder } = job;
+  const { family, wave, workloads, variants, folder, script = join(here, "compile.ts") } = job;
   mkdirSync(folder, { recursive: true });
   const env = {
     ...process.env,
@@ -75,14 +77,10 @@ export async function compile(driver: { manifest: string; radv: string }, job: J
     FUSENORM_CHOICES: "off",
     XDG_RUNTIME_DIR: process.env.XDG_RUNTIME_DIR || tmpdir(),
   };
-  const child = spawn(
-    process.execPath,
-    ["--import", "tsx", join(here, "compile.ts"), folder, `${workloads}`, ...variants],
-    {
-      env,
-      stdio: ["ignore", "ignore", "pipe"],
-    },
-  );
+  const child = spawn(process.execPath, ["--import", "tsx", script, folder, `${workloads}`, ...variants], {
+    env,
+    stdio: ["ignore", "ignore", "pipe"],
+  });
   let said = "";
   child.stderr.setEncoding("utf8").on("data", (text: string) => {
     said += text;

@@ -20,7 +20,7 @@ export const workloads: Readonly<Record<string, Workload>> = {
         batchNorm(gpu, shape, "relu", true),
       ]),
     ),
-  matmul: (gpu) => inTurn([matmul(gpu, 1024), matmul(gpu, 4096)]),
+  matmul: (gpu) => inTurn(MATRICES.map((n) => matmul(gpu, n))),
   // What `--check` compiles: convolutions with all that folds into them, and products of matrices.
   check: (gpu) => inTurn([foldedConvolutions(gpu, [128, 32, 32, 16]), matmul(gpu, 1024)]),
 };
@@ -28,7 +28,7 @@ export const workloads: Readonly<Record<string, Workload>> = {
 export const WORKLOADS = Object.keys(workloads);
 
 /** Images, size of the map, channels in and out, size of the filter, stride: without batch-norm around them. */
-const CONVOLUTIONS: readonly (readonly [number, number, number, number, number, number])[] = [
+export const CONVOLUTIONS: readonly (readonly [number, number, number, number, number, number])[] = [
   [128, 32, 16, 16, 3, 1],
   [128, 16, 32, 32, 3, 1],
   [128, 8, 64, 64, 3, 1],
@@ -40,6 +40,9 @@ const CONVOLUTIONS: readonly (readonly [number, number, number, number, number, 
   [32, 56, 256, 512, 1, 2],
   [32, 224, 3, 64, 7, 2],
 ];
+
+/** Rows, and columns, of the factors of products. */
+export const MATRICES: readonly number[] = [1024, 4096];
 
 const NORM_SHAPES = [
   [128, 32, 32, 16],

@@ -121,11 +121,15 @@ export async function compilerOn(adapter: GPUAdapter): Promise<Compiler> {
   };
 }
 
-/** Does this adapter compile at the first dispatch, and keep what it compiled where other devices find it? */
+/**
+ * Does this adapter compile at the first dispatch, and keep what it compiled where other devices find it? `FUSENORM_COMPILE_AHEAD=off`
+ * says no: for programs that keep every core busy themselves.
+ */
 export function compilesLate(name: string, env: NodeJS.ProcessEnv = process.env): boolean {
   const isOff = (value = "") => /^(1|true|y|yes)$/i.test(value);
   return (
     /llvmpipe/i.test(name) &&
+    env.FUSENORM_COMPILE_AHEAD !== "off" &&
     !isOff(env.MESA_SHADER_CACHE_DISABLE) &&
     !isOff(env.MESA_GLSL_CACHE_DISABLE) &&
     availableParallelism() > 1 &&

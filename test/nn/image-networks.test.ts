@@ -9,7 +9,7 @@ import type { Module } from "../../src/nn/module.ts";
 import { softmaxCrossEntropy } from "../../src/ops/softmax/softmax-cross-entropy.ts";
 import { SGD } from "../../src/optim/sgd.ts";
 import { withChoices } from "../helpers/choices.ts";
-import { testGpu } from "../helpers/gpu.ts";
+import { sampled, testGpu } from "../helpers/gpu.ts";
 import { checkGradients } from "../helpers/networks.ts";
 import { normals } from "../helpers/numbers.ts";
 import { Tape, type Value } from "../reference/autodiff.ts";
@@ -193,7 +193,7 @@ describe("loss and gradients of float64; and steps on a batch make its loss fall
       logits: (network, x) => network.mobilenetV2(x, [1, 2, 3, 4, 3, 3, 1], [1, 1, 1, 2, 2, 1, 2, 1]),
     },
   ];
-  for (const { name, make, size, images = 4, trains = false, logits } of cases) {
+  for (const { name, make, size, images = 4, trains = false, logits } of sampled(cases)) {
     it(name, async () => {
       const live = gpu.stats.liveBuffers;
       const shape = [images, size, size, 3];

@@ -4,6 +4,7 @@ import { RecipeTrainer, shaders } from "../../src/index.ts";
 import { CompileAhead, type Compiler, compilerOn, compilesLate } from "../../src/node/compile-ahead.ts";
 import { loadDataset } from "../../src/node/index.ts";
 import { requestAdapter, requestGpu } from "../../src/node/request.ts";
+import { runScript } from "./children.ts";
 
 const spec = (number: number): KernelSpec => ({
   shader: shaders.memory,
@@ -95,6 +96,33 @@ describe("CompileAhead", () => {
   });
 });
 
+describe("requestGpu", () => {
+  it("compiles ahead on lavapipe: the same losses, and the process ends by itself", async () => {
+    const script = (env: Record<string, string>) =>
+      runScript(
+        `
+        import { RecipeTrainer } from "./src/index.ts";
+        import { loadDataset, requestGpu } from "./src/node/index.ts";
+        const gpu = await requestGpu();
+        const recipe = { depth: 8, width: 4, batchSize: 4, maxSteps: 2, lr: 0.1, logEvery: 1 };
+        const trainer = new RecipeTrainer(gpu, await loadDataset("embedded"), recipe);
+        const losses = [];
+        await trainer.run({ evaluate: false, onLog: ({ loss }) => losses.push(loss) });
+        trainer.dispose();
+        gpu.destroy();
+        console.log(JSON.stringify(losses));`,
+        env,
+      );
+    const [ahead, alone] = [
+      await script({ FUSENORM_COMPILE_AHEAD: "on" }),
+      await script({ FUSENORM_COMPILE_AHEAD: "off" }),
+    ];
+    expect(ahead.code, ahead.stderr).toBe(0);
+    expect(JSON.parse(ahead.stdout)).toHaveLength(2);
+    expect(ahead.stdout).toBe(alone.stdout);
+  });
+});
+
 describe("compilerOn", () => {
   it("compiles every kernel of a training step, without running it", async () => {
     const { adapter } = await requestAdapter();
@@ -120,6 +148,7 @@ describe("compilerOn", () => {
     expect(compilesLate("llvmpipe (LLVM 19.1.7, 256 bits)", { MESA_SHADER_CACHE_DISABLE: "true" })).toBe(
       false,
     );
+    expect(compilesLate("llvmpipe (LLVM 19.1.7, 256 bits)", { FUSENORM_COMPILE_AHEAD: "off" })).toBe(false);
     expect(compilesLate("SwiftShader Device (Subzero)", {})).toBe(false);
     expect(compilesLate("NVIDIA H100", {})).toBe(false);
   });
