@@ -31,75 +31,83 @@ struct Sizes { M: u32, N: u32, K: u32, A_M: u32, A_K: u32, B_K: u32, B_N: u32, h
 var<workgroup> rows_tile: array<vec4<f32>, CHUNK_SIZE>; // [k][row in fours]
 var<workgroup> columns_tile: array<vec4<f32>, CHUNK_SIZE>; // [k][column in fours]
 
-// a(m, k) … a(m, k + 3), zeros past the end
-fn row_of_a(m: u32, k: u32) -> vec4<f32> {
-  let at = min(m, size.M - 1) * size.A_M;
-  if (A_VEC4 == 1) {
-    return select(vec4<f32>(0), a4[(at + min(k, size.K - 4)) / 4], k < size.K);
-  }
-  let ks = k + vec4<u32>(0, 1, 2, 3);
-  let i = at + min(ks, vec4<u32>(size.K - 1)) * size.A_K;
-  return select(vec4<f32>(0), vec4<f32>(a[i.x], a[i.y], a[i.z], a[i.w]), ks < vec4<u32>(size.K));
-}
+// Where the block of 4 × 4 of an operand that a lane loads lies in the first chunk: its first k, its first row or column, and, where it is
+// read by vec4s, these. Rows and columns past the end repeat the last ones.
+struct Source { k: u32, line: u32, at: vec4<u32> }
 
-// b(k, n) … b(k + 3, n), zeros past the end
-fn column_of_b(n: u32, k: u32) -> vec4<f32> {
-  let at = min(n, size.N - 1) * size.B_N;
-  if (B_VEC4 == 1) {
-    return select(vec4<f32>(0), b4[(at + min(k, size.K - 4)) / 4], k < size.K);
-  }
-  let ks = k + vec4<u32>(0, 1, 2, 3);
-  let i = at + min(ks, vec4<u32>(size.K - 1)) * size.B_K;
-  return select(vec4<f32>(0), vec4<f32>(b[i.x], b[i.y], b[i.z], b[i.w]), ks < vec4<u32>(size.K));
-}
-
-// a(m, k) … a(m + 3, k), zeros past the end
-fn column_of_a(m: u32, k: u32) -> vec4<f32> {
-  let at = (min(k, size.K - 1) * size.A_K + min(m, size.M - 4)) / 4;
-  return select(vec4<f32>(0), a4[at], k < size.K);
-}
-// b(k, n) … b(k, n + 3), zeros past the end
-fn row_of_b(n: u32, k: u32) -> vec4<f32> {
-  let at = (min(k, size.K - 1) * size.B_K + min(n, size.N - 4)) / 4;
-  return select(vec4<f32>(0), b4[at], k < size.K);
-}
-
-// [k][line]: 4 × 4 of a, or of b. Written out, since a compiler that leaves a loop a loop keeps what it indexes in memory.
-fn block_of_a(m: u32, k: u32) -> mat4x4<f32> {
+fn source_of_a(m: u32, lane: u32) -> Source {
+  // Neighbouring lanes read along k, or along m or n if that is how the operand lies.
+  let j = vec4<u32>(0, 1, 2, 3);
   if (A_VEC4 == 2) {
-    return mat4x4<f32>(column_of_a(m, k), column_of_a(m, k + 1), column_of_a(m, k + 2), column_of_a(m, k + 3));
+    let k = lane / (TILE / 4) * 4;
+    let line = m + lane % (TILE / 4) * 4;
+    return Source(k, line, ((k + j) * size.A_K + min(line, size.M - 4)) / 4);
   }
-  return transpose(mat4x4<f32>(row_of_a(m, k), row_of_a(m + 1, k), row_of_a(m + 2, k), row_of_a(m + 3, k)));
+  let k = lane % (BK / 4) * 4;
+  let line = m + lane / (BK / 4) * 4;
+  return Source(k, line, (min(line + j, vec4<u32>(size.M - 1)) * size.A_M + k) / 4);
 }
-fn block_of_b(n: u32, k: u32) -> mat4x4<f32> {
+fn source_of_b(n: u32, lane: u32) -> Source {
+  let j = vec4<u32>(0, 1, 2, 3);
   if (B_VEC4 == 2) {
-    return mat4x4<f32>(row_of_b(n, k), row_of_b(n, k + 1), row_of_b(n, k + 2), row_of_b(n, k + 3));
+    let k = lane / (TILE / 4) * 4;
+    let line = n + lane % (TILE / 4) * 4;
+    return Source(k, line, ((k + j) * size.B_K + min(line, size.N - 4)) / 4);
   }
-  return transpose(
-    mat4x4<f32>(column_of_b(n, k), column_of_b(n + 1, k), column_of_b(n + 2, k), column_of_b(n + 3, k)),
-  );
+  let k = lane % (BK / 4) * 4;
+  let line = n + lane / (BK / 4) * 4;
+  return Source(k, line, (min(line + j, vec4<u32>(size.N - 1)) * size.B_N + k) / 4);
 }
 
-fn load_chunk(m: u32, n: u32, k: u32, lane: u32) {
-  for (var i = lane; i < BK / 4 * TILE / 4; i += WORKGROUP) {
-    // Neighbouring lanes read along k, or along m or n if that is how the operand lies.
-    let along = vec2<u32>(i % (BK / 4), i / (BK / 4));
-    let across = vec2<u32>(i / (TILE / 4), i % (TILE / 4));
-    let at_a = select(along, across, A_VEC4 == 2);
-    let at_b = select(along, across, B_VEC4 == 2);
-    let from_a = block_of_a(m + at_a.y * 4, k + at_a.x * 4);
-    let from_b = block_of_b(n + at_b.y * 4, k + at_b.x * 4);
-    let a_at = at_a.x * 4 * ROW + at_a.y;
-    rows_tile[a_at] = from_a[0];
-    rows_tile[a_at + ROW] = from_a[1];
-    rows_tile[a_at + 2 * ROW] = from_a[2];
-    rows_tile[a_at + 3 * ROW] = from_a[3];
-    let b_at = at_b.x * 4 * ROW + at_b.y;
-    columns_tile[b_at] = from_b[0];
-    columns_tile[b_at + ROW] = from_b[1];
-    columns_tile[b_at + 2 * ROW] = from_b[2];
-    columns_tile[b_at + 3 * ROW] = from_b[3];
+// Number by number: a(m, k) … a(m, k + 3), b(k, n) … b(k + 3, n).
+fn row_of_a(m: u32, k: u32) -> vec4<f32> {
+  let i = min(m, size.M - 1) * size.A_M + min(k + vec4<u32>(0, 1, 2, 3), vec4<u32>(size.K - 1)) * size.A_K;
+  return vec4<f32>(a[i.x], a[i.y], a[i.z], a[i.w]);
+}
+fn column_of_b(n: u32, k: u32) -> vec4<f32> {
+  let i = min(n, size.N - 1) * size.B_N + min(k + vec4<u32>(0, 1, 2, 3), vec4<u32>(size.K - 1)) * size.B_K;
+  return vec4<f32>(b[i.x], b[i.y], b[i.z], b[i.w]);
+}
+
+// [k][line] of the chunk that begins at `start`; zeros past the end.
+fn block_of_a(source: Source, start: u32) -> mat4x4<f32> {
+  let k = start + source.k;
+  var block: mat4x4<f32>;
+  if (A_VEC4 == 0) {
+    let m = source.line;
+    block = transpose(mat4x4<f32>(row_of_a(m, k), row_of_a(m + 1, k), row_of_a(m + 2, k), row_of_a(m + 3, k)));
+  } else {
+    let at = source.at + start * select(1u, size.A_K, A_VEC4 == 2) / 4;
+    block = mat4x4<f32>(a4[at.x], a4[at.y], a4[at.z], a4[at.w]);
+    if (A_VEC4 == 1) { block = transpose(block); }
   }
+  return within(block, k, start);
+}
+fn block_of_b(source: Source, start: u32) -> mat4x4<f32> {
+  let k = start + source.k;
+  var block: mat4x4<f32>;
+  if (B_VEC4 == 0) {
+    let n = source.line;
+    block = transpose(
+      mat4x4<f32>(column_of_b(n, k), column_of_b(n + 1, k), column_of_b(n + 2, k), column_of_b(n + 3, k)),
+    );
+  } else {
+    let at = source.at + start * select(1u, size.B_K, B_VEC4 == 2) / 4;
+    block = mat4x4<f32>(b4[at.x], b4[at.y], b4[at.z], b4[at.w]);
+    if (B_VEC4 == 1) { block = transpose(block); }
+  }
+  return within(block, k, start);
+}
+
+// What lies past the last k counts as zero; only the last chunk has any.
+fn within(block: mat4x4<f32>, k: u32, start: u32) -> mat4x4<f32> {
+  if (start + BK <= size.K) { return block; }
+  return mat4x4<f32>(
+    select(vec4<f32>(0), block[0], k < size.K),
+    select(vec4<f32>(0), block[1], k + 1 < size.K),
+    select(vec4<f32>(0), block[2], k + 2 < size.K),
+    select(vec4<f32>(0), block[3], k + 3 < size.K),
+  );
 }
 
 fn store_one(m: u32, n: u32, value: f32) {
@@ -119,6 +127,55 @@ fn store_row(m: u32, n: u32, left: vec4<f32>, right: vec4<f32>) {
   store(m, n + 32, right);
 }
 
+// acc [row][half of the columns] += a column of a · a row of b, each in two halves
+fn add_product(
+  acc: ptr<function, array<vec4<f32>, 16>>,
+  a0: vec4<f32>,
+  a1: vec4<f32>,
+  b0: vec4<f32>,
+  b1: vec4<f32>,
+) {
+  (*acc)[0] = fma(vec4<f32>(a0.x), b0, (*acc)[0]);
+  (*acc)[1] = fma(vec4<f32>(a0.x), b1, (*acc)[1]);
+  (*acc)[2] = fma(vec4<f32>(a0.y), b0, (*acc)[2]);
+  (*acc)[3] = fma(vec4<f32>(a0.y), b1, (*acc)[3]);
+  (*acc)[4] = fma(vec4<f32>(a0.z), b0, (*acc)[4]);
+  (*acc)[5] = fma(vec4<f32>(a0.z), b1, (*acc)[5]);
+  (*acc)[6] = fma(vec4<f32>(a0.w), b0, (*acc)[6]);
+  (*acc)[7] = fma(vec4<f32>(a0.w), b1, (*acc)[7]);
+  (*acc)[8] = fma(vec4<f32>(a1.x), b0, (*acc)[8]);
+  (*acc)[9] = fma(vec4<f32>(a1.x), b1, (*acc)[9]);
+  (*acc)[10] = fma(vec4<f32>(a1.y), b0, (*acc)[10]);
+  (*acc)[11] = fma(vec4<f32>(a1.y), b1, (*acc)[11]);
+  (*acc)[12] = fma(vec4<f32>(a1.z), b0, (*acc)[12]);
+  (*acc)[13] = fma(vec4<f32>(a1.z), b1, (*acc)[13]);
+  (*acc)[14] = fma(vec4<f32>(a1.w), b0, (*acc)[14]);
+  (*acc)[15] = fma(vec4<f32>(a1.w), b1, (*acc)[15]);
+}
+
+// Four k, from those on that lie at `a_at` and `b_at`. In the text, so that constants are all that their addresses differ by; bounded
+// once, where compilers can see that no load needs a bound of its own.
+fn multiply_4(acc: ptr<function, array<vec4<f32>, 16>>, a_at: u32, b_at: u32) {
+  let a = min(a_at, CHUNK_SIZE - 3 * ROW - 9);
+  let b = min(b_at, CHUNK_SIZE - 3 * ROW - 9);
+  add_product(acc, rows_tile[a], rows_tile[a + 8], columns_tile[b], columns_tile[b + 8]);
+  add_product(acc, rows_tile[a + ROW], rows_tile[a + ROW + 8], columns_tile[b + ROW], columns_tile[b + ROW + 8]);
+  add_product(
+    acc,
+    rows_tile[a + 2 * ROW],
+    rows_tile[a + 2 * ROW + 8],
+    columns_tile[b + 2 * ROW],
+    columns_tile[b + 2 * ROW + 8],
+  );
+  add_product(
+    acc,
+    rows_tile[a + 3 * ROW],
+    rows_tile[a + 3 * ROW + 8],
+    columns_tile[b + 3 * ROW],
+    columns_tile[b + 3 * ROW + 8],
+  );
+}
+
 @compute @workgroup_size(64)
 fn forward(
   @builtin(workgroup_id) workgroup: vec3<u32>,
@@ -131,31 +188,25 @@ fn forward(
   let m = (id / blocks) * TILE;
   let column = lane % 8;
   let row = lane / 8;
+  let from_a = source_of_a(m, lane);
+  let from_b = source_of_b(n, lane);
+  let to_a = min(from_a.k * ROW + (from_a.line - m) / 4, CHUNK_SIZE - 3 * ROW - 1);
+  let to_b = min(from_b.k * ROW + (from_b.line - n) / 4, CHUNK_SIZE - 3 * ROW - 1);
   var acc: array<vec4<f32>, 16>; // [row][half of the columns]
   for (var start = 0u; start < size.K; start += BK) {
-    load_chunk(m, n, start, lane);
+    let of_a = block_of_a(from_a, start);
+    let of_b = block_of_b(from_b, start);
+    rows_tile[to_a] = of_a[0];
+    rows_tile[to_a + ROW] = of_a[1];
+    rows_tile[to_a + 2 * ROW] = of_a[2];
+    rows_tile[to_a + 3 * ROW] = of_a[3];
+    columns_tile[to_b] = of_b[0];
+    columns_tile[to_b + ROW] = of_b[1];
+    columns_tile[to_b + 2 * ROW] = of_b[2];
+    columns_tile[to_b + 3 * ROW] = of_b[3];
     workgroupBarrier();
-    for (var k = 0u; k < BK; k++) {
-      let a0 = rows_tile[k * ROW + row];
-      let a1 = rows_tile[k * ROW + 8 + row];
-      let b0 = columns_tile[k * ROW + column];
-      let b1 = columns_tile[k * ROW + 8 + column];
-      acc[0] = fma(vec4<f32>(a0.x), b0, acc[0]);
-      acc[1] = fma(vec4<f32>(a0.x), b1, acc[1]);
-      acc[2] = fma(vec4<f32>(a0.y), b0, acc[2]);
-      acc[3] = fma(vec4<f32>(a0.y), b1, acc[3]);
-      acc[4] = fma(vec4<f32>(a0.z), b0, acc[4]);
-      acc[5] = fma(vec4<f32>(a0.z), b1, acc[5]);
-      acc[6] = fma(vec4<f32>(a0.w), b0, acc[6]);
-      acc[7] = fma(vec4<f32>(a0.w), b1, acc[7]);
-      acc[8] = fma(vec4<f32>(a1.x), b0, acc[8]);
-      acc[9] = fma(vec4<f32>(a1.x), b1, acc[9]);
-      acc[10] = fma(vec4<f32>(a1.y), b0, acc[10]);
-      acc[11] = fma(vec4<f32>(a1.y), b1, acc[11]);
-      acc[12] = fma(vec4<f32>(a1.z), b0, acc[12]);
-      acc[13] = fma(vec4<f32>(a1.z), b1, acc[13]);
-      acc[14] = fma(vec4<f32>(a1.w), b0, acc[14]);
-      acc[15] = fma(vec4<f32>(a1.w), b1, acc[15]);
+    for (var k = 0u; k < BK; k += 4) {
+      multiply_4(&acc, k * ROW + row, k * ROW + column);
     }
     workgroupBarrier();
   }
