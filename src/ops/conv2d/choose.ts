@@ -198,12 +198,19 @@ function gatherVariants(gpu: Gpu, g: ConvGeometry, map: GatherMap): ConvVariant[
     }
   }
   const pixels = g.N * map.OH * map.OW;
+  const scalar = loadsByScalarUnit(gpu);
+  // The largest tile sums up 8 at a time, the next one 16: by the model for AMD's GPUs that is 10 points of the peak for the latter, and
+  // an H100 was faster so in dx, but not forward.
   const best =
     perGroup <= 16
       ? "tile_256x16"
       : perGroup <= 32
         ? "tile_128x32"
-        : perGroup % 128 === 0 && pixels * map.OC >= BUSY * 128 * 128 && fits(gpu, "tile_128x128")
+        : perGroup % 128 === 0 &&
+            !scalar &&
+            !map.grad &&
+            pixels * map.OC >= BUSY * 128 * 128 &&
+            fits(gpu, "tile_128x128")
           ? "tile_128x128"
           : pixels * map.OC >= BUSY * 128 * 64
             ? "tile_128x64"
@@ -220,7 +227,6 @@ function gatherVariants(gpu: Gpu, g: ConvGeometry, map: GatherMap): ConvVariant[
   // Bands of four rows: worth it unless much of the last one is empty. Where weights come as any other load they are staged, and
   // for many channels on large maps the tiles with the most numbers a lane are faster. See docs/design/0004-convolution.md.
   const waste = (4 * Math.ceil(map.OH / 4)) / map.OH;
-  const scalar = loadsByScalarUnit(gpu);
   const bands = [...bandVariants(gpu, g, map, !scalar), ...bandVariants(gpu, g, map, scalar)];
   const pays = waste <= 1.15 && (scalar || !["tile_128x128", "tile_128x64"].includes(best));
   const blocks = pays ? [...bands, ...tiles] : [...tiles, ...bands];
