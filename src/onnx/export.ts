@@ -2,12 +2,14 @@
 
 import { noGrad } from "../autograd/tape.ts";
 import { ShapeError, UsageError } from "../errors.ts";
+import { Dropout, Dropout2d, StochasticDepth } from "../nn/dropout.ts";
 import { BatchNorm2d } from "../nn/layers.ts";
 import { Module } from "../nn/module.ts";
-import { type TracedOp, traceOps } from "../ops/trace.ts";
 import { checkInstance, checkOptions, checkText, optionNames, show } from "../options.ts";
+import { checkTensor } from "../tensor/check.ts";
 import { checkShape, type Shape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { type TracedOp, traceOps } from "../tensor/trace.ts";
 import { Graph } from "./graph.ts";
 import { onnxLibrary } from "./library.ts";
 import { WRITERS } from "./writers.ts";
@@ -46,7 +48,9 @@ export async function exportOnnx(model: Module, options: OnnxOptions): Promise<U
     throw new ShapeError(`${op}: shape is ${show(shape)}; expected [H, W, C] of images, or [C] of rows`);
   }
   for (const [path, module] of model.modules()) {
-    if (!(module instanceof BatchNorm2d && module.training && !module.frozen)) continue;
+    const draws =
+      module instanceof Dropout || module instanceof Dropout2d || module instanceof StochasticDepth;
+    if (!module.training || !(draws || (module instanceof BatchNorm2d && !module.frozen))) continue;
     throw new UsageError(`${op}: ${path || "the model"} is in training mode; expected model.eval() first`);
   }
   const [first] = [...model.tensors()];
@@ -57,6 +61,7 @@ export async function exportOnnx(model: Module, options: OnnxOptions): Promise<U
   const held: Tensor[] = [];
   try {
     const recorded: Recorded[] = [];
+    let outName: string | undefined;
     const output = noGrad(() =>
       gpu.scope(() => {
         const input = gpu.zeros([ROWS, ...shape]);
@@ -68,13 +73,18 @@ export async function exportOnnx(model: Module, options: OnnxOptions): Promise<U
           },
           () => model.forward(input),
         );
+        checkTensor(op, "what the model gave", y);
+        outName = graph.nameOf(y);
         y.materialize();
         return gpu.keep(y.alias());
       }),
     );
     held.push(output);
-    const last = recorded.at(-1);
-    if (!last) throw new UsageError(`${op}: the output does not depend on the input; expected a network`);
+    // What the model returns, which need not be what it worked out last.
+    if (outName === undefined || outName === inputName) {
+      const what = outName === undefined ? "does not depend on" : "is";
+      throw new UsageError(`${op}: the output ${what} the input; expected a network of ops on it`);
+    }
     for (const one of recorded) await write(op, graph, one);
     const sizes = (dims: Shape) => {
       const [, ...rest] = dims.length === 4 ? [dims[0]!, dims[3]!, dims[1]!, dims[2]!] : dims;
@@ -84,7 +94,7 @@ export async function exportOnnx(model: Module, options: OnnxOptions): Promise<U
       name: label,
       type: { tensorType: { elemType: onnx.TensorProto.DataType.FLOAT, shape: sizes(dims) } },
     });
-    graph.rename(last.out, outputName);
+    graph.rename(outName, outputName);
     return onnx.ModelProto.encode({
       irVersion: 8,
       producerName: "fusenorm",
@@ -115,9 +125,15 @@ export interface Recorded {
 }
 
 function record(graph: Graph, { op, inputs, params, out }: TracedOp, held: Tensor[]): Recorded | null {
+  const { x } = inputs;
+  if (op === "alias" && x) {
+    graph.placeAlias(out, x);
+    return null;
+  }
   const names = Object.fromEntries(
     Object.entries(inputs).map(([field, tensor]) => [field, tensor ? graph.nameOf(tensor) : undefined]),
   );
+  for (const tensor of Object.values(inputs)) if (tensor) graph.refuseView(op, tensor);
   if (Object.values(names).every((name) => name === undefined)) return null;
   const hold = (tensor: Tensor) => {
     const own = tensor.gpu.keep(tensor.alias());

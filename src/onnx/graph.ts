@@ -1,7 +1,7 @@
 // The parts of an ONNX graph on the way to a file.
 
 import { UsageError } from "../errors.ts";
-import { type Shape, sizeOf } from "../tensor/shape.ts";
+import { formatShape, type Shape, sameShape, sizeOf } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 
 /** Numbers of the format's enumerations. */
@@ -28,6 +28,7 @@ export class Graph {
   readonly nodes: OnnxNode[] = [];
   readonly constants: OnnxConstant[] = [];
   private readonly names = new Map<Tensor, string>();
+  private readonly views = new Set<Tensor>();
   private count = 0;
 
   constructor(
@@ -39,6 +40,22 @@ export class Graph {
   place(tensor: Tensor, name = this.fresh("value")): string {
     this.names.set(tensor, name);
     return name;
+  }
+
+  /** Another handle on the elements of `tensor` goes by the same name, if it has its shape. */
+  placeAlias(handle: Tensor, tensor: Tensor): void {
+    const name = this.names.get(tensor);
+    if (name === undefined) return;
+    if (sameShape(handle.shape, tensor.shape)) this.names.set(handle, name);
+    else this.views.add(handle);
+  }
+
+  /** @throws UsageError for a handle of another shape on what depends on the input, that no op has made */
+  refuseView(by: string, tensor: Tensor): void {
+    if (this.names.has(tensor) || !this.views.has(tensor)) return;
+    throw new UsageError(
+      `${this.op}: ${by} takes an alias of another shape, ${formatShape(tensor.shape)}; expected the result of reshape or flatten`,
+    );
   }
 
   /** Undefined for what does not depend on the input. */

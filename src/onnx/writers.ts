@@ -132,13 +132,25 @@ const plain =
     graph.node(opType, [dynamic(recorded)], { out: recorded.out });
   };
 
-/** log(1 + exp(beta · x)) / beta; its threshold is where float32 gives x. */
+/** Where float32 gives log(1 + exp(x)) = x. */
+const SOFTPLUS_IS_X = 17;
+
+/** log(1 + exp(beta · x)) / beta, but x where beta · x is above the threshold. */
 const softplus: Writer = (graph, recorded) => {
-  const { BETA } = recorded.params as { BETA: number };
-  if (BETA === 1) return plain("Softplus")(graph, recorded);
-  const beta = graph.floats(Float32Array.of(BETA), []);
-  const scaled = graph.node("Mul", [dynamic(recorded), beta]);
-  graph.node("Div", [graph.node("Softplus", [scaled]), beta], { out: recorded.out });
+  const { BETA, THRESHOLD } = recorded.params as { BETA: number; THRESHOLD: number };
+  const x = dynamic(recorded);
+  const isWhole = THRESHOLD >= SOFTPLUS_IS_X;
+  const out = isWhole ? { out: recorded.out } : {};
+  const number = (value: number) => graph.floats(Float32Array.of(value), []);
+  const beta = BETA === 1 ? null : number(BETA);
+  const z = beta === null ? x : graph.node("Mul", [x, beta]);
+  const soft =
+    beta === null
+      ? graph.node("Softplus", [z], out)
+      : graph.node("Div", [graph.node("Softplus", [z]), beta], out);
+  if (isWhole) return;
+  const above = graph.node("Greater", [z, number(THRESHOLD)]);
+  graph.node("Where", [above, x, soft], { out: recorded.out });
 };
 
 const clamp: Writer = (graph, recorded) => {
@@ -207,21 +219,45 @@ const activation =
     activate(graph, name, dynamic(recorded), recorded.out, constants?.NEGATIVE_SLOPE);
   };
 
+/**
+ * Windows that reach past the padding, of `ceilMode`, are more padding at the end: ONNX's own `ceil_mode` also has windows that begin
+ * there, PyTorch has not.
+ */
 const pool =
   (opType: "MaxPool" | "AveragePool"): Writer =>
   (graph, recorded) => {
     const { kernelSize, stride, padding, dilation, ceilMode, countIncludePad = true } = recorded.params;
     const kernel = both(kernelSize, 1);
-    graph.node(opType, [dynamic(recorded)], {
+    const strides = stride === undefined ? kernel : both(stride, 1);
+    const dilations = both(dilation, 1);
+    const sides = pads(padding, [0, 0]) as [number, number, number, number];
+    const past = ([0, 1] as const).map((axis) => {
+      const [from, to] = [recorded.shapes.x![axis + 1]!, recorded.outShape[axis + 1]!];
+      const reach = (to - 1) * strides[axis] + dilations[axis] * (kernel[axis] - 1) + 1;
+      return ceilMode ? Math.max(0, reach - from - sides[axis] - sides[axis + 2]!) : 0;
+    });
+    let x = dynamic(recorded);
+    const around = (value: number) => {
+      const amounts = graph.integers([0, 0, sides[0], sides[1], 0, 0, sides[2], sides[3]]);
+      x = graph.node("Pad", [x, amounts, graph.floats(Float32Array.of(value), [])]);
+      sides.fill(0);
+    };
+    let counts = opType === "AveragePool" && countIncludePad === true;
+    if (counts && past.some((more) => more > 0)) {
+      around(0); // the padding counts, what is past it does not: it becomes part of the map
+      counts = false;
+    }
+    sides[2] += past[0]!;
+    sides[3] += past[1]!;
+    // Of filters that are dilated. A node's own padding has to be less than its kernel.
+    if (sides.some((more, side) => more >= kernel[side % 2]!)) around(Number.NEGATIVE_INFINITY);
+    graph.node(opType, [x], {
       out: recorded.out,
       ints: {
         kernel_shape: kernel,
-        strides: stride === undefined ? kernel : both(stride, 1),
-        pads: pads(padding, [0, 0]),
-        ceil_mode: ceilMode ? 1 : 0,
-        ...(opType === "AveragePool"
-          ? { count_include_pad: countIncludePad ? 1 : 0 }
-          : { dilations: both(dilation, 1) }),
+        strides,
+        pads: sides,
+        ...(opType === "AveragePool" ? { count_include_pad: counts ? 1 : 0 } : { dilations }),
       },
     });
   };
@@ -284,7 +320,10 @@ async function operand(graph: Graph, recorded: Recorded, field: string): Promise
 const binary =
   (opType: string): Writer =>
   async (graph, recorded) => {
-    const operands = [await operand(graph, recorded, "a"), await operand(graph, recorded, "b")];
+    // The op's kernels take the larger one first, wherever it stands.
+    const fields = recorded.params.reversed ? ["b", "a"] : ["a", "b"];
+    const operands: string[] = [];
+    for (const field of fields) operands.push(await operand(graph, recorded, field));
     graph.node(opType, operands, { out: recorded.out });
   };
 

@@ -18,8 +18,8 @@ import type { Gpu } from "../gpu.ts";
 import type { DType } from "../tensor/dtype.ts";
 import type { Shape } from "../tensor/shape.ts";
 import { Tensor } from "../tensor/tensor.ts";
+import { tracer } from "../tensor/trace.ts";
 import { checksOf, publicNameOf } from "./op-checks.ts";
-import { tracer } from "./trace.ts";
 
 /** Symbolic shapes by input: `"N H W C"`; `"..."` for any rank; a final `?` marks an input that may be null. */
 export type InputShapes = Record<string, string>;

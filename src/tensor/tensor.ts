@@ -11,6 +11,7 @@ import { checkGpu, checkTensor, FLOATS } from "./check.ts";
 import { bytesPerElement, checkDType, type DType } from "./dtype.ts";
 import { type Activated, Lazy, type NewMask, type Work } from "./lazy.ts";
 import { checkShape, formatShape, type Shape, sameShape, sizeOf } from "./shape.ts";
+import { tracer } from "./trace.ts";
 
 /** Options of the functions that make a tensor. */
 export interface TensorOptions {
@@ -363,7 +364,9 @@ export class Tensor implements Bindable {
         `tensor.alias: ${formatShape(shape)} has ${sizeOf(shape)} elements, ${formatShape(this.shape)} has ${this.size}; expected the same number`,
       );
     }
-    return new Tensor(this.gpu, shape, this.dtype, this.storage.retain(false), this.byteOffset);
+    const out = new Tensor(this.gpu, shape, this.dtype, this.storage.retain(false), this.byteOffset);
+    tracer()?.({ op: "alias", inputs: { x: this }, params: null, out });
+    return out;
   }
 
   /** @internal a handle for the graph, which can do without elements that may be worked out again. */

@@ -6,11 +6,17 @@ import type { Gpu } from "../../src/gpu.ts";
 import {
   AdaptiveAvgPool2d,
   AvgPool2d,
+  add,
+  avgPool2d,
   BatchNorm2d,
   Conv2d,
   ConvTranspose2d,
   concat,
+  Dropout,
+  Dropout2d,
+  div,
   Flatten,
+  flatten,
   foldBatchNorm,
   GELU,
   GlobalAvgPool2d,
@@ -23,7 +29,10 @@ import {
   Module,
   manualSeed,
   maximum,
+  maxPool2d,
+  mean,
   mobilenetV2,
+  mul,
   noGrad,
   pad2d,
   plainCifar,
@@ -36,6 +45,10 @@ import {
   Sigmoid,
   SiLU,
   Softplus,
+  StochasticDepth,
+  sigmoid,
+  softplus,
+  sub,
   Tanh,
   type Tensor,
   Upsample,
@@ -94,6 +107,30 @@ const image = (count: number, seed: number) => {
   const random = new Random(seed);
   return Float32Array.from({ length: count }, () => random.normal());
 };
+
+/** An alias is in no scope: it goes into the innermost one. */
+function inScope(alias: Tensor): Tensor {
+  alias.gpu.track(alias);
+  return alias;
+}
+
+/** A network of one layer, whose output goes through any ops. */
+class Through extends Module {
+  readonly conv: Conv2d;
+
+  constructor(
+    gpu: Gpu,
+    private readonly ops: (x: Tensor, gpu: Gpu) => Tensor,
+  ) {
+    super();
+    manualSeed(6);
+    this.conv = new Conv2d(gpu, 2, 3, 1);
+  }
+
+  forward(x: Tensor): Tensor {
+    return x.gpu.scope(() => this.ops(this.conv.forward(x), x.gpu));
+  }
+}
 
 /** As a U-Net joins what goes down and what comes up. */
 class Joined extends Module {
@@ -200,6 +237,47 @@ const cases: Record<string, { make: (gpu: Gpu) => Module; size: [number, number,
     },
     size: [6, 9, 2],
   },
+  "operands in their order, the smaller one first": {
+    make: (gpu) =>
+      new Through(gpu, (x) => {
+        const vector = gpu.tensor(Float32Array.of(0.5, -2, 3), [3]);
+        const pixels = mean(x, [1, 2], { keepDims: true });
+        const square = add(mul(x, x), gpu.full([3], 1));
+        return flatten(
+          add(sub(vector, x), add(div(vector, square), sub(div(pixels, square), sub(pixels, x)))),
+        );
+      }),
+    size: [5, 4, 2],
+  },
+  "softplus that ends at its threshold": {
+    make: (gpu) =>
+      new Through(gpu, (x) => flatten(softplus(softplus(x, { threshold: 0.1 }), { beta: 3, threshold: 1 }))),
+    size: [6, 5, 2],
+  },
+  "an output that is not worked out last, through handles": {
+    make: (gpu) =>
+      new Through(gpu, (x) => {
+        const y = flatten(sub(x.detach(), sigmoid(x.detach())));
+        add(y, y);
+        return y.detach();
+      }),
+    size: [4, 4, 2],
+  },
+  ...Object.fromEntries(
+    ([true, false] as const).map((countIncludePad) => [
+      `pools whose last windows begin in the padding, or reach past it, ${countIncludePad}`,
+      {
+        make: (gpu: Gpu) =>
+          new Through(gpu, (x) => {
+            const average = { ceilMode: true, countIncludePad };
+            const pooled = avgPool2d(x, 2, { ...average, stride: [2, 3], padding: 1 });
+            const again = avgPool2d(pooled, [2, 1], { ...average, stride: 3 });
+            return flatten(maxPool2d(again, 2, { stride: 3, padding: 1, dilation: [1, 2], ceilMode: true }));
+          }),
+        size: [15, 21, 2] as [number, number, number],
+      },
+    ]),
+  ),
   "maps side by side": {
     make: (gpu) => new Sequential(new Joined(gpu), new GlobalAvgPool2d()),
     size: [6, 8, 3],
@@ -303,6 +381,25 @@ describe("exportOnnx", () => {
       /uses the batch's statistics/,
     );
     live.dispose();
+    const refused: [(x: Tensor) => Tensor, RegExp][] = [
+      [
+        (x) => sigmoid(inScope(x.alias([3, 48]))),
+        /sigmoid takes an alias of another shape, \[3, 48\]; expected.*reshape/,
+      ],
+      [() => gpu.full([3, 4], 1), /the output does not depend on the input/],
+      [() => 3 as never, /what the model gave is 3; expected a Tensor/],
+    ];
+    for (const [ops, message] of refused) {
+      const wrong = new Through(gpu, ops);
+      await expect(exportOnnx(wrong, { shape: [4, 4, 2] })).rejects.toThrow(message);
+      wrong.dispose();
+    }
+    for (const drops of [new Dropout2d(gpu, 0.5), new StochasticDepth(gpu, 0.5, "row"), new Dropout(gpu)]) {
+      const model = new Sequential(new Conv2d(gpu, 2, 2, 1), drops);
+      await expect(exportOnnx(model, { shape: [4, 4, 2] })).rejects.toThrow(/layers.1 is in training mode/);
+      expect((await exportOnnx(model.eval(), { shape: [4, 4, 2] })).length).toBeGreaterThan(0);
+      model.dispose();
+    }
     expect(gpu.stats.liveBuffers).toBe(before);
   });
 });

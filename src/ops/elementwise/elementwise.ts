@@ -228,6 +228,9 @@ export function expand(x: Tensor, shape: Shape): Tensor {
   return expandOp({ x }, { shape });
 }
 
+/** Tells who traces that a and b are exchanged. */
+const REVERSED = { reversed: true } as const;
+
 /** Runs the op with its larger input first; where neither has the output's shape, a is expanded first. */
 export function broadcast(
   name: string,
@@ -241,7 +244,7 @@ export function broadcast(
   const shape = broadcastShapes(name, a.shape, b.shape);
   a.gpu.checkSize(name, shape, "float32", "output");
   if (sameShape(a.shape, shape)) return straight({ a, b }, null);
-  if (sameShape(b.shape, shape)) return reversed({ a: b, b: a }, null);
+  if (sameShape(b.shape, shape)) return reversed({ a: b, b: a }, REVERSED);
   return straight({ a: expand(a, shape), b }, null);
 }
 

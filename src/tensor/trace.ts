@@ -1,8 +1,8 @@
 // Which ops a function runs, of what: for programs that write a network down for somebody else.
 
-import type { Tensor } from "../tensor/tensor.ts";
+import type { Tensor } from "./tensor.ts";
 
-/** One op as it ran. */
+/** One op as it ran; `alias` is another handle on the elements of x. */
 export interface TracedOp {
   op: string;
   inputs: Readonly<Record<string, Tensor | null>>;
