@@ -1,5 +1,6 @@
 // What modules and parameters have beside their fields: functions around a forward, and whether a parameter is frozen.
 
+import { isTensor } from "../tensor/brand.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Module } from "./module.ts";
 
@@ -53,6 +54,19 @@ const restores = new WeakMap<Wrapper[], () => void>();
 /** Whether the user wants to see this module run. */
 export function isHooked(module: Module): boolean {
   return wrappers.get(module)?.some(({ hook }) => hook) ?? false;
+}
+
+/** What decides which kernels a step of a model dispatches, to be compared one by one: modes, settings, tensors, who is frozen, hooks. */
+export function stepSettings(model: Module): unknown[] {
+  const settings: unknown[] = [];
+  for (const [, module] of model.modules()) {
+    settings.push(module, ...(wrappers.get(module) ?? []));
+    for (const value of Object.values(module)) {
+      if (isTensor(value)) settings.push(value, value.requiresGrad);
+      else if (typeof value !== "object") settings.push(value);
+    }
+  }
+  return settings;
 }
 
 const frozen = new WeakSet<Tensor>();

@@ -1,5 +1,5 @@
 import { noGrad } from "../autograd/tape.ts";
-import { UsageError } from "../errors.ts";
+import { DataError, UsageError } from "../errors.ts";
 import type { Gpu } from "../gpu.ts";
 import { Module } from "../nn/module.ts";
 import { accuracy } from "../ops/accuracy.ts";
@@ -25,6 +25,9 @@ export interface Criteria<K extends string = "accuracy"> {
 
 const OPTIONS = optionNames<Criteria>({ loss: 0, metrics: 0 });
 
+/** Of other numbers of a reading, or of what callbacks are told with it. */
+const TAKEN = ["step", "epoch", "loss", "maxLoss", "lr", "totalSteps", "imagesPerSecond", "secondsLeft"];
+
 /** The criteria with their defaults. @throws UsageError */
 export function checkedCriteria(
   op: string,
@@ -37,13 +40,20 @@ export function checkedCriteria(
   if (!isPlain(metrics)) {
     throw new UsageError(`${op}: metrics is ${show(metrics)}; expected functions by name: { accuracy }`);
   }
+  const testNames = new Set(["testLoss"]);
   for (const [name, metric] of Object.entries(metrics)) {
     checkFunction(op, `metrics.${name}`, metric);
-    if (!/^[a-z]\w*$/i.test(name) || ["step", "epoch", "loss", "maxLoss", "lr"].includes(name)) {
+    if (!/^[a-z]\w*$/i.test(name) || TAKEN.includes(name)) {
       throw new UsageError(
-        `${op}: a metric has the name ${show(name)}; expected letters and digits, and another than step, epoch, loss, maxLoss and lr`,
+        `${op}: a metric has the name ${show(name)}; expected letters and digits, and another than ${TAKEN.slice(0, -1).join(", ")} and ${TAKEN.at(-1)}`,
       );
     }
+    if (testNames.has(testName(name))) {
+      throw new UsageError(
+        `${op}: a metric has the name ${show(name)}, and so would be ${testName(name)} in evaluations, which there is already; expected another`,
+      );
+    }
+    testNames.add(testName(name));
   }
   return { loss, metrics };
 }
@@ -89,6 +99,7 @@ export async function evaluate<K extends string = "accuracy">(
   const modes = [...model.modules()].map(([, module]) => [module, module.training] as const);
   model.eval();
   let count = 0;
+  let batches = 0;
   try {
     for await (const given of loader.epoch(0)) {
       const batch = checkBatch(given);
@@ -107,6 +118,12 @@ export async function evaluate<K extends string = "accuracy">(
         }),
       );
       count += rows;
+      batches += 1;
+    }
+    if (batches < loader.batchesPerEpoch) {
+      throw new DataError(
+        `evaluate: the loader's epoch ended with batch ${batches}; expected ${loader.batchesPerEpoch} batches, as its batchesPerEpoch says`,
+      );
     }
     const result: Record<string, number> = {};
     for (const [name, sum] of sums) result[name] = (await sum.item()) / count;

@@ -52,6 +52,8 @@ export interface Feed {
   load(epoch: number, index: number): Slot | Promise<Slot>;
   /** Called when the step with the last batch is on its way: time to make the next. */
   ahead(): void;
+  /** Forgets the recorded steps. */
+  forgetPlans(): void;
   /** What has to be equal for a checkpoint to go on with these data. */
   describe(): Record<string, unknown>;
   dispose(): void;
@@ -134,6 +136,10 @@ export class DeviceFeed implements Feed {
 
   ahead(): void {}
 
+  forgetPlans(): void {
+    forgetPlans(this.slots.values());
+  }
+
   describe(): Record<string, unknown> {
     return { ...describeData(this.dataset) };
   }
@@ -165,20 +171,26 @@ export class HostFeed implements Feed {
       const source = this.loader.epoch(epoch, index) as Iterable<HostBatch> & AsyncIterable<HostBatch>;
       this.batches = source[Symbol.asyncIterator]?.() ?? source[Symbol.iterator]();
     }
-    const { done, value } = await (this.next ?? this.batches.next());
-    this.next = null;
-    if (done) {
-      throw new DataError(
-        `Trainer: the loader's epoch ${epoch} ended with batch ${index}; expected ${this.batchesPerEpoch} batches, as its batchesPerEpoch says`,
-      );
-    }
+    const batch = await this.batch(epoch, index).catch((error: unknown) => {
+      this.close(); // who tries again asks for this batch anew
+      throw error;
+    });
     this.at = { epoch, index: index + 1 };
-    const { images, shape, labels, labelShape = [labels?.length] } = checkBatch(value);
+    const { images, shape, labels, labelShape = [labels.length] } = batch;
     const key = `${shape}/${labelShape}/${labels.constructor.name}`;
     const slot = this.slots.get(key) ?? this.slot(key, shape, labelShape, labels instanceof Uint32Array);
     slot.images.write(images);
     slot.labels.write(labels);
     return slot;
+  }
+
+  private async batch(epoch: number, index: number): Promise<HostBatch> {
+    const { done, value } = await (this.next ?? this.batches!.next());
+    this.next = null;
+    if (!done) return checkBatch(value);
+    throw new DataError(
+      `Trainer: the loader's epoch ${epoch} ended with batch ${index}; expected ${this.batchesPerEpoch} batches, as its batchesPerEpoch says`,
+    );
   }
 
   private slot(key: string, shape: Shape, labelShape: Shape, classes: boolean): Slot {
@@ -199,10 +211,16 @@ export class HostFeed implements Feed {
     if (this.next instanceof Promise) this.next.catch(() => {});
   }
 
+  forgetPlans(): void {
+    forgetPlans(this.slots.values());
+  }
+
   private close(): void {
-    void this.batches?.return?.();
+    const { batches } = this;
     this.batches = null;
     this.next = null;
+    // Nobody waits for what a loader does at its end, or hears of its failure there.
+    (async () => batches?.return?.())().catch(() => {});
   }
 
   describe(): Record<string, unknown> {
@@ -234,6 +252,13 @@ export function checkBatch(batch: unknown): HostBatch {
     `Trainer: a batch is ${show(batch)} of images ${show(images)}, shape ${show(shape)}, labels ${show(labels)}, labelShape ${show(labelShape)}; ` +
       "expected { images: Float32Array, shape: [B, …], labels: Uint32Array or Float32Array } of lengths that go together",
   );
+}
+
+function forgetPlans(slots: Iterable<Slot>): void {
+  for (const slot of slots) {
+    slot.plan?.dispose();
+    slot.plan = null;
+  }
 }
 
 function disposeSlots(slots: Iterable<Slot>): void {

@@ -9,6 +9,7 @@ import { DataError, FusenormError, UsageError } from "../errors.ts";
 import * as shaders from "../generated/shaders.ts";
 import type { Gpu } from "../gpu.ts";
 import { Module, type StateDict } from "../nn/module.ts";
+import { stepSettings } from "../nn/module-state.ts";
 import { clipGradNorm } from "../optim/clip.ts";
 import { Optimizer } from "../optim/optimizer.ts";
 import {
@@ -141,6 +142,8 @@ export class Trainer<M extends Module = Module, K extends string = "accuracy"> {
   private stopReason: string | null = null;
   /** What is awaited now: the state may be read between steps only. */
   private phase: "idle" | "training" | "checkpoint" = "idle";
+  /** What the recorded steps were recorded with. */
+  private recordedWith: readonly unknown[] = [];
   private described: Record<string, Record<string, unknown>> | null = null;
 
   /** @throws UsageError, ShapeError, DataError for what is out of range or does not fit, before anything is allocated */
@@ -216,6 +219,7 @@ export class Trainer<M extends Module = Module, K extends string = "accuracy"> {
       const clock = { time: performance.now(), step: this.stepsDone };
       let images = 0;
       let checkpointed = this.stepsDone;
+      this.forgetOldPlans();
       while (this.stepsDone < this.totalSteps && this.history.divergedAt === null) {
         images += await this.trainStep();
         const epochEnds = this.stepsDone % batchesPerEpoch === 0 || this.stepsDone === this.totalSteps;
@@ -248,6 +252,7 @@ export class Trainer<M extends Module = Module, K extends string = "accuracy"> {
           checkpointed = this.stepsDone;
         }
         if (aborted || this.stopped !== null) break;
+        this.forgetOldPlans();
       }
       await tell.onEnd(this);
       return this.history;
@@ -292,11 +297,22 @@ export class Trainer<M extends Module = Module, K extends string = "accuracy"> {
     const loaded = this.load();
     const slot = loaded instanceof Promise ? await loaded : loaded;
     if (slot.plan) slot.plan.run();
-    else if (this.options.capture) slot.plan = this.gpu.capture(() => this.computeStep(slot));
-    else this.computeStep(slot);
+    else if (this.options.capture) {
+      slot.plan = this.gpu.capture(() => this.computeStep(slot));
+      this.recordedWith = stepSettings(this.model); // forward may have changed a field itself
+    } else this.computeStep(slot);
     this.feed.ahead();
     this.countStep(slot);
     return slot.rows;
+  }
+
+  /** A callback, or who called `run` again, may have frozen layers, set modes or hooks: steps recorded before are no more right. */
+  private forgetOldPlans(): void {
+    if (!this.options.capture) return;
+    const now = stepSettings(this.model);
+    const then = this.recordedWith;
+    if (now.length === then.length && now.every((value, i) => Object.is(value, then[i]))) return;
+    this.feed.forgetPlans();
   }
 
   private countStep({ rows }: Slot): void {
@@ -416,7 +432,7 @@ export class Trainer<M extends Module = Module, K extends string = "accuracy"> {
       const free = isConstant ? ["epochs", "maxSteps"] : [];
       const metrics = Object.keys(this.options.metrics);
       const state = decodeRunState<K>(checkpoint.metadata, { options, data, totalSteps, free, metrics });
-      const parts = partsOf(checkpoint.tensors);
+      const parts = partsOf(checkpoint.tensors, Object.hasOwn(this.options.metrics, "correct"));
       try {
         this.model.checkStateDict(parts.model);
         this.optimizer.checkStateDict(parts.optimizer);
@@ -469,7 +485,10 @@ export class Trainer<M extends Module = Module, K extends string = "accuracy"> {
 }
 
 /** A checkpoint's tensors by their owners. @throws DataError */
-function partsOf(tensors: StateDict): { model: StateDict; optimizer: StateDict; trainer: StateDict } {
+function partsOf(
+  tensors: StateDict,
+  knowsCorrect: boolean,
+): { model: StateDict; optimizer: StateDict; trainer: StateDict } {
   const parts = { model: {}, optimizer: {}, trainer: {} } as Record<string, StateDict>;
   for (const [name, tensor] of Object.entries(tensors)) {
     const [owner = "", ...rest] = name.split(".");
@@ -482,7 +501,7 @@ function partsOf(tensors: StateDict): { model: StateDict; optimizer: StateDict; 
   }
   // Version 0.1.0 knew one metric, and called its sum so.
   const { trainer } = parts;
-  if (trainer!.correct_sum) {
+  if (trainer!.correct_sum && !knowsCorrect) {
     trainer!.accuracy_sum = trainer!.correct_sum;
     delete trainer!.correct_sum;
   }
@@ -504,6 +523,12 @@ function checkTrainerOptions(options: Given): Checked {
   const { clipGradNorm: most = null, capture = true } = options;
   checkInstance("Trainer", "model", model, Module);
   checkInstance("Trainer", "optimizer", optimizer, Optimizer as never);
+  const tensors = new Set([...model.tensors()].map(([, tensor]) => tensor));
+  if (!optimizer.paramGroups.some(({ params }) => params.some((tensor) => tensors.has(tensor)))) {
+    throw new UsageError(
+      "Trainer: none of the optimizer's parameters is one of the model; expected an optimizer of model.parameters()",
+    );
+  }
   const data = checkData(options.data);
   const criteria = checkedCriteria("Trainer", options);
   if (schedule !== null) checkFunction("Trainer", "schedule", schedule);

@@ -4,16 +4,19 @@ import { describe, expect, it } from "vitest";
 import type { Gpu } from "../../src/gpu.ts";
 import {
   AdamW,
+  accuracy,
   BatchNorm2d,
   bestCheckpoint,
   type Checkpoint,
   Conv2d,
   csvLog,
+  DataLoader,
   Dropout,
   decayGroups,
   earlyStopping,
   evaluate,
   Flatten,
+  freezeBatchNorm,
   GlobalAvgPool2d,
   type HostBatch,
   jsonLinesLog,
@@ -26,6 +29,7 @@ import {
   ReLU,
   Sequential,
   SGD,
+  StreamLoader,
   softmaxCrossEntropy,
   sub,
   sum,
@@ -240,6 +244,100 @@ describe("Trainer", () => {
     for (const one of [trainer, optimizer, model]) one.dispose();
   });
 
+  it("steps as the model is after each callback and before each run, recorded or not", async () => {
+    const gpu = await testGpu();
+    const histories: string[] = [];
+    for (const capture of [true, false]) {
+      const model = smallNetwork(gpu);
+      const optimizer = new SGD(model.parameters(), { lr: 0.1, momentum: 0.9 });
+      const options = { model, optimizer, data: { train: data.train }, batchSize: 30, logEvery: 1, capture };
+      const trainer = new Trainer({ ...options, epochs: 4 });
+      const [conv, norm] = [model.layers[0] as Conv2d, model.layers[1] as BatchNorm2d];
+      const seen: number[][] = [];
+      const see = async () => {
+        for (const tensor of [conv.weight, norm.runningMean!])
+          seen.push(Array.from(await tensor.read(), Number));
+      };
+      let hooked = 0;
+      let remove = () => {};
+      await trainer.run({
+        onLog: async ({ step }) => {
+          if (step === 2) {
+            conv.freeze();
+            freezeBatchNorm(model);
+            await see();
+          }
+          if (step === 5) {
+            await see();
+            freezeBatchNorm(model, false);
+            conv.freeze(false);
+            remove = norm.registerForwardHook(() => {
+              hooked += 1;
+              return undefined;
+            });
+          }
+          if (step === 7) {
+            await see();
+            trainer.stop();
+          }
+        },
+      });
+      const [w2, m2, w5, m5, w7, m7] = seen;
+      expect(w5).toEqual(w2);
+      expect(m5).toEqual(m2);
+      expect(w7).not.toEqual(w5);
+      expect(m7).not.toEqual(m5);
+      expect(hooked).toBe(2);
+      remove();
+      norm.momentum = 0;
+      await trainer.run();
+      expect(hooked).toBe(2);
+      expect(Array.from(await norm.runningMean!.read(), Number)).toEqual(m7);
+      histories.push(JSON.stringify([trainer.history.log, await values(model)]));
+      for (const one of [trainer, optimizer, model]) one.dispose();
+    }
+    expect(histories[0]).toBe(histories[1]);
+  });
+
+  it("goes on where a loader failed, once it does not", async () => {
+    const gpu = await testGpu();
+    const whole = new DataLoader(data.train, { batchSize: 20, seed: 0, mean: [0.5], std: [0.5] });
+    const results: number[][] = [];
+    for (const failures of [0, 2]) {
+      const model = smallNetwork(gpu);
+      const optimizer = new SGD(model.parameters(), { lr: 0.1 });
+      let left = failures;
+      const load = async (_indices: Uint32Array, { epoch, index }: { epoch: number; index: number }) => {
+        if (index === 2 && left > 0) {
+          left -= 1;
+          throw new Error("no network");
+        }
+        return whole.batch(epoch, index);
+      };
+      const train = new StreamLoader({ count: data.train.count, batchSize: 20, seed: 0, load });
+      const trainer = new Trainer({ model, optimizer, data: { train }, epochs: 2 });
+      for (let i = 0; i < failures; i += 1) await expect(trainer.run()).rejects.toThrow("no network");
+      await trainer.run();
+      expect(trainer.step).toBe(8);
+      results.push(await values(model));
+      for (const one of [trainer, optimizer, model]) one.dispose();
+    }
+    expect(results[1]).toEqual(results[0]);
+  });
+
+  it("resumes with a metric of the name that version 0.1.0 had for accuracy", async () => {
+    const gpu = await testGpu();
+    const model = smallNetwork(gpu);
+    const optimizer = new SGD(model.parameters(), { lr: 0.1 });
+    const options = { model, optimizer, data: { train: data.train }, metrics: { correct: accuracy } };
+    const trainer = new Trainer({ ...options, maxSteps: 2 });
+    await trainer.run();
+    const state = await trainer.state();
+    trainer.resume(state);
+    expect(trainer.step).toBe(2);
+    for (const one of [trainer, optimizer, model]) one.dispose();
+  });
+
   it("refuses what can't be trained", async () => {
     const gpu = await testGpu();
     const model = new Sequential(new GlobalAvgPool2d(), new Linear(gpu, 1, 4));
@@ -248,6 +346,19 @@ describe("Trainer", () => {
     const make = (more: object) => new Trainer({ model, optimizer, data, ...more });
     expect(() => make({ lerningRate: 1 })).toThrow(/Trainer: there is no option "lerningRate"/);
     expect(() => make({ metrics: { loss: () => 1 } })).toThrow(/a metric has the name "loss"/);
+    for (const name of ["imagesPerSecond", "totalSteps"]) {
+      expect(() => make({ metrics: { [name]: () => 1 } })).toThrow(
+        `a metric has the name "${name}"; expected`,
+      );
+    }
+    expect(() => make({ metrics: { Loss: () => 1 } })).toThrow(/name "Loss", and so would be testLoss/);
+    expect(() => make({ metrics: { f1: () => 1, F1: () => 1 } })).toThrow(
+      /name "F1", and so would be testF1/,
+    );
+    const stranger = smallNetwork(gpu);
+    const its = new SGD(stranger.parameters(), { lr: 0.1 });
+    expect(() => make({ optimizer: its })).toThrow(/none of the optimizer's parameters is one of the model/);
+    for (const one of [its, stranger]) one.dispose();
     expect(() => make({ data: { train: 3 } })).toThrow(/data.train is 3; expected a data set/);
     model.freeze();
     expect(() => make({})).toThrow(/no parameters to train/);
@@ -269,6 +380,12 @@ describe("Trainer", () => {
     const strange = make({ data: { train: odd } });
     await expect(strange.run()).rejects.toThrow(/a batch is .* of images a Float32Array of 3/);
     strange.dispose();
+    for (const batches of [0, 1]) {
+      const loader = { ...short, epoch: () => [...short.epoch()].slice(0, batches) };
+      await expect(evaluate(gpu, model, loader)).rejects.toThrow(
+        `evaluate: the loader's epoch ended with batch ${batches}; expected 2 batches`,
+      );
+    }
     await expect(evaluate(gpu, model, 3 as never)).rejects.toThrow(/evaluate: loader is 3/);
     for (const one of [optimizer, model]) one.dispose();
   });
