@@ -3,7 +3,7 @@
 //
 //   g = grad + decay · w, or w = w · (1 − lr · decay) first (DECOUPLED)
 //   m = m + (1 − β1) · (g − m)
-//   v = v + (1 − β2) · (g² − v)
+//   v = v + (1 − β2) · (g² − v), or ∞ from the first g² on that float32 does not hold: such parameters stand still, as there
 //   w = w − lr / (1 − β1ᵗ) · m / (√(v or its maximum so far) / √(1 − β2ᵗ) + EPS)
 //
 // advance      counts the step of each parameter, and works out what depends on its number: coefficients = (lr / (1 − β1ᵗ),
@@ -15,6 +15,7 @@
 // barriers. The count is the GPU's, so that a replay of a captured step goes on counting.
 
 //#import blocks
+//#import special
 
 override WORKGROUP_SIZE: u32 = 64;
 override GAIN1: f32 = 0; // 1 − β1, rounded once: 1.0 − f32(β1) would be off by some 1e-5 of it
@@ -72,7 +73,9 @@ fn moved(i: u32, decay: f32) -> Moments {
   let before = exp_avg[i];
   let first = before + GAIN1 * (g - before);
   let square = exp_avg_sq[i];
-  let second = square + GAIN2 * (g * g - square);
+  let squared = g * g;
+  let beyond = is_infinite(squared) | is_infinite(square);
+  let second = select(square + GAIN2 * (squared - square), squared + square, beyond);
   exp_avg[i] = first;
   exp_avg_sq[i] = second;
   return Moments(old, first, second);

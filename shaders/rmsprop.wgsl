@@ -1,7 +1,7 @@
 // RMSprop (Hinton 2012), the update rule of PyTorch's torch.optim.RMSprop, over packed parameters:
 //
 //   g = grad + decay · w
-//   s = s + GAIN · (g² − s)
+//   s = s + GAIN · (g² − s), or ∞ from the first g² on that float32 does not hold: such parameters stand still, as there
 //   a = a + GAIN · (g − a)                      (centered; else a = 0)
 //   d = g / (√(s − a²) + EPS)
 //   w = w − lr · d, or b = MOMENTUM · b + d and w = w − lr · b
@@ -13,6 +13,7 @@
 // and two more for a.
 
 //#import blocks
+//#import special
 
 override WORKGROUP_SIZE: u32 = 64;
 override GAIN: f32 = 0; // 1 − alpha, rounded once: 1.0 − f32(alpha) would be off by some 1e-6 of it
@@ -38,7 +39,9 @@ fn gradient(i: u32, decay: f32) -> vec4<f32> {
 
 fn new_square(i: u32, g: vec4<f32>) -> vec4<f32> {
   let before = square_avg[i];
-  let square = before + GAIN * (g * g - before);
+  let squared = g * g;
+  let beyond = is_infinite(squared) | is_infinite(before);
+  let square = select(before + GAIN * (squared - before), squared + before, beyond);
   square_avg[i] = square;
   return square;
 }
@@ -48,7 +51,9 @@ fn new_variance(i: u32, g: vec4<f32>) -> vec4<f32> {
   let before = grad_avg[i];
   let average = before + GAIN * (g - before);
   grad_avg[i] = average;
-  return max(new_square(i, g) - average * average, vec4<f32>(0.0));
+  let square = new_square(i, g);
+  // Beyond float32 the square of the average may be infinite, too.
+  return select(max(square - average * average, vec4<f32>(0.0)), square, is_infinite(square));
 }
 
 fn direction(g: vec4<f32>, square: vec4<f32>) -> vec4<f32> {

@@ -31,6 +31,8 @@ export interface NetworkNote extends ChannelMoments {
 
 /** In the metadata of a file that `export` wrote: a `NetworkNote` as JSON. */
 const NOTE = "fusenorm.network";
+/** Pixels of a side, as `decodeImage` has it. */
+const MOST_SIDE = 2 ** 14;
 /** Of images whose file says nothing of their channels. */
 const COLOURS = 3;
 
@@ -54,6 +56,7 @@ function size(value: string): [number, number] {
   const sides = value.split(/[x×]/);
   if (sides.length > 2) throw new InvalidArgumentError(`"${value}" is no size, such as 32 or 224x192.`);
   const [height, width = height] = sides.map(positiveInteger) as [number, number?];
+  if (Math.max(height, width) > MOST_SIDE) throw new InvalidArgumentError(`more than ${MOST_SIDE} pixels.`);
   return [height, width];
 }
 
@@ -192,12 +195,14 @@ function readNote(file: string, json: string): NetworkNote {
 function checkedNote(file: string, note: Record<string, unknown>): NetworkNote {
   const { options, height, width, channels, classNames, mean, std } = note;
   const isCount = (value: unknown) => Number.isSafeInteger(value) && (value as number) >= 1;
+  const isSide = (value: unknown) => isCount(value) && (value as number) <= MOST_SIDE;
   const isList = (value: unknown, type: string) =>
     Array.isArray(value) && value.length > 0 && value.every((item) => typeof item === type);
   const wrong = Object.entries({
     options: isPlain(options),
-    ...{ height: isCount(height), width: isCount(width), channels: isCount(channels) },
-    ...{ classNames: isList(classNames, "string"), mean: isList(mean, "number"), std: isList(std, "number") },
+    ...{ height: isSide(height), width: isSide(width), channels: isCount(channels) },
+    ...{ classNames: isList(classNames, "string") },
+    ...{ mean: areMoments(mean, channels), std: areMoments(std, channels, 0) },
   }).find(([, right]) => !right);
   if (wrong) {
     throw new DataError(
@@ -205,6 +210,15 @@ function checkedNote(file: string, note: Record<string, unknown>): NetworkNote {
     );
   }
   return { ...(note as unknown as NetworkNote), options: trainOptions(options as Partial<TrainOptions>) };
+}
+
+/** A finite number for each channel, above `low`. */
+function areMoments(value: unknown, channels: unknown, low = Number.NEGATIVE_INFINITY): boolean {
+  return (
+    Array.isArray(value) &&
+    value.length === channels &&
+    value.every((item) => Number.isFinite(item) && item > low)
+  );
 }
 
 async function noteOfFlags(op: string, file: string, flags: NetworkFlags): Promise<NetworkNote> {
@@ -222,8 +236,15 @@ async function noteOfFlags(op: string, file: string, flags: NetworkFlags): Promi
   };
   need("model");
   const [height, imageWidth] = need("size");
+  const options = trainOptions({ model, depth, width, norm });
+  for (const [name, low] of [["mean"], ["std", 0]] as const) {
+    if (areMoments(need(name), channels, low)) continue;
+    throw new UsageError(
+      `${op}: --${name} is ${need(name).join(",")}; expected ${channels} ${low === undefined ? "numbers" : "numbers above 0"}, one for each of --channels`,
+    );
+  }
   return {
-    options: trainOptions({ model, depth, width, norm }),
+    options,
     ...{ height, width: imageWidth, channels },
     classNames: await classNamesOf(need("classes")),
     ...{ mean: need("mean"), std: need("std") },

@@ -100,9 +100,13 @@ export abstract class Module {
     }
   }
 
-  /** The parameters that are not frozen, each with its name (`blocks.3.first.conv.weight`). */
+  /** The parameters that are not frozen, each with its name (`blocks.3.first.conv.weight`); one that is shared, with the first. */
   namedParameters(): [string, Tensor][] {
-    return [...this.tensors()].filter(([, tensor]) => tensor.requiresGrad);
+    const names = new Map<Tensor, string>();
+    for (const [name, tensor] of this.tensors()) {
+      if (tensor.requiresGrad && !names.has(tensor)) names.set(tensor, name);
+    }
+    return [...names].map(([tensor, name]) => [name, tensor]);
   }
 
   /** The parameters that are not frozen: what an optimizer takes. */

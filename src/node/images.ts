@@ -1,7 +1,8 @@
 // Images as files: folders of them, and Parquet files as Hugging Face ships them. `sharp` decodes, `hyparquet` reads Parquet.
 
-import { readdir, readFile } from "node:fs/promises";
-import { basename, join } from "node:path";
+import type { Dirent } from "node:fs";
+import { readdir, readFile, stat } from "node:fs/promises";
+import { basename, join, resolve } from "node:path";
 import { checkedImageOptions, type ImageOptions } from "../data/bitmap.ts";
 import { type ChannelMoments, type ImageDataset, imageDataset, normalizationTable } from "../data/dataset.ts";
 import { StreamLoader, type StreamLoaderOptions } from "../data/stream-loader.ts";
@@ -89,6 +90,18 @@ interface Source {
   read: () => Promise<Uint8Array>;
 }
 
+function memoryFor(op: string, count: number, each: number): Uint8Array {
+  try {
+    return new Uint8Array(count * each);
+  } catch (cause) {
+    throw new DataError(
+      `${op}: no memory for ${count} images of ${each} bytes, ${((count * each) / 1e9).toFixed(1)} GB; expected smaller or fewer ones, or ` +
+        "streamImageFolder, which reads them as they are needed",
+      { cause },
+    );
+  }
+}
+
 async function decodeAll(
   op: string,
   sources: readonly Source[],
@@ -98,14 +111,19 @@ async function decodeAll(
   const decode = await decoder(op, size);
   const { height, width, channels } = size;
   const each = height * width * channels;
-  const images = new Uint8Array(sources.length * each);
+  const images = memoryFor(op, sources.length, each);
   let next = 0;
   const worker = async () => {
-    while (next < sources.length) {
-      const i = next;
-      next += 1;
-      const { read, name } = sources[i]!;
-      images.set(await decode(await read(), name), i * each);
+    try {
+      while (next < sources.length) {
+        const i = next;
+        next += 1;
+        const { read, name } = sources[i]!;
+        images.set(await decode(await read(), name), i * each);
+      }
+    } catch (error) {
+      next = sources.length; // the others have nothing left to do
+      throw error;
     }
   };
   await Promise.all(Array.from({ length: AT_ONCE }, worker));
@@ -123,7 +141,7 @@ export async function loadImageFolder(directory: string, options: ImageSetOption
   checkPath(op, directory);
   const size = checked(op, options, SET_OPTIONS);
   const { sources, classNames } = await imageFiles(op, directory);
-  return decodeAll(op, sources, size, { name: options.name ?? basename(directory), classNames });
+  return decodeAll(op, sources, size, { name: options.name ?? basename(resolve(directory)), classNames });
 }
 
 function checkPath(op: string, directory: unknown): void {
@@ -132,20 +150,34 @@ function checkPath(op: string, directory: unknown): void {
   }
 }
 
+/** A link counts as what it points to. @throws DataError for one that points nowhere */
+async function isFolder(directory: string, entry: Dirent): Promise<boolean> {
+  if (!entry.isSymbolicLink()) return entry.isDirectory();
+  const path = join(directory, entry.name);
+  const found = await stat(path).catch((cause: unknown) => {
+    throw fileError(path, "read", cause);
+  });
+  return found.isDirectory();
+}
+
 /** The images of a folder for each class. @throws DataError */
 async function imageFiles(
   op: string,
   directory: string,
 ): Promise<{ sources: Source[]; classNames: string[] }> {
+  // Hidden ones are of the system or of programs, such as `._a.png` of macOS.
   const entries = async (path: string) =>
     (
       await readdir(path, { withFileTypes: true }).catch((cause: unknown) => {
         throw fileError(path, "read", cause);
       })
-    ).sort((a, b) => (a.name < b.name ? -1 : 1));
-  const classNames = (await entries(directory))
-    .filter((entry) => entry.isDirectory() && !entry.name.startsWith("."))
-    .map(({ name }) => name);
+    )
+      .filter(({ name }) => !name.startsWith("."))
+      .sort((a, b) => (a.name < b.name ? -1 : 1));
+  const classNames: string[] = [];
+  for (const entry of await entries(directory)) {
+    if (await isFolder(directory, entry)) classNames.push(entry.name);
+  }
   if (classNames.length === 0 || classNames.length > MOST_CLASSES) {
     throw new DataError(
       `${op}: ${printable(directory)} has ${classNames.length} folders; expected one for each class, 1 to ${MOST_CLASSES}, with its images in it`,
@@ -290,7 +322,7 @@ export async function loadParquetImages(path: string, options: ParquetImageOptio
   const sources = rows.map((row, i): Source => {
     const cell = row[image] as { bytes?: unknown } | Uint8Array | null;
     const contents = cell instanceof Uint8Array ? cell : cell?.bytes;
-    const value = Number(row[label]);
+    const value = classOf(row[label]);
     if (!(contents instanceof Uint8Array)) {
       throw bad(`row ${i} has ${show(cell)} as ${image}`, "{ bytes } of an image file, or its bytes");
     }
@@ -302,6 +334,12 @@ export async function loadParquetImages(path: string, options: ParquetImageOptio
   });
   const classNames = names ?? Array.from({ length: most + 1 }, (_, i) => `${i}`);
   return decodeAll(op, sources, size, { name: options.name ?? basename(path), classNames });
+}
+
+/** A cell as a class; NaN for what is none: a missing one is not class 0. */
+function classOf(cell: unknown): number {
+  if (typeof cell === "string") return /^\d+$/.test(cell) ? Number(cell) : Number.NaN;
+  return ["number", "bigint", "boolean"].includes(typeof cell) ? Number(cell) : Number.NaN;
 }
 
 /** What the library `datasets` notes of a column's classes. */

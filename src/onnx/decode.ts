@@ -4,6 +4,7 @@ import type { onnx } from "onnx-proto";
 import { DataError } from "../errors.ts";
 import { isBytes, printable } from "../foreign.ts";
 import { fromStored, STORED_TYPES, type StoredType } from "../formats/elements.ts";
+import { isShape } from "../formats/safetensors-layout.ts";
 import type { StateDict } from "../nn/module.ts";
 import { checkText, show } from "../options.ts";
 import { sizeOf } from "../tensor/shape.ts";
@@ -68,6 +69,7 @@ export async function decodeOnnx(
     if (!kind) throw wrong(`has elements of ${type}`, Object.keys(FIELDS).join(", "));
     const { code } = kind;
     const shape = (tensor.dims ?? []).map(Number);
+    if (!isShape(shape)) throw wrong(`has shape ${show(shape)}`, "integers from 0");
     const bytes = bytesOf(tensor, kind);
     const expected = sizeOf(shape) * STORED_TYPES[code].bytes;
     if (bytes.length !== expected) {

@@ -82,6 +82,9 @@ export interface SmoothL1LossOptions extends LossOptions {
   beta?: number;
 }
 
+/** Below it a number has fewer digits, or counts as 0, and 1 / it is infinite. */
+const LEAST = 2 ** -126;
+
 const SMOOTH_L1 = optionNames<SmoothL1LossOptions>({ reduction: 0, beta: 0 });
 
 /**
@@ -100,7 +103,7 @@ export function smoothL1Loss(input: Tensor, target: Tensor, options: SmoothL1Los
   const reduction = check("smoothL1Loss", input, target, options);
   return input.gpu.scope(() => {
     const d = sub(input, target);
-    if (held === 0) return reduced(abs(d), reduction);
+    if (held < LEAST) return reduced(abs(d), reduction);
     const near = clamp(d, -held, held);
     // near is at most beta: divided first, nothing overflows.
     return reduced(mul(scale(near, 1 / held), sub(d, scale(near, 0.5))), reduction);

@@ -11,7 +11,6 @@ import type { Tensor } from "../tensor/tensor.ts";
 import { areNeighbours, BLOCK_BYTES, gridOf, placeOf } from "./packed.ts";
 
 interface Entry {
-  readonly name: string;
   readonly parameter: Tensor;
   readonly average: Tensor;
   readonly byteOffset: number;
@@ -31,6 +30,8 @@ abstract class WeightAverage {
   private readonly gpu: Gpu;
   private readonly averages: Tensor;
   private readonly entries: readonly Entry[];
+  /** By name: one that layers share has several, and one average. */
+  private readonly named: readonly (readonly [name: string, entry: Entry])[];
   private readonly count: Tensor;
   private readonly share: Tensor;
 
@@ -50,18 +51,20 @@ abstract class WeightAverage {
     }
     const { gpu } = parameters[0]![1];
     this.gpu = gpu;
+    const each = [...new Set(parameters.map(([, parameter]) => parameter))];
     let end = 0;
-    const places = parameters.map(([, { byteLength }]) => {
+    const places = each.map(({ byteLength }) => {
       const byteOffset = end;
       end += Math.ceil(byteLength / BLOCK_BYTES) * BLOCK_BYTES;
       return { byteOffset, byteEnd: end };
     });
     this.averages = gpu.keep(gpu.zeros([end / 4]));
-    this.entries = parameters.map(([own, parameter], i) => {
+    this.entries = each.map((parameter, i) => {
       const { byteOffset, byteEnd } = places[i]!;
       const average = this.averages.part(byteOffset, parameter.shape);
-      return { name: own, parameter, average, byteOffset, byteEnd };
+      return { parameter, average, byteOffset, byteEnd };
     });
+    this.named = parameters.map(([own, parameter]) => [own, this.entries[each.indexOf(parameter)]!]);
     this.count = gpu.keep(gpu.zeros([1], { dtype: "uint32" }));
     this.share = gpu.keep(gpu.zeros([1]));
   }
@@ -137,7 +140,7 @@ abstract class WeightAverage {
     const state: StateDict = {
       n_averaged: { shape: [], dtype: "uint32", data: await this.count.read() },
     };
-    for (const { name, parameter, average } of this.entries) {
+    for (const [name, { parameter, average }] of this.named) {
       const tensor = this.swapped ? parameter : average;
       state[`module.${name}`] = { shape: parameter.shape, dtype: "float32", data: await tensor.read() };
     }
@@ -149,7 +152,7 @@ abstract class WeightAverage {
     const op = `${this.name}.loadStateDict`;
     if (!isPlain(state))
       throw new ShapeError(`${op}: state is ${show(state)}; expected what stateDict() gave`);
-    const names = ["n_averaged", ...this.entries.map(({ name }) => `module.${name}`)];
+    const names = ["n_averaged", ...this.named.map(([name]) => `module.${name}`)];
     const missing = names.find((name) => !Object.hasOwn(state, name));
     const unexpected = Object.keys(state).find((name) => !names.includes(name));
     if (missing !== undefined || unexpected !== undefined) {
@@ -164,10 +167,10 @@ abstract class WeightAverage {
         `${op}: n_averaged is ${show(n ?? count)} in the state; expected one whole number from 0`,
       );
     }
-    for (const { name, average } of this.entries)
+    for (const [name, { average }] of this.named)
       checkState(op, `module.${name}`, state[`module.${name}`], average);
     this.count.write([n!]);
-    for (const { name, parameter, average } of this.entries) {
+    for (const [name, { parameter, average }] of this.named) {
       (this.swapped ? parameter : average).write(state[`module.${name}`]!.data);
     }
   }

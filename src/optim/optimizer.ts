@@ -258,6 +258,8 @@ export abstract class Optimizer {
 function checkRate(op: string, name: string, value: unknown): void {
   if (!Number.isFinite(value) || (value as number) < 0)
     throw new UsageError(`${op}: ${name} is ${show(value)}; expected a finite number of at least 0`);
+  if (!Number.isFinite(Math.fround(value as number)))
+    throw new UsageError(`${op}: ${name} is ${show(value)}; expected a number that float32 holds`);
 }
 
 interface Group {

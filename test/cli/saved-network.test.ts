@@ -163,6 +163,21 @@ describe("fusenorm export and predict", () => {
     expect(readFileSync(to).length).toBeGreaterThan(1000);
   });
 
+  /** A file as `export` writes them, with other values in its note. */
+  let files = 0;
+  const noted = (json: string) => {
+    const note = {
+      options: { model: "resnetCifar", depth: 8, width: 4 },
+      ...{ height: 8, width: 8, channels: 1, classNames: ["a", "b"], mean: [0.5], std: [0.2] },
+      ...JSON.parse(json),
+    };
+    files += 1;
+    const path = join(home, `noted-${files}.safetensors`);
+    const metadata = { "fusenorm.network": JSON.stringify(note) };
+    writeFileSync(path, encodeSafetensors({}, { metadata }));
+    return path;
+  };
+
   const other = join(home, "other.safetensors");
   beforeAll(() => {
     writeFileSync(
@@ -212,6 +227,34 @@ describe("fusenorm export and predict", () => {
       ["predict", images[0]!, "--from", other, ...net, ...rest],
       /not those of resnetCifar of depth 14 with 2 classes \(\d+ differ\): /,
     ],
+    ...(
+      [
+        ["height", 2 ** 40],
+        ["width", 2 ** 14 + 1],
+        ["mean", [0.1, 0.2]],
+        ["std", [0]],
+        ["std", []],
+      ] as const
+    ).flatMap(([field, value], i) =>
+      ["predict", "export"].map((command): [string, string[], RegExp] => [
+        `a note whose ${field} is ${value}, in ${command}`,
+        [
+          command,
+          ...(command === "predict" ? [images[0]!] : ["--to", join(home, `note-${i}.onnx`)]),
+          ...["--from", `NOTE ${JSON.stringify({ [field]: value })}`],
+        ],
+        new RegExp(`its note of the network has a wrong ${field} `),
+      ]),
+    ),
+    [
+      "moments that do not go with the channels",
+      [
+        ...["export", "--from", other, ...net, "--classes", "a,b"],
+        ...["--mean", "0.1,0.2", "--std", "0.2", "--to", join(home, "z.onnx")],
+      ],
+      /--mean is 0.1,0.2; expected 1 numbers, one for each of --channels/,
+    ],
+    ["a size beyond all", ["predict", images[0]!, "--size", "8x20000"], /more than 16384 pixels/],
     ["a wrong size", ["predict", images[0]!, "--size", "8x8x8"], /"8x8x8" is no size/],
     ["a wrong mean", ["predict", images[0]!, "--mean", "bright"], /"bright" is not a finite number/],
     [
@@ -238,7 +281,9 @@ describe("fusenorm export and predict", () => {
   ];
   it.concurrent.each(cases)("refuse %s, in one line", async (_, args, message) => {
     const { code, stderr, stdout } = await fusenorm(
-      ...args.map((arg) => (arg === "CKPT" ? checkpoint : arg)),
+      ...args.map((arg) =>
+        arg === "CKPT" ? checkpoint : arg.startsWith("NOTE ") ? noted(arg.slice("NOTE ".length)) : arg,
+      ),
     );
     expect(stderr).toMatch(message);
     expect(told(stderr)).toMatch(/^fusenorm: .*\n$/);

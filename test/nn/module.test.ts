@@ -16,6 +16,7 @@ import { Module } from "../../src/nn/module.ts";
 import { weightNorm } from "../../src/nn/weight-norm.ts";
 import { relu } from "../../src/ops/activations.ts";
 import { scale } from "../../src/ops/elementwise/elementwise.ts";
+import { decayGroups } from "../../src/optim/groups.ts";
 import { SGD } from "../../src/optim/sgd.ts";
 import { Random } from "../../src/tensor/random.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";
@@ -166,6 +167,19 @@ describe("freeze and apply", () => {
     model.freeze();
     expect(model.parameters()).toEqual([]);
     for (const each of [x, optimizer, model]) each.dispose();
+  });
+
+  it("names a parameter once that two layers share", () => {
+    const model = new Sequential(new Linear(gpu, 3, 3), new Linear(gpu, 3, 3));
+    const [first, second] = model.layers as [Linear, Linear];
+    second.weight.dispose();
+    second.weight = first.weight;
+    expect(model.namedParameters().map(([name]) => name)).toEqual([
+      ...["layers.0.weight", "layers.0.bias", "layers.1.bias"],
+    ]);
+    const optimizer = new SGD(decayGroups(model), { lr: 1 });
+    expect(optimizer.paramGroups.map(({ params }) => params.length)).toEqual([1, 2]);
+    for (const one of [optimizer, model]) one.dispose();
   });
 
   it("visits children before their parents", () => {

@@ -1,6 +1,6 @@
 // Folders of images, and Parquet files of them: pixels as they were put in.
 
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parquetWriteBuffer } from "hyparquet-writer";
@@ -8,7 +8,7 @@ import sharp from "sharp";
 import { afterAll, describe, expect, it } from "vitest";
 import { DataError } from "../../src/errors.ts";
 import { Random } from "../../src/index.ts";
-import { decodeImage, loadImageFolder, loadParquetImages } from "../../src/node/index.ts";
+import { decodeImage, loadImageFolder, loadParquetImages, streamImageFolder } from "../../src/node/index.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "fusenorm-images-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
@@ -61,6 +61,62 @@ describe("loadImageFolder", () => {
     ]);
   });
 
+  it("follows links to folders and files, and leaves out what is hidden", async () => {
+    const home = join(folder, "links");
+    const expected: number[] = [];
+    for (const name of ["a", "c"]) mkdirSync(join(home, name), { recursive: true });
+    mkdirSync(join(folder, "elsewhere"));
+    for (const path of ["links/a/1.png", "elsewhere/1.png", "links/c/1.png"]) {
+      const data = pixels(6);
+      expected.push(...data);
+      writeFileSync(join(folder, path), await png(data, 2, 1, 3));
+    }
+    symlinkSync(join(folder, "elsewhere"), join(home, "b"));
+    symlinkSync(join(folder, "elsewhere"), join(home, ".hidden"));
+    symlinkSync(join(home, "a", "1.png"), join(home, "c", "2.png"));
+    for (const name of ["a", "elsewhere"].map((each) => (each === "a" ? join("links", each) : each)))
+      writeFileSync(join(folder, name, "._1.png"), "of macOS");
+    const set = await loadImageFolder(home, { height: 1, width: 2 });
+    expect([set.classNames, [...set.labels]]).toEqual([
+      ["a", "b", "c"],
+      [0, 1, 2, 2],
+    ]);
+    expect([...set.images]).toEqual([...expected, ...expected.slice(0, 6)]);
+    const stream = await streamImageFolder(home, {
+      ...{ height: 1, width: 2, mean: [0, 0, 0], std: [1, 1, 1], batchSize: 4, seed: 0, shuffle: false },
+    });
+    expect(stream.classNames).toEqual(["a", "b", "c"]);
+    expect(stream.count).toBe(4);
+    symlinkSync(join(folder, "nowhere"), join(home, "d"));
+    await expect(loadImageFolder(home, { height: 1, width: 2 })).rejects.toThrow(
+      /links.d: can't be read: ENOENT/,
+    );
+  });
+
+  it("tells what takes more memory than there is, and reads no more once an image has failed", async () => {
+    const home = join(folder, "many");
+    mkdirSync(join(home, "a"), { recursive: true });
+    const good = await png(pixels(3), 1, 1, 3);
+    const count = 400;
+    for (let i = 0; i < count; i += 1) {
+      writeFileSync(join(home, "a", `${String(i).padStart(3, "0")}.png`), i === 0 ? "none" : good);
+    }
+    await expect(loadImageFolder(home, { height: 2 ** 14, width: 2 ** 14 })).rejects.toThrow(
+      /no memory for 400 images of 805306368 bytes, 322.1 GB; expected .* streamImageFolder/,
+    );
+    const before = sharp.counters().process + sharp.counters().queue;
+    await expect(loadImageFolder(home, { height: 1, width: 1 })).rejects.toThrow(/000.png: can't be decoded/);
+    // What was under way ends; nothing begins.
+    await expect.poll(() => sharp.counters().process + sharp.counters().queue).toBe(before);
+    let later = 0;
+    sharp.queue.on("change", () => {
+      later += 1;
+    });
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    sharp.queue.removeAllListeners("change");
+    expect(later).toBe(0);
+  });
+
   it("refuses what is no image, and folders that are none of classes", async () => {
     const size = { height: 4, width: 4 };
     await expect(decodeImage(Uint8Array.of(1, 2, 3), "odd.png", size)).rejects.toThrow(
@@ -111,6 +167,43 @@ describe("loadParquetImages", () => {
     expect(set.classNames).toEqual(["cat", "dog", "ox"]);
     expect([...set.labels]).toEqual(labels.map(Number));
     expect(set.images).toEqual(Uint8Array.from(data.flatMap((image) => [...image])));
+  });
+
+  it("takes whole numbers for classes, and no missing one for class 0", async () => {
+    const images = await Promise.all(
+      [1, 2, 3].map(async () => new Uint8Array(await png(pixels(3), 1, 1, 3))),
+    );
+    const load = (type: "INT32" | "BOOLEAN" | "STRING" | "TIMESTAMP" | "DOUBLE", data: unknown[]) => {
+      const path = join(folder, "classes.parquet");
+      const image = { name: "image", data: images, type: "BYTE_ARRAY" as const };
+      const label = { name: "label", data, type, nullable: true };
+      writeFileSync(path, new Uint8Array(parquetWriteBuffer({ columnData: [image, label] as never })));
+      return loadParquetImages(path, { height: 1, width: 1 });
+    };
+    for (const [type, data, labels] of [
+      ["INT32", [2, 0, 1], [2, 0, 1]],
+      ["BOOLEAN", [true, false, true], [1, 0, 1]],
+      ["STRING", ["10", "0", "3"], [10, 0, 3]],
+    ] as const) {
+      expect([...(await load(type, [...data])).labels]).toEqual(labels);
+    }
+    for (const [type, data] of [
+      ["INT32", [0, null, 1]],
+      ["INT32", [0, -1, 1]],
+      ["STRING", ["0", "", "1"]],
+      ["STRING", ["0", " 1", "1"]],
+      ["DOUBLE", [0, 0.5, 1]],
+    ] as const) {
+      await expect(load(type, [...data])).rejects.toThrow(
+        /row 1 has the label .*; expected an integer from 0/,
+      );
+    }
+    await expect(
+      load(
+        "TIMESTAMP",
+        [1, 0, 2].map((time) => new Date(time)),
+      ),
+    ).rejects.toThrow(/row 0 has the label a Date/);
   });
 
   it("names classes by number where nothing is noted, and refuses other files and columns", async () => {

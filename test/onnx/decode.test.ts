@@ -130,6 +130,9 @@ describe("decodeOnnx", () => {
     await expect(one({ dataType: DataType.FLOAT, rawData: bits(7) })).rejects.toThrow(
       /w has 7 bytes for \[2\] of FLOAT; expected 8/,
     );
+    await expect(one({ dims: [-2, -1], dataType: DataType.FLOAT, rawData: bits(8) })).rejects.toThrow(
+      /w has shape \[-2, -1\]; expected integers from 0/,
+    );
     await expect(one({ dataType: DataType.FLOAT, dataLocation: 1 })).rejects.toThrow(
       /w lies in another file/,
     );

@@ -24,6 +24,10 @@ const losses: Record<
     (a, b, options) => smoothL1Loss(a, b, { ...options, beta: 0.3 }),
     (x, y) => huber(0.3)(x, y) / 0.3,
   ],
+  "smoothL1Loss, a beta whose inverse float32 does not hold": [
+    (a, b, options) => smoothL1Loss(a, b, { ...options, beta: 1e-40 }),
+    (x, t) => Math.abs(x - t),
+  ],
   "smoothL1Loss, beta 0": [
     (a, b, options) => smoothL1Loss(a, b, { ...options, beta: 0 }),
     (x, y) => Math.abs(x - y),

@@ -220,6 +220,45 @@ describe("adaptive optimizers", () => {
     });
   }
 
+  for (const { title, make } of variants) {
+    it(`${title} stands still where the square of a gradient is beyond float32, as PyTorch's`, async () => {
+      const gpu = await testGpu();
+      const w = leaf(gpu, [1, -2, 3, 4, 5]);
+      const optimizer = owned(make([w], 0.05));
+      const decays = title.startsWith("AdamW");
+      let before = [1, -2, 3, 4, 5];
+      for (const large of [1e20, 1, 2, -3e30, 1]) {
+        const gradient = owned(gpu.tensor([large, -large, 0.5, Number.NaN, large], [5]));
+        optimizer.zeroGrad();
+        gpu.scope(() => mul(w, gradient).backward(gpu.full([5], 1)));
+        optimizer.step();
+        const now = Array.from(await w.read(), Number);
+        for (const i of [0, 1, 4]) {
+          // Decay alone, where it is decoupled.
+          expect(now[i]! / before[i]!).toBeGreaterThan(decays ? 0.98 : 1 - 1e-7);
+          expect(now[i]! / before[i]!).toBeLessThan(decays ? 1 : 1 + 1e-7);
+        }
+        expect(now[2]).toBeLessThan(before[2]!);
+        expect(now[3]).toBeNaN();
+        before = now;
+      }
+    });
+  }
+
+  it("refuses a rate that float32 does not hold", async () => {
+    const gpu = await testGpu();
+    const w = leaf(gpu, [1]);
+    const message = "lr is 1e+39; expected a number that float32 holds";
+    expect(() => new Adam([w], { lr: 1e39 })).toThrow(message);
+    const optimizer = owned(new Adam([w]));
+    expect(() => {
+      optimizer.lr = 1e39;
+    }).toThrow(message);
+    expect(() => new Adam([w], { weightDecay: 1e39 })).toThrow(
+      "weightDecay is 1e+39; expected a number that",
+    );
+  });
+
   it("refuses a state that is not its own, before anything is written", async () => {
     const gpu = await testGpu();
     const w = leaf(gpu, [1, 2]);

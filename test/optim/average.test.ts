@@ -107,6 +107,31 @@ describe("EMA and SWA", () => {
     expect(gpu.stats.dispatches - before).toBe(2);
   });
 
+  it("give a weight back that two layers share, under both of its names", async () => {
+    const gpu = await testGpu();
+    const model = owned(new Sequential(new Linear(gpu, 3, 3), new Linear(gpu, 3, 3)));
+    const [first, second] = model.layers as [Linear, Linear];
+    second.weight.dispose();
+    second.weight = first.weight;
+    const average = owned(new EMA(model, { decay: 0.75 }));
+    const weights = [normals(9, 1), normals(9, 2)];
+    for (const w of weights) {
+      first.weight.write(w);
+      average.update();
+    }
+    const expected = weights[0]!.map((w, i) => 0.75 * w + 0.25 * weights[1]![i]!);
+    for (let swaps = 0; swaps < 4; swaps += 1) {
+      const state = await average.stateDict();
+      for (const i of [0, 1]) {
+        expect(relativeError(state[`module.layers.${i}.weight`]!.data, expected)).toBeLessThan(1e-6);
+      }
+      const here = swaps % 2 === 0 ? weights[1]! : expected;
+      expect(relativeError(await first.weight.read(), here), `${swaps} swaps`).toBeLessThan(1e-6);
+      if (swaps === 2) average.loadStateDict(state);
+      average.swap();
+    }
+  });
+
   it("refuse what they can't do", async () => {
     const gpu = await testGpu();
     const model = network(gpu);
