@@ -102,6 +102,10 @@ export interface RunState<K extends string = string> {
   imagesSinceLog?: number | undefined;
   /** Tensors of the optimizer in the checkpoint. */
   optimizerTensors?: number | undefined;
+  /** The optimizer's rate, and those of its groups. Version 0.1.0 did not note them. */
+  rates?: readonly number[] | undefined;
+  /** What decides the run beside `options`, which say what `fusenorm predict` needs. Version 0.1.0 did not note it. */
+  how?: Record<string, unknown> | undefined;
   /** What images are normalised by, for who uses the network: `resume` does not look at it. */
   moments?: ChannelMoments | null;
   history: TrainHistory<K>;
@@ -110,7 +114,7 @@ export interface RunState<K extends string = string> {
 /** As a checkpoint's metadata. */
 export function encodeRunState<K extends string>(state: RunState<K>): Record<string, string> {
   const { options, data, step, stepsSinceLog, imagesSinceLog, optimizerTensors, history } = state;
-  const { moments } = state;
+  const { moments, rates, how } = state;
   return {
     format: FORMAT,
     options: toJson(options),
@@ -120,12 +124,14 @@ export function encodeRunState<K extends string>(state: RunState<K>): Record<str
     imagesSinceLog: String(imagesSinceLog),
     optimizerTensors: String(optimizerTensors),
     ...(moments ? { moments: toJson(moments) } : {}),
+    ...(rates ? { rates: toJson(rates) } : {}),
+    ...(how ? { how: toJson(how) } : {}),
     history: toJson(history),
   };
 }
 
 /** The run that wants to go on. */
-interface Here extends Pick<RunState, "options" | "data"> {
+interface Here extends Pick<RunState, "options" | "data" | "how"> {
   totalSteps: number;
   /** Options that may differ. */
   free: readonly string[];
@@ -165,9 +171,14 @@ export function decodeRunState<K extends string>(
 
   // Version 0.1.0 noted also how steps were dispatched.
   compare("", options, here.options, [...here.free, "capture"]);
+  const rates = "rates" in metadata ? parse(metadata, "rates") : undefined;
+  const areRates = (value: unknown): value is number[] =>
+    Array.isArray(value) && value.every((rate) => Number.isFinite(Math.fround(rate)) && rate >= 0);
+  if (rates !== undefined && !areRates(rates)) refuse("rates", rates, "a list of numbers of at least 0");
   for (const split of Object.keys(here.data)) {
     compare(`${split} data's `, object(`data.${split}`, data[split]), here.data[split]!);
   }
+  if ("how" in metadata) compare("", object("how", parse(metadata, "how")), here.how ?? {});
   if (step > here.totalSteps) {
     throw new DataError(
       `resume: the checkpoint is of step ${step}, this run ends after ${here.totalSteps}; expected a run at least as long`,
@@ -176,7 +187,7 @@ export function decodeRunState<K extends string>(
   return {
     options,
     data: data as RunState["data"],
-    ...{ step, stepsSinceLog, imagesSinceLog, optimizerTensors },
+    ...{ step, stepsSinceLog, imagesSinceLog, optimizerTensors, rates },
     history: history as TrainHistory<K>,
   };
 }

@@ -397,7 +397,8 @@ export class Trainer<M extends Module = Module, K extends string = "accuracy"> {
     const optimizerTensors = Object.keys(tensors).filter((name) => name.startsWith("optimizer.")).length;
     for (const [name, tensor] of Object.entries(this.sums))
       tensors[`trainer.${name}`] = { shape: tensor.shape, dtype: tensor.dtype, data: await tensor.read() };
-    const { settings: options, stepsDone: step, stepsSinceLog, imagesSinceLog, history } = this;
+    const { settings: options, how, stepsDone: step, stepsSinceLog, imagesSinceLog, history } = this;
+    const { lr, paramGroups } = this.optimizer;
     const data = this.description;
     return {
       tensors,
@@ -409,6 +410,9 @@ export class Trainer<M extends Module = Module, K extends string = "accuracy"> {
         imagesSinceLog,
         optimizerTensors,
         moments: this.options.moments,
+        // Those that a schedule sets before each step say nothing.
+        rates: this.options.schedule ? undefined : [lr, ...paramGroups.map((group) => group.lr)],
+        how,
         history,
       }),
     };
@@ -416,7 +420,8 @@ export class Trainer<M extends Module = Module, K extends string = "accuracy"> {
 
   /**
    * Goes on from a checkpoint of the same settings and data: of images in memory, names, sizes, classes and every byte of the images
-   * and labels are compared. `epochs` and `maxSteps` may differ where the rate does not depend on them: without a schedule.
+   * and labels are compared, and of transforms the names. `epochs` and `maxSteps` may differ where the rate does not depend on them:
+   * without a schedule. Then the optimizer's rates become those that it had; they may be set anew after it.
    * @throws DataError if they differ, or if the checkpoint is malformed; nothing is changed then.
    */
   resume(checkpoint: Checkpoint): void {
@@ -427,11 +432,11 @@ export class Trainer<M extends Module = Module, K extends string = "accuracy"> {
           `resume: the checkpoint is ${show(checkpoint)}; expected { tensors, metadata }, as decodeCheckpoint gives it`,
         );
       }
-      const { settings: options, description: data, totalSteps } = this;
+      const { settings: options, how, description: data, totalSteps } = this;
       const isConstant = !this.options.schedule || options.schedule === "constant";
       const free = isConstant ? ["epochs", "maxSteps"] : [];
       const metrics = Object.keys(this.options.metrics);
-      const state = decodeRunState<K>(checkpoint.metadata, { options, data, totalSteps, free, metrics });
+      const state = decodeRunState<K>(checkpoint.metadata, { options, how, data, totalSteps, free, metrics });
       const parts = partsOf(checkpoint.tensors, Object.hasOwn(this.options.metrics, "correct"));
       try {
         this.model.checkStateDict(parts.model);
@@ -455,8 +460,19 @@ export class Trainer<M extends Module = Module, K extends string = "accuracy"> {
           );
         }
       }
+      const { rates } = state;
+      const groups = this.optimizer.paramGroups;
+      if (rates && rates.length !== 1 + groups.length) {
+        throw new DataError(
+          `resume: the checkpoint's optimizer had ${rates.length - 1} groups of parameters, this run's has ${groups.length}; expected the same`,
+        );
+      }
       this.model.loadStateDict(parts.model);
       this.optimizer.loadStateDict(parts.optimizer);
+      if (rates && !this.options.schedule) {
+        this.optimizer.lr = rates[0]!;
+        for (const [i, group] of groups.entries()) group.lr = rates[i + 1]!;
+      }
       for (const [name, tensor] of Object.entries(this.sums)) tensor.write(parts.trainer[name]!.data);
       this.stepsDone = state.step;
       this.stepsSinceLog = state.stepsSinceLog;
@@ -465,6 +481,13 @@ export class Trainer<M extends Module = Module, K extends string = "accuracy"> {
     } finally {
       this.phase = "idle";
     }
+  }
+
+  /** What decides the run, and is not among the settings. */
+  private get how(): Record<string, unknown> {
+    const { dropLast, augment, transforms, moments, clipGradNorm: most } = this.options;
+    const names = transforms.map(({ name }) => name);
+    return { dropLast, augment, transforms: names, moments, clipGradNorm: most };
   }
 
   /** Hashing takes its time with large data: once, and only where there are checkpoints. */
@@ -523,12 +546,6 @@ function checkTrainerOptions(options: Given): Checked {
   const { clipGradNorm: most = null, capture = true } = options;
   checkInstance("Trainer", "model", model, Module);
   checkInstance("Trainer", "optimizer", optimizer, Optimizer as never);
-  const tensors = new Set([...model.tensors()].map(([, tensor]) => tensor));
-  if (!optimizer.paramGroups.some(({ params }) => params.some((tensor) => tensors.has(tensor)))) {
-    throw new UsageError(
-      "Trainer: none of the optimizer's parameters is one of the model; expected an optimizer of model.parameters()",
-    );
-  }
   const data = checkData(options.data);
   const criteria = checkedCriteria("Trainer", options);
   if (schedule !== null) checkFunction("Trainer", "schedule", schedule);
@@ -550,6 +567,12 @@ function checkTrainerOptions(options: Given): Checked {
   const inMemory = [data.train, data.test].find(isDataset);
   const moments = inMemory ? (options.moments ?? channelMoments(inMemory)) : null;
   const transforms = checkedTransforms(options.transforms ?? [], data.train, moments);
+  const tensors = new Set([...model.tensors()].map(([, tensor]) => tensor));
+  if (!optimizer.paramGroups.some(({ params }) => params.some((tensor) => tensors.has(tensor)))) {
+    throw new UsageError(
+      "Trainer: none of the optimizer's parameters is one of the model; expected an optimizer of model.parameters()",
+    );
+  }
   return {
     ...criteria,
     ...{ data, schedule, batchSize, epochs, maxSteps, dropLast, augment, transforms, moments },

@@ -35,6 +35,7 @@ import {
   sum,
   Trainer,
   type TrainerCallback,
+  transforms,
 } from "../../src/index.ts";
 import { decodeCheckpoint, encodeCheckpoint } from "../../src/train/checkpoint.ts";
 import { testGpu } from "../helpers/gpu.ts";
@@ -323,6 +324,74 @@ describe("Trainer", () => {
       for (const one of [trainer, optimizer, model]) one.dispose();
     }
     expect(results[1]).toEqual(results[0]);
+  });
+
+  it("resumes at the rates that were set by hand, and refuses what would make it another run", async () => {
+    const gpu = await testGpu();
+    const make = (more: object = {}) => {
+      const model = smallNetwork(gpu);
+      const [decayed, others] = decayGroups(model) as [object, object];
+      const groups = [{ ...decayed, lr: 0.05 }, others] as never;
+      const optimizer = new SGD(groups, { lr: 0.1, momentum: 0.9 });
+      const given = {
+        model,
+        optimizer,
+        data: { train: data.train },
+        epochs: 4,
+        batchSize: 20,
+        clipGradNorm: 2,
+      };
+      const trainer = new Trainer({ ...given, ...more });
+      const dispose = () => [trainer, optimizer, model].map((one) => one.dispose());
+      return { trainer, optimizer, model, dispose };
+    };
+    /** Halves the rate after each epoch; stops, and is told what there is, after two. */
+    const halving = (run: ReturnType<typeof make>, kept?: (state: Checkpoint) => void) =>
+      run.trainer.run({
+        onLog: ({ step }) => {
+          if (step % 4 === 0) run.optimizer.lr /= 2;
+          if (step === 4) run.optimizer.paramGroups[1]!.lr = 0.01;
+          if (kept && step === 8) run.trainer.stop();
+        },
+        onCheckpoint: kept,
+      });
+    const whole = make();
+    await halving(whole);
+    let state: Checkpoint | null = null;
+    const first = make();
+    await halving(first, (checkpoint) => {
+      state = decodeCheckpoint(encodeCheckpoint(checkpoint), "a run");
+    });
+    const second = make();
+    second.trainer.resume(state!);
+    expect(second.optimizer.lr).toBe(0.025);
+    await halving(second);
+    expect(await values(second.model)).toEqual(await values(whole.model));
+    expect(second.trainer.history).toEqual(whole.trainer.history);
+    const others: [object, RegExp][] = [
+      [{ dropLast: true }, /trained with dropLast false, this run has true/],
+      [{ clipGradNorm: 3 }, /trained with clipGradNorm 2, this run has 3/],
+      [{ augment: { pad: 1, flip: false } }, /trained with augment null, this run has/],
+      [{ transforms: [transforms.randomHorizontalFlip()] }, /trained with transforms \[\], this run has/],
+      [{ moments: { mean: [0], std: [1] } }, /trained with moments \{/],
+    ];
+    for (const [more, message] of others) {
+      const other = make(more);
+      expect(() => other.trainer.resume(state!), message.source).toThrow(message);
+      expect(other.trainer.step).toBe(0);
+      other.dispose();
+    }
+    for (const rates of ["[0.1, -1, 1]", "[1e39, 1, 1]", '["x", 1, 1]', "3"]) {
+      const metadata = { ...state!.metadata, rates };
+      expect(() => second.trainer.resume({ ...state!, metadata })).toThrow(
+        /rates is .*; expected a list of numbers/,
+      );
+    }
+    const fewer = { ...state!, metadata: { ...state!.metadata, rates: "[0.1,0.1]" } };
+    expect(() => second.trainer.resume(fewer)).toThrow(/had 1 groups of parameters, this run's has 2/);
+    const { rates: _rates, how: _how, ...older } = state!.metadata;
+    second.trainer.resume({ ...state!, metadata: older });
+    for (const run of [whole, first, second]) run.dispose();
   });
 
   it("resumes with a metric of the name that version 0.1.0 had for accuracy", async () => {
