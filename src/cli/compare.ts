@@ -3,13 +3,23 @@ import type { Command } from "commander";
 import { textTable } from "../experiments/page.ts";
 import { type LabelledRun, RUN_TABLE_HEAD, runReport, runRow } from "../experiments/run-report.ts";
 import { RESNET_NORMS, type ResNetNorm } from "../nn/models/resnet.ts";
-import { DATASET_NAMES, loadDataset } from "../node/datasets.ts";
+import { loadDataset } from "../node/datasets.ts";
 import { writeFileAtomic } from "../node/files.ts";
 import { requestGpu } from "../node/request.ts";
 import { RecipeTrainer } from "../train/recipe.ts";
 import { type TrainOptions, trainOptions } from "../train/train-options.ts";
 import { examples } from "./help.ts";
-import { Interruption, inOutDirectory, listOf, positiveNumber, removePartials, text } from "./options.ts";
+import {
+  addDataOptions,
+  type DataFlags,
+  Interruption,
+  inOutDirectory,
+  listOf,
+  positiveNumber,
+  removePartials,
+  scaleOf,
+  text,
+} from "./options.ts";
 import { TrainingProgress } from "./progress.ts";
 import { addTrainOptions } from "./train.ts";
 
@@ -23,9 +33,8 @@ const quick = {
   augment: false,
 } as const;
 
-interface CompareFlags extends Omit<TrainOptions, "norm" | "lr" | "maxSteps"> {
+interface CompareFlags extends Omit<TrainOptions, "norm" | "lr" | "maxSteps">, DataFlags {
   maxSteps?: number;
-  data: string;
   out: string;
   norm: ResNetNorm[];
   lr: number[];
@@ -36,8 +45,8 @@ interface CompareFlags extends Omit<TrainOptions, "norm" | "lr" | "maxSteps"> {
 export function registerCompare(program: Command): void {
   const command = program
     .command("compare")
-    .description("train the same network with and without batch-norm at each learning rate, and compare")
-    .option("--data <dir>", `a directory, or ${DATASET_NAMES.join(", ")}`, text, "embedded")
+    .description("train the same network with and without batch-norm at each learning rate, and compare");
+  addDataOptions(command)
     .option(
       "--norm <list>",
       `some of ${RESNET_NORMS.join(", ")}, with commas between`,
@@ -62,9 +71,9 @@ export function registerCompare(program: Command): void {
 }
 
 async function compare(flags: CompareFlags): Promise<void> {
-  const { data: source, out, norm: norms, lr: rates, adapter, json, ...shared } = flags;
+  const { data: source, size, channels, out, norm: norms, lr: rates, adapter, json, ...shared } = flags;
   const configurations = norms.flatMap((norm) => rates.map((lr) => trainOptions({ ...shared, norm, lr })));
-  const data = await loadDataset(source);
+  const data = await loadDataset(source, scaleOf({ size, channels }));
   await inOutDirectory("compare", out, async (lock) => {
     removePartials(out);
     const gpu = await requestGpu({ adapter });

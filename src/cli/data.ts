@@ -6,9 +6,9 @@ import { printable } from "../foreign.ts";
 import { DATASET_NAMES, datasetDirectory, loadDataset } from "../node/datasets.ts";
 import { fetchDataset, REMOTE_DATASETS, type RemoteName } from "../node/download.ts";
 import { examples } from "./help.ts";
-import { addJsonOption, text } from "./options.ts";
+import { addJsonOption, addScaleOptions, type DataFlags, scaleOf, text } from "./options.ts";
 
-interface DataFlags {
+interface Flags {
   cache?: string;
   json?: boolean;
 }
@@ -66,7 +66,7 @@ function progressBars() {
   };
 }
 
-async function fetchCommand(name: RemoteName, flags: DataFlags & { mirror?: string }): Promise<void> {
+async function fetchCommand(name: RemoteName, flags: Flags & { mirror?: string }): Promise<void> {
   const { json, ...options } = flags;
   if (options.mirror !== undefined && !/^https?:\/\/./.test(options.mirror)) {
     throw new UsageError(
@@ -96,8 +96,11 @@ async function fetchCommand(name: RemoteName, flags: DataFlags & { mirror?: stri
 
 const print = (value: unknown) => console.log(JSON.stringify(value, null, 2));
 
-async function infoCommand(source: string, { cache, json }: DataFlags): Promise<void> {
-  const splits = await loadDataset(source, { cache });
+async function infoCommand(
+  source: string,
+  { cache, json, ...scale }: Flags & Omit<DataFlags, "data">,
+): Promise<void> {
+  const splits = await loadDataset(source, { cache, ...scaleOf(scale) });
   const directory = await datasetDirectory(source, cache);
   if (json) {
     print(summary(source, directory, splits));
@@ -107,7 +110,7 @@ async function infoCommand(source: string, { cache, json }: DataFlags): Promise<
   for (const line of describe(splits)) console.log(`  ${line}`);
 }
 
-async function listCommand({ cache, json }: DataFlags): Promise<void> {
+async function listCommand({ cache, json }: Flags): Promise<void> {
   const all: unknown[] = [];
   for (const name of DATASET_NAMES) {
     try {
@@ -117,7 +120,8 @@ async function listCommand({ cache, json }: DataFlags): Promise<void> {
     } catch (error) {
       if (!(error instanceof FusenormError)) throw error;
       if (json) all.push({ source: name, missing: error.message });
-      else console.log(`${name}\n  ${error.message}`);
+      // The message opens with the name, which stands above it.
+      else console.log(`${name}\n  ${error.message.replace(`${name}: `, "")}`);
     }
   }
   if (json) print(all);
@@ -152,7 +156,8 @@ export function registerData(program: Command): void {
     .addArgument(source)
     .option(...cache)
     .action(infoCommand);
+  addScaleOptions(info);
   for (const command of [fetch, list, info]) addJsonOption(command, "what is known of the data");
   examples(fetch, ["fusenorm data fetch fashion-mnist"]);
-  examples(info, ["fusenorm data info cifar10", "fusenorm data info ./my-images --json"]);
+  examples(info, ["fusenorm data info cifar10", "fusenorm data info ./photos --size 64 --json"]);
 }

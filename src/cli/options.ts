@@ -1,8 +1,11 @@
 import { existsSync, readdirSync, rmdirSync, rmSync, statSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { type Command, InvalidArgumentError } from "commander";
+import { MOST_SIDE } from "../data/bitmap.ts";
 import { UsageError } from "../errors.ts";
+import { DATASET_NAMES } from "../node/datasets.ts";
 import { makeDirectory } from "../node/files.ts";
+import type { ImageOptions } from "../node/images.ts";
 import { FolderLock, type LockPart } from "../node/lock.ts";
 import { offer } from "./help.ts";
 
@@ -70,6 +73,57 @@ export function addAdapterOption(command: Command): Command {
 /** Adds the option of every command whose result another program may read. */
 export function addJsonOption(command: Command, what: string): Command {
   return command.option("--json", `print ${what} as JSON, and nothing else on standard output`);
+}
+
+/** `32`, `224x192` */
+export function imageSize(value: string): [height: number, width: number] {
+  const sides = value.split(/[x×]/);
+  if (sides.length > 2) throw new InvalidArgumentError(`"${value}" is no size, such as 32 or 224x192.`);
+  const [height, width = height] = sides.map(positiveInteger) as [number, number?];
+  if (Math.max(height, width) > MOST_SIDE) throw new InvalidArgumentError(`more than ${MOST_SIDE} pixels.`);
+  return [height, width];
+}
+
+/** What the flags of `addDataOptions` give. */
+export interface DataFlags {
+  data: string;
+  size?: [height: number, width: number];
+  channels?: number;
+}
+
+/** Adds what says which images a command takes. */
+export function addDataOptions(command: Command): Command {
+  command.option(
+    "--data <dir>",
+    `a directory (IDX, CIFAR or a folder of images for each class), or ${DATASET_NAMES.join(", ")}`,
+    text,
+    "embedded",
+  );
+  addScaleOptions(command);
+  offer(command, { data: DATASET_NAMES });
+  return command;
+}
+
+/** Adds what folders of images are made to be. */
+export function addScaleOptions(command: Command): void {
+  command
+    .option(
+      "--size <pixels>",
+      "of folders of images: scale them to 64, or height x width as 224x192",
+      imageSize,
+    )
+    .option(
+      "--channels <n>",
+      "of folders of images: 1 for grey, 3 for colours (default: 3)",
+      positiveInteger,
+    );
+  offer(command, { channels: ["1", "3"] });
+}
+
+/** `--size` and `--channels` as `loadDataset` takes them. */
+export function scaleOf({ size, channels }: Omit<DataFlags, "data">): Partial<ImageOptions> {
+  const sides = size ? { height: size[0], width: size[1] } : {};
+  return channels === undefined ? sides : { ...sides, channels: channels as 1 | 3 };
 }
 
 /** A comma-separated list of what `item` parses. */

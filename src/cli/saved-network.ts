@@ -1,7 +1,7 @@
 // Networks in files: checkpoints of `train`, what `export` wrote, and safetensors of other programs, of which the flags say the rest.
 
 import type { Command } from "commander";
-import { InvalidArgumentError } from "commander";
+import { MOST_SIDE } from "../data/bitmap.ts";
 import { type ChannelMoments, channelMoments } from "../data/dataset.ts";
 import { DataError, UsageError } from "../errors.ts";
 import { printable } from "../foreign.ts";
@@ -18,7 +18,7 @@ import { decodeCheckpoint } from "../train/checkpoint.ts";
 import { makeNetwork, NETWORK_NAMES } from "../train/networks.ts";
 import { type TrainOptions, trainOptions } from "../train/train-options.ts";
 import { offer } from "./help.ts";
-import { listOf, number, positiveInteger, text } from "./options.ts";
+import { imageSize, listOf, number, positiveInteger, text } from "./options.ts";
 
 /** All that is needed to make a network and give it images. */
 export interface NetworkNote extends ChannelMoments {
@@ -31,8 +31,6 @@ export interface NetworkNote extends ChannelMoments {
 
 /** In the metadata of a file that `export` wrote: a `NetworkNote` as JSON. */
 const NOTE = "fusenorm.network";
-/** Pixels of a side, as `decodeImage` has it. */
-const MOST_SIDE = 2 ** 14;
 /** Of images whose file says nothing of their channels. */
 const COLOURS = 3;
 
@@ -51,15 +49,6 @@ export interface NetworkFlags {
   std?: number[];
 }
 
-/** `32`, `224x192` */
-function size(value: string): [number, number] {
-  const sides = value.split(/[x×]/);
-  if (sides.length > 2) throw new InvalidArgumentError(`"${value}" is no size, such as 32 or 224x192.`);
-  const [height, width = height] = sides.map(positiveInteger) as [number, number?];
-  if (Math.max(height, width) > MOST_SIDE) throw new InvalidArgumentError(`more than ${MOST_SIDE} pixels.`);
-  return [height, width];
-}
-
 const repeatable = (value: string) => value.split(",").map((part) => number(part.trim()));
 
 /** The options with which a network is found and described. */
@@ -68,7 +57,7 @@ export function addNetworkOptions(command: Command, from: string): void {
     .option("--from <file>", "checkpoint of train, or another safetensors file", text, from)
     .option("--model <name>", `of files that don't say: ${NETWORK_NAMES.join(", ")}`)
     .option("--classes <names>", "of files that don't say: with commas, or a text file of one a line", text)
-    .option("--size <pixels>", "of files that don't say: 32, or height x width as 224x192", size)
+    .option("--size <pixels>", "of files that don't say: 32, or height x width as 224x192", imageSize)
     .option("--channels <n>", "of files that don't say: 1 for grey, 3 for colours", positiveInteger)
     .option("--mean <list>", "of files that don't say: by channel, pixels from 0 to 1", repeatable)
     .option("--std <list>", "of files that don't say: by channel", repeatable)

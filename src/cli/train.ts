@@ -7,7 +7,7 @@ import { runReport } from "../experiments/run-report.ts";
 import type { Gpu } from "../gpu.ts";
 import { INITS } from "../nn/init.ts";
 import { RESNET_NORMS } from "../nn/models/resnet.ts";
-import { DATASET_NAMES, loadDataset } from "../node/datasets.ts";
+import { loadDataset } from "../node/datasets.ts";
 import { writeFileAtomic } from "../node/files.ts";
 import { requestGpu } from "../node/request.ts";
 import { tensorBoardLog } from "../node/tensor-board.ts";
@@ -27,13 +27,16 @@ import { examples, offer } from "./help.ts";
 import { measureCopyBandwidth, measureMatmul } from "./measure.ts";
 import {
   addAdapterOption,
+  addDataOptions,
   addJsonOption,
+  type DataFlags,
   Interruption,
   inOutDirectory,
   integer,
   number,
   positiveInteger,
   removePartials,
+  scaleOf,
   text,
 } from "./options.ts";
 import { TrainingProgress } from "./progress.ts";
@@ -67,7 +70,6 @@ export function addTrainOptions(command: Command): void {
   addAdapterOption(command);
   addJsonOption(command, "what came out");
   offer(command, {
-    data: DATASET_NAMES,
     norm: RESNET_NORMS,
     init: INITS,
     schedule: SCHEDULE_NAMES,
@@ -83,9 +85,8 @@ function describe({ model, depth, width, norm, optimizer }: TrainOptions): strin
   return optimizer === defaultTrainOptions.optimizer ? name : `${name} by ${optimizer}`;
 }
 
-interface TrainFlags extends Omit<TrainOptions, "maxSteps"> {
+interface TrainFlags extends Omit<TrainOptions, "maxSteps">, DataFlags {
   maxSteps?: number;
-  data: string;
   out: string;
   resume: boolean;
   tensorboard: boolean;
@@ -98,8 +99,8 @@ interface TrainFlags extends Omit<TrainOptions, "maxSteps"> {
 export function registerTrain(program: Command): void {
   const command = program
     .command("train")
-    .description("train one network; checkpoints after each epoch, history and report in --out")
-    .option("--data <dir>", `a directory, or ${DATASET_NAMES.join(", ")}`, text, "embedded")
+    .description("train one network; checkpoints after each epoch, history and report in --out");
+  addDataOptions(command)
     .option("--model <name>", NETWORK_NAMES.join(", "), defaultTrainOptions.model)
     .option("--optimizer <name>", OPTIMIZER_NAMES.join(", "), defaultTrainOptions.optimizer)
     .option("--norm <name>", RESNET_NORMS.join(", "), defaultTrainOptions.norm)
@@ -114,6 +115,7 @@ export function registerTrain(program: Command): void {
   examples(command, [
     "fusenorm train --depth 8 --epochs 2",
     "fusenorm train --model resnet18 --optimizer adamw --lr 1e-3 --schedule one-cycle",
+    "fusenorm train --data ./photos --size 64 --model resnet18 --optimizer adamw --lr 1e-3",
     "fusenorm train --data cifar10 --lr 0.1 --epochs 160 --out runs/cifar10",
     "fusenorm train --data cifar10 --epochs 160 --out runs/cifar10 --resume",
   ]);
@@ -123,6 +125,8 @@ export function registerTrain(program: Command): void {
 async function train(flags: TrainFlags): Promise<void> {
   const {
     data: source,
+    size,
+    channels,
     out,
     resume,
     tensorboard,
@@ -147,7 +151,7 @@ async function train(flags: TrainFlags): Promise<void> {
     }
   };
   checkStart();
-  const data = await loadDataset(source);
+  const data = await loadDataset(source, scaleOf({ size, channels }));
   await inOutDirectory("train", out, async (lock) => {
     checkStart(); // another run may have been here until now
     removePartials(out);

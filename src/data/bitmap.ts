@@ -12,7 +12,8 @@ export interface ImageOptions {
 }
 
 const OPTIONS = optionNames<ImageOptions>({ height: 0, width: 0, channels: 0 });
-const MOST_SIDE = 2 ** 14;
+/** Pixels of a side of an image. */
+export const MOST_SIDE = 2 ** 14;
 
 /** The options with their defaults. @throws ShapeError, UsageError, DataError */
 export function checkedImageOptions(

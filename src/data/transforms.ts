@@ -4,6 +4,7 @@
 import { ShapeError } from "../errors.ts";
 import { checkArray, checkInteger, checkNumber, checkOptions, optionNames, show } from "../options.ts";
 import { formatShape } from "../tensor/shape.ts";
+import { MOST_SIDE } from "./bitmap.ts";
 import { type BatchShape, type BatchTensors, loopOver, shader, sizesOf, type Transform } from "./compose.ts";
 import type { ChannelMoments } from "./dataset.ts";
 
@@ -36,7 +37,6 @@ export interface RandomCropOptions {
 }
 
 const CROP = optionNames<RandomCropOptions>({ padding: 0, height: 0, width: 0 });
-const MOST_SIDE = 2 ** 14;
 
 /** A part of each image, zeros around it, at a random place. */
 export function randomCrop(options: RandomCropOptions = {}): Transform {

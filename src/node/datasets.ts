@@ -12,6 +12,7 @@ import { DataError } from "../errors.ts";
 import { printable } from "../foreign.ts";
 import { checkOptions, checkText, optionNames, show } from "../options.ts";
 import { cacheDirectory, packagePath, readNamed } from "./files.ts";
+import { IMAGE_FILE, type ImageOptions, loadImageSplits } from "./images.ts";
 
 /** Data sets that have a name of their own; anything else is taken for a directory. */
 export const DATASET_NAMES = ["embedded", "fashion-mnist", "cifar10", "cifar100"] as const;
@@ -25,14 +26,16 @@ const WHAT_A_DIRECTORY_HOLDS = `expected one of
   IDX (MNIST family):  {train,t10k}-images-idx3-ubyte[.gz] and {train,t10k}-labels-idx1-ubyte[.gz]
   CIFAR-10 (binary):   data_batch_1.bin … data_batch_5.bin and test_batch.bin
   CIFAR-100 (binary):  train.bin and test.bin
-in the directory or one level down; \`npx fusenorm-cli data fetch fashion-mnist|cifar10|cifar100\` downloads them`;
+  image folders:       train/<class>/*.png (or .jpg …) and val/<class>/*.png or test/<class>/*.png; or <class>/*.png alone
+in the directory or one level down, image folders in it; \`npx fusenorm-cli data fetch fashion-mnist|cifar10|cifar100\` downloads them`;
 
 /** A data set's files, found but not read. */
 export interface FoundDataset {
-  kind: "idx" | CifarKind;
+  kind: "idx" | CifarKind | "folders";
   directory: string;
-  /** IDX: images, then labels. CIFAR: the batches in order. */
+  /** IDX: images, then labels. CIFAR: the batches in order. Image folders: the one that holds those of the classes. */
   train: string[];
+  /** Of image folders none, where every tenth image is held out. */
   test: string[];
 }
 
@@ -113,6 +116,44 @@ function matchFiles(directory: string, files: string[]): FoundDataset | undefine
   return undefined;
 }
 
+/** Names of folders that hold what is trained on, and what it is tested on; of several the first. */
+const TRAIN_FOLDERS = ["train", "training"];
+const TEST_FOLDERS = ["val", "valid", "validation", "test"];
+
+/** Whether one of the directory's folders, which are those of classes then, has images in it. */
+async function holdsClasses(directory: string, folders: readonly string[]): Promise<boolean> {
+  for (const name of folders) {
+    const { files } = await entriesOf(join(directory, name));
+    if (files.some((file) => IMAGE_FILE.test(file))) return true;
+  }
+  return false;
+}
+
+/** Images in a folder for each class: those of `train` and `val` or `test`, or those of the directory itself. */
+async function matchFolders(
+  directory: string,
+  folders: readonly string[],
+): Promise<FoundDataset | undefined> {
+  const shown = folders.filter((name) => !name.startsWith("."));
+  const pick = (names: readonly string[]) => names.find((name) => shown.includes(name));
+  const train = pick(TRAIN_FOLDERS);
+  if (train !== undefined) {
+    const path = join(directory, train);
+    if (await holdsClasses(path, (await entriesOf(path)).directories)) {
+      const test = pick(TEST_FOLDERS);
+      return {
+        kind: "folders",
+        directory,
+        train: [path],
+        test: test === undefined ? [] : [join(directory, test)],
+      };
+    }
+  }
+  return (await holdsClasses(directory, shown))
+    ? { kind: "folders", directory, train: [directory], test: [] }
+    : undefined;
+}
+
 /**
  * Recognises the data set in a directory, or one level down, from its file names.
  *
@@ -138,6 +179,8 @@ export async function findDataset(directory: string): Promise<FoundDataset> {
     );
   }
   if (below[0]) return below[0];
+  const images = await matchFolders(directory, directories);
+  if (images) return images;
   const shown = [...files, ...directories.map((name) => `${name}/`)];
   const holds = shown.length
     ? `it holds ${shown
@@ -221,18 +264,42 @@ function titleOfCifar(kind: CifarKind, source: string, { images }: ImageDataset)
   return printable(CIFAR_FOLDERS.includes(folder) ? basename(dirname(path)) : folder);
 }
 
-export interface LoadOptions {
+export interface LoadOptions extends Partial<ImageOptions> {
   /** The download cache, instead of the default one. */
   cache?: string;
   /** Title in tables and reports, instead of one from the source. */
   name?: string;
 }
 
-const LOAD_OPTIONS = optionNames<LoadOptions>({ cache: 0, name: 0 });
+const LOAD_OPTIONS = optionNames<LoadOptions>({ cache: 0, name: 0, height: 0, width: 0, channels: 0 });
+
+/** What image folders are scaled to. @throws DataError where it is missing, or the data set has a size of its own */
+function sizeFor(
+  { kind, directory }: FoundDataset,
+  { height, width, channels }: LoadOptions,
+): ImageOptions | null {
+  const given = [height, width, channels].some((value) => value !== undefined);
+  if (kind !== "folders") {
+    if (!given) return null;
+    throw new DataError(
+      `${printable(directory)}: height, width or channels are given, but only images in folders are scaled; this data set has a ` +
+        "size of its own: leave them out",
+    );
+  }
+  if (height !== undefined && width !== undefined) return { height, width, channels };
+  throw new DataError(
+    `${printable(directory)}: holds images in a folder for each class; expected the size that they are scaled to: ` +
+      "{ height: 64, width: 64 }, or --size 64 of the commands train, compare and data info",
+  );
+}
 
 /**
  * Reads a data set: `"embedded"`, `"fashion-mnist"`, `"cifar10"`, `"cifar100"`, or a directory with IDX or binary
- * CIFAR files. An IDX directory may hold a `classes.txt`, one class name per line.
+ * CIFAR files, or with images in a folder for each class. An IDX directory may hold a `classes.txt`, one class name per line.
+ *
+ * Image folders are `train/<class>/*.png` with `val` or `test` beside `train`, or `<class>/*.png` alone: then every tenth image of a
+ * class, in the order of their names, is held out as the test set. They take `height`, `width` and `channels`, as
+ * `loadImageFolder` does, and need the package `sharp`.
  *
  * @throws DataError naming the file or directory, what was expected and found, and what to do.
  */
@@ -245,9 +312,14 @@ export async function loadDataset(source: string, options: LoadOptions = {}): Pr
     );
   }
   if (options.cache !== undefined) checkText("loadDataset", "cache", options.cache);
-  const { kind, directory, train, test } = await findDataset(await datasetDirectory(source, options.cache));
+  const found = await findDataset(await datasetDirectory(source, options.cache));
+  const { kind, directory, train, test } = found;
+  const size = sizeFor(found, options);
   const given = options.name ?? TITLES[source];
   let splits: DatasetSplits;
+  if (size) {
+    return loadImageSplits(given ?? printable(basename(directory)), train[0]!, test[0] ?? null, size);
+  }
   if (kind === "idx") {
     const title = given ?? printable(basename(directory));
     const read = async (split: string, paths: string[], classNames?: readonly string[]) => {
@@ -258,15 +330,15 @@ export async function loadDataset(source: string, options: LoadOptions = {}): Pr
     splits = { train: first, test: await read("test", test, first.classNames) };
   } else {
     const read = async (split: string, paths: string[]) =>
-      readCifarDataset(split, kind, await Promise.all(paths.map(readNamed)));
+      readCifarDataset(split, kind as CifarKind, await Promise.all(paths.map(readNamed)));
     splits = { train: await read("train", train), test: await read("test", test) };
-    const title = given ?? titleOfCifar(kind, source, splits.train);
+    const title = given ?? titleOfCifar(kind as CifarKind, source, splits.train);
     for (const split of Object.values(splits)) split.name = `${title} ${split.name}`;
   }
-  const size = ({ height, width, channels }: ImageDataset) => `[${height}, ${width}, ${channels}]`;
-  if (size(splits.train) !== size(splits.test)) {
+  const sides = ({ height, width, channels }: ImageDataset) => `[${height}, ${width}, ${channels}]`;
+  if (sides(splits.train) !== sides(splits.test)) {
     throw new DataError(
-      `${printable(directory)}: training images are ${size(splits.train)}, test images ${size(splits.test)} (height, width, ` +
+      `${printable(directory)}: training images are ${sides(splits.train)}, test images ${sides(splits.test)} (height, width, ` +
         "channels); expected one size: take all files from the same data set",
     );
   }

@@ -4,7 +4,13 @@ import type { Dirent } from "node:fs";
 import { readdir, readFile, stat } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
 import { checkedImageOptions, type ImageOptions } from "../data/bitmap.ts";
-import { type ChannelMoments, type ImageDataset, imageDataset, normalizationTable } from "../data/dataset.ts";
+import {
+  type ChannelMoments,
+  type DatasetSplits,
+  type ImageDataset,
+  imageDataset,
+  normalizationTable,
+} from "../data/dataset.ts";
 import { StreamLoader, type StreamLoaderOptions } from "../data/stream-loader.ts";
 import { DataError } from "../errors.ts";
 import { isBytes, printable } from "../foreign.ts";
@@ -20,7 +26,8 @@ export interface ImageSetOptions extends ImageOptions {
 
 const OPTIONS = optionNames<ImageOptions>({ height: 0, width: 0, channels: 0 });
 const SET_OPTIONS = [...OPTIONS, "name" satisfies keyof ImageSetOptions];
-const IMAGE_FILE = /\.(png|jpe?g|webp|gif|avif|tiff?)$/i;
+/** Names of files that are taken for images. */
+export const IMAGE_FILE = /\.(png|jpe?g|webp|gif|avif|tiff?)$/i;
 /** Labels are bytes. */
 const MOST_CLASSES = 256;
 /** Images decoded at the same time: the decoder has threads of its own. */
@@ -142,6 +149,61 @@ export async function loadImageFolder(directory: string, options: ImageSetOption
   const size = checked(op, options, SET_OPTIONS);
   const { sources, classNames } = await imageFiles(op, directory);
   return decodeAll(op, sources, size, { name: options.name ?? basename(resolve(directory)), classNames });
+}
+
+/** Of so many images of a class one is held out, where no folder has a test set. */
+const HELD_OUT = 10;
+
+/**
+ * Internal, for `loadDataset`: the images in the folders of `train` and `test`. Without a folder `test` every tenth image of a class
+ * is held out, of a class with fewer the last one.
+ */
+export async function loadImageSplits(
+  title: string,
+  train: string,
+  test: string | null,
+  options: ImageOptions,
+): Promise<DatasetSplits> {
+  const op = "loadDataset";
+  const size = checked(op, options, OPTIONS);
+  const { sources, classNames } = await imageFiles(op, train);
+  let parts = { train: sources, test: [] as Source[] };
+  if (test === null) parts = heldOut(train, sources, classNames);
+  else {
+    const held = await imageFiles(op, test);
+    const labels = held.classNames.map((name) => classNames.indexOf(name));
+    const unknown = labels.indexOf(-1);
+    if (unknown >= 0) {
+      throw new DataError(
+        `${printable(test)}: has a folder ${held.classNames[unknown]}, and ${printable(train)} has none; expected the same classes`,
+      );
+    }
+    parts.test = held.sources.map((source) => ({ ...source, label: labels[source.label]! }));
+  }
+  return {
+    train: await decodeAll(op, parts.train, size, { name: `${title} train`, classNames }),
+    test: await decodeAll(op, parts.test, size, { name: `${title} test`, classNames }),
+  };
+}
+
+/** @throws DataError for a class of one image */
+function heldOut(
+  directory: string,
+  sources: readonly Source[],
+  classNames: readonly string[],
+): Record<"train" | "test", Source[]> {
+  const parts = { train: [] as Source[], test: [] as Source[] };
+  for (const [label, name] of classNames.entries()) {
+    const own = sources.filter((source) => source.label === label);
+    if (own.length < 2) {
+      throw new DataError(
+        `${printable(join(directory, name))}: has 1 image; expected 2 or more, of which one is held out, or folders train and val`,
+      );
+    }
+    const every = Math.min(own.length, HELD_OUT);
+    for (const [i, source] of own.entries()) parts[i % every === every - 1 ? "test" : "train"].push(source);
+  }
+  return parts;
 }
 
 function checkPath(op: string, directory: unknown): void {

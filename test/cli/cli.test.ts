@@ -1,5 +1,6 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import sharp from "sharp";
 import { describe, expect, it } from "vitest";
 import { repository } from "../node/children.ts";
 import { folder, fusenorm, SMALL, tinyDataset } from "./program.ts";
@@ -35,6 +36,31 @@ describe("fusenorm train", () => {
     const cut = await train(split, 3, "--resume");
     expect(cut.stderr).toMatch(/checkpoint .*: (its header wants|it ends at byte)/);
     expect(cut.code).toBe(1);
+  });
+
+  it("trains on folders of images of one's own, and predicts by what came out", async () => {
+    const [photos, out] = [join(folder(), "photos"), join(folder(), "out")];
+    for (const [name, red] of Object.entries({ red: 200, teal: 20 })) {
+      mkdirSync(join(photos, name), { recursive: true });
+      for (let i = 0; i < 22; i += 1) {
+        const background = { r: red + i, g: 220 - red, b: 220 - red + i };
+        const image = sharp({ create: { width: 12, height: 9, channels: 3, background } });
+        await image.jpeg().toFile(join(photos, name, `${i}.jpg`));
+      }
+    }
+    const recipe = [...SMALL, "--norm", "batch", "--epochs", "3", "--no-augment"];
+    const unsized = await fusenorm("train", "--data", photos, "--out", out, ...recipe);
+    expect(unsized.stderr).toMatch(/holds images in a folder for each class; .*--size 64/);
+    const trained = await fusenorm("train", "--data", photos, "--size", "8x10", "--out", out, ...recipe);
+    expect(trained.stderr).toMatch(/on photos train, lr 0.05, 12 steps of 10/);
+    expect(trained.stdout).toMatch(/step 12: loss .* test accuracy 100.00 %/);
+    const images = ["red", "teal"].map((name) => join(photos, name, "9.jpg"));
+    const from = ["--from", join(out, "checkpoint.safetensors")];
+    const { stdout } = await fusenorm("predict", ...images, ...from, "--top", "1", "--json");
+    const classes = JSON.parse(stdout).map(
+      (one: { predictions: [{ class: string }] }) => one.predictions[0].class,
+    );
+    expect(classes).toEqual(["red", "teal"]);
   });
 
   const data = tinyDataset();

@@ -2,8 +2,9 @@ import { mkdir, mkdtemp, readdir, readFile, rm, stat, symlink, writeFile } from 
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";
+import sharp from "sharp";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { classCounts, FASHION_MNIST_CLASSES } from "../../src/data/dataset.ts";
+import { classCounts, FASHION_MNIST_CLASSES, type ImageDataset } from "../../src/data/dataset.ts";
 import { encodeIdx } from "../../src/data/idx.ts";
 import { DataError, UsageError } from "../../src/errors.ts";
 import { embeddedDirectory, findDataset, loadDataset } from "../../src/node/datasets.ts";
@@ -211,6 +212,87 @@ describe("loadDataset", () => {
     files["t10k-labels-idx1-ubyte"] = encodeIdx([4], Uint8Array.of(0, 1, 2, 3));
     await put(files);
     await expectDataError(loadDataset(root), "label 3 at position 3; expected 0 … 2");
+  });
+});
+
+describe("image folders", () => {
+  const sizes = { height: 2, width: 3 };
+  /** A PNG of one colour; what is read of it is that colour. */
+  const image = (red: number) =>
+    sharp({ create: { width: 3, height: 2, channels: 3, background: { r: red, g: 1, b: 2 } } })
+      .png()
+      .toBuffer();
+  const folders = async (home: string, classes: Record<string, number[]>) => {
+    for (const [name, reds] of Object.entries(classes)) {
+      const files = await Promise.all(
+        reds.map(async (red, i) => [`${10 + i}.png`, await image(red)] as const),
+      );
+      await put(Object.fromEntries(files), join(home, name));
+    }
+  };
+  /** Each image's label and red. */
+  const told = ({ labels, images }: ImageDataset) => [...labels].map((label, i) => [label, images[18 * i]]);
+
+  it("train and val, or test, by the classes of train", async () => {
+    const home = join(root, "photos");
+    await folders(join(home, "train"), { ant: [10, 11], bee: [20], cat: [30, 31] });
+    await folders(join(home, "test"), { cat: [39], ant: [19] });
+    const { train, test } = await loadDataset(home, sizes);
+    expect([train.name, test.name]).toEqual(["photos train", "photos test"]);
+    expect(train).toMatchObject({ height: 2, width: 3, channels: 3, classNames: ["ant", "bee", "cat"] });
+    expect(test.classNames).toEqual(train.classNames);
+    expect(told(train)).toEqual([
+      [0, 10],
+      [0, 11],
+      [1, 20],
+      [2, 30],
+      [2, 31],
+    ]);
+    expect(told(test)).toEqual([
+      [0, 19],
+      [2, 39],
+    ]);
+    // Of both the validation set: the test set is for the end.
+    await folders(join(home, "val"), { bee: [29] });
+    expect(told((await loadDataset(home, { ...sizes, channels: 3 })).test)).toEqual([[1, 29]]);
+    expect(await findDataset(home)).toMatchObject({ kind: "folders", directory: home });
+    await folders(join(home, "val"), { dog: [49] });
+    await expectDataError(loadDataset(home, sizes), "has a folder dog, and", "expected the same classes");
+  });
+
+  it("classes alone: every tenth image is held out, of few the last", async () => {
+    const home = join(root, "photos");
+    await folders(home, { ant: Array.from({ length: 21 }, (_, i) => i), train: [101, 102, 103] });
+    const { train, test } = await loadDataset(home, sizes);
+    expect(told(test)).toEqual([
+      [0, 9],
+      [0, 19],
+      [1, 103],
+    ]);
+    expect(train.count).toBe(19 + 2);
+    expect(told(train).filter(([label]) => label === 1)).toEqual([
+      [1, 101],
+      [1, 102],
+    ]);
+    await folders(home, { one: [5] });
+    await expectDataError(loadDataset(home, sizes), join(home, "one"), "has 1 image; expected 2 or more");
+  });
+
+  it("want a size, which others have", async () => {
+    await folders(root, { ant: [1, 2], bee: [3, 4] });
+    for (const given of [{}, { height: 2 }, { width: 3 }]) {
+      await expectDataError(
+        loadDataset(root, given),
+        "expected the size that they are scaled to",
+        "--size 64",
+      );
+    }
+    await expectDataError(
+      loadDataset(root, { ...sizes, channels: 2 as never }),
+      "channels is 2; expected 1 or 3",
+    );
+    await put(mnistFiles(), join(root, "mnist"));
+    await expectDataError(loadDataset(join(root, "mnist"), { channels: 1 }), "has a size of its own");
   });
 });
 
