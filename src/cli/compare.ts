@@ -61,6 +61,8 @@ export function registerCompare(program: Command): void {
     const preset = (quick as Record<string, unknown>)[name];
     if (preset === undefined) continue;
     option.default(preset);
+    // Some tell the default that they have elsewhere.
+    option.description = option.description.replace(/ \(default: .*\)$/, "");
     command.setOptionValueWithSource(name, preset, "default");
   }
   examples(command, [

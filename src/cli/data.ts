@@ -106,7 +106,8 @@ async function infoCommand(
     print(summary(source, directory, splits));
     return;
   }
-  console.log(`${printable(source)} (${printable(directory)})`);
+  const named = (DATASET_NAMES as readonly string[]).includes(source);
+  console.log(named ? `${source} (${printable(directory)})` : printable(source));
   for (const line of describe(splits)) console.log(`  ${line}`);
 }
 

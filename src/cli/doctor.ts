@@ -3,7 +3,7 @@ import { FusenormError } from "../errors.ts";
 import { Gpu } from "../gpu.ts";
 import { type AdapterClass, isLavapipe, type Survey, survey } from "../node/adapters.ts";
 import { type NodeAdapter, requestAdapter } from "../node/request.ts";
-import { examples } from "./help.ts";
+import { examples, helpWidth } from "./help.ts";
 import { type CopyBandwidth, type MatmulRate, measureCopyBandwidth, measureMatmul } from "./measure.ts";
 import { addAdapterOption, addJsonOption } from "./options.ts";
 
@@ -157,11 +157,17 @@ export function advise({ error, adapter, system, platform, features }: DoctorRep
   return advice;
 }
 
-/** The report as text for a terminal. */
-export function format(report: DoctorReport): string {
+/** Columns of the names of rows. */
+const LABEL = 18;
+/** Lists are no wider than this, however wide the terminal is. */
+const WIDEST_LIST = 90;
+
+/** The report as text for a terminal of so many columns. */
+export function format(report: DoctorReport, columns = LABEL + WIDEST_LIST): string {
   const lines: string[] = [];
-  const row = (label: string, value: string) => lines.push(`${label.padEnd(18)}${value}`);
-  const list = (values: readonly string[], width = 90) => {
+  const row = (label: string, value: string) => lines.push(`${label.padEnd(LABEL)}${value}`);
+  const width = Math.min(columns - LABEL, WIDEST_LIST);
+  const list = (values: readonly string[]) => {
     const rows: string[] = [];
     for (const value of values) {
       const last = rows.at(-1);
@@ -169,7 +175,7 @@ export function format(report: DoctorReport): string {
         rows[rows.length - 1] = `${last}, ${value}`;
       else rows.push(value);
     }
-    return rows.join(`\n${" ".repeat(18)}`) || "none";
+    return rows.join(`\n${" ".repeat(LABEL)}`) || "none";
   };
   const { adapter, system, limits, copyBandwidth, matmul } = report;
   if (adapter) {
@@ -185,7 +191,7 @@ export function format(report: DoctorReport): string {
   if (system) {
     row("Vulkan loader", system.systemLoader ? "the system's" : "the system has none");
     row("drivers", list([...system.manifests, ...system.extraManifests]));
-    row("embedded", "missing" in system.embedded ? "missing" : system.embedded.manifest);
+    row("SwiftShader", "missing" in system.embedded ? "not here" : system.embedded.manifest);
     for (const [name, value] of Object.entries(system.env)) row(name, value);
   }
   if (limits) {
@@ -230,7 +236,9 @@ export function registerDoctor(program: Command): void {
         if (showSteps) process.stderr.write(`\r\u001b[K${step} …`);
       });
       if (showSteps) process.stderr.write("\r\u001b[K");
-      console.log(options.json ? JSON.stringify(report, null, 2) : format(report));
+      console.log(
+        options.json ? JSON.stringify(report, null, 2) : format(report, helpWidth(process.stdout.columns)),
+      );
       if (report.error) process.exitCode = 1;
     });
   addAdapterOption(command);

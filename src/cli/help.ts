@@ -28,6 +28,21 @@ export function configureHelp(program: Command): void {
   program.configureHelp(look);
 }
 
+/** Errors of `command` and those below it are one line, which names the help that lists what is right. */
+export function tellHelpOnErrors(command: Command, path: string): void {
+  const what = command.commands.length > 0 ? "the commands" : "what it takes";
+  command.configureOutput({
+    outputError: (message, write) => {
+      const told = message
+        .replace(/^error: /, "")
+        .trim()
+        .replace(/\s+/g, " ");
+      write(`fusenorm: ${told} (${path} --help lists ${what})\n`);
+    },
+  });
+  for (const child of command.commands) tellHelpOnErrors(child, `${path} ${child.name()}`);
+}
+
 /** Lines to type, below a command's help. */
 export function examples(command: Command, lines: readonly string[]): void {
   command.addHelpText("after", `\nExamples:\n${lines.map((line) => `  ${line}`).join("\n")}`);

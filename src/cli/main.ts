@@ -9,7 +9,7 @@ import { registerCompletion } from "./completion.ts";
 import { registerData } from "./data.ts";
 import { registerDoctor } from "./doctor.ts";
 import { registerExport } from "./export.ts";
-import { configureHelp, helpWidth } from "./help.ts";
+import { configureHelp, helpWidth, tellHelpOnErrors } from "./help.ts";
 import { refuseRepeats } from "./options.ts";
 import { registerPredict } from "./predict.ts";
 import { registerReport, registerReproduce } from "./reproduce.ts";
@@ -35,13 +35,6 @@ const program = new Command("fusenorm")
   .configureOutput({
     getOutHelpWidth: () => helpWidth(process.stdout.columns),
     getErrHelpWidth: () => helpWidth(process.stderr.columns),
-    outputError: (message, write) =>
-      write(
-        `fusenorm: ${message
-          .replace(/^error: /, "")
-          .trim()
-          .replace(/\s+/g, " ")} (fusenorm --help lists the commands and options)\n`,
-      ),
   })
   .exitOverride();
 
@@ -55,6 +48,7 @@ registerExport(program);
 registerData(program);
 registerDoctor(program);
 refuseRepeats(program);
+tellHelpOnErrors(program, "fusenorm");
 registerCompletion(program);
 
 try {

@@ -1,5 +1,6 @@
 // Networks in files: checkpoints of `train`, what `export` wrote, and safetensors of other programs, of which the flags say the rest.
 
+import { existsSync } from "node:fs";
 import type { Command } from "commander";
 import { MOST_SIDE } from "../data/bitmap.ts";
 import { type ChannelMoments, channelMoments } from "../data/dataset.ts";
@@ -84,6 +85,17 @@ export interface SavedNetwork {
 /** @throws DataError, UsageError if the file can't be read, or neither it nor the flags say what it is of */
 export async function readNetwork(op: string, flags: NetworkFlags): Promise<SavedNetwork> {
   const { from: file } = flags;
+  if (!existsSync(file)) {
+    throw new DataError(
+      `${op}: there is no ${printable(file)}; run \`fusenorm train\` first, or name a checkpoint or another safetensors file: --from`,
+    );
+  }
+  if (/\.onnx$/i.test(file)) {
+    throw new UsageError(
+      `${op}: ${printable(file)} is an ONNX file, which is for other programs; expected a checkpoint or another safetensors file, such as ` +
+        "`fusenorm export --to model.safetensors` writes",
+    );
+  }
   const { bytes } = await readNamed(file);
   const { tensors, metadata } = decodeSafetensors(bytes, file);
   if (metadata.format?.startsWith("fusenorm-train")) {

@@ -198,7 +198,7 @@ describe("fusenorm export and predict", () => {
     [
       "a network that is not there",
       ["predict", images[0]!, "--from", join(home, "no")],
-      /no: can't be read: ENOENT/,
+      /there is no .*no; run `fusenorm train` first/,
     ],
     ["a network that is none", ["predict", images[0]!, "--from", images[0]!], /a.png: .* expected/],
     ["no class to print", ["predict", images[0]!, "--top", "0"], /0 is below 1/],

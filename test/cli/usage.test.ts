@@ -31,6 +31,8 @@ describe("help", () => {
       /commas between \(default: batch,none\).*0\.003,0\.1\)/,
     );
     expect(described).not.toMatch(/"|default: (false|true)/);
+    // Its own default, not also that of train.
+    expect(described!.replaceAll(/\s+/g, " ")).toMatch(/channels of the first stage \(default: 8\) --/);
     expect(examples).toMatch(/^ {2}fusenorm compare --norm batch,none --lr 0.003,0.1$/m);
   });
 
@@ -43,6 +45,36 @@ describe("help", () => {
       expect(stdout).toMatch(new RegExp(`\nExamples:\n  fusenorm ${command}`));
     },
   );
+});
+
+describe("what is typed wrong", () => {
+  it.concurrent.each([
+    [["trian"], /unknown command 'trian' \(Did you mean train\?\) \(fusenorm --help lists the commands\)/],
+    [["train", "--modle", "x"], /unknown option '--modle' .*\(fusenorm train --help lists what it takes\)/],
+    [
+      ["data", "fetch"],
+      /missing required argument 'name' \(fusenorm data fetch --help lists what it takes\)/,
+    ],
+    [
+      ["predict", "a.png"],
+      /there is no runs\/train\/checkpoint.safetensors; run `fusenorm train` first, or .* --from$/,
+    ],
+    [["predict", "a.png", "--from", "README.onnx"], /there is no README.onnx/],
+    [["train", "--size", "1x2x3"], /"1x2x3" is no size, such as 32 or 224x192/],
+    [["train", "--size", "32"], /this data set has a size of its own: leave them out/],
+  ])("%j is told in one line, with where to read on", async (words, message) => {
+    const { stderr, code } = await fusenorm(...words);
+    expect(stderr.trimEnd()).toMatch(message);
+    expect(stderr.trimEnd()).not.toContain("\n");
+    expect(code).toBe(1);
+  });
+
+  it("knows an ONNX file for what it is", async () => {
+    const file = join(folder(), "model.onnx");
+    writeFileSync(file, "not read");
+    const { stderr } = await fusenorm("predict", "a.png", "--from", file);
+    expect(stderr).toMatch(/model.onnx is an ONNX file.*expected a checkpoint or another safetensors file/);
+  });
 });
 
 describe("completion", () => {
@@ -97,7 +129,7 @@ describe("completion", () => {
       "[lavapipe]",
       "[cifar10 cifar100]",
       "[]",
-      "[--schedule --seed]",
+      "[--size --schedule --seed]",
       "complete -o default -F _fusenorm fusenorm",
     ]);
   });

@@ -84,6 +84,22 @@ describe("doctor's advice", () => {
     expect(advise({ ...bare, adapter: hardware, features: ["timestamp-query"] })).toEqual([]);
   });
 
+  it("lists no wider than the terminal is", () => {
+    const features = Array.from({ length: 12 }, (_, i) => `feature-${i}`);
+    const report = { ...bare, adapter: hardware, features };
+    const widest = (columns?: number) =>
+      Math.max(
+        ...format(report, columns)
+          .split("\n")
+          .map((line) => line.length),
+      );
+    expect(widest(60)).toBeLessThanOrEqual(60);
+    expect(widest()).toBeGreaterThan(60);
+    expect(format({ ...bare, system: { ...bare.system!, embedded: { missing: "gone" } } })).toMatch(
+      /^SwiftShader +not here$/m,
+    );
+  });
+
   it("names what is missing", () => {
     const advice = (change: Partial<DoctorReport>) => advise({ ...bare, ...change }).join("\n");
     const system = bare.system!;
