@@ -237,6 +237,17 @@ export class Gpu {
     return { ...this.pool.stats, ...this.commands.stats, pipelines: this.kernels.count };
   }
 
+  /** One line: the adapter, and what is in its memory. */
+  toString(): string {
+    const { liveBuffers, liveBytes } = this.stats;
+    return `Gpu ${this.info.name} (${this.info.class}): ${liveBuffers} buffers, ${(liveBytes / 1e6).toFixed(1)} MB`;
+  }
+
+  /** What `console.log` shows in Node, Bun and Deno. */
+  [Symbol.for("nodejs.util.inspect.custom")](): string {
+    return this.toString();
+  }
+
   /** Starts `stats.peakBytes` anew from what is live now. */
   resetPeak(): void {
     this.pool.resetPeak();

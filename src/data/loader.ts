@@ -23,8 +23,8 @@ export interface BatchSamplerOptions {
   /** Images in the data set. */
   count: number;
   batchSize: number;
-  /** An integer from 0 to 2³²−1. */
-  seed: number;
+  /** An integer from 0 to 2³²−1. Default 0. */
+  seed?: number;
   /** A new order in each epoch; the file's order otherwise. Default true. */
   shuffle?: boolean;
   /** Leave out a last batch that is not full. Default false. */
@@ -47,7 +47,7 @@ export class BatchSampler {
     private readonly op = "BatchSampler",
   ) {
     checkOptions(op, options, SAMPLER_OPTIONS);
-    const { count, batchSize, seed, shuffle = true, dropLast = false } = options;
+    const { count, batchSize, seed = 0, shuffle = true, dropLast = false } = options;
     checkInteger(op, "batchSize", batchSize, 1, UINT32_MAX);
     checkInteger(op, "count", count, 1, MOST_IMAGES);
     checkInteger(op, "seed", seed, 0, UINT32_MAX);
@@ -128,7 +128,7 @@ export class DataLoader {
     this.sampler = new BatchSampler({ ...sampling, count: dataset.count }, "DataLoader");
     this.batchesPerEpoch = this.sampler.batchesPerEpoch;
     this.batchSize = options.batchSize;
-    this.seed = options.seed;
+    this.seed = options.seed ?? 0;
     this.augment = augment;
     if (augment !== null) checkAugment(augment, "DataLoader", "augment.");
     if (!Array.isArray(padTo) || padTo.length !== 2) {

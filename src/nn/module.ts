@@ -184,6 +184,21 @@ export abstract class Module {
     return [];
   }
 
+  /** The layers, each with its name and the shapes of its parameters, as a tree. `summary(shape)` tells more. */
+  toString(): string {
+    const own = Object.entries(this).filter(([, value]) => value instanceof Tensor && value.requiresGrad);
+    const head = `${this.constructor.name}(${own.map(([name, { shape }]) => `${name} ${formatShape(shape)}`).join(", ")}`;
+    const below = [...this.children()].map(([name, child]) =>
+      `\n(${name}): ${child}`.replaceAll("\n", "\n  "),
+    );
+    return `${head}${below.join("")}${below.length > 0 ? "\n" : ""})`;
+  }
+
+  /** What `console.log` shows in Node, Bun and Deno. */
+  [Symbol.for("nodejs.util.inspect.custom")](): string {
+    return this.toString();
+  }
+
   /** Drops the gradients of all parameters. */
   zeroGrad(): void {
     for (const parameter of this.parameters()) parameter.zeroGrad();

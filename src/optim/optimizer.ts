@@ -72,6 +72,19 @@ export abstract class Optimizer {
   private readonly initial: { lr: number; groups: readonly number[] };
   private rate: number;
 
+  /** One line: the parameters and rates of each group. */
+  toString(): string {
+    const told = this.paramGroups.map(
+      ({ params: { length }, lr }) => `${length} parameter${length === 1 ? "" : "s"}, lr ${lr}`,
+    );
+    return `${this.name} (${told.join("; ")})`;
+  }
+
+  /** What `console.log` shows in Node, Bun and Deno. */
+  [Symbol.for("nodejs.util.inspect.custom")](): string {
+    return this.toString();
+  }
+
   /**
    * @param name the class's, for messages
    * @param check refuses parameters that the rule is not made for

@@ -1,5 +1,6 @@
 import { inspect } from "node:util";
 import { describe, expect, it, vi } from "vitest";
+import { AdamW, BatchNorm2d, Conv2d, ReLU, Sequential } from "../../src/index.ts";
 import { formatElements } from "../../src/tensor/print.ts";
 import { testGpu } from "../helpers/gpu.ts";
 
@@ -12,6 +13,30 @@ describe("a tensor on the console", () => {
     expect(`${x}`).toBe(inspect(x));
     x.dispose();
     expect(inspect(x)).toBe("Tensor [2, 3] float32 (requires grad, disposed)");
+  });
+
+  it("is so of a device, and of an optimizer; a network is a tree of its layers", async () => {
+    const gpu = await testGpu();
+    const net = new Sequential(
+      new Conv2d(gpu, 1, 16, 3, { bias: false }),
+      new Sequential(new BatchNorm2d(gpu, 16), new ReLU()),
+    );
+    expect(inspect(net)).toBe(
+      [
+        "Sequential(",
+        "  (layers.0): Conv2d(weight [16, 3, 3, 1])",
+        "  (layers.1): Sequential(",
+        "    (layers.0): BatchNorm2d(weight [16], bias [16])",
+        "    (layers.1): ReLU()",
+        "  )",
+        ")",
+      ].join("\n"),
+    );
+    expect(`${net}`).toBe(inspect(net));
+    const [first, ...others] = net.parameters();
+    const optimizer = new AdamW([{ params: [first!], lr: 0.5 }, { params: others }], { lr: 0.25 });
+    expect(inspect(optimizer)).toBe("AdamW (1 parameter, lr 0.5; 2 parameters, lr 0.25)");
+    expect(inspect(gpu)).toMatch(/^Gpu .+ \((software|hardware)\): [1-9]\d* buffers, \d+\.\d MB$/);
   });
 
   it("shows its numbers when they are asked for", async () => {

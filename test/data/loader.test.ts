@@ -81,6 +81,14 @@ describe("augmentation", () => {
 });
 
 describe("BatchSampler", () => {
+  it("has the order of seed 0 unless told otherwise", () => {
+    const [plain, zero, one] = [undefined, 0, 1].map((seed) =>
+      new BatchSampler({ count: 50, batchSize: 50, seed }).indices(2, 0).join(),
+    );
+    expect(plain).toBe(zero);
+    expect(plain).not.toBe(one);
+  });
+
   it("visits every image once per epoch, in a new order each epoch", () => {
     const sampler = new BatchSampler({ count: 103, batchSize: 10, seed: 5 });
     expect(sampler.batchesPerEpoch).toBe(11);

@@ -1470,7 +1470,7 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
     },
     epochOrder: { args: [seed, seed, integer(5, 0, 2 ** 30)], call: core.epochOrder },
     BatchSampler: {
-      args: [options({ ...sampling, count: integer(10, 1, 2 ** 30) }, ["batchSize", "seed", "count"])],
+      args: [options({ ...sampling, count: integer(10, 1, 2 ** 30) }, ["batchSize", "count"])],
       call: (given: core.BatchSamplerOptions) => new core.BatchSampler(given),
     },
     "BatchSampler.indices": {
@@ -1486,7 +1486,7 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
             ...{ ...sampling, mean, std, augment: orNull(augment) },
             padTo: list([4, 4], (v) => Number.isInteger(v) && (v as number) >= 4 && (v as number) <= 2 ** 16),
           },
-          ["batchSize", "seed", "mean", "std"],
+          ["batchSize", "mean", "std"],
         ),
       ],
       call: (...args: ConstructorParameters<typeof core.DataLoader>) => new core.DataLoader(...args),
@@ -1519,7 +1519,7 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
             load: func(() => undefined),
             prefetch: integer(2, 0, 2 ** 16),
           },
-          ["batchSize", "seed", "count", "load"],
+          ["batchSize", "count", "load"],
         ),
       ],
       call: (given: core.StreamLoaderOptions) => new core.StreamLoader(given),
