@@ -27,7 +27,7 @@ const ALL = ["float32", "float16", "uint32", "uint8"];
 
 /** Not called by users: what TypeScript hides, and what the comments call internal. */
 const INTERNAL: Record<string, string> = {
-  Gpu: "checkSize track allocate adopt willWrite dispatch encode fillRange copyRange checkFinite readRange report retire replay check",
+  Gpu: "checkSize track allocate adopt willWrite dispatch encode fillRange copyRange checkFinite readRange report retire replay check tellNewKernels",
   Tensor:
     "watch overwrite part moveTo takeGradSlot saved store activated plus beforeWrite checkData checkUpstream checkLive static empty " +
     "static from static full static over static lazy",
@@ -48,6 +48,7 @@ const PLAIN = new Set([
   ...["isRecording", "node.embeddedDirectory", "node.installHybridPoll"],
   ...[
     "Gpu.resetPeak",
+    "Gpu.toString",
     "Gpu.flush",
     "Gpu.sync",
     "Gpu.trim",
@@ -60,11 +61,13 @@ const PLAIN = new Set([
     "GradientLine.close",
     "Optimizer.step",
     "Optimizer.zeroGrad",
+    "Optimizer.toString",
     "Optimizer.stateDict",
     "Optimizer.dispose",
     "Muon.dispose",
   ],
   ...[
+    "Module.toString",
     "Module.namedParameters",
     "Module.parameters",
     "Module.eval",
