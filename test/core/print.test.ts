@@ -32,7 +32,7 @@ describe("a tensor on the console", () => {
         ")",
       ].join("\n"),
     );
-    expect(`${net}`).toBe(inspect(net));
+    expect(net.toString()).toBe(inspect(net));
     const [first, ...others] = net.parameters();
     const optimizer = new AdamW([{ params: [first!], lr: 0.5 }, { params: others }], { lr: 0.25 });
     expect(inspect(optimizer)).toBe("AdamW (1 parameter, lr 0.5; 2 parameters, lr 0.25)");

@@ -1,5 +1,9 @@
 // What the blocks of the guides may take for given: `<!-- given: gpu, model -->` before a block imports these names.
 
+import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import sharp from "sharp";
 import {
   channelMoments,
   crossEntropy,
@@ -40,6 +44,17 @@ export const pretrained = encodeSafetensors(
   await torchStateDict(resnet18(gpu, { classes: 10, width: 4, images: "cifar", seed: 2 })),
 );
 const { images: pixels, labels: classes, height, width } = few(data.train, 10);
+/** A folder of images for each class, as `loadDataset` takes it. */
+export const photos = mkdtempSync(join(tmpdir(), "fusenorm-photos-"));
+process.once("exit", () => rmSync(photos, { recursive: true, force: true }));
+for (const [name, r] of Object.entries({ apple: 220, plum: 90 })) {
+  mkdirSync(join(photos, name));
+  for (let i = 0; i < 20; i += 1) {
+    const background = { r: r + i, g: 40, b: 250 - r };
+    const image = sharp({ create: { width: 40, height: 36, channels: 3, background } });
+    await image.png().toFile(join(photos, name, `${i}.png`));
+  }
+}
 export const bytes = await encodeNpz({
   x: { dtype: "uint8", shape: [10, height, width], data: pixels },
   y: { dtype: "uint8", shape: [10], data: classes },
