@@ -77,6 +77,16 @@ export default defineConfig({
   base: process.env.SITE_BASE ?? "/",
   cleanUrls: true,
   lastUpdated: false,
+  // The demo stands beside the pages where it was built.
+  transformPageData: (page) => {
+    if (page.relativePath !== "index.md" || !withDemo) return;
+    page.frontmatter.hero.actions.push({
+      theme: "alt",
+      text: "Watch it live",
+      link: "/demo/",
+      target: "_self",
+    });
+  },
   // Sizes in the text are multiplied: WGSL's angle brackets are no HTML.
   markdown: { html: true },
   themeConfig: {

@@ -30,6 +30,7 @@ export interface CellCheckpoint {
   everyMs: number;
   /** What was left, or null. */
   load(): Checkpoint | null;
+  /** Leaves it in place of the one before. */
   save(checkpoint: Checkpoint): Promise<void>;
 }
 
@@ -47,6 +48,7 @@ export interface CellContext {
 /** What a cell runs: a network trained, or looked at. Several experiments may judge the cells of one measurement. */
 export interface Measurement<C extends Configuration = Configuration, D = unknown> {
   id: string;
+  /** Measures one cell; what it gives is written as JSON. */
   run(context: CellContext, configuration: C, seed: number): Promise<D>;
   /** What a cell costs; `image` is one of the data set's, before it is shrunk. */
   work(configuration: C, image: ImageSize): Work;
@@ -60,6 +62,7 @@ export interface Cell<C extends Configuration = Configuration, D = unknown> {
   seconds: number;
 }
 
+/** Whether a finding is met by what was measured; `inconclusive` where something is missing. */
 export type Verdict = "holds" | "does not hold" | "inconclusive";
 
 /** One clause of a finding: its criterion, what was measured, and whether it was met. */
@@ -83,6 +86,7 @@ export interface Comparison {
   ours: string;
 }
 
+/** A picture as SVG, and what it shows. */
 export interface Figure {
   svg: string;
   caption: string;
@@ -95,6 +99,7 @@ export interface Exhibit {
   notes?: string[];
 }
 
+/** An experiment of the paper: what it measures, and how it judges what came out. */
 export interface Experiment<C extends Configuration = Configuration, D = unknown> {
   id: string;
   title: string;
@@ -105,6 +110,7 @@ export interface Experiment<C extends Configuration = Configuration, D = unknown
   /** What is done here, in a sentence or two. */
   about: string;
   measurements: readonly Measurement[];
+  /** The cells that it wants at a preset, each to be run with every seed. */
   configurations(preset: Preset): C[];
   /** Runs of a configuration, given the run's number of seeds, where it is not that number: repeats of a random matrix. */
   repeats?(configuration: C, seeds: number): number;
@@ -112,6 +118,7 @@ export interface Experiment<C extends Configuration = Configuration, D = unknown
   verdict(cells: readonly Cell<C, D>[]): Finding[];
   /** The paper's numbers, and ours where there are cells. */
   compare(cells: readonly Cell<C, D>[]): Comparison[];
+  /** Figures and tables of the cells. */
   exhibit(cells: readonly Cell<C, D>[]): Promise<Exhibit>;
 }
 

@@ -14,6 +14,7 @@ import { Graph } from "./graph.ts";
 import { onnxLibrary } from "./library.ts";
 import { WRITERS } from "./writers.ts";
 
+/** Options of `exportOnnx`. */
 export interface OnnxOptions {
   /** Of one image or row, without the batch: [H, W, C], or [C]. The model takes [N, C, H, W] of any N. */
   shape: Shape;

@@ -1,4 +1,7 @@
-// `fusenorm/onnx`: networks for other programs. Needs the package `onnx-proto`.
+/**
+ * Networks as ONNX files, for other programs, and the weights of such files. Needs the package `onnx-proto`.
+ * @module fusenorm/onnx
+ */
 
 export { decodeOnnx, type OnnxTensor } from "./decode.ts";
 export { exportOnnx, type OnnxOptions } from "./export.ts";
