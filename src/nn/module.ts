@@ -1,5 +1,6 @@
 import { ShapeError } from "../errors.ts";
 import type { Gpu } from "../gpu.ts";
+import { showByToString } from "../inspect.ts";
 import { checkFlag, checkFunction, checkOptions, isPlain, optionNames, show } from "../options.ts";
 import { ANY, checkTensor } from "../tensor/check.ts";
 import type { DType } from "../tensor/dtype.ts";
@@ -53,6 +54,10 @@ export abstract class Module {
 
   /** Where this layer is in its network (`blocks.3.first.conv`), for profiles; the network's constructor sets it. */
   path = "";
+
+  constructor() {
+    showByToString(this);
+  }
 
   /** The output for an input; recorded for `backward` unless `noGrad` is around it. */
   abstract forward(x: Tensor): Tensor;
@@ -184,7 +189,7 @@ export abstract class Module {
     return [];
   }
 
-  /** The layers, each with its name and the shapes of its parameters, as a tree. `summary(shape)` tells more. */
+  /** The layers, each with its name and the shapes of its parameters, as a tree: what `console.log` shows in Node. `summary(shape)` tells more. */
   toString(): string {
     const own = Object.entries(this).filter(([, value]) => value instanceof Tensor && value.requiresGrad);
     const head = `${this.constructor.name}(${own.map(([name, { shape }]) => `${name} ${formatShape(shape)}`).join(", ")}`;
@@ -192,11 +197,6 @@ export abstract class Module {
       `\n(${name}): ${child}`.replaceAll("\n", "\n  "),
     );
     return `${head}${below.join("")}${below.length > 0 ? "\n" : ""})`;
-  }
-
-  /** What `console.log` shows in Node, Bun and Deno. */
-  [Symbol.for("nodejs.util.inspect.custom")](): string {
-    return this.toString();
   }
 
   /** Drops the gradients of all parameters. */

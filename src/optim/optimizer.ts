@@ -2,6 +2,7 @@ import type { BufferRange } from "../device/buffers.ts";
 import type { Grid } from "../device/commands.ts";
 import { ShapeError, UsageError } from "../errors.ts";
 import type { Gpu } from "../gpu.ts";
+import { showByToString } from "../inspect.ts";
 import { checkState, type StateDict } from "../nn/module.ts";
 import { checkOptions, isPlain, optionNames, show } from "../options.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -80,11 +81,6 @@ export abstract class Optimizer {
     return `${this.name} (${told.join("; ")})`;
   }
 
-  /** What `console.log` shows in Node, Bun and Deno. */
-  [Symbol.for("nodejs.util.inspect.custom")](): string {
-    return this.toString();
-  }
-
   /**
    * @param name the class's, for messages
    * @param check refuses parameters that the rule is not made for
@@ -95,6 +91,7 @@ export abstract class Optimizer {
     defaults: { lr: number; weightDecay: number },
     check: (i: number, parameter: Tensor) => void = () => {},
   ) {
+    showByToString(this);
     checkRate(name, "lr", defaults.lr);
     checkRate(name, "weightDecay", defaults.weightDecay);
     const groups = checkGroups(name, parameters, defaults);

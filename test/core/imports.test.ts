@@ -62,7 +62,7 @@ const ROOMS: Record<string, readonly string[]> = {
   train: ["device", "tensor", "autograd", "ops", "optim", "nn", "data", "formats", "fusion"],
 };
 const FACADE = ["gpu.ts", "plan.ts", "autotune.ts", "alive.ts"];
-const COMMON = ["errors.ts", "options.ts", "foreign.ts", "json.ts"];
+const COMMON = ["errors.ts", "options.ts", "foreign.ts", "json.ts", "inspect.ts"];
 
 describe("the rooms of docs/architecture.md", () => {
   it.each(Object.entries(ROOMS))("%s loads from those below it alone", (room, below) => {
