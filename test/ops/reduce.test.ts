@@ -19,6 +19,7 @@ const reductions: [string, number[], number[]][] = [
   ["channels last, vec4", [2, 3, 5, 8], [0, 1, 2]],
   ["channels last, odd", [2, 3, 5, 7], [0, 1, 2]],
   ["channels last, 300 channels", [3, 300], [0]],
+  ["slices of more columns than a workgroup is wide", [257, 65], [0]],
   ["per sample and channel", [3, 2, 5, 4], [1, 2]],
   ["per sample and odd channel", [3, 2, 5, 3], [1, 2]],
   ["rows of a multiple of 4", [5, 12], [1]],
