@@ -131,5 +131,7 @@ export function where(condition: Tensor, a: Tensor, b: Tensor): Tensor {
   const shape = broadcastShapes("where", condition.shape, branches, ["condition", "a with b"]);
   condition.gpu.checkSize("where", shape, "float32", "output");
   const whole = (x: Tensor) => (sameShape(x.shape, shape) ? x : expand(x, shape));
-  return whereOp({ condition: noGrad(() => whole(condition)), a: whole(a), b: whole(b) }, null);
+  return condition.gpu.scope(() =>
+    whereOp({ condition: noGrad(() => whole(condition)), a: whole(a), b: whole(b) }, null),
+  );
 }

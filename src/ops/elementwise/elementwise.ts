@@ -245,7 +245,8 @@ export function broadcast(
   a.gpu.checkSize(name, shape, "float32", "output");
   if (sameShape(a.shape, shape)) return straight({ a, b }, null);
   if (sameShape(b.shape, shape)) return reversed({ a: b, b: a }, REVERSED);
-  return straight({ a: expand(a, shape), b }, null);
+  // The copy goes with the scope: whoever called has no handle on it.
+  return a.gpu.scope(() => straight({ a: expand(a, shape), b }, null));
 }
 
 /**

@@ -44,5 +44,5 @@ export function powTensor(x: Tensor, exponent: Tensor): Tensor {
   const shape = broadcastShapes("pow", x.shape, exponent.shape, ["x", "exponent"]);
   x.gpu.checkSize("pow", shape, "float32", "output");
   const whole = (t: Tensor) => (sameShape(t.shape, shape) ? t : expand(t, shape));
-  return powOp({ x: whole(x), exponent: whole(exponent) }, null);
+  return x.gpu.scope(() => powOp({ x: whole(x), exponent: whole(exponent) }, null));
 }
