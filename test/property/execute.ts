@@ -4,17 +4,11 @@ import { checkpoint } from "../../src/autograd/checkpoint.ts";
 import { noGrad } from "../../src/autograd/tape.ts";
 import type { Binding } from "../../src/device/bindings.ts";
 import type { Gpu } from "../../src/gpu.ts";
-import {
-  AvgPool2d,
-  BatchNorm2d,
-  Conv2d,
-  Flatten,
-  Linear,
-  MaxPool2d,
-  ReLU,
-  Sequential,
-} from "../../src/nn/layers.ts";
+import { BatchNorm2d, freezeBatchNorm } from "../../src/nn/batch-norm.ts";
+import { AvgPool2d, Conv2d, Flatten, Linear, MaxPool2d, ReLU, Sequential } from "../../src/nn/layers.ts";
 import { Module } from "../../src/nn/module.ts";
+import { GroupNorm, InstanceNorm2d, LayerNorm } from "../../src/nn/norms.ts";
+import { weightNorm } from "../../src/nn/weight-norm.ts";
 import { activate, relu } from "../../src/ops/activations.ts";
 import { adaptiveAvgPool2d } from "../../src/ops/adaptive-pool2d.ts";
 import { batchNorm } from "../../src/ops/batch-norm/batch-norm.ts";
@@ -23,8 +17,10 @@ import { concat } from "../../src/ops/concat.ts";
 import { convTranspose2d } from "../../src/ops/conv-transpose2d.ts";
 import { conv2d } from "../../src/ops/conv2d/conv2d.ts";
 import { dropout, dropout2d, stochasticDepth } from "../../src/ops/dropout.ts";
-import { add, maximum, mul, scale, sub } from "../../src/ops/elementwise/elementwise.ts";
+import { ge, gt, le, lt, where } from "../../src/ops/elementwise/compare.ts";
+import { add, maximum, minimum, mul, scale, sub } from "../../src/ops/elementwise/elementwise.ts";
 import { groupNorm } from "../../src/ops/group-norm/group-norm.ts";
+import { layerNorm } from "../../src/ops/group-norm/layer-norm.ts";
 import { interpolate } from "../../src/ops/interpolate.ts";
 import { linear } from "../../src/ops/linear.ts";
 import { pad } from "../../src/ops/pad.ts";
@@ -37,6 +33,8 @@ import { slice } from "../../src/ops/slice.ts";
 import { softmax } from "../../src/ops/softmax/softmax.ts";
 import { softmaxCrossEntropy } from "../../src/ops/softmax/softmax-cross-entropy.ts";
 import { subsample } from "../../src/ops/subsample.ts";
+import { clamp, pow } from "../../src/ops/unary.ts";
+import { clipGradNorm, clipGradValue } from "../../src/optim/clip.ts";
 import { SGD } from "../../src/optim/sgd.ts";
 import { newGenerator } from "../../src/tensor/generator.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";
@@ -51,9 +49,11 @@ import {
   type MakingStep,
   type Observations,
   type PoolStep,
+  type PowStep,
   type Program,
   type Ref,
   runningData,
+  type Step,
   type UnaryStep,
 } from "./program.ts";
 
@@ -96,6 +96,8 @@ const OWN = {
     }`,
 };
 
+const COMPARISONS = { lt, le, gt, ge };
+
 const poolOptions = ({ stride, padding, ceilMode }: PoolStep) => ({ stride, padding, ceilMode });
 const averageOptions = (step: PoolStep) => ({ ...poolOptions(step), countIncludePad: step.countIncludePad });
 
@@ -117,6 +119,19 @@ class Own extends Module {
   }
 }
 
+/** What only a layer does. */
+function isLayer(step: MakingStep | Step): boolean {
+  switch (step.op) {
+    case "conv2d":
+    case "linear":
+      return step.length !== null;
+    case "batchNorm":
+      return step.frozen || step.skips;
+    default:
+      return step.op === "instanceNorm";
+  }
+}
+
 class Run {
   private readonly leaves: Tensor[];
   private readonly running: { mean: Tensor; variance: Tensor; count: Tensor | null }[];
@@ -125,6 +140,7 @@ class Run {
   private readonly generator: Tensor;
   private readonly layers = new Map<UnaryStep, Module>();
   private readonly sequences = new Map<MakingStep, Sequential>();
+  private readonly trained: Tensor[];
   private readonly optimizer: SGD | null;
   private readonly observed: Observations = new Map();
   private readonly kernels: string[] = [];
@@ -154,14 +170,17 @@ class Run {
           weight: gpu.tensor(weight, [step.classes]),
         });
       }
-      if (step.op !== "chain") continue;
+      if (step.op !== "chain") {
+        if (isLayer(step)) this.layers.set(step as UnaryStep, this.layerOf(step as UnaryStep));
+        continue;
+      }
       for (const each of step.body) this.layers.set(each, this.layerOf(each));
       this.sequences.set(step, new Sequential(...step.body.map((each) => this.layers.get(each)!)));
     }
-    const trained = this.leaves.filter(
+    this.trained = this.leaves.filter(
       (leaf, i) => program.leaves[i]!.kind === "parameter" && leaf.requiresGrad,
     );
-    this.optimizer = program.sgd && trained.length > 0 ? new SGD(trained, program.sgd) : null;
+    this.optimizer = program.sgd && this.trained.length > 0 ? new SGD(this.trained, program.sgd) : null;
   }
 
   async execute(): Promise<Executed> {
@@ -177,8 +196,9 @@ class Run {
             for (const sink of sinks) sink.dispose();
             sinks = this.forwardBackward(batch);
           }
+          const norm = this.clip();
           this.optimizer?.step();
-          return sinks;
+          return norm ? [...sinks, norm] : sinks;
         }),
       );
       try {
@@ -187,7 +207,10 @@ class Run {
             this.writeInputs(batch!);
             plan.run();
           }
+          if (program.poison?.iteration === t) continue;
           await this.observeSinks(`step ${t} batch ${program.batches - 1}`, plan.result);
+          const norm = plan.result[program.sinks.length];
+          if (norm) this.observed.set(`step ${t} norm`, Float64Array.from(await norm.read()));
           await this.observeGradients(t);
         }
       } finally {
@@ -202,8 +225,14 @@ class Run {
           const sinks = this.readsBetween
             ? await this.withReads(batch)
             : this.explained(() => this.forwardBackward(batch));
-          await this.observeSinks(`step ${t} batch ${m}`, sinks);
+          if (program.poison?.iteration !== t) await this.observeSinks(`step ${t} batch ${m}`, sinks);
           for (const sink of sinks) sink.dispose();
+        }
+        if (program.poison?.iteration === t) continue;
+        const norm = this.clip();
+        if (norm) {
+          this.observed.set(`step ${t} norm`, Float64Array.from(await norm.read()));
+          norm.dispose();
         }
         await this.observeGradients(t);
         this.optimizer?.step();
@@ -232,6 +261,15 @@ class Run {
     });
     this.kernels.push(...notes.map(({ kernel }) => kernel));
     return result!;
+  }
+
+  /** The norm before, if the norm is what is limited. */
+  private clip(): Tensor | null {
+    const { clip } = this.program;
+    if (!clip || this.trained.length === 0) return null;
+    if ("norm" in clip) return clipGradNorm(this.trained, clip.norm, { normType: clip.type });
+    clipGradValue(this.trained, clip.value);
+    return null;
   }
 
   // --- one batch ---------------------------------------------------------------------------------------
@@ -336,6 +374,12 @@ class Run {
   private make(step: MakingStep, values: Map<Ref, Tensor>, chain: Tensor | null = null): Tensor {
     const at = (ref: Ref) => (ref === CHAIN ? chain! : values.get(ref)!);
     const maybe = (ref: Ref | null) => (ref === null ? null : at(ref));
+    if (isLayer(step)) {
+      const layer = this.layers.get(step as UnaryStep)!;
+      if (step.op !== "batchNorm") return layer.forward(at((step as UnaryStep).x));
+      const tail = { activation: step.activation, residual: maybe(step.residual) };
+      return (layer as BatchNorm2d).forward(at(step.x), tail);
+    }
     switch (step.op) {
       case "conv2d": {
         const { stride, padding, groups } = step;
@@ -376,11 +420,23 @@ class Run {
       case "adaptiveAvgPool2d":
         return adaptiveAvgPool2d(at(step.x), step.size);
       case "max":
-        return max(at(step.x), [step.axis]);
+        return max(at(step.x), step.axes, { keepDims: step.keepDims });
       case "min":
-        return min(at(step.x), [step.axis]);
+        return min(at(step.x), step.axes, { keepDims: step.keepDims });
       case "maximum":
         return maximum(at(step.a), at(step.b));
+      case "minimum":
+        return minimum(at(step.a), at(step.b));
+      case "where": {
+        const condition = COMPARISONS[step.is](at(step.x), step.than);
+        const out = where(condition, at(step.a), at(step.b));
+        condition.dispose();
+        return out;
+      }
+      case "clamp":
+        return clamp(at(step.x), step.min, step.max);
+      case "pow":
+        return this.power(step, at(step.x), maybe(step.power));
       case "crossEntropy":
         return this.crossEntropy(step, at(step.x));
       case "relu":
@@ -418,7 +474,11 @@ class Run {
       case "mean":
         return mean(at(step.x), step.axes);
       case "groupNorm":
-        return groupNorm(at(step.x), step.groups);
+        return groupNorm(at(step.x), step.groups, maybe(step.gamma), maybe(step.beta), step.eps);
+      case "layerNorm":
+        return layerNorm(at(step.x), step.shape, maybe(step.gamma), maybe(step.beta), step.eps);
+      case "instanceNorm":
+        throw new Error("instance norms are layers");
       case "chain":
         return this.chain(step, values, at(step.x));
     }
@@ -429,6 +489,14 @@ class Run {
     if (together === "element") return dropout(x, generator, { p });
     if (together === "channel") return dropout2d(x, generator, { p });
     return stochasticDepth(x, generator, { p, mode: "row" });
+  }
+
+  private power({ exponent, least, most }: PowStep, x: Tensor, power: Tensor | null): Tensor {
+    if (least === null && most === null) return pow(x, power ?? exponent);
+    const bounded = clamp(x, least, most);
+    const out = pow(bounded, power ?? exponent);
+    bounded.dispose();
+    return out;
   }
 
   private crossEntropy(step: CrossEntropyStep, logits: Tensor): Tensor {
@@ -485,13 +553,13 @@ class Run {
         const { stride, padding, groups } = step;
         const layer = new Conv2d(gpu, C * groups, K, [R, S], { stride, padding, groups, bias: false });
         layer.weight.dispose();
-        return Object.assign(layer, { weight: own(step.weight)!, bias: own(step.bias) });
+        return this.weighted(Object.assign(layer, { bias: own(step.bias) }), step);
       }
       case "linear": {
         const [K, C] = shape(step.weight) as [number, number];
         const layer = new Linear(gpu, C, K, { bias: false });
         layer.weight.dispose();
-        return Object.assign(layer, { weight: own(step.weight)!, bias: own(step.bias) });
+        return this.weighted(Object.assign(layer, { bias: own(step.bias) }), step);
       }
       case "batchNorm": {
         const stats = step.running === null ? null : this.running[step.running]!;
@@ -499,11 +567,33 @@ class Run {
         const { eps, momentum } = step;
         const layer = new BatchNorm2d(gpu, channels, {
           ...{ eps, momentum, affine: false, trackRunningStats: false, fused: this.folds || "elementwise" },
+          skipNonFinite: step.skips,
         });
-        return Object.assign(layer, {
+        Object.assign(layer, {
           ...{ weight: own(step.gamma), bias: own(step.beta) },
           ...{ runningMean: stats?.mean ?? null, runningVar: stats?.variance ?? null },
           ...{ numBatchesTracked: stats?.count ?? null },
+        });
+        if (!step.frozen) return layer.train(step.training);
+        for (const tensor of [layer.weight, layer.bias]) if (tensor) tensor.requiresGrad = true;
+        return freezeBatchNorm(layer).train();
+      }
+      case "groupNorm": {
+        const channels = step.channels;
+        const layer = new GroupNorm(gpu, step.groups, channels, { eps: step.eps, affine: false });
+        return Object.assign(layer, { weight: own(step.gamma), bias: own(step.beta) });
+      }
+      case "layerNorm": {
+        const layer = new LayerNorm(gpu, step.shape, { eps: step.eps, elementwiseAffine: false });
+        return Object.assign(layer, { weight: own(step.gamma), bias: own(step.beta) });
+      }
+      case "instanceNorm": {
+        const stats = step.running === null ? null : this.running[step.running]!;
+        const { eps, momentum } = step;
+        const layer = new InstanceNorm2d(gpu, step.channels, { eps, momentum, affine: false });
+        return Object.assign(layer, {
+          ...{ weight: own(step.gamma), bias: own(step.beta) },
+          ...{ runningMean: stats?.mean ?? null, runningVar: stats?.variance ?? null },
         }).train(step.training);
       }
       case "relu":
@@ -517,6 +607,20 @@ class Run {
       default:
         return new Own((x) => this.make(step, new Map(this.leaves.entries()), x));
     }
+  }
+
+  /** With the program's own weight, or the two that it is worked out of. */
+  private weighted<T extends Conv2d | Linear>(
+    layer: T,
+    { weight, length }: { weight: Ref; length: Ref | null },
+  ): T {
+    layer.weight = this.leaves[weight]!;
+    if (length === null) return layer;
+    weightNorm(layer);
+    const { weight: parametrization } = layer.parametrizations!;
+    parametrization.original0.dispose();
+    Object.assign(parametrization, { original0: this.leaves[length]! });
+    return layer;
   }
 
   // --- around it ---------------------------------------------------------------------------------------

@@ -79,14 +79,14 @@ interface Norm {
   beta: boolean;
   activation: (typeof ACTIVATIONS)[number];
   residual: boolean;
-  /** Inference takes running statistics. */
-  mode: "training" | "tracking" | "inference";
+  /** Inference takes running statistics; so does what is frozen, in training. What skips tracks batches that are finite. */
+  mode: "training" | "tracking" | "skipping" | "inference" | "frozen";
   momentum: number | null;
   eps: number;
 }
 
 type UnaryWish =
-  | { wish: "conv"; kind: number; bias: boolean; frozen: boolean; shared: boolean }
+  | { wish: "conv"; kind: number; bias: boolean; frozen: boolean; shared: boolean; length: boolean }
   | ({ wish: "norm"; frozen: boolean } & Norm)
   | { wish: "relu" }
   | { wish: "activate"; activation: (typeof ACTIVATIONS)[number] }
@@ -96,12 +96,20 @@ type UnaryWish =
   | { wish: "pool"; max: boolean; overlap: boolean; ceil: boolean; countPad: boolean }
   | { wish: "flatten" }
   | { wish: "reshape"; to: number }
-  | { wish: "linear"; bias: boolean; frozen: boolean };
+  | { wish: "linear"; bias: boolean; frozen: boolean; length: boolean }
+  | ({ wish: "unitNorm"; frozen: boolean; kind: "group" | "layer" | "instance"; more: number } & Pick<
+      Norm,
+      "gamma" | "beta" | "mode" | "eps"
+    >)
+  | { wish: "clamp"; min: number | null; max: number | null }
+  /** Of a tensor's power the number is not used. */
+  | { wish: "pow"; exponent: number; byTensor: boolean; frozen: boolean };
 
 export type Wish =
   | ({ x: Which; noGrad: boolean } & (
       | UnaryWish
-      | { wish: "binary"; op: "add" | "sub" | "mul" | "maximum"; b: Which; channel: boolean }
+      | { wish: "binary"; op: "add" | "sub" | "mul" | "maximum" | "minimum"; b: Which; channel: boolean }
+      | { wish: "where"; is: "lt" | "le" | "gt" | "ge"; than: number; a: Which; b: Which }
       | { wish: "scale"; factor: number }
       | { wish: "permute"; to: number }
       | { wish: "slice"; axis: number; from: number; cut: number }
@@ -109,7 +117,7 @@ export type Wish =
       | { wish: "concat"; b: Which; axis: number }
       | { wish: "subsample"; stride: number; more: number }
       | { wish: "mean"; over: number }
-      | { wish: "extreme"; axis: number; largest: boolean }
+      | { wish: "extreme"; axis: number; more: number; keepDims: boolean; largest: boolean }
       | {
           wish: "crossEntropy";
           labelSmoothing: number;
@@ -117,7 +125,7 @@ export type Wish =
           ignores: boolean;
           reduction: "mean" | "none";
         }
-      | { wish: "detach" | "softmax" | "groupNorm" | "globalAvgPool" | "half" | "double" }
+      | { wish: "detach" | "softmax" | "globalAvgPool" | "half" | "double" }
       | { wish: "chain"; how: (MakingStep & { op: "chain" })["how"]; body: UnaryWish[] }
     ))
   /** A convolution, its batch-norm and what reads it, with reshapes in between or not. */
@@ -170,8 +178,12 @@ const norm: fc.Arbitrary<Norm> = fc
     mode: fc.constantFrom(
       "training" as const,
       "tracking" as const,
+      "skipping" as const,
+      "training" as const,
       "training" as const,
       "inference" as const,
+      "inference" as const,
+      "frozen" as const,
     ),
     momentum: fc.constantFrom(0.1, 0.5, null),
     eps: fc.constantFrom(1e-5, 1e-2),
@@ -185,6 +197,7 @@ const conv = fc.record({
   bias: fc.boolean(),
   frozen: seldom,
   shared: seldom,
+  length: fc.nat(5).map((n) => n === 5),
 });
 const normWish = fc
   .tuple(norm, seldom)
@@ -214,7 +227,7 @@ const unary: fc.Arbitrary<UnaryWish> = fc.oneof(
     }),
   },
   {
-    weight: 2,
+    weight: 3,
     arbitrary: fc.record({
       wish: fc.constant("resize" as const),
       to: fc.nat(3),
@@ -232,7 +245,36 @@ const unary: fc.Arbitrary<UnaryWish> = fc.oneof(
   { weight: 2, arbitrary: fc.record({ wish: fc.constant("reshape" as const), to: fc.nat(9) }) },
   {
     weight: 1,
-    arbitrary: fc.record({ wish: fc.constant("linear" as const), bias: fc.boolean(), frozen: seldom }),
+    arbitrary: fc.record({
+      wish: fc.constant("linear" as const),
+      ...{ bias: fc.boolean(), frozen: seldom, length: seldom },
+    }),
+  },
+  {
+    weight: 2,
+    arbitrary: fc
+      .tuple(
+        norm,
+        fc.constantFrom("group" as const, "layer" as const, "instance" as const),
+        fc.nat(3),
+        seldom,
+      )
+      .map(([{ gamma, beta, mode, eps }, kind, more, frozen]) => ({
+        ...{ wish: "unitNorm" as const, gamma, beta, mode, eps, kind, more, frozen },
+      })),
+  },
+  {
+    weight: 1,
+    arbitrary: fc
+      .constantFrom([-0.5, 1.5], [-1, null], [null, 0.75])
+      .map(([min, max]) => ({ wish: "clamp" as const, min: min!, max: max! })),
+  },
+  {
+    weight: 1,
+    arbitrary: fc.record({
+      wish: fc.constant("pow" as const),
+      ...{ exponent: fc.constantFrom(2, 3, 0.5, -1, 1.75), byTensor: seldom, frozen: seldom },
+    }),
   },
 );
 
@@ -246,9 +288,16 @@ const making = fc.oneof(
   {
     weight: 4,
     arbitrary: record("binary", {
-      op: fc.constantFrom("add", "sub", "mul", "maximum"),
+      op: fc.constantFrom("add", "sub", "mul", "maximum", "minimum"),
       b: fc.nat(4),
       channel: seldom,
+    }),
+  },
+  {
+    weight: 1,
+    arbitrary: record("where", {
+      is: fc.constantFrom("lt", "le", "gt", "ge"),
+      ...{ than: fc.constantFrom(0, 0.5, -1), a: fc.nat(3), b: fc.nat(3) },
     }),
   },
   { weight: 1, arbitrary: record("scale", { factor: fc.constantFrom(1, -0.5, 3) }) },
@@ -258,7 +307,10 @@ const making = fc.oneof(
   { weight: 1, arbitrary: record("concat", { b: fc.nat(3), axis }) },
   { weight: 1, arbitrary: record("subsample", { stride: fc.integer({ min: 1, max: 2 }), more: fc.nat(2) }) },
   { weight: 1, arbitrary: record("mean", { over: fc.nat(2) }) },
-  { weight: 1, arbitrary: record("extreme", { axis, largest: fc.boolean() }) },
+  {
+    weight: 1,
+    arbitrary: record("extreme", { axis, more: fc.nat(3), keepDims: fc.boolean(), largest: fc.boolean() }),
+  },
   {
     weight: 2,
     arbitrary: record("crossEntropy", {
@@ -270,7 +322,7 @@ const making = fc.oneof(
   {
     weight: 3,
     arbitrary: fc
-      .constantFrom("detach", "softmax", "groupNorm", "globalAvgPool")
+      .constantFrom("detach", "softmax", "globalAvgPool")
       .map((wish) => ({ wish: wish as "detach" })),
   },
   {
@@ -341,6 +393,8 @@ interface Frame {
   early: boolean;
   upstream: boolean;
   sgd: Program["sgd"];
+  clip: Program["clip"];
+  poison: { late: boolean; input: number; at: number; value: number } | null;
   seed: number;
 }
 
@@ -387,6 +441,27 @@ const frame: fc.Arbitrary<Frame> = fc.record({
       })
       .map((sgd) => ({ ...sgd, nesterov: sgd.nesterov && sgd.momentum > 0 && sgd.dampening === 0 })),
   ),
+  clip: fc.oneof(
+    { weight: 3, arbitrary: fc.constant(null) },
+    {
+      weight: 2,
+      arbitrary: fc.record({
+        norm: fc.constantFrom(0.1, 5, 1000),
+        type: fc.constantFrom(2, 2, 1, 3, Number.POSITIVE_INFINITY),
+      }),
+    },
+    { weight: 1, arbitrary: fc.record({ value: fc.constantFrom(0.02, 1) }) },
+  ),
+  poison: fc.oneof(
+    { weight: 4, arbitrary: fc.constant(null) },
+    {
+      weight: 1,
+      arbitrary: fc.record({
+        ...{ late: fc.boolean(), input: fc.nat(1), at: fc.nat(511) },
+        value: fc.constantFrom(Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY),
+      }),
+    },
+  ),
   seed: fc.nat(2 ** 20),
 });
 
@@ -424,7 +499,13 @@ class Builder {
   private readonly used = new Set<Ref>();
   private readonly dispositions: { x: Ref; later: number }[] = [];
 
-  constructor(private readonly frame: Frame) {}
+  /** What is not finite may come to any norm: each that tracks must skip it. */
+  private readonly isPoisoned: boolean;
+
+  constructor(private readonly frame: Frame) {
+    // A plan that was captured takes every step.
+    this.isPoisoned = frame.poison !== null && !(frame.capture && frame.sgd);
+  }
 
   build(wishes: readonly Wish[]): Program {
     const { frame } = this;
@@ -527,7 +608,7 @@ class Builder {
       case "dispose": {
         // Inputs too, unless they are written or their gradient is read later.
         const { iterations, batches, capture } = this.frame;
-        const once = iterations * batches === 1 && !capture;
+        const once = iterations * batches === 1 && !capture && !this.isPoisoned;
         const x = this.pick(each.x, ({ ref, requiresGrad }) => ref > 1e6 || (once && !requiresGrad));
         if (x) this.dispositions.push({ x: x.ref, later: each.later });
         return;
@@ -546,7 +627,7 @@ class Builder {
         this.joined(each);
         return;
       case "block": {
-        const plain = { x: 0, noGrad: false, frozen: false };
+        const plain = { x: 0, noGrad: false, frozen: false, length: false };
         const conv = { ...plain, wish: "conv" as const, bias: false, shared: false };
         if (each.kind !== null) this.grant({ ...conv, x: each.x, kind: each.kind });
         if (each.before !== null) this.grant({ ...plain, wish: "reshape", to: each.before });
@@ -631,7 +712,14 @@ class Builder {
   }
 
   private convOf(x: Made, kind: number): Made | null {
-    const made = this.conv(x, { wish: "conv", kind, bias: false, frozen: false, shared: false });
+    const made = this.conv(x, {
+      wish: "conv",
+      kind,
+      bias: false,
+      frozen: false,
+      shared: false,
+      length: false,
+    });
     return made && this.add(made.step, made.shape, false);
   }
 
@@ -670,7 +758,10 @@ class Builder {
       case "pool":
       case "flatten":
       case "reshape":
-      case "linear": {
+      case "linear":
+      case "unitNorm":
+      case "clamp":
+      case "pow": {
         const fits: Partial<Record<Wish["wish"], (made: Made) => boolean>> = {
           conv: map,
           norm: ({ shape }) => shape.length >= 2 && sizeOf(shape) > shape.at(-1)!,
@@ -681,6 +772,10 @@ class Builder {
           flatten: ({ shape }) => shape.length > 1,
           reshape: ({ shape }) => sizeOf(shape) > 1,
           linear: ({ shape }) => shape.length === 2,
+          unitNorm: ({ shape }) =>
+            shape.length > 1 && (each.wish !== "unitNorm" || fitsUnitNorm(shape, each)),
+          clamp: ({ rounded }) => !rounded,
+          pow: ({ shape, rounded }) => shape.length > 0 && !rounded,
         };
         const x = this.pick(each.x, fits[each.wish]);
         return x && this.unary(each, x);
@@ -688,13 +783,22 @@ class Builder {
       case "binary": {
         const a = this.pick(each.x);
         if (!a) return null;
-        if (each.channel && each.op !== "maximum") {
+        const picks = each.op === "maximum" || each.op === "minimum";
+        if (each.channel && !picks) {
           const b = this.parameter([a.shape.at(-1) ?? 1], false, 0.3, 1);
           return { step: { op: each.op, a: a.ref, b }, shape: a.shape.length === 0 ? [1] : a.shape };
         }
         const b = this.pick(each.b, ({ shape }) => sameShape(shape, a.shape))!;
-        if (each.op === "maximum" && (a.rounded || b.rounded)) return null;
+        if (picks && (a.rounded || b.rounded)) return null;
         return { step: { op: each.op, a: a.ref, b: b.ref }, shape: a.shape };
+      }
+      case "where": {
+        const x = this.pick(each.x, ({ rounded }) => !rounded);
+        if (!x) return null;
+        const like = ({ shape }: Made) => sameShape(shape, x.shape);
+        const [a, b] = [this.pick(each.a, like)!.ref, this.pick(each.b, like)!.ref];
+        const { is, than } = each;
+        return { step: { op: "where", x: x.ref, is, than, a, b }, shape: x.shape };
       }
       case "scale": {
         const x = this.pick(each.x);
@@ -770,9 +874,14 @@ class Builder {
       case "extreme": {
         const x = this.pick(each.x, ({ shape, rounded }) => shape.length > 1 && !rounded);
         if (!x) return null;
-        const along = each.axis % x.shape.length;
+        const rank = x.shape.length;
+        const axes = [...new Set([each.axis % rank, (each.axis + each.more) % rank])];
         const op = each.largest ? "max" : "min";
-        return { step: { op, x: x.ref, axis: along }, shape: x.shape.filter((_, i) => i !== along) };
+        const { keepDims } = each;
+        const shape = keepDims
+          ? x.shape.map((size, i) => (axes.includes(i) ? 1 : size))
+          : x.shape.filter((_, i) => !axes.includes(i));
+        return { step: { op, x: x.ref, axes, keepDims }, shape };
       }
       case "crossEntropy": {
         const x = this.pick(each.x, ({ shape }) => shape.length === 2 && shape[1]! > 1);
@@ -788,15 +897,13 @@ class Builder {
         const x = this.pick(each.x, map);
         return x && { step: { op: "globalAvgPool2d", x: x.ref }, shape: [x.shape[0]!, x.shape[3]!] };
       }
-      case "groupNorm": {
-        const x = this.pick(each.x, ({ shape }) => shape.length > 1 && shape.at(-1)! % 2 === 0);
-        return x && { step: { op: "groupNorm", x: x.ref, groups: 2 }, shape: x.shape };
-      }
       case "half": {
         // Where a parameter moves by it, another step may come to a kink.
         const { sgd, iterations } = this.frame;
         const x = this.pick(each.x);
-        return x && (!sgd || iterations === 1) ? { step: { op: "half", x: x.ref }, shape: x.shape } : null;
+        return x && (!sgd || (iterations === 1 && !this.isPoisoned))
+          ? { step: { op: "half", x: x.ref }, shape: x.shape }
+          : null;
       }
       case "double": {
         const x = this.pick(each.x);
@@ -881,8 +988,22 @@ class Builder {
       case "linear": {
         if (shape.length !== 2) return null;
         const weight = this.parameter([4, shape[1]!], each.frozen, 1 / Math.sqrt(shape[1]!));
+        const length = each.length ? this.parameter([4, 1], each.frozen, 0.3, 1) : null;
         const bias = each.bias ? this.parameter([4], each.frozen, 0.5) : null;
-        return { step: { op: "linear", x: ref, weight, bias }, shape: [shape[0]!, 4] };
+        return { step: { op: "linear", x: ref, weight, length, bias }, shape: [shape[0]!, 4] };
+      }
+      case "unitNorm":
+        return this.unitNorm(x, each);
+      case "clamp":
+        return x.rounded ? null : { step: { op: "clamp", x: ref, min: each.min, max: each.max }, shape };
+      case "pow": {
+        if (x.rounded || shape.length === 0) return null;
+        const { byTensor, exponent } = each;
+        const power = byTensor ? this.parameter([shape.at(-1)!], each.frozen, 0.5, 1) : null;
+        // A tensor's powers are of numbers above 0, and so are roots; a reciprocal not of what is nearly 0.
+        const least = byTensor || exponent < 1 || !Number.isInteger(exponent) ? 0.25 : null;
+        const most = byTensor ? 4 : null;
+        return { step: { op: "pow", x: ref, exponent, power, least, most }, shape };
       }
       case "pool": {
         if (shape.length !== 4 || Math.min(shape[1]!, shape[2]!) < 2) return null;
@@ -914,10 +1035,11 @@ class Builder {
     const shape = [K, size, size, c / groups];
     const scale = 1 / Math.sqrt((size * size * c) / groups);
     const weight = (each.shared ? this.shared(shape) : null) ?? this.parameter(shape, each.frozen, scale);
+    const length = each.length ? this.parameter([K, 1, 1, 1], each.frozen, 0.3, 1) : null;
     const bias = each.bias ? this.parameter([K], each.frozen, 0.5) : null;
     const out = (extent: number) => Math.floor((extent + 2 * padding - size) / stride) + 1;
     return {
-      step: { op: "conv2d", x: ref, weight, bias, stride, padding, groups },
+      step: { op: "conv2d", x: ref, weight, length, bias, stride, padding, groups },
       shape: [n, out(h), out(w), K],
     };
   }
@@ -926,16 +1048,20 @@ class Builder {
     const { shape } = x;
     const channels = shape.at(-1)!;
     if (shape.length < 2 || sizeOf(shape) / channels < 4) return null;
-    const tracks = each.mode !== "training";
-    const running = tracks ? this.running.push({ channels, tracked: each.momentum === null }) - 1 : null;
-    const gamma = each.gamma ? this.parameter([channels], each.frozen, 0.3, 1) : null;
-    const beta = each.beta ? this.parameter([channels], each.frozen, 0.5) : null;
+    const mode = this.isPoisoned && each.mode === "tracking" ? "skipping" : each.mode;
+    const tracks = mode !== "training";
+    const frozen = mode === "frozen";
+    const running = tracks
+      ? this.running.push({ channels, tracked: each.momentum === null || mode === "skipping" }) - 1
+      : null;
+    const gamma = each.gamma ? this.parameter([channels], each.frozen || frozen, 0.3, 1) : null;
+    const beta = each.beta ? this.parameter([channels], each.frozen || frozen, 0.5) : null;
     const residual = each.residual
       ? this.pick(0, (made) => made.ref !== x.ref && sameShape(made.shape, shape))
       : null;
     const { eps } = each;
     const activation = x.rounded || residual?.rounded ? "none" : each.activation;
-    const training = each.mode !== "inference";
+    const training = mode !== "inference" && !frozen;
     const momentum = tracks ? each.momentum : 0.1;
     return {
       step: {
@@ -946,12 +1072,33 @@ class Builder {
         residual: residual?.ref ?? null,
         activation,
         training,
+        frozen,
+        skips: mode === "skipping",
         running,
         momentum,
         eps,
       },
       shape,
     };
+  }
+
+  private unitNorm(x: Made, each: UnaryWish & { wish: "unitNorm" }): Making | null {
+    const { shape } = x;
+    if (!fitsUnitNorm(shape, each)) return null;
+    const channels = shape.at(-1)!;
+    const { kind, eps } = each;
+    const sizes = kind === "layer" ? shape.slice(-unitAxes(shape, each.more)) : [channels];
+    const gamma = each.gamma ? this.parameter(sizes, each.frozen, 0.3, 1) : null;
+    const beta = each.beta ? this.parameter(sizes, each.frozen, 0.5) : null;
+    const step = { x: x.ref, gamma, beta, eps };
+    if (kind === "group")
+      return { step: { op: "groupNorm", ...step, channels, groups: groupsOf(shape, each.more) }, shape };
+    if (kind === "layer") return { step: { op: "layerNorm", ...step, shape: sizes }, shape };
+    // It knows no `skipNonFinite`.
+    const tracks = each.mode !== "training" && !this.isPoisoned;
+    const running = tracks ? this.running.push({ channels, tracked: false }) - 1 : null;
+    const training = !tracks || each.mode === "tracking" || each.mode === "skipping";
+    return { step: { op: "instanceNorm", ...step, channels, training, running, momentum: 0.3 }, shape };
   }
 
   // --- the end -----------------------------------------------------------------------------------------
@@ -976,7 +1123,7 @@ class Builder {
     numbers.set(CHAIN, CHAIN);
     for (const [i, { out }] of this.steps.entries()) numbers.set(out, kept.length + i);
     const renumber = <T extends object>(step: T): T => {
-      const keys = ["x", "a", "b", "out", "weight", "bias", "gamma", "beta", "residual"];
+      const keys = ["x", "a", "b", "out", "weight", "length", "bias", "gamma", "beta", "residual", "power"];
       return Object.fromEntries(
         Object.entries(step).map(([key, value]) => {
           if (keys.includes(key)) return [key, value === null ? null : numbers.get(value)!];
@@ -985,15 +1132,41 @@ class Builder {
         }),
       ) as T;
     };
-    const { inputs: _, ...frame } = this.frame;
+    const { inputs, poison, ...frame } = this.frame;
+    const iterations = this.isPoisoned ? 2 : frame.iterations;
+    // Where nothing reads the input, nothing is poisoned.
+    const poisoned = poison && this.isPoisoned ? numbers.get(poison.input % inputs.length) : undefined;
     return {
       ...frame,
+      iterations,
+      poison:
+        poison && poisoned !== undefined
+          ? { iteration: poison.late ? 1 : 0, input: poisoned, at: poison.at, value: poison.value }
+          : null,
       leaves: kept.map((i) => this.leaves[i]!),
       running: this.running,
       steps: this.steps.map(renumber),
       sinks: outputs.map(({ ref, shape, requiresGrad }) => ({ x: numbers.get(ref)!, shape, requiresGrad })),
     };
   }
+}
+
+/** Axes of a layer norm: fewer than all, so that there are several units. */
+const unitAxes = (shape: Shape, more: number) => 1 + (more % (shape.length - 1));
+
+const groupsOf = (shape: Shape, more: number) => {
+  const divisors = [1, 2, 4].filter((groups) => shape.at(-1)! % groups === 0);
+  return divisors[more % divisors.length]!;
+};
+
+/** With a few values in each unit: of two alone the result is all rounding. */
+function fitsUnitNorm(shape: Shape, { kind, more }: UnaryWish & { wish: "unitNorm" }): boolean {
+  if (shape.length < 2) return false;
+  const [images, channels] = [shape[0]!, shape.at(-1)!];
+  if (kind === "layer") return sizeOf(shape.slice(-unitAxes(shape, more))) >= 4;
+  const count = sizeOf(shape) / (images * channels);
+  if (kind === "instance") return shape.length === 4 && count >= 4;
+  return (count * channels) / groupsOf(shape, more) >= 4;
 }
 
 interface Making {

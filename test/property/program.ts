@@ -34,7 +34,10 @@ export interface Running {
 export interface Conv2dStep {
   op: "conv2d";
   x: Ref;
+  /** Its direction, where there is a length. */
   weight: Ref;
+  /** One for each filter, by `weightNorm`. */
+  length: Ref | null;
   bias: Ref | null;
   stride: number;
   padding: number;
@@ -49,10 +52,31 @@ export interface BatchNormStep {
   residual: Ref | null;
   activation: (typeof ACTIVATIONS)[number];
   training: boolean;
+  /** The layer after `freezeBatchNorm` and `train()`: no training, whatever the layer is told. */
+  frozen: boolean;
+  /** The layer with `skipNonFinite`. */
+  skips: boolean;
   /** Index into `Program.running`. */
   running: number | null;
   momentum: number | null;
   eps: number;
+}
+
+/** Over groups of channels of an image; over the last axes, of these sizes; over each channel of an image, or by running statistics. */
+export type UnitNormStep = { x: Ref; gamma: Ref | null; beta: Ref | null; eps: number } & (
+  | { op: "groupNorm"; channels: number; groups: number }
+  | { op: "layerNorm"; shape: Shape }
+  | { op: "instanceNorm"; channels: number; training: boolean; running: number | null; momentum: number }
+);
+
+/** To the power of a number or of a tensor of one for each channel, from `least` and up to `most` first. */
+export interface PowStep {
+  op: "pow";
+  x: Ref;
+  exponent: number;
+  power: Ref | null;
+  least: number | null;
+  most: number | null;
 }
 
 export interface PoolStep {
@@ -105,19 +129,24 @@ export type UnaryStep =
   | { op: "interpolate"; x: Ref; size: readonly [number, number]; mode: "nearest" | "bilinear" }
   | { op: "adaptiveAvgPool2d"; x: Ref; size: readonly [number, number] }
   | BatchNormStep
+  | UnitNormStep
   | PoolStep
+  | PowStep
+  | { op: "clamp"; x: Ref; min: number | null; max: number | null }
   | { op: "relu"; x: Ref }
   | { op: "flatten"; x: Ref }
   | { op: "reshape"; x: Ref; shape: Shape }
-  | { op: "linear"; x: Ref; weight: Ref; bias: Ref | null };
+  | { op: "linear"; x: Ref; weight: Ref; length: Ref | null; bias: Ref | null };
 
 export type MakingStep =
   | UnaryStep
   /** `half`: a cast to float16 and back. `double`: 2x by a kernel of the program's own, out of the graph. */
   | { op: "detach" | "globalAvgPool2d" | "softmax" | "half" | "double"; x: Ref }
   | CrossEntropyStep
-  | { op: "max" | "min"; x: Ref; axis: number }
-  | { op: "add" | "sub" | "mul" | "maximum"; a: Ref; b: Ref }
+  | { op: "max" | "min"; x: Ref; axes: readonly number[]; keepDims: boolean }
+  | { op: "add" | "sub" | "mul" | "maximum" | "minimum"; a: Ref; b: Ref }
+  /** a where x compares so with the number, b elsewhere. */
+  | { op: "where"; x: Ref; is: "lt" | "le" | "gt" | "ge"; than: number; a: Ref; b: Ref }
   | { op: "scale"; x: Ref; factor: number }
   | { op: "permute"; x: Ref; axes: readonly number[] }
   | { op: "slice"; x: Ref; starts: readonly number[]; ends: readonly number[] }
@@ -125,7 +154,6 @@ export type MakingStep =
   | { op: "concat"; xs: readonly Ref[]; axis: number }
   | { op: "subsample"; x: Ref; stride: number; channels: number }
   | { op: "mean"; x: Ref; axes: readonly number[] }
-  | { op: "groupNorm"; x: Ref; groups: number }
   | {
       op: "chain";
       how: "scope" | "nested" | "layers" | "sequential" | "checkpoint";
@@ -171,22 +199,39 @@ export interface Program {
   /** The only sink's `backward(upstream)`, instead of the sum of products of all of them. */
   upstream: boolean;
   sgd: SgdOptions | null;
+  /** Of the gradients of the parameters, before each step of the optimiser. */
+  clip: { norm: number; type: number } | { value: number } | null;
+  /**
+   * An input that gets one such element in every batch of an iteration. That iteration shows nothing, and ends without a step of the
+   * optimiser; what it leaves behind is seen in the next one, and in the running statistics.
+   */
+  poison: { iteration: number; input: Ref; at: number; value: number } | null;
   seed: number;
 }
 
 /** The tensors that a step reads. */
 export function refsOf(step: MakingStep | Step): Ref[] {
   switch (step.op) {
-    case "conv2d":
     case "convTranspose2d":
+      return [step.x, step.weight, step.bias].filter((ref) => ref !== null);
+    case "conv2d":
     case "linear":
-      return [step.x, step.weight, ...(step.bias === null ? [] : [step.bias])];
+      return [step.x, step.weight, step.length, step.bias].filter((ref) => ref !== null);
+    case "groupNorm":
+    case "layerNorm":
+    case "instanceNorm":
+      return [step.x, step.gamma, step.beta].filter((ref) => ref !== null);
+    case "pow":
+      return [step.x, step.power].filter((ref) => ref !== null);
+    case "where":
+      return [step.x, step.a, step.b];
     case "batchNorm":
       return [step.x, step.gamma, step.beta, step.residual].filter((ref) => ref !== null);
     case "add":
     case "sub":
     case "mul":
     case "maximum":
+    case "minimum":
       return [step.a, step.b];
     case "concat":
       return [...step.xs];
@@ -212,7 +257,7 @@ export function show(program: Program): string {
   });
   const call = (step: MakingStep | Step): string => {
     const { op, ...rest } = step as { op: string } & Record<string, unknown>;
-    const refs = ["bias", "gamma", "beta", "residual"];
+    const refs = ["length", "bias", "gamma", "beta", "residual", "power"];
     const defaults: Record<string, unknown> = {
       stride: 1,
       groups: 1,
@@ -222,6 +267,9 @@ export function show(program: Program): string {
       ceilMode: false,
       countIncludePad: true,
       by: "fill",
+      frozen: false,
+      skips: false,
+      keepDims: false,
     };
     const options = Object.entries(rest)
       .filter(([key]) => !["x", "a", "b", "xs", "weight", "body", "out", "noGrad"].includes(key))
@@ -244,7 +292,9 @@ export function show(program: Program): string {
     `// sinks ${sinks.map(({ x, requiresGrad }) => name(x) + (requiresGrad ? "" : " (no gradient)")).join(", ")}`,
   );
   if (running.length > 0) lines.push(`// running ${JSON.stringify(running)}`);
-  lines.push(`// ${JSON.stringify(how)}`);
+  const spelt = (_: string, value: unknown) =>
+    typeof value === "number" && !Number.isFinite(value) ? String(value) : value;
+  lines.push(`// ${JSON.stringify(how, spelt)}`);
   return lines.join("\n");
 }
 
@@ -264,7 +314,13 @@ export function dataOf(
 /** Those of leaf `ref`; of inputs for one batch, and after so many writes in it. */
 export function leafData(program: Program, ref: Ref, batch: string, writes = 0): Float64Array {
   const leaf = program.leaves[ref]!;
-  return dataOf(program, leaf.kind === "input" ? `${ref} ${batch} ${writes}` : `${ref}`, leaf.shape, leaf);
+  const isInput = leaf.kind === "input";
+  const data = dataOf(program, isInput ? `${ref} ${batch} ${writes}` : `${ref}`, leaf.shape, leaf);
+  const { poison } = program;
+  if (poison?.input === ref && batchNames(program)[poison.iteration]!.includes(batch)) {
+    data[poison.at % data.length] = poison.value;
+  }
+  return data;
 }
 
 export function runningData(program: Program, index: number): { mean: Float64Array; variance: Float64Array } {

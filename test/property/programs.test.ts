@@ -79,14 +79,24 @@ function count(map: Map<string, number>, key: string): void {
   map.set(key, (map.get(key) ?? 0) + 1);
 }
 
+const OF_INTEREST = [
+  ...["half", "double", "dropout", "convTranspose2d", "interpolate", "adaptiveAvgPool2d", "crossEntropy"],
+  ...["where", "clamp", "pow", "maximum", "minimum", "groupNorm", "layerNorm", "instanceNorm"],
+];
+
 /** What stands next to a batch-norm, through views that say otherwise of the channels or not. */
 function patternsOf(program: Program): Set<string> {
   const makers = new Map<Ref, Program["steps"][number]>(program.steps.map((step) => [step.out, step]));
   const found = new Set<string>();
+  if (program.poison) found.add("not finite");
+  if (program.clip) found.add("value" in program.clip ? "clipGradValue" : "clipGradNorm");
   for (const step of program.steps) {
     const { op } = step;
-    if (["half", "double", "dropout", "convTranspose2d", "interpolate", "crossEntropy"].includes(op))
-      found.add(op);
+    if (OF_INTEREST.includes(op)) found.add(op);
+    if ((op === "max" || op === "min") && step.axes.length > 1) found.add("extreme of several axes");
+    if ((op === "conv2d" || op === "linear") && step.length !== null) found.add("weightNorm");
+    if (op === "batchNorm" && step.frozen) found.add("frozen layer");
+    if (op === "batchNorm" && step.skips) found.add(program.poison ? "skips what is not finite" : "skips");
     if (step.op === "fill" && step.by !== "fill") found.add("own kernel overwrites");
     if (!["batchNorm", "relu", "activate", "conv2d", "convTranspose2d"].includes(op)) continue;
     let maker = makers.get(refsOf(step)[0]!);
@@ -163,7 +173,7 @@ const spoiltPrograms: fc.Arbitrary<Spoilt> = fc.tuple(programs(6), fc.nat(30)).m
     program: {
       ...program,
       steps,
-      ...{ iterations: 1, batches: 1, capture: false, scope: "none", sgd: null },
+      ...{ iterations: 1, batches: 1, capture: false, scope: "none", sgd: null, clip: null, poison: null },
     },
     spoilt: refs[which % refs.length]!,
   };
@@ -222,6 +232,14 @@ describe("random programs", () => {
     ];
     for (const pattern of risky) {
       expect(share(seen.patterns.get(pattern) ?? 0), pattern).toBeGreaterThan(0.015);
+    }
+    if (cases < 400) return;
+    const rarer = [
+      ...["not finite", "skips what is not finite", "skips", "frozen layer", "weightNorm"],
+      ...["clipGradNorm", "clipGradValue", "extreme of several axes", ...OF_INTEREST],
+    ];
+    for (const pattern of rarer) {
+      expect(share(seen.patterns.get(pattern) ?? 0), pattern).toBeGreaterThan(0.005);
     }
   });
 

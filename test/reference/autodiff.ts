@@ -304,6 +304,49 @@ export class Tape {
     return this.binary(a, b, Math.max, [share, (u, v) => share(v, u)]);
   }
 
+  /** As `maximum`. */
+  minimum(a: Value, b: Value): Value {
+    return this.scale(this.maximum(this.scale(a, -1), this.scale(b, -1)), -1);
+  }
+
+  /** a where x compares so with a number, b elsewhere; all of one shape. */
+  where(x: Value, is: "lt" | "le" | "gt" | "ge", than: number, a: Value, b: Value): Value {
+    this.decisions.push(x.data.map((v) => v - than));
+    const holds = { lt: (v: number) => v < than, le: (v: number) => v <= than };
+    const others = { gt: (v: number) => v > than, ge: (v: number) => v >= than };
+    const takesA = Array.from(x.data, { ...holds, ...others }[is]);
+    const data = a.data.map((v, i) => (takesA[i] ? v : b.data[i]!));
+    return this.record(x.shape, data, [a, b], (dy) => [
+      dy.map((v, i) => (takesA[i] ? v : 0)),
+      dy.map((v, i) => (takesA[i] ? 0 : v)),
+    ]);
+  }
+
+  /** Both bounds belong to it: there the gradient passes. */
+  clamp(x: Value, min: number | null, max: number | null): Value {
+    const [low, high] = [min ?? Number.NEGATIVE_INFINITY, max ?? Number.POSITIVE_INFINITY];
+    const kinks = [low, high].filter(Number.isFinite);
+    return this.map(
+      x,
+      (v) => Math.min(Math.max(v, low), high),
+      (v) => (v >= low && v <= high ? 1 : 0),
+      kinks,
+    );
+  }
+
+  power(x: Value, exponent: number): Value {
+    return this.map(
+      x,
+      (v) => v ** exponent,
+      (v) => exponent * v ** (exponent - 1),
+    );
+  }
+
+  /** To powers that broadcast to x. */
+  powerOf(x: Value, exponent: Value): Value {
+    return this.binary(x, exponent, Math.pow, [(u, v) => v * u ** (v - 1), (u, v) => u ** v * Math.log(u)]);
+  }
+
   /** (x − mean) / √(variance + eps) */
   normalize(x: Value, mean: Value, variance: Value, eps: number): Value {
     return this.binary(this.sub(x, mean), variance, (d, v) => d / Math.sqrt(v + eps), [
@@ -484,7 +527,9 @@ export class Tape {
   maxPool2d(x: Value, geometry: Pool2dGeometry): Value {
     const { data } = x;
     const { shape, windows } = this.windows(x, geometry);
-    const best = windows.map(({ at }) => at.reduce((a, b) => (data[b]! > data[a]! ? b : a)));
+    const best = windows.map(({ at }) =>
+      at.reduce((a, b) => (data[b]! > data[a]! || Number.isNaN(data[b]!) ? b : a)),
+    );
     this.decisions.push(
       Float64Array.from(
         windows.flatMap(({ at }, i) =>
@@ -599,17 +644,19 @@ export class Tape {
 
 /**
  * Whether rounding could turn a decision of `tape`: one that is nearer to 0 than 1e-5 of what such numbers are, or than what
- * noise makes of it. Exact zeros count only where noise moves them.
+ * noise makes of it. Exact zeros count only where noise moves them; NaN and infinity are nowhere near.
  */
 export function isOnKink(tape: Tape, noisy: readonly Tape[]): boolean {
   return tape.decisions.some((values, k) => {
     const others = noisy.map(({ decisions }) => decisions[k]!);
+    const places = [...values.keys()].filter((i) => Number.isFinite(values[i]!));
     const rms = (of: (i: number) => number) =>
-      Math.sqrt(values.reduce((sum, _, i) => sum + of(i) ** 2, 0) / values.length);
+      Math.sqrt(places.reduce((sum, i) => sum + of(i) ** 2, 0) / places.length);
     const moved = Math.max(...others.map((other) => rms((i) => other[i]! - values[i]!)));
     const margin = Math.max(1e-5 * rms((i) => values[i]!), 30 * moved);
-    return values.some(
-      (value, i) => Math.abs(value) <= margin && !(value === 0 && others.every((other) => other[i] === 0)),
-    );
+    return places.some((i) => {
+      const value = values[i]!;
+      return Math.abs(value) <= margin && !(value === 0 && others.every((other) => other[i] === 0));
+    });
   });
 }

@@ -13,7 +13,8 @@ import {
   runningData,
   type SgdOptions,
 } from "../property/program.ts";
-import { Tape, type Value } from "./autodiff.ts";
+import { sizeOf, Tape, type Value } from "./autodiff.ts";
+import { channelStatistics } from "./batch-norm.ts";
 import { interpolateReference } from "./interpolate.ts";
 import { adaptiveAvgPool2dReference } from "./pool2d.ts";
 
@@ -47,8 +48,10 @@ export function interpret(
   const draws = { count: 0 };
   const running = program.running.map((_, i): Running => ({ ...runningData(program, i), count: 0, noise }));
   const velocities = new Map<Value, Float64Array>();
+  const trained = leaves.filter((leaf, i) => leaf.requiresGrad && program.leaves[i]!.kind === "parameter");
   batchNames(program).forEach((names, iteration) => {
     for (const leaf of leaves) leaf.grad = null;
+    const isPoisoned = program.poison?.iteration === iteration;
     names.forEach((batch, m) => {
       const tape = new Tape(noise);
       tapes.push(tape);
@@ -62,10 +65,15 @@ export function interpret(
       );
       const last = !program.capture || m === names.length - 1;
       for (const { x } of program.sinks) {
-        if (last) observed.set(`step ${iteration} batch ${m} v${x}`, values.get(x)!.data);
+        if (last && !isPoisoned) observed.set(`step ${iteration} batch ${m} v${x}`, values.get(x)!.data);
       }
       backward(tape, program, values);
     });
+    if (isPoisoned) return;
+    if (program.clip && trained.length > 0) {
+      const norm = clipped(trained, program.clip);
+      if (norm !== null) observed.set(`step ${iteration} norm`, Float64Array.of(norm));
+    }
     leaves.forEach((leaf, i) => {
       if (leaf.requiresGrad) observed.set(`step ${iteration} gradient of ${i}`, leaf.grad);
       if (program.sgd && program.leaves[i]!.kind === "parameter" && leaf.grad) {
@@ -118,11 +126,19 @@ function runSteps(
   const make = (step: MakingStep, chain: Value | null): Value => {
     const at = (ref: number) => (ref === CHAIN ? chain! : values.get(ref)!);
     const maybe = (ref: number | null) => (ref === null ? null : at(ref));
+    const weightOf = ({ weight, length }: { weight: number; length: number | null }) => {
+      const v = at(weight);
+      if (length === null) return v;
+      const rest = v.shape.map((_, axis) => axis).slice(1);
+      const squares = tape.sum(tape.mul(v, v), rest, true);
+      const none = tape.leaf(squares.shape, new Float64Array(squares.data.length));
+      return tape.mul(tape.normalize(v, none, squares, 0), at(length));
+    };
     switch (step.op) {
       case "conv2d": {
         const { stride: s, padding: p, groups } = step;
         const options = { bias: maybe(step.bias), stride: [s, s], padding: [p, p, p, p], groups } as const;
-        return tape.conv2d(at(step.x), at(step.weight), options);
+        return tape.conv2d(at(step.x), weightOf(step), options);
       }
       case "batchNorm": {
         const x = at(step.x);
@@ -131,7 +147,7 @@ function runSteps(
         const options = { eps, activation, residual: maybe(step.residual) };
         const used = step.training ? options : { ...options, running: { ...stats! } };
         const y = tape.batchNorm(x, maybe(step.gamma), maybe(step.beta), used);
-        if (step.training && stats) move(stats, tape.channelStatistics(x), step.momentum);
+        if (step.training && stats) move(stats, tape.channelStatistics(x), step.momentum, step.skips);
         return y;
       }
       case "maxPool2d":
@@ -182,7 +198,7 @@ function runSteps(
       }
       case "max":
       case "min":
-        return tape.extreme(at(step.x), [step.axis], Math[step.op]);
+        return tape.extreme(at(step.x), step.axes, Math[step.op], step.keepDims);
       case "crossEntropy": {
         const { labels, weight } = lossData(program, step);
         const { labelSmoothing, reduction } = step;
@@ -204,13 +220,14 @@ function runSteps(
         return tape.reshape(x, [x.shape[0]!, x.data.length / x.shape[0]!]);
       }
       case "linear":
-        return tape.linear(at(step.x), at(step.weight), maybe(step.bias));
+        return tape.linear(at(step.x), weightOf(step), maybe(step.bias));
       case "globalAvgPool2d":
         return tape.mean(at(step.x), [1, 2]);
       case "add":
       case "sub":
       case "mul":
       case "maximum":
+      case "minimum":
         return tape[step.op](at(step.a), at(step.b));
       case "scale":
         return tape.scale(at(step.x), step.factor);
@@ -233,8 +250,28 @@ function runSteps(
         return tape.subsample(at(step.x), step.stride, step.channels);
       case "mean":
         return tape.mean(at(step.x), step.axes);
+      case "where":
+        return tape.where(at(step.x), step.is, step.than, at(step.a), at(step.b));
+      case "clamp":
+        return tape.clamp(at(step.x), step.min, step.max);
+      case "pow": {
+        const { exponent, least, most } = step;
+        const x = least === null && most === null ? at(step.x) : tape.clamp(at(step.x), least, most);
+        return step.power === null ? tape.power(x, exponent) : tape.powerOf(x, at(step.power));
+      }
       case "groupNorm":
-        return tape.groupNorm(at(step.x), step.groups, null, null, 1e-5);
+        return tape.groupNorm(at(step.x), step.groups, maybe(step.gamma), maybe(step.beta), step.eps);
+      case "layerNorm":
+        return tape.layerNorm(at(step.x), sizeOf(step.shape), maybe(step.gamma), maybe(step.beta), step.eps);
+      case "instanceNorm": {
+        const x = at(step.x);
+        const [gamma, beta] = [maybe(step.gamma), maybe(step.beta)];
+        const stats = step.running === null ? null : running[step.running]!;
+        const { eps } = step;
+        if (stats && !step.training) return tape.batchNorm(x, gamma, beta, { eps, running: { ...stats } });
+        if (stats) moveToInstances(stats, x, step.momentum);
+        return tape.groupNorm(x, x.shape.at(-1)!, gamma, beta, eps);
+      }
       case "chain":
         return step.body.reduce((y, each) => make(each, y), at(step.x));
     }
@@ -260,20 +297,66 @@ function runSteps(
   return values;
 }
 
-/** As PyTorch: the unbiased variance; without a momentum the average over all batches. */
+/** As PyTorch: the unbiased variance; without a momentum the average over all batches. `skips`: not if float32 could not hold it. */
 function move(
   stats: Running,
   { mean, variance, count }: { mean: Float64Array; variance: Float64Array; count: number },
   momentum: number | null,
+  skips: boolean,
 ): void {
-  stats.count += 1;
-  const share = momentum ?? 1 / stats.count;
+  const share = momentum ?? 1 / (stats.count + 1);
   const moved = (old: Float64Array, now: (c: number) => number) => {
     const noisy = stats.noise(old); // what is rounded is of its size, also where nothing is left of it
     return old.map((value, c) => value + share * (now(c) - value) + (noisy[c]! - value));
   };
-  stats.mean = moved(stats.mean, (c) => mean[c]!);
-  stats.variance = moved(stats.variance, (c) => (variance[c]! * count) / (count - 1));
+  const next = {
+    mean: moved(stats.mean, (c) => mean[c]!),
+    variance: moved(stats.variance, (c) => (variance[c]! * count) / (count - 1)),
+  };
+  const holds = (data: Float64Array) => data.every((value) => Number.isFinite(Math.fround(value)));
+  if (skips && !(holds(next.mean) && holds(next.variance))) return;
+  Object.assign(stats, next, { count: stats.count + 1 });
+}
+
+/** Towards the averages of the statistics of each image. */
+function moveToInstances(stats: Running, { shape, data }: Value, momentum: number): void {
+  const channels = shape.at(-1)!;
+  const pixels = data.length / (shape[0]! * channels);
+  const images = Array.from({ length: shape[0]! }, (_, i) =>
+    channelStatistics(
+      { count: pixels, channels },
+      data.subarray(i * pixels * channels, (i + 1) * pixels * channels),
+    ),
+  );
+  const average = (of: (image: (typeof images)[number]) => number) =>
+    images.reduce((sum, image) => sum + of(image), 0) / images.length;
+  move(
+    stats,
+    {
+      mean: stats.mean.map((_, c) => average(({ mean }) => mean[c]!)),
+      variance: stats.variance.map((_, c) => average(({ variance }) => variance[c]!)),
+      count: pixels,
+    },
+    momentum,
+    false,
+  );
+}
+
+/** PyTorch's rules. Returns the norm before, if the norm is what is limited. */
+function clipped(trained: readonly Value[], how: NonNullable<Program["clip"]>): number | null {
+  const elements = trained.flatMap(({ grad }) => (grad ? [...grad] : []));
+  if ("value" in how) {
+    for (const leaf of trained)
+      leaf.grad = leaf.grad?.map((g) => Math.min(Math.max(g, -how.value), how.value)) ?? null;
+    return null;
+  }
+  const norm =
+    how.type === Number.POSITIVE_INFINITY
+      ? elements.reduce((most, g) => Math.max(most, Math.abs(g)), 0)
+      : elements.reduce((sum, g) => sum + Math.abs(g) ** how.type, 0) ** (1 / how.type);
+  const factor = Math.min(1, how.norm / (norm + 1e-6));
+  for (const leaf of trained) leaf.grad = leaf.grad?.map((g) => g * factor) ?? null;
+  return norm;
 }
 
 /** PyTorch's rule. */
