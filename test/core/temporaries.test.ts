@@ -21,7 +21,7 @@ function leftBy(gpu: Gpu, leaves: readonly Tensor[], call: () => Tensor): number
     upstream.dispose();
     for (const leaf of leaves) leaf.zeroGrad();
   }
-  out.dispose();
+  if (!leaves.includes(out)) out.dispose(); // dropout in inference gives back what it got
   gpu.flush();
   return gpu.stats.liveBuffers - before;
 }
@@ -59,6 +59,51 @@ describe("temporaries", async () => {
     const b = gpu.tensor([0.5, 1, 2, 3], [1, 4], { requiresGrad: true });
     expect(leftBy(gpu, [a, b], () => op(a, b))).toBe(0);
     expect(leftBy(gpu, [a, b], () => noGrad(() => op(a, b)))).toBe(0);
+  });
+
+  it("of every layer are gone with its output", () => {
+    const x = gpu.tensor(normals(2 * 6 * 5 * 4, 3), [2, 6, 5, 4], { requiresGrad: true });
+    const rows = gpu.tensor(normals(6 * 4, 4), [6, 4], { requiresGrad: true });
+    const layers: readonly [core.Module & { forward(x: Tensor): Tensor }, Tensor?][] = [
+      [new core.Conv2d(gpu, 4, 8, 3)],
+      [core.weightNorm(new core.Conv2d(gpu, 4, 8, 3))],
+      [core.weightNorm(new core.ConvTranspose2d(gpu, 4, 8, 3))],
+      [core.weightNorm(new core.Linear(gpu, 4, 3)), rows],
+      [new core.BatchNorm1d(gpu, 4), rows],
+      ...([true, false, "elementwise"] as const).flatMap((fused): [core.BatchNorm2d][] => [
+        [new core.BatchNorm2d(gpu, 4, { fused })],
+        [new core.BatchNorm2d(gpu, 4, { fused, skipNonFinite: true })],
+        [new core.BatchNorm2d(gpu, 4, { fused, frozen: true })],
+      ]),
+      [new core.GroupNorm(gpu, 2, 4)],
+      [new core.InstanceNorm2d(gpu, 4, { affine: true, trackRunningStats: true })],
+      [new core.LayerNorm(gpu, [5, 4])],
+      [new core.Dropout(gpu)],
+      [new core.Dropout2d(gpu)],
+      [new core.StochasticDepth(gpu, 0.3, "row")],
+      ...[core.GELU, core.Hardswish, core.LeakyReLU, core.LogSoftmax, core.ReLU, core.ReLU6].map(
+        (Activation): [core.Module & { forward(x: Tensor): Tensor }] => [new Activation()],
+      ),
+      ...[core.Sigmoid, core.SiLU, core.Softmax, core.Softplus, core.Tanh, core.GlobalAvgPool2d].map(
+        (Layer): [core.Module & { forward(x: Tensor): Tensor }] => [new Layer()],
+      ),
+      [new core.AdaptiveAvgPool2d(3)],
+      [new core.MaxPool2d(2)],
+      [new core.AvgPool2d(2)],
+      [new core.Flatten()],
+      [new core.Upsample({ scaleFactor: 2 })],
+    ];
+    const left: string[] = [];
+    for (const [layer, input = x] of layers) {
+      for (const mode of ["train", "eval", "noGrad"]) {
+        layer.train(mode !== "eval");
+        const run = () => (mode === "noGrad" ? noGrad(() => layer.forward(input)) : layer.forward(input));
+        const leaves = [input, ...layer.parameters()];
+        leftBy(gpu, leaves, run); // makes what it keeps
+        if (leftBy(gpu, leaves, run) !== 0) left.push(`${layer.constructor.name}, ${mode}`);
+      }
+    }
+    expect(left).toEqual([]);
   });
 
   it("of where of three tensors that repeat are gone with the result", () => {
