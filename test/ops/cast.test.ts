@@ -83,6 +83,19 @@ describe("cast", () => {
     expect(gpu.stats.liveBuffers).toBe(before);
   });
 
+  it("adds float16 gradients of more elements than there are invocations, whose loops go round again", async () => {
+    const gpu = await testGpu();
+    const size = 4 * 64 * 1024 * 2 + 6; // sums of what float16 holds, no rounding
+    const [a, b] = [0, 1].map((odd) => Float32Array.from({ length: size }, (_, i) => ((7 + odd) * i) % 401));
+    const acc = gpu.tensor(a!, [size], { dtype: "float16" });
+    const x = gpu.tensor(b!, [size], { dtype: "float16" });
+    gpu.accumulate(acc, x);
+    const out = await acc.read();
+    expect(out.findIndex((value, i) => value !== a![i]! + b![i]!)).toBe(-1);
+    acc.dispose();
+    x.dispose();
+  });
+
   it("names what is wrong", async () => {
     const gpu = await testGpu();
     gpu.scope(() => {
