@@ -457,4 +457,43 @@ describe("strided copies", () => {
     expect(p.subarray(rows * 4).every((value) => value === 0)).toBe(true);
     for (const tensor of [x, turned!, padded!, part!]) tensor.dispose();
   });
+
+  it("four elements at a time, and into parts, more often than there are invocations", async () => {
+    const gpu = await testGpu();
+    const rows = 2 ** 13 + 3;
+    const x = gpu.tensor(
+      Float32Array.from({ length: rows * 8 }, (_, i) => i + 1),
+      [rows, 2, 4],
+    );
+    const odd = gpu.tensor(
+      Float32Array.from({ length: rows * 3 }, (_, i) => i + 1),
+      [rows, 3],
+    );
+    const made = gpu.scope(() => [
+      permute(x, [1, 0, 2]),
+      pad(x, [
+        [1, 0],
+        [0, 0],
+        [4, 0],
+      ]),
+      concat([x, x], 2),
+      concat([odd, odd], 1),
+    ]);
+    const [turned, padded, joined, oddly] = await Promise.all(made.map((tensor) => tensor.read()));
+    for (let row = 0; row < rows; row += 1) {
+      for (let i = 0; i < 8; i += 1) {
+        const [half, at, value] = [Math.floor(i / 4), i % 4, row * 8 + i + 1];
+        const where = `row ${row}, ${i}`;
+        if (turned![(half * rows + row) * 4 + at] !== value) throw new Error(`permute: ${where}`);
+        const from = ((row + 1) * 2 + half) * 8 + at;
+        if (padded![from] !== 0 || padded![from + 4] !== value) throw new Error(`pad: ${where}`);
+        const to = (row * 2 + half) * 8 + at;
+        if (joined![to] !== value || joined![to + 4] !== value) throw new Error(`concat: ${where}`);
+      }
+      for (let i = 0; i < 6; i += 1) {
+        if (oddly![row * 6 + i] !== row * 3 + (i % 3) + 1) throw new Error(`concat of 3: row ${row}, ${i}`);
+      }
+    }
+    for (const tensor of [x, odd, ...made]) tensor.dispose();
+  });
 });
