@@ -106,6 +106,18 @@ suite("statistics of a tensor", () => {
     x.dispose();
   });
 
+  it("counts what lies on a bound from below into the bins, and every pattern of NaN as not finite", async () => {
+    const nan = [0x7f800001, 0xff800001, 0x7fc00001, 0xffffffff];
+    const data = Float32Array.from([-2, -2, 3, 2.5, 0, 0, 0, 0]);
+    new Uint32Array(data.buffer).set(nan, 4);
+    const x = gpu.tensor(data, [data.length]);
+    const { counts, below, above, notFinite } = await histogram(x, { low: -2, high: 3, bins: 5 });
+    expect({ counts, below, above, notFinite }).toEqual({
+      ...{ counts: [2, 0, 0, 0, 1], below: 0, above: 1, notFinite: 4 },
+    });
+    x.dispose();
+  });
+
   it.each([1, 1e-20, 1e15])("describes moments and tails, scaled by %g", async (scale) => {
     const before = gpu.stats.liveBuffers;
     const scaled = values.map((value) => Math.fround(value * scale));
@@ -136,15 +148,18 @@ suite("statistics of a tensor", () => {
     x.dispose();
   });
 
-  it("gives cosines of rows, whatever their size", async () => {
+  it.each([5, 8])("gives cosines of %i rows, whatever their size", async (count) => {
     const rows = [
       [1, 2, 3],
       [-2, -4, -6],
       [1e-25, 0, 0],
       [1e25, 1e25, 0],
       [0, 0, 0],
-    ];
-    const x = gpu.tensor(rows.flat(), [5, 3]);
+      [-3, 1, 0.5],
+      [0, -7, 2],
+      [4, 0, -1],
+    ].slice(0, count);
+    const x = gpu.tensor(rows.flat(), [count, 3]);
     const cosines = rowCosines(x);
     const cosine = (a: number[], b: number[]) => {
       const dot = (u: number[], v: number[]) => u.reduce((total, value, i) => total + value * v[i]!, 0);
