@@ -113,32 +113,36 @@ describe("softmaxCrossEntropy", () => {
   });
 
   it("probabilities: reductions, smoothing and class weights in every combination, and their own gradient", async () => {
-    const cases = combinations.map(({ rows, classes, reduction, labelSmoothing, weighted }): OpCase => {
-      const weight = weighted ? weightsOf(classes) : null;
-      const shape = [rows, classes];
-      const options = { reduction, labelSmoothing };
-      const known = { ...options, weight };
-      return {
-        label: `[${shape}] ${JSON.stringify(options)} ${weight ? "weighted" : ""}`,
-        inputs: {
-          logits: { shape, data: sixteenths(rows * classes) },
-          // Also some that do not add up to 1, as PyTorch takes them.
-          targets: {
-            shape,
-            data: normals(rows * classes, 9).map((value) => (value * value) / classes),
+    // More numbers than a software adapter has invocations.
+    const large = { rows: 17, classes: 301, reduction: "mean", labelSmoothing: 0.1, weighted: true } as const;
+    const cases = [...combinations, large].map(
+      ({ rows, classes, reduction, labelSmoothing, weighted }): OpCase => {
+        const weight = weighted ? weightsOf(classes) : null;
+        const shape = [rows, classes];
+        const options = { reduction, labelSmoothing };
+        const known = { ...options, weight };
+        return {
+          label: `[${shape}] ${JSON.stringify(options)} ${weight ? "weighted" : ""}`,
+          inputs: {
+            logits: { shape, data: sixteenths(rows * classes) },
+            // Also some that do not add up to 1, as PyTorch takes them.
+            targets: {
+              shape,
+              data: normals(rows * classes, 9).map((value) => (value * value) / classes),
+            },
           },
-        },
-        run: ({ logits, targets }) =>
-          softmaxCrossEntropy(logits!, targets!, {
-            ...options,
-            weight: weight && logits!.gpu.tensor(weight, [classes]),
-          }),
-        reference: (x) => crossEntropyReference(x.logits!, classes, { probabilities: x.targets! }, known),
-        referenceGrad: (x, dy) =>
-          crossEntropyReferenceGrad(x.logits!, classes, { probabilities: x.targets! }, known, dy),
-        variants: { softmax_cross_entropy: classes > 5 ? ["lanes", "tree"] : ["tree"] },
-      };
-    });
+          run: ({ logits, targets }) =>
+            softmaxCrossEntropy(logits!, targets!, {
+              ...options,
+              weight: weight && logits!.gpu.tensor(weight, [classes]),
+            }),
+          reference: (x) => crossEntropyReference(x.logits!, classes, { probabilities: x.targets! }, known),
+          referenceGrad: (x, dy) =>
+            crossEntropyReferenceGrad(x.logits!, classes, { probabilities: x.targets! }, known, dy),
+          variants: { softmax_cross_entropy: classes > 5 ? ["lanes", "tree"] : ["tree"] },
+        };
+      },
+    );
     await checkOp(cases);
   });
 
