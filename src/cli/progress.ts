@@ -1,6 +1,9 @@
 import { MultiBar, Presets, type SingleBar } from "cli-progress";
 import type { RunCallbacks } from "../train/callbacks.ts";
 
+/** After so long without a reading people wonder whether anything happens. */
+const PATIENCE_MS = 5000;
+
 /** One bar a run: loss, accuracy, images/s, time left. Where output is no terminal, one line a reading of ten. */
 export class TrainingProgress {
   private readonly bars = process.stderr.isTTY
@@ -13,14 +16,21 @@ export class TrainingProgress {
         Presets.rect,
       )
     : null;
+  private patience: NodeJS.Timeout | undefined;
 
   /** Callbacks that draw the progress of one run of `totalSteps`, of which `startStep` are done. */
   follow(label: string, totalSteps: number, startStep = 0): Pick<RunCallbacks, "onLog" | "onEval"> {
     const fields = { label, loss: "–", accuracy: "–", rate: "–", left: "–" };
     const bar: SingleBar | undefined = this.bars?.create(totalSteps, startStep, fields);
     let readings = 0;
+    clearTimeout(this.patience);
+    this.patience = setTimeout(() => {
+      bar?.update({ left: "compiling, –" });
+      if (!bar) console.error(`${label}: the kernels are being compiled; the first steps take longest`);
+    }, PATIENCE_MS).unref();
     return {
       onLog: ({ step, loss, accuracy, imagesPerSecond, secondsLeft }) => {
+        clearTimeout(this.patience);
         const shown = {
           loss: Number.isFinite(loss) ? loss.toPrecision(4) : "not finite",
           accuracy: `${(100 * accuracy).toFixed(1)} %`,
@@ -41,6 +51,7 @@ export class TrainingProgress {
   }
 
   stop(): void {
+    clearTimeout(this.patience);
     this.bars?.stop();
   }
 }

@@ -206,7 +206,7 @@ async function train(flags: TrainFlags): Promise<void> {
         join(out, "report.html"),
         await runReport(
           `Training on ${data.train.name}`,
-          [{ label: `${options.norm}, lr ${options.lr}`, history }],
+          [{ label: `${describe(options)}, lr ${options.lr}`, history }],
           adapter,
         ),
       );
@@ -236,7 +236,7 @@ async function train(flags: TrainFlags): Promise<void> {
           : history.divergedAt !== null
             ? `diverged at step ${history.divergedAt}: loss ${last?.loss}`
             : `step ${step}: loss ${last?.loss.toFixed(4)}, test accuracy ${(100 * (test?.testAccuracy ?? 0)).toFixed(2)} %, ` +
-              `${rate.toFixed(0)} images/s, ${seconds.toFixed(0)} s; results in ${out}`,
+              `${rate.toFixed(rate < 10 ? 1 : 0)} images/s, ${seconds.toFixed(0)} s; results in ${out}`,
       );
     } finally {
       interruption.stop();
