@@ -519,7 +519,7 @@ describe("fusenorm data", () => {
   it("lists what is here, and how to get what is not", async () => {
     const text = await fusenorm("list", "--cache", root);
     expect(text).toContain("train    2,000 images");
-    expect(text).toContain("cifar10: no complete copy in");
+    expect(text).toContain("cifar10\n  no complete copy in");
     expect(text).toContain("run `npx fusenorm-cli data fetch cifar100`");
   });
 
