@@ -3,6 +3,7 @@ import { dirname, join, resolve } from "node:path";
 import { type Command, InvalidArgumentError } from "commander";
 import { MOST_SIDE } from "../data/bitmap.ts";
 import { UsageError } from "../errors.ts";
+import { printable } from "../foreign.ts";
 import { DATASET_NAMES } from "../node/datasets.ts";
 import { makeDirectory } from "../node/files.ts";
 import type { ImageOptions } from "../node/images.ts";
@@ -161,11 +162,13 @@ export async function inOutDirectory<T>(
   part?: LockPart,
 ): Promise<T> {
   if (existsSync(out) && !statSync(out).isDirectory()) {
-    throw new UsageError(`${command}: --out ${out} is a file, not a directory; name another place`);
+    throw new UsageError(
+      `${command}: --out ${printable(out)} is a file, not a directory; name another place`,
+    );
   }
   const refused = (what: string, cause: unknown) =>
     new UsageError(
-      `${command}: --out ${out} can't be ${what}: ${(cause as Error).message}; name another place`,
+      `${command}: --out ${printable(out)} can't be ${what}: ${(cause as Error).message}; name another place`,
       { cause },
     );
   let made: string | undefined;

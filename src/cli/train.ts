@@ -4,6 +4,7 @@ import type { Command } from "commander";
 import { DataError, UsageError } from "../errors.ts";
 import { textTable } from "../experiments/page.ts";
 import { runReport } from "../experiments/run-report.ts";
+import { printable } from "../foreign.ts";
 import type { Gpu } from "../gpu.ts";
 import { INITS } from "../nn/init.ts";
 import { RESNET_NORMS } from "../nn/models/resnet.ts";
@@ -141,12 +142,12 @@ async function train(flags: TrainFlags): Promise<void> {
   const checkStart = () => {
     if (existsSync(checkpointFile) && !resume) {
       throw new UsageError(
-        `train: ${checkpointFile} exists; pass --resume to go on from it, or another --out`,
+        `train: ${printable(checkpointFile)} exists; pass --resume to go on from it, or another --out`,
       );
     }
     if (resume && !existsSync(checkpointFile)) {
       throw new DataError(
-        `train: --resume was given, but there is no ${checkpointFile}; leave --resume out to start anew`,
+        `train: --resume was given, but there is no ${printable(checkpointFile)}; leave --resume out to start anew`,
       );
     }
   };
@@ -232,11 +233,11 @@ async function train(flags: TrainFlags): Promise<void> {
       }
       console.log(
         interrupted
-          ? `interrupted at step ${step}; --resume goes on from ${checkpointFile}`
+          ? `interrupted at step ${step}; --resume goes on from ${printable(checkpointFile)}`
           : history.divergedAt !== null
             ? `diverged at step ${history.divergedAt}: loss ${last?.loss}`
             : `step ${step}: loss ${last?.loss.toFixed(4)}, test accuracy ${(100 * (test?.testAccuracy ?? 0)).toFixed(2)} %, ` +
-              `${rate.toFixed(rate < 10 ? 1 : 0)} images/s, ${seconds.toFixed(0)} s; results in ${out}`,
+              `${rate.toFixed(rate < 10 ? 1 : 0)} images/s, ${seconds.toFixed(0)} s; results in ${printable(out)}`,
       );
     } finally {
       interruption.stop();
