@@ -236,6 +236,20 @@ describe("running statistics", () => {
     },
   );
 
+  it("skip it, and move otherwise, in more channels than the largest grid has invocations", async () => {
+    const channels = 1024 * 64 + 7;
+    const [careful, plain] = [true, false].map(
+      (skipNonFinite) => new BatchNorm1d(gpu, channels, { skipNonFinite }),
+    ) as [BatchNorm1d, BatchNorm1d];
+    const data = normals(2 * channels, 4, 1, 2);
+    for (const norm of [careful, plain]) forward(norm, data, [2, channels]);
+    const before = await running(careful);
+    expect(before).toEqual(await running(plain));
+    forward(careful, spoilt(data, 2 * channels - 1, Number.NaN), [2, channels]);
+    expect(await running(careful)).toEqual(before);
+    for (const norm of [careful, plain]) norm.dispose();
+  });
+
   it("skip it in a captured step behind a convolution, and in a checkpoint, where they move once", async () => {
     const model = new Sequential(
       new Conv2d(gpu, 3, 8, 3, { padding: 1, random: new Random(1) }),
