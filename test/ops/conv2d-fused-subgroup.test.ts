@@ -4,6 +4,7 @@ import { describe, expect, it } from "vitest";
 import { conv2dVariants } from "../../src/ops/conv2d/choose.ts";
 import { onlyLanes } from "../../src/ops/subgroups.ts";
 import { checkForward, checkGradInput, checkGradWeight, convOf } from "../helpers/conv2d-fused.ts";
+import { withFoldAt } from "../helpers/fold.ts";
 import { testGpu } from "../helpers/gpu.ts";
 
 type Four = [number, number, number, number];
@@ -87,6 +88,34 @@ describe.skipIf(onlyLanes(gpu) === 0 || maxStorageBuffersPerShaderStage < 10)(
         weight,
         variant: "subgroup_row_4x8",
         extra: { padding: [0, 0, 1, 1] },
+      });
+    });
+
+    it("measures in grids with workgroups to spare", async () => {
+      for (const [variant, filters] of [
+        ["subgroup_row_4x8", 8],
+        ["subgroup_row_4x16", 16],
+      ] as const) {
+        await withFoldAt(gpu, 5, () =>
+          checkForward({
+            variant,
+            x: [9, 33, 32, 4],
+            weight: [filters, 1, 3, 4],
+            extra: { padding: [0, 0, 1, 1] },
+            ...{ input: "plain", statistics: true, shift: 1000 },
+          }),
+        );
+      }
+    });
+
+    it("stages the weights of a last quad of input channels that is one channel", async () => {
+      await checkForward({
+        variant: "subgroup_row_4x16",
+        x: [2, 4, 8, 5],
+        weight: [16, 3, 3, 5],
+        extra: { padding: [1, 1, 1, 1] },
+        input: "plain",
+        statistics: true,
       });
     });
 
