@@ -90,6 +90,7 @@ const SHAPES: Shape4[] = [
   [5, 9, 7, 3],
   [3, 8, 12, 1],
   [67, 5, 6, 3],
+  [73, 9, 8, 3], // more pixels than a software adapter has invocations, also of one that is cropped
 ];
 
 describe.each(SHAPES)("transforms of [%i, %i, %i, %i]", (...shape) => {
