@@ -5,7 +5,7 @@ import * as shaders from "../../src/generated/shaders.ts";
 import type { DispatchNote } from "../../src/gpu.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";
 import { type Choices, hash, withChoices } from "../helpers/choices.ts";
-import { sampled, testGpu } from "../helpers/gpu.ts";
+import { testGpu } from "../helpers/gpu.ts";
 import { relativeError } from "../helpers/numbers.ts";
 import { type Expected, isStatistic, leafData, type Program, packageOps, reference } from "./program.ts";
 
@@ -90,7 +90,7 @@ export async function checkNumbers(
 ): Promise<void> {
   const seed = hash(label);
   const expected = reference(program, seed);
-  for (const mode of sampled(MODES)) {
+  for (const mode of MODES) {
     gpu.flush();
     const before = gpu.stats.liveBuffers;
     await within(mode, async () => {
