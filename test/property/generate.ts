@@ -554,7 +554,9 @@ class Builder {
     const inner =
       step.op === "chain" && step.body.some((each) => refsOf(each).some((ref) => ref !== CHAIN && grad(ref)));
     const cut = noGrad || step.op === "detach" || step.op === "double";
-    const requiresGrad = !cut && (refs.some(grad) || inner);
+    // Nothing flows through what only decides.
+    const flows = step.op === "where" ? [step.a, step.b] : refs;
+    const requiresGrad = !cut && (flows.some(grad) || inner);
     const rounded =
       step.op === "half" || this.made.some((other) => other.rounded && refs.includes(other.ref));
     const ref = 1e6 + 1 + this.steps.length;
