@@ -2,11 +2,9 @@
 // matrix products of jax-js and TensorFlow.js. One process for one family of GPUs and one subgroup size.
 //   tsx static.ts FOLDER
 
-import { writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
-import { join } from "node:path";
 import type * as Tf from "@tensorflow/tfjs-core";
-import type { Compiled, CompiledKernel, Launch } from "../../scripts/kernels-static/compiled.ts";
+import { type CompiledKernel, type Launch, writeCompiled } from "../../scripts/kernels-static/compiled.ts";
 import { watchPipelines } from "../../scripts/kernels-static/watch.ts";
 import { CONVOLUTIONS, MATRICES } from "../../scripts/kernels-static/workloads.ts";
 import { installNavigatorGpu } from "../../src/node/index.ts";
@@ -83,7 +81,5 @@ await products((n) => {
   return tf.matMul(matrix(), matrix()).data();
 });
 
-const mesa = /Mesa (\d+\.\d+)/.exec(adapter.info.description)?.[1] ?? "";
-const compiled: Compiled = { mesa, kernels, launches };
-writeFileSync(join(folder, "compiled.json"), JSON.stringify(compiled));
+writeCompiled(folder, adapter.info.description, { kernels, launches });
 process.exit(0); // whatever the peers still wait for

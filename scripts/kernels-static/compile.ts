@@ -2,10 +2,8 @@
 // notes the dispatches. One process for one family of GPUs and one subgroup size, which are in its environment (see machine.ts).
 //   tsx compile.ts FOLDER WORKLOAD,… KERNEL=VARIANT…
 
-import { writeFileSync } from "node:fs";
-import { join } from "node:path";
 import { requestGpu } from "../../src/node/index.ts";
-import type { Compiled, Launch } from "./compiled.ts";
+import { type Launch, writeCompiled } from "./compiled.ts";
 import { watchPipelines } from "./watch.ts";
 import { workloads } from "./workloads.ts";
 
@@ -41,7 +39,5 @@ for (const workload of names.split(",")) {
   );
   await gpu.sync();
 }
-const mesa = /Mesa (\d+\.\d+)/.exec(gpu.info.description)?.[1] ?? "";
-const compiled: Compiled = { mesa, kernels, launches };
-writeFileSync(join(folder, "compiled.json"), JSON.stringify(compiled));
+writeCompiled(folder, gpu.info.description, { kernels, launches });
 gpu.destroy();

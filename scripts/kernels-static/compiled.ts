@@ -1,6 +1,6 @@
 // What compile.ts and the null driver leave in a folder.
 
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 
 export interface CompiledKernel {
@@ -38,6 +38,13 @@ export interface MachineCode {
   workgroup: readonly [number, number, number];
   statistics: Readonly<Record<string, number>>;
   assembly: string;
+}
+
+/** `description`: the adapter's, which names the driver. */
+export function writeCompiled(folder: string, description: string, what: Omit<Compiled, "mesa">): void {
+  const mesa = /Mesa (\d+\.\d+)/.exec(description)?.[1] ?? "";
+  const compiled: Compiled = { mesa, ...what };
+  writeFileSync(join(folder, "compiled.json"), JSON.stringify(compiled));
 }
 
 export function readCompiled(folder: string): Compiled {
