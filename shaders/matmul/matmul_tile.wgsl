@@ -9,6 +9,8 @@
 // read neighbouring vec4s of workgroup memory. 16 k at a time are loaded, in blocks of 4 × 4; one barrier stands before
 // they are read, one before they are overwritten.
 
+//#import product_8x8
+
 override A_VEC4: u32 = 0; // 0: number by number, 1: along k, 2: along m
 override B_VEC4: u32 = 0; // 0: number by number, 1: along k, 2: along n
 
@@ -127,47 +129,21 @@ fn store_row(m: u32, n: u32, left: vec4<f32>, right: vec4<f32>) {
   store(m, n + 32, right);
 }
 
-// acc [row][half of the columns] += a column of a · a row of b, each in two halves
-fn add_product(
-  acc: ptr<function, array<vec4<f32>, 16>>,
-  a0: vec4<f32>,
-  a1: vec4<f32>,
-  b0: vec4<f32>,
-  b1: vec4<f32>,
-) {
-  (*acc)[0] = fma(vec4<f32>(a0.x), b0, (*acc)[0]);
-  (*acc)[1] = fma(vec4<f32>(a0.x), b1, (*acc)[1]);
-  (*acc)[2] = fma(vec4<f32>(a0.y), b0, (*acc)[2]);
-  (*acc)[3] = fma(vec4<f32>(a0.y), b1, (*acc)[3]);
-  (*acc)[4] = fma(vec4<f32>(a0.z), b0, (*acc)[4]);
-  (*acc)[5] = fma(vec4<f32>(a0.z), b1, (*acc)[5]);
-  (*acc)[6] = fma(vec4<f32>(a0.w), b0, (*acc)[6]);
-  (*acc)[7] = fma(vec4<f32>(a0.w), b1, (*acc)[7]);
-  (*acc)[8] = fma(vec4<f32>(a1.x), b0, (*acc)[8]);
-  (*acc)[9] = fma(vec4<f32>(a1.x), b1, (*acc)[9]);
-  (*acc)[10] = fma(vec4<f32>(a1.y), b0, (*acc)[10]);
-  (*acc)[11] = fma(vec4<f32>(a1.y), b1, (*acc)[11]);
-  (*acc)[12] = fma(vec4<f32>(a1.z), b0, (*acc)[12]);
-  (*acc)[13] = fma(vec4<f32>(a1.z), b1, (*acc)[13]);
-  (*acc)[14] = fma(vec4<f32>(a1.w), b0, (*acc)[14]);
-  (*acc)[15] = fma(vec4<f32>(a1.w), b1, (*acc)[15]);
-}
-
 // Four k, from those on that lie at `a_at` and `b_at`. In the text, so that constants are all that their addresses differ by; bounded
 // once, where compilers can see that no load needs a bound of its own.
 fn multiply_4(acc: ptr<function, array<vec4<f32>, 16>>, a_at: u32, b_at: u32) {
   let a = min(a_at, CHUNK_SIZE - 3 * ROW - 9);
   let b = min(b_at, CHUNK_SIZE - 3 * ROW - 9);
-  add_product(acc, rows_tile[a], rows_tile[a + 8], columns_tile[b], columns_tile[b + 8]);
-  add_product(acc, rows_tile[a + ROW], rows_tile[a + ROW + 8], columns_tile[b + ROW], columns_tile[b + ROW + 8]);
-  add_product(
+  add_8x8(acc, rows_tile[a], rows_tile[a + 8], columns_tile[b], columns_tile[b + 8]);
+  add_8x8(acc, rows_tile[a + ROW], rows_tile[a + ROW + 8], columns_tile[b + ROW], columns_tile[b + ROW + 8]);
+  add_8x8(
     acc,
     rows_tile[a + 2 * ROW],
     rows_tile[a + 2 * ROW + 8],
     columns_tile[b + 2 * ROW],
     columns_tile[b + 2 * ROW + 8],
   );
-  add_product(
+  add_8x8(
     acc,
     rows_tile[a + 3 * ROW],
     rows_tile[a + 3 * ROW + 8],

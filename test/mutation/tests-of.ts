@@ -82,6 +82,7 @@ export const testsOf: Record<string, readonly string[]> = {
   nan: ["test/ops/pool2d.test.ts", order],
   pool2d: ["test/ops/pool2d.test.ts", order],
   power: ["test/ops/power.test.ts"],
+  product_8x8: ["test/ops/matmul.test.ts", ...conv2d],
   probe: ["test/train/probes.test.ts"],
   reduce: ["test/ops/reduce.test.ts", order],
   rmsprop: ["test/optim/adaptive.test.ts"],
