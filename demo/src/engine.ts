@@ -56,6 +56,8 @@ export class Engine {
   };
   private readonly samples: Sample[];
   private run: Run | null = null;
+  /** The number of the run that was asked for last. */
+  private asked = 0;
   private playing = false;
   /** The search that is under way. */
   private searching: { stopped: boolean } | null = null;
@@ -104,17 +106,20 @@ export class Engine {
     this.say({ type: "playing", playing: false });
   }
 
-  begin(settings: Settings): Promise<void> {
+  /** Fresh networks, unless others are asked for before their turn comes. */
+  begin(settings: Settings, number = this.asked + 1): Promise<void> {
+    this.asked = number;
     // Of networks that nobody asks about any more: it does not go on with the run either.
     this.stopSearch();
     this.searching = null;
     return this.enqueue(async () => {
+      if (number !== this.asked) return;
       this.close();
       const { ahead, quick } = this;
       const compiler = quick ?? ahead;
       const run = this.prepare(compiler?.gpu ?? this.gpu, settings);
       this.run = run;
-      this.say({ type: "begin", settings, layers: run.twins[0].layers.length });
+      this.say({ type: "begin", run: number, settings, layers: run.twins[0].layers.length });
       await compiler?.before((gpu) => this.rehearse(gpu, settings, "step"));
     });
   }
@@ -285,8 +290,11 @@ export class Engine {
       ...{ state: "searching", settings, trial: 0, step: 0, steps: STANDS },
       ...{ rates: [null, null], limits: [null, null] },
     };
-    const tell = (news: Partial<Search>) =>
-      this.say({ type: "search", search: { ...Object.assign(search, news) } });
+    // Of a search that a new run ended nothing is told: the run's beginning says it.
+    const tell = (news: Partial<Search>) => {
+      Object.assign(search, news);
+      if (this.searching === order) this.say({ type: "search", search: { ...search } });
+    };
     while (!order.stopped && searches.some(({ next }) => next !== null)) {
       tell({ trial: search.trial + 1, step: 0, rates: [searches[0].next, searches[1].next] });
       const verdicts = await this.attempt(search, order, (step) => tell({ step }));

@@ -36,6 +36,16 @@ const SMOOTHING = 0.15;
 /** Points of a curve at most: after that every second one goes. */
 const MOST_POINTS = 600;
 
+/** What is told of the networks of one run. */
+const OF_A_RUN: ReadonlySet<FromWorker["type"]> = new Set([
+  "step",
+  "look",
+  "failure",
+  "landscape",
+  "search",
+  "answer",
+]);
+
 const element = <T extends HTMLElement = HTMLElement>(id: string) => document.getElementById(id) as T;
 
 interface Curve {
@@ -58,6 +68,9 @@ class Page {
     readings: [null, null],
   };
   private latest: [Look | null, Look | null] = [null, null];
+  /** The number of the run that was asked for last, and of the one that is shown. */
+  private asked = 0;
+  private begun = 0;
   private landscapes: [Landscape | null, Landscape | null] = [null, null];
   private failures: [Failure | null, Failure | null] = [null, null];
   private stepsAtRate: [number, number] = [0, 0];
@@ -106,7 +119,8 @@ class Page {
   private begin(play: boolean): void {
     history.replaceState(null, "", toHash(this.settings) || location.pathname + location.search);
     this.showSettings();
-    this.tell({ type: "begin", settings: this.settings, play });
+    this.asked += 1;
+    this.tell({ type: "begin", run: this.asked, settings: this.settings, play });
   }
 
   private change(part: Partial<Settings>): void {
@@ -187,6 +201,7 @@ class Page {
   }
 
   private hear(message: FromWorker): void {
+    if (this.live && this.isOfAnOlderRun(message)) return;
     switch (message.type) {
       case "ready":
         this.samples = message.samples;
@@ -200,7 +215,10 @@ class Page {
         this.showSamples();
         break;
       case "begin":
-        this.forget(message.settings);
+        this.begun = message.run;
+        // On a live page the settings are the visitor's, who may have moved the slider meanwhile.
+        if (!this.live) this.settings = { ...message.settings };
+        this.forget();
         break;
       case "playing":
         this.playing = message.playing;
@@ -238,8 +256,13 @@ class Page {
     }
   }
 
-  private forget(settings: Settings): void {
-    this.settings = { ...settings };
+  /** Whether networks tell this that the visitor has left: their beginning, or anything before the beginning that is waited for. */
+  private isOfAnOlderRun(message: FromWorker): boolean {
+    if (message.type === "begin") return message.run !== this.asked;
+    return OF_A_RUN.has(message.type) && this.begun !== this.asked;
+  }
+
+  private forget(): void {
     this.curve = { steps: [], loss: [[], []], accuracy: [[], []] };
     this.smooth = [null, null];
     this.told = { step: -1, readings: [null, null] };
@@ -248,6 +271,8 @@ class Page {
     this.failures = [null, null];
     this.stepsAtRate = [0, 0];
     this.every = 1;
+    this.rates.quit();
+    element("count").textContent = "step 0";
     element("failures").replaceChildren();
     for (const side of SIDES) {
       for (const id of ["loss", "accuracy", "test"]) element(`${id}-${side}`).textContent = "–";

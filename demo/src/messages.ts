@@ -98,8 +98,8 @@ export interface Sample {
 
 export type FromWorker =
   | { type: "ready"; adapter: AdapterSummary; classNames: string[]; samples: Sample[] }
-  /** Fresh networks; what was seen before is of others. */
-  | { type: "begin"; settings: Settings; layers: number }
+  /** Fresh networks; what was seen before is of others. `run` is the one that the page asked for. */
+  | { type: "begin"; run: number; settings: Settings; layers: number }
   | { type: "playing"; playing: boolean }
   /** One of the first steps is told twice: when one network's reading is there, and when both are. */
   | { type: "step"; step: number; rate: number; readings: [Reading | null, Reading | null] }
@@ -114,8 +114,8 @@ export type FromWorker =
   | { type: "error"; what: "gpu" | "other"; message: string };
 
 export type ToWorker =
-  /** Fresh networks with these settings. */
-  | { type: "begin"; settings: Settings; play: boolean }
+  /** Fresh networks with these settings. The page counts its runs, so that it knows of which one it hears. */
+  | { type: "begin"; run: number; settings: Settings; play: boolean }
   /** For the steps to come. */
   | { type: "rate"; rate: number }
   | { type: "play" }

@@ -31,18 +31,26 @@ export class RatesPanel {
       );
   }
 
+  /** A new run ends the search. */
+  quit(): void {
+    this.setSearching(false);
+  }
+
   hear({ state, settings, trial, step, steps, rates, limits }: Search): void {
-    this.searching = state === "searching";
-    const progress = element<HTMLProgressElement>("search-progress");
-    progress.hidden = !this.searching;
-    Object.assign(progress, { max: steps, value: step });
-    element("search").textContent = this.searching ? "Stop the search" : "Find the largest stable rates";
+    this.setSearching(state === "searching");
+    Object.assign(element("search-progress"), { max: steps, value: step });
     if (this.searching) this.say(tellTrial(settings, trial, rates));
     limits.forEach((found, side) => {
       if (found) this.marks.found(settings, side as Side, found);
     });
     if (!this.searching || step === 0) this.show(settings);
     if (state === "stopped") this.say("The search was stopped.");
+  }
+
+  private setSearching(searching: boolean): void {
+    this.searching = searching;
+    element("search-progress").hidden = !searching;
+    element("search").textContent = searching ? "Stop the search" : "Find the largest stable rates";
   }
 
   /** A screen reader speaks when it changes. */

@@ -57,7 +57,7 @@ addEventListener("message", async ({ data }: MessageEvent<ToWorker>) => {
   if (!it) return;
   switch (data.type) {
     case "begin":
-      void it.begin(data.settings);
+      void it.begin(data.settings, data.run);
       if (data.play) it.play();
       else it.pause();
       break;

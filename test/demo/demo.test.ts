@@ -141,6 +141,20 @@ describe("the demo in headless Chromium", () => {
     expect(await text(page, "#search-text")).toBe("");
     await page.selectOption("#depth", "8");
     expect(await marks()).toEqual([withNorm, without]);
+    // Nor does a network that the visitor has left take the page back to it, nor the rate.
+    await page.evaluate(`for (const [id, event, value] of [["depth", "change", "14"], ["depth", "change", "8"], ["rate", "input", "0"]]) {
+      const control = document.getElementById(id);
+      control.value = value;
+      control.dispatchEvent(new Event(event));
+    }
+    window.seen = [];
+    new MutationObserver(() => window.seen.push(document.getElementById("depth").value, document.getElementById("rate-value").textContent))
+      .observe(document.getElementById("count"), { childList: true });`);
+    await page.waitForFunction("window.seen.length >= 6", null, { timeout: 240_000 });
+    expect(new Set((await page.evaluate("window.seen")) as string[])).toEqual(
+      new Set(["8", await text(page, "#rate-value")]),
+    );
+    expect(await page.inputValue("#rate")).toBe("0");
     await page.reload();
     expect(await marks()).toEqual([withNorm, without]);
     expect(await text(page, "#search-text")).toBe(found);
