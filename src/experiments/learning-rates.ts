@@ -4,7 +4,7 @@ import type { ResNetNorm } from "../nn/models/resnet.ts";
 import { type Comparison, defineExperiment, type Finding, missing, type Preset } from "./experiment.ts";
 import { lineChart } from "./plot.ts";
 import { SWEPT, TRAINING } from "./presets.ts";
-import { judgeStableRates, sweepFigure } from "./rates.ts";
+import { hasLearned, judgeStableRates, sweepFigure } from "./rates.ts";
 import { NORM_LABELS, ofNorm } from "./setup.ts";
 import { bootstrap, judgeAtLeast, mean, percent, show, showInterval } from "./statistics.ts";
 import {
@@ -70,8 +70,9 @@ function judgeAccuracies(trained: readonly SeedGroup[]): Finding[] {
   }
   const { match, without, best } = rates;
   const groups = [match, without, best].map(({ accuracies }) => accuracies);
+  // A network that is stuck, so that it answers each image alike, is flat too.
   const plateaued = [match, without].every(({ cells }) =>
-    cells.every(({ data, configuration }) => hasPlateaued(data, configuration.schedule)),
+    cells.every(({ data, configuration }) => hasLearned(data) && hasPlateaued(data, configuration.schedule)),
   );
   // What of the gain at the best rate is left above what the matched rate gives, less a third.
   const left = bootstrap(groups, ([m, w, b]) => (mean(b!) - mean(w!)) / 3 - (mean(m!) - mean(w!)));

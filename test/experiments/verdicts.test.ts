@@ -37,17 +37,21 @@ function trained(options: {
   limit?: By<number> | ((c: Settings) => number);
   accuracy?: (c: Settings, seed: number) => number;
   rises?: boolean;
+  /** Answers each image alike, from the first step to the last. */
+  stuck?: (c: Settings) => boolean;
 }): Make {
   const { limit = { batch: 50, none: 0.05, last: 5 }, accuracy = () => 0.5, rises = false } = options;
   return (c, seed) => {
     const lr = c.lr as number;
     const diverged = lr >= (typeof limit === "function" ? limit(c) : of(limit, c));
     const steps = c.steps as number;
+    const isStuck = options.stuck?.(c) ?? false;
+    const loss = isStuck ? Math.log(10) : 2;
     const log = Array.from({ length: 16 }, (_, i) => ({
-      ...{ step: ((i + 1) * steps) / 16, epoch: i + 1, loss: 2, maxLoss: 2, lr },
+      ...{ step: ((i + 1) * steps) / 16, epoch: i + 1, loss, maxLoss: loss, lr },
       accuracy: rises ? 0.05 * i : i < 4 ? 0.1 * i : 0.9,
     }));
-    const testAccuracy = diverged ? Number.NaN : accuracy(c, seed) + 0.001 * seed;
+    const testAccuracy = diverged ? Number.NaN : (isStuck ? 0.1 : accuracy(c, seed)) + 0.001 * seed;
     return {
       log,
       evals: [{ step: steps, epoch: 1, testLoss: 1, testAccuracy }],
@@ -170,6 +174,10 @@ const CASES: Record<
     [
       ...([1, "seeds that differ more than the gain", "inconclusive"] as const),
       trained({ accuracy: (c, seed) => (c.norm === "none" ? 0.3 + 0.4 * seed : bySize(0.5, 0.7)(c)) }),
+    ],
+    [
+      ...([1, "stuck at every rate", "inconclusive"] as const),
+      trained({ accuracy: bySize(0.5, 0.9), stuck: (c) => c.norm === "none" }),
     ],
     [1, "diverged at the small rate", "inconclusive", trained({ limit: { batch: 50, none: 1e-9 } })],
     [2, "better at a large rate", "holds", trained({ accuracy: bySize(0.5, 0.9) })],
