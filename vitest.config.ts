@@ -49,6 +49,8 @@ export default defineConfig({
       ...{ FUSENORM_CHOICES: "off", FUSENORM_COMPILE_AHEAD: "off" },
       FUSENORM_TESTS: isAlone ? "sample" : "all",
     },
+    // What random programs say of a difference is longer.
+    chaiConfig: { truncateThreshold: 1000 },
     testTimeout: 400_000,
     hookTimeout: 400_000,
     coverage: {

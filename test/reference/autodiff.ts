@@ -424,15 +424,18 @@ export class Tape {
   softmax(x: Value): Value {
     const classes = x.shape.at(-1)!;
     const y = Float64Array.from(rowsOf(x.data, classes).flatMap(softmaxRow));
-    return this.record(x.shape, y, [x], (dy) => {
-      const dx = new Float64Array(y.length);
-      for (let row = 0; row < y.length; row += classes) {
+    const out: Value = this.record(x.shape, y, [x], (dy) => {
+      // With what noise has made of the probabilities: where one is nearly 1, the difference below is all rounding.
+      const p = out.data;
+      const dx = new Float64Array(p.length);
+      for (let row = 0; row < p.length; row += classes) {
         let dot = 0;
-        for (let k = 0; k < classes; k += 1) dot += dy[row + k]! * y[row + k]!;
-        for (let k = 0; k < classes; k += 1) dx[row + k] = y[row + k]! * (dy[row + k]! - dot);
+        for (let k = 0; k < classes; k += 1) dot += dy[row + k]! * p[row + k]!;
+        for (let k = 0; k < classes; k += 1) dx[row + k] = p[row + k]! * (dy[row + k]! - dot);
       }
       return [dx];
     });
+    return out;
   }
 
   /** `targets`: a label for each row, or probabilities. */
