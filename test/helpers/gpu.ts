@@ -20,6 +20,9 @@ async function request(device?: string): Promise<Gpu> {
   return Gpu.fromDevice(await adapter!.requestDevice(), options);
 }
 
+/** Whether this is `npm test` alone. */
+export const IS_SAMPLE = process.env.FUSENORM_TESTS === "sample";
+
 let lists = 0;
 
 /**
@@ -27,7 +30,7 @@ let lists = 0;
  * on, since compiling is most of the time. Deno, where it takes longer still, has a rule of its own.
  */
 export function sampled<T>(list: readonly T[]): readonly T[] {
-  if (process.env.FUSENORM_TESTS !== "sample" || list.length < 2) return list;
+  if (!IS_SAMPLE || list.length < 2) return list;
   lists += 1;
   return list.filter((_, i) => (i + lists) % 2 === 0);
 }
