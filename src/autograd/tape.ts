@@ -181,12 +181,12 @@ export function backward(root: Tensor, upstream: Tensor | null): void {
   noGrad(() => {
     // This pass may be part of others, a checkpoint's say, and add to what leaves got there.
     for (const outer of passes) end(outer);
-    const nodes = root.node ? reachable(root.node) : [];
+    const reached = root.node && reachable(root.node);
     const start = upstream ? upstream.alias() : gpu.keep(gpu.full(root.shape, 1, { dtype: root.dtype }));
-    if (!root.node) return addToLeaf(root, start);
+    if (!root.node || !reached) return addToLeaf(root, start);
+    const { nodes, uses } = reached;
     const grads = new Map<GraphNode, Tensor>([[root.node, start]]);
     const sums = new Map<GraphNode, Delivered>();
-    const uses = countUses(nodes);
     const pass: Pass = { grads, sums, uses, endings: new Map() };
     const { layer } = gpu;
     passes.push(pass);
@@ -374,28 +374,22 @@ function sinkOf({ sinks, inputs }: GraphNode, pass: Pass): { sink: GradientSink;
   return null;
 }
 
-/** How often the outputs of `nodes` are read by others of them. */
-function countUses(nodes: readonly GraphNode[]): Map<GraphNode, number> {
-  const uses = new Map<GraphNode, number>(nodes.map((node) => [node, 0]));
-  for (const node of nodes) {
-    for (const input of node.inputs) if (isNode(input)) uses.set(input, uses.get(input)! + 1);
-  }
-  return uses;
-}
-
-/** Every node behind `root`, latest first. */
-function reachable(root: GraphNode): GraphNode[] {
-  const found = new Set<GraphNode>();
+/** Every node behind `root`, latest first, and how often the outputs of each are read by others of them. */
+function reachable(root: GraphNode): { nodes: GraphNode[]; uses: Map<GraphNode, number> } {
+  const uses = new Map([[root, 0]]);
   const stack = [root];
   for (let node = stack.pop(); node; node = stack.pop()) {
-    if (found.has(node)) continue;
     if (!node.backward) {
       throw new UseAfterDisposeError(
         `backward: the graph of ${node.op} was freed by an earlier backward(); run the forward again, or add the losses and call backward once`,
       );
     }
-    found.add(node);
-    for (const input of node.inputs) if (isNode(input)) stack.push(input);
+    for (const input of node.inputs) {
+      if (!isNode(input)) continue;
+      const known = uses.get(input);
+      if (known === undefined) stack.push(input);
+      uses.set(input, (known ?? 0) + 1);
+    }
   }
-  return [...found].sort((a, b) => b.order - a.order);
+  return { nodes: [...uses.keys()].sort((a, b) => b.order - a.order), uses };
 }
