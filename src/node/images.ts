@@ -1,7 +1,7 @@
 // Images as files: folders of them, and Parquet files as Hugging Face ships them. `sharp` decodes, `hyparquet` reads Parquet.
 
 import type { Dirent } from "node:fs";
-import { readdir, readFile, stat } from "node:fs/promises";
+import { readdir, stat } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
 import { checkedImageOptions, type ImageOptions } from "../data/bitmap.ts";
 import {
@@ -16,6 +16,7 @@ import { DataError } from "../errors.ts";
 import { isBytes, printable } from "../foreign.ts";
 import { checkOptions, checkText, optionNames, show } from "../options.ts";
 import { fileError, readNamed } from "./files.ts";
+import { type ParquetHead, readParquet } from "./parquet.ts";
 
 export type { ImageOptions };
 
@@ -342,44 +343,31 @@ export async function loadParquetImages(path: string, options: ParquetImageOptio
   for (const [field, value] of Object.entries({ imageColumn, labelColumn })) {
     if (value !== undefined) checkText(op, field, value);
   }
-  const library = await import("hyparquet").catch((cause: unknown) => {
+  await import("hyparquet").catch((cause: unknown) => {
     throw new DataError(
       `${op}: the package "hyparquet", which reads Parquet files, can't be loaded (${printable((cause as Error)?.message)}); install it: ` +
         "npm install hyparquet",
       { cause },
     );
   });
-  const bytes = await readFile(path).catch((cause: unknown) => {
-    throw fileError(path, "read", cause);
+  const bad = (what: string, rule: string) =>
+    new DataError(`${op}: ${printable(path)}: ${what}; expected ${rule}`);
+  let [image, label] = ["", ""];
+  let names: string[] | null = null;
+  const rows = await readParquet(op, path, ({ columns, notes }) => {
+    const pick = (what: string, asked: string | undefined, usual: readonly string[]) => {
+      const found = asked === undefined ? usual.find((one) => columns.includes(one)) : asked;
+      if (found !== undefined && columns.includes(found)) return found;
+      throw bad(
+        `has the columns ${columns.map((one) => printable(one)).join(", ")}`,
+        `${asked === undefined ? usual.join(" or ") : printable(asked)} with the ${what}: name it as ${what === "images" ? "imageColumn" : "labelColumn"}`,
+      );
+    };
+    image = pick("images", imageColumn, IMAGE_COLUMNS);
+    label = pick("classes", labelColumn, LABEL_COLUMNS);
+    names = classNamesOf(notes, label);
+    return [image, label];
   });
-  const file = bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength) as ArrayBuffer;
-  const bad = (what: string, rule: string, cause?: unknown) =>
-    new DataError(`${op}: ${printable(path)}: ${what}; expected ${rule}`, { cause });
-  let metadata: ReturnType<typeof library.parquetMetadata>;
-  try {
-    metadata = library.parquetMetadata(file);
-  } catch (cause) {
-    throw bad(`can't be read (${printable((cause as Error).message)})`, "a Parquet file: get it anew", cause);
-  }
-  const columns = library.parquetSchema(metadata).children.map(({ element }) => element.name);
-  const pick = (what: string, asked: string | undefined, usual: readonly string[]) => {
-    const found = asked === undefined ? usual.find((name) => columns.includes(name)) : asked;
-    if (found !== undefined && columns.includes(found)) return found;
-    throw bad(
-      `has the columns ${columns.map((name) => printable(name)).join(", ")}`,
-      `${asked === undefined ? usual.join(" or ") : printable(asked)} with the ${what}: name it as ${what === "images" ? "imageColumn" : "labelColumn"}`,
-    );
-  };
-  const image = pick("images", imageColumn, IMAGE_COLUMNS);
-  const label = pick("classes", labelColumn, LABEL_COLUMNS);
-  const names = classNamesOf(metadata.key_value_metadata, label);
-  let rows: Record<string, unknown>[];
-  try {
-    // As bytes, not as text: images are columns of bytes without a type.
-    rows = await library.parquetReadObjects({ file, metadata, columns: [image, label], utf8: false });
-  } catch (cause) {
-    throw bad(`can't be read (${printable((cause as Error).message)})`, "a Parquet file: get it anew", cause);
-  }
   let most = -1;
   const sources = rows.map((row, i): Source => {
     const cell = row[image] as { bytes?: unknown } | Uint8Array | null;
@@ -405,11 +393,8 @@ function classOf(cell: unknown): number {
 }
 
 /** What the library `datasets` notes of a column's classes. */
-function classNamesOf(
-  entries: readonly { key: string; value?: string }[] | undefined,
-  column: string,
-): string[] | null {
-  const text = entries?.find(({ key }) => key === "huggingface")?.value;
+function classNamesOf(notes: ParquetHead["notes"], column: string): string[] | null {
+  const text = notes.find(({ key }) => key === "huggingface")?.value;
   if (text === undefined) return null;
   try {
     const names: unknown = JSON.parse(text)?.info?.features?.[column]?.names;

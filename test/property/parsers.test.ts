@@ -1,6 +1,7 @@
 // Damaged files into every parser: what comes back is consistent, or a DataError says what is wrong. No other error, no hang,
 // no memory beyond what the file itself accounts for.
 
+import { readFileSync, writeFileSync } from "node:fs";
 import { mkdtemp, readdir, rm, stat } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -26,6 +27,7 @@ import { DataError, FusenormError } from "../../src/errors.ts";
 import { decodeNpy, decodeNpz, encodeNpy, encodeNpz } from "../../src/formats/npy.ts";
 import { decodeSafetensors, encodeSafetensors } from "../../src/formats/safetensors.ts";
 import { downloadFile, fetchDataset } from "../../src/node/download.ts";
+import { readParquet } from "../../src/node/parquet.ts";
 import { unpackTar } from "../../src/node/unpack.ts";
 import { decodeOnnx } from "../../src/onnx/decode.ts";
 import { Random } from "../../src/tensor/random.ts";
@@ -226,6 +228,58 @@ describe("damaged files", () => {
       },
       showChanges,
     );
+  });
+
+  it("Parquet files", async () => {
+    const stored = readFileSync(new URL("../node/parquet-files.json", import.meta.url), "utf8");
+    const files = Object.values<string>(JSON.parse(stored).files).map((text) =>
+      Uint8Array.from(Buffer.from(text, "base64")),
+    );
+    /** Numbers as Thrift and runs have them, of any size. */
+    const huge = fc.tuple(place, fc.double({ min: 0, max: 63, noNaN: true })).map(([p, log]) => {
+      const bytes: number[] = [];
+      for (let left = BigInt(Math.floor(2 ** log)); left > 0n || bytes.length === 0; left >>= 7n) {
+        bytes.push(Number(left & 127n) | (left > 127n ? 128 : 0));
+      }
+      return named(`overwrite(${p}, [${bytes}])`, (file: Uint8Array) =>
+        edit(file, at(file, p), bytes.length, Uint8Array.from(bytes)),
+      );
+    });
+    const some = fc.array(fc.oneof(change, huge), { minLength: 1, maxLength: 3 });
+    const folder = await mkdtemp(join(tmpdir(), "fusenorm-parquet-"));
+    const path = join(folder, "damaged.parquet");
+    let read = 0;
+    try {
+      const { cases } = await checkProperty(
+        "readParquet",
+        casesOf(0.08),
+        fc.tuple(fc.nat(files.length - 1), some),
+        async ([which, list]) => {
+          writeFileSync(path, changed(files[which]!, list));
+          let told = 0;
+          const rows = await parsed(
+            () =>
+              readParquet(
+                "read",
+                path,
+                (head) => {
+                  told = head.rows;
+                  return head.columns;
+                },
+                3,
+              ),
+            1 << 20,
+          );
+          if (!rows) return;
+          read += 1;
+          expect(rows.length).toBe(told);
+        },
+        showChanges,
+      );
+      if (cases >= ENOUGH) expect(read).toBeGreaterThan(0);
+    } finally {
+      await rm(folder, { recursive: true, force: true });
+    }
   });
 
   it("archives", async () => {
