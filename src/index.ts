@@ -295,5 +295,6 @@ export {
   type TensorStatistics,
 } from "./train/statistics.ts";
 export { defaultTrainOptions, type TrainOptions } from "./train/train-options.ts";
-export { Trainer, type TrainerData, type TrainerOptions, type TrainerSchedule } from "./train/trainer.ts";
+export { Trainer } from "./train/trainer.ts";
+export type { TrainerData, TrainerOptions, TrainerSchedule } from "./train/trainer-options.ts";
 export type {} from "./webgpu-names.ts";
