@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { ShapeError } from "../../src/errors.ts";
+import * as shaders from "../../src/generated/shaders.ts";
 import { pad } from "../../src/ops/pad.ts";
 import { slice } from "../../src/ops/slice.ts";
 import { subsample } from "../../src/ops/subsample.ts";
@@ -100,6 +101,35 @@ describe("subsample", () => {
     expect(data.every((value, i) => dx[i] === value)).toBe(true);
     for (const tensor of [x, y, upstream]) tensor.dispose();
   });
+
+  for (const suffix of ["", "_vec4"] as const) {
+    it(`more rows than a small grid has lanes: forward${suffix}, grad${suffix}`, async () => {
+      const gpu = await testGpu();
+      const [n, h, w, c] = [5, 33, 3, suffix ? 4 : 2] as const; // 85 rows of y, 32 lanes
+      const [p, q, k, unit] = [17, 2, 3 * c, suffix ? 4 : 1] as const;
+      const shape = [n, h, w, c] as const;
+      const data = Float64Array.from(normals(n * h * w * c, 5), Math.fround);
+      const upstream = Float64Array.from(normals(n * p * q * k, 6), Math.fround);
+      const [x, y, dx] = [
+        gpu.tensor(data, shape),
+        gpu.tensor(upstream, [n, p, q, k]),
+        gpu.tensor(data, shape),
+      ];
+      const sizes = {
+        ...{ rows: n * p, height: h, width: w, channels: c / unit, stride: 2 },
+        ...{ out_height: p, out_width: q, out_channels: k / unit, before: c / unit },
+      };
+      const kernel = { shader: shaders.subsample, constants: { X: 1, Y: 1, Z: 32 } };
+      gpu.run({ ...kernel, entry: `grad${suffix}` as const }, { out_word: dx, sizes, in_word: y }, [1]);
+      gpu.run({ ...kernel, entry: `forward${suffix}` as const }, { out_word: y, sizes, in_word: x }, [1]);
+      expect(Float64Array.from(await y.read())).toEqual(reference(data, shape, 2, k));
+      const taken = moved(upstream, [n, p, q, k], shape, ([image, i, j, channel]) =>
+        i! % 2 || j! % 2 ? null : [image!, i! / 2, j! / 2, channel! + c],
+      );
+      expect(Float64Array.from(await dx.read())).toEqual(taken);
+      for (const tensor of [x, y, dx]) tensor.dispose();
+    });
+  }
 
   it("keeps every pixel and channel unless told otherwise", async () => {
     const gpu = await testGpu();

@@ -69,17 +69,18 @@ async function oneByOne(x: Tensor, weights: readonly Tensor[], dy: Tensor): Prom
 describe("sum_partials", () => {
   for (const entry of ["sum_partials", "sum_partials_workgroup"] as const) {
     it(`adds up gradients that lie anywhere in a buffer: ${entry}`, async () => {
-      // [slices, rows, count, vec4s before, numbers before]; the last blocks are not full.
+      // [slices, rows, count, vec4s before, numbers before]; the last blocks are not full, and the last gradient has more vec4s
+      // than two workgroups have invocations.
       const items = [
         [37, 5, 10, 3, 70],
         [1, 3, 7, 3 + 37 * 15 + 2, 0],
         [70, 33, 3, 3 + 37 * 15 + 2 + 6 + 1, 130],
         [2, 1, 4, 3 + 37 * 15 + 2 + 6 + 1 + 70 * 33, 121],
-        [33, 1, 129, 3 + 37 * 15 + 2 + 6 + 1 + 70 * 33 + 2, 300],
+        [33, 5, 129, 3 + 37 * 15 + 2 + 6 + 1 + 70 * 33 + 2, 300],
       ] as const;
       const [lastSlices, lastRows, lastCount, lastAt] = items.at(-1)!;
       const values = normals(4 * (lastAt + lastSlices * lastRows * Math.ceil(lastCount / 4)), 3);
-      const before = normals(450, 4);
+      const before = normals(960, 4);
       const expected = Float64Array.from(new Float32Array(before));
       for (const [slices, rows, count, at, outAt] of items) {
         const width = 4 * Math.ceil(count / 4);
@@ -101,7 +102,7 @@ describe("sum_partials", () => {
       const actual = await out.read();
       expect(relativeError(actual, expected)).toBeLessThan(1e-6);
       // What lies between the gradients is as it was.
-      for (const i of [50, 69, 129, 229, 299, 430]) expect(actual[i]).toBe(expected[i]);
+      for (const i of [50, 69, 129, 229, 299, 945]) expect(actual[i]).toBe(expected[i]);
       for (const tensor of [partials, out]) tensor.dispose();
     });
   }
