@@ -51,10 +51,11 @@ describe("conv2d, tile kernels with parts of batch-norm", () => {
         input: "plain",
         statistics: true,
       },
+      // A last quad of input channels that is two channels.
       {
         variant: "tile_64x64_8x4",
-        x: [2, 5, 7, 8],
-        weight: [20, 1, 1, 8],
+        x: [2, 5, 7, 6],
+        weight: [20, 1, 1, 6],
         input: "plain",
         statistics: false,
         adds: true,
@@ -136,18 +137,21 @@ describe("conv2d, tile kernels with parts of batch-norm", () => {
     const cases: Parameters<typeof checkGradWeight>[0][] = [
       { ...one, variant: "tile_16x144", input: "rectify", dy: "plain" },
       { ...one, variant: "tile_32x96", input: "plain", dy: "gradient" },
+      // Both halves of a tile's rows and columns.
       {
         variant: "tile_64x64",
-        x: [2, 9, 7, 8],
-        weight: [24, 3, 3, 4],
+        x: [2, 9, 7, 16],
+        weight: [80, 3, 3, 8],
         extra: { padding, stride: [2, 2], groups: 2 },
         input: "normalise",
         dy: "gradient",
       },
+      // As many groups as there are channels in one.
       {
         variant: "tile_128x64",
-        x: [2, 5, 6, 3],
-        weight: [8, 3, 3, 3],
+        x: [2, 5, 6, 12],
+        weight: [16, 3, 3, 3],
+        extra: { groups: 4 },
         input: "plain",
         dy: "gradient",
       },
