@@ -282,13 +282,19 @@ describe("batch_norm", () => {
     );
   });
 
-  it("takes values near ±1e24 that do not differ within a slice of the rows", async () => {
+  it("takes values near ±1e24 that do not differ within a slice of the rows, or in nothing but their signs", async () => {
     // What parts differ by is all that tells how large the values are.
     const largest = Float64Array.from(
       { length: 8192 * 6 },
       (_, i) => (i < 4096 * 6 ? 1e24 : -1e24) * (1 + (i % 6)),
     );
     await withFamilies(() => compareValues(largest, [8192, 6], 1e-5));
+    // Means of zero, exactly: the deviations alone tell how large the values are.
+    const opposite = Float64Array.from(
+      { length: 8192 * 6 },
+      (_, i) => (Math.floor(i / 12) % 2 ? -1 : 1) * 2 ** 80 * (1 + (i % 6)),
+    );
+    await withFamilies(() => compareValues(opposite, [8192, 6], 1e-5));
   });
 
   it("gives finite results for constant channels", async () => {

@@ -67,10 +67,11 @@ describe.skipIf(onlyLanes(gpu) === 0 || maxStorageBuffersPerShaderStage < 10)(
         statistics: false,
         adds: true,
       });
+      // A last quad of input channels that is two channels.
       await checkForward({
         variant: "subgroup_4x8",
-        x: [2, 6, 5, 3],
-        weight: [12, 3, 3, 3],
+        x: [2, 6, 5, 6],
+        weight: [12, 3, 3, 6],
         extra: { padding: [1, 1, 1, 1] },
         input: "plain",
         statistics: true,
@@ -195,10 +196,11 @@ describe.skipIf(onlyLanes(gpu) === 0 || maxStorageBuffersPerShaderStage < 10)(
         input: "normalise",
         dy: "gradient",
       });
+      // Three slices of ten rows: the last one has one.
       await checkGradWeight({
         variant,
-        x: [2, 5, 6, 3],
-        weight: [8, 3, 3, 3],
+        x: [2, 7, 6, 3],
+        weight: [100, 3, 3, 3],
         input: "plain",
         dy: "gradient",
       });
@@ -209,7 +211,8 @@ describe.skipIf(onlyLanes(gpu) === 0 || maxStorageBuffersPerShaderStage < 10)(
         const one = { variant, x: [2, 7, 9, 16], weight: [24, 3, 3, 16] } as const;
         const padding: [number, number, number, number] = [1, 1, 1, 1];
         await checkGradWeight({ ...one, extra: { padding }, input: "rectify", dy: "plain" });
-        await checkGradWeight({ ...one, input: "plain", dy: "gradient" });
+        // With blocks of 8 channels three slices of ten rows: the last one has one.
+        await checkGradWeight({ ...one, weight: [56, 3, 3, 16], input: "plain", dy: "gradient" });
         await checkGradWeight({
           variant,
           x: [3, 9, 7, 8],

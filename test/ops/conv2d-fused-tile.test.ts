@@ -21,8 +21,8 @@ describe("conv2d, tile kernels with parts of batch-norm", () => {
       },
       {
         variant: "tile_128x32",
-        x: [2, 17, 19, 24],
-        weight: [40, 3, 3, 12],
+        x: [2, 17, 19, 40],
+        weight: [40, 3, 3, 20],
         extra: { padding: [0, 1, 1, 2], groups: 2, stride: [2, 2] },
         input: "normalise",
         statistics: true,
@@ -137,11 +137,11 @@ describe("conv2d, tile kernels with parts of batch-norm", () => {
     const cases: Parameters<typeof checkGradWeight>[0][] = [
       { ...one, variant: "tile_16x144", input: "rectify", dy: "plain" },
       { ...one, variant: "tile_32x96", input: "plain", dy: "gradient" },
-      // Both halves of a tile's rows and columns.
+      // Both halves of a tile's rows and columns, and three slices of ten rows: the last one has one.
       {
         variant: "tile_64x64",
-        x: [2, 9, 7, 16],
-        weight: [80, 3, 3, 8],
+        x: [2, 9, 7, 32],
+        weight: [80, 3, 3, 16],
         extra: { padding, stride: [2, 2], groups: 2 },
         input: "normalise",
         dy: "gradient",

@@ -153,7 +153,7 @@ describe("conv2d", () => {
         variants: "some tiles",
         dilation: [3, 2],
         stride: [2, 3],
-        padding: [3, 1, 0, 2],
+        padding: [3, 1, 1, 2],
         bias: true,
       }),
       convCase("2 groups, stride and dilation down only", [2, 5, 6, 8], [24, 3, 3, 4], {
