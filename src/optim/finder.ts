@@ -1,4 +1,4 @@
-import { ShapeError, UsageError } from "../errors.ts";
+import { NonFiniteError, ShapeError, UsageError } from "../errors.ts";
 import { Module } from "../nn/module.ts";
 import { checkFunction, checkInstance, checkInteger, checkOptions, optionNames, show } from "../options.ts";
 import { isTensor } from "../tensor/brand.ts";
@@ -15,7 +15,7 @@ export interface LearningRateFinderOptions {
   steps?: number;
   /** The share of the newest loss in the smoothed one. Default 0.05. */
   smoothing?: number;
-  /** It ends when the smoothed loss is more than so many times its least. Default 5. */
+  /** It ends when the smoothed loss is more than so many times its least, or no number any more. Default 5. */
   divergence?: number;
 }
 
@@ -24,8 +24,8 @@ export interface LearningRateRange {
   rates: number[];
   losses: number[];
   smoothed: number[];
-  /** The rate at which the smoothed loss fell fastest. */
-  suggestion: number;
+  /** The rate at which the smoothed loss fell fastest; null where it never fell. */
+  suggestion: number | null;
 }
 
 const OPTIONS = optionNames<LearningRateFinderOptions>({
@@ -37,7 +37,8 @@ const OPTIONS = optionNames<LearningRateFinderOptions>({
  * them the loss fell fastest. Weights, running statistics, the optimizer's state and its rate are afterwards as they were.
  *
  * @param step trains on the next batch with `optimizer`, and gives its loss: a number, or a tensor of one, which is disposed of
- * @throws UsageError for options out of range; ShapeError for a loss that is no number
+ * @throws UsageError for options out of range; NonFiniteError for a first loss, that of the model as it was given, that is NaN or infinite;
+ * ShapeError for what is no loss
  */
 export async function learningRateFinder(
   model: Module,
@@ -66,17 +67,26 @@ export async function learningRateFinder(
   const rates = optimizer.paramGroups.map((group) => group.lr);
   const weights = await model.stateDict();
   const state = await optimizer.stateDict();
-  const found: LearningRateRange = { rates: [], losses: [], smoothed: [], suggestion: start };
+  const found: LearningRateRange = { rates: [], losses: [], smoothed: [], suggestion: null };
   try {
     let average = 0;
     for (let i = 0; i < steps; i += 1) {
       const rate = start * (end / start) ** (i / (steps - 1));
       optimizer.lr = rate;
       const loss = await lossOf(op, await step());
+      if (!Number.isFinite(loss)) {
+        if (i > 0) break;
+        throw new NonFiniteError(
+          `${op}: the first loss, that of the model as it was given, is ${loss}; expected a finite one: a Gpu with ` +
+            "debug: { checkFinite: true } names the first op that gives another",
+        );
+      }
       average += smoothing * (loss - average);
       // The average starts at 0: this takes its bias away, as Adam does.
       const smooth = average / (1 - (1 - smoothing) ** (i + 1));
-      if (!(smooth <= divergence * Math.min(smooth, ...found.smoothed))) break;
+      // Losses below 0 run away as those above do: by so many times the size of the least.
+      const least = Math.min(smooth, ...found.smoothed);
+      if (smooth - least > (divergence - 1) * Math.abs(least)) break;
       found.rates.push(rate);
       found.losses.push(loss);
       found.smoothed.push(smooth);
@@ -88,27 +98,30 @@ export async function learningRateFinder(
     optimizer.lr = lr;
     for (const [i, group] of optimizer.paramGroups.entries()) group.lr = rates[i]!;
   }
-  found.suggestion = steepest(found) ?? start;
+  found.suggestion = steepest(found);
   return found;
 }
 
 async function lossOf(op: string, value: unknown): Promise<number> {
   if (isTensor(value)) {
-    const loss = await value.item();
-    value.dispose();
-    return loss;
+    try {
+      return await value.item();
+    } finally {
+      value.dispose();
+    }
   }
   if (typeof value === "number") return value;
   throw new ShapeError(`${op}: step() gave ${show(value)}; expected a loss, a number or a tensor of one`);
 }
 
 /** Where the smoothed loss falls fastest from one step to the one after the next: rates are evenly apart by their logarithm. */
-function steepest({ rates, smoothed }: LearningRateRange): number | undefined {
-  let best: number | undefined;
+function steepest({ rates, smoothed }: LearningRateRange): number | null {
+  if (rates.length === 2) return smoothed[1]! < smoothed[0]! ? rates[0]! : null;
+  let best: number | null = null;
   let least = 0;
   for (let i = 1; i + 1 < rates.length; i += 1) {
     const slope = smoothed[i + 1]! - smoothed[i - 1]!;
-    if (slope < least) [least, best] = [slope, rates[i]];
+    if (slope < least) [least, best] = [slope, rates[i]!];
   }
   return best;
 }

@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest";
+import { NonFiniteError } from "../../src/errors.ts";
 import { BatchNorm2d, Linear, Sequential } from "../../src/nn/layers.ts";
 import { softmaxCrossEntropy } from "../../src/ops/softmax/softmax-cross-entropy.ts";
 import { Adam } from "../../src/optim/adam.ts";
@@ -63,6 +64,47 @@ describe("learningRateFinder", () => {
     await expect(learningRateFinder(model, optimizer, () => 1, { start: 1, end: 0.5 })).rejects.toThrow(
       /end is 0.5; expected a number above start, 1/,
     );
+    optimizer.dispose();
+    model.dispose();
+  });
+
+  it("refuses a first loss that is no number, and suggests nothing where the loss never fell", async () => {
+    const gpu = await testGpu();
+    const model = new Linear(gpu, 1, 1, { random: new Random(3) });
+    const optimizer = new SGD(model.parameters(), { lr: 0.25 });
+    const before = await model.stateDict();
+    const find = (losses: readonly number[], smoothing = 1) => {
+      let i = 0;
+      const step = () => {
+        model.weight.fill(7);
+        return losses[i++]!;
+      };
+      const options = { start: 1, end: 10 ** (losses.length - 1), steps: losses.length, smoothing };
+      return learningRateFinder(model, optimizer, step, options);
+    };
+    for (const loss of [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY]) {
+      for (const smoothing of [1, 0.05]) {
+        const error = await find([loss, 3, 2, 1], smoothing).catch((thrown: unknown) => thrown);
+        expect(error).toBeInstanceOf(NonFiniteError);
+        expect((error as Error).message).toContain(
+          `learningRateFinder: the first loss, that of the model as it was given, is ${loss}; expected`,
+        );
+        expect(await model.stateDict()).toEqual(before);
+        expect(optimizer.lr).toBe(0.25);
+      }
+      // Later ones are where it ran away.
+      const found = await find([5, 4, 2, loss, 1, 0]);
+      expect(found.losses).toEqual([5, 4, 2]);
+      expect(found.suggestion).toBeCloseTo(10, 9);
+    }
+    expect((await find([1, 1, 1, 1])).suggestion).toBe(null);
+    expect(await find([1, 2, 3, 4])).toMatchObject({ losses: [1, 2, 3, 4], suggestion: null });
+    expect(await find([1, 6, 3, 4])).toMatchObject({ losses: [1], suggestion: null });
+    expect((await find([3, 2])).suggestion).toBe(1);
+    // Logarithms of densities are below 0 as a rule: 5 times 3 above −3 is too much, 11 is not.
+    const negative = await find([-1, -1, -3, -2.9, 8, 10, 0]);
+    expect(negative.losses).toEqual([-1, -1, -3, -2.9, 8]);
+    expect(negative.suggestion).toBeCloseTo(10, 9);
     optimizer.dispose();
     model.dispose();
   });
