@@ -5,6 +5,7 @@
 // grid-stride loop. No barriers, no workgroup memory.
 
 //#import nan
+//#import near_zero
 //#import special
 
 override WORKGROUP_SIZE: u32 = 256;
@@ -67,15 +68,9 @@ fn tanh_of(v: vec4<f32>) -> vec4<f32> {
   return select(select(large, small, abs(v) < vec4<f32>(1)), v, are_nan(v));
 }
 
-// log(1 + e), 0 <= e <= 1, good where e is small.
-fn log1p_of(e: vec4<f32>) -> vec4<f32> {
-  let series = e * (1 - e * (0.5 - e * (0.33333333 - e * (0.25 - e * (0.2 - e * 0.16666667)))));
-  return select(log(1 + e), series, e < vec4<f32>(0.05));
-}
-
 fn softplus_of(v: vec4<f32>) -> vec4<f32> {
   let z = BETA * v;
-  let soft = (max(z, vec4<f32>(0)) + log1p_of(exp(-min(abs(z), vec4<f32>(200))))) / BETA;
+  let soft = (max(z, vec4<f32>(0)) + log1p(exp(-min(abs(z), vec4<f32>(200))))) / BETA;
   return select(soft, v, are_nan(v) | (z > vec4<f32>(THRESHOLD)));
 }
 

@@ -6,14 +6,16 @@
 // With LOG its logarithm, without going through y:
 //
 //   y_k = x_k − m − log Σ_j exp(x_j − m)
-//   dx_k = dy_k − exp(y_k) · Σ_j dy_j
+//   dx_k = dy_k · (1 − exp(y_k)) − exp(y_k) · Σ_{j≠k} dy_j
 //
+// One of the exponentials is 1, of the maximum: the logarithm is taken of 1 and the rest, and has the digits of a small rest.
 // A row with an infinite maximum, or with nothing above -inf, is NaN. Sums are made in blocks, since rows may be long.
 //
 //   forward, grad_input            one invocation owns one row; no barriers
 //   forward_tree, grad_input_tree  one workgroup owns one row: maximum and sums by a tree in workgroup memory
 
 //#import nan
+//#import near_zero
 
 override WORKGROUP_SIZE: u32 = 64; // _tree: a power of two
 override LOG: bool = false;
@@ -28,7 +30,7 @@ struct Sizes { rows: u32, classes: u32 }
 @group(0) @binding(2) var<storage, read> y: array<f32>;
 @group(0) @binding(3) var<storage, read> dy: array<f32>;
 
-var<workgroup> partial: array<f32, WORKGROUP_SIZE>;
+var<workgroup> partial: array<vec2<f32>, WORKGROUP_SIZE>;
 
 fn row_max(base: u32, first: u32, step: u32) -> f32 {
   var m = -3.4028234e38;
@@ -38,20 +40,22 @@ fn row_max(base: u32, first: u32, step: u32) -> f32 {
   return m;
 }
 
-fn row_sum(base: u32, first: u32, step: u32, m: f32) -> f32 {
-  var sum = 0.0;
+// How many elements are the maximum, and the sum of the other ones' exponentials.
+fn row_sum(base: u32, first: u32, step: u32, m: f32) -> vec2<f32> {
+  var sum = vec2<f32>(0.0);
   for (var k = first; k < sizes.classes;) {
-    var part = 0.0;
+    var part = vec2<f32>(0.0);
     let end = min(k + BLOCK * step, sizes.classes);
     for (; k < end; k += step) {
       let z = x[base + k] - m;
-      part += select(exp(z), z, is_nan(z));
+      part += select(vec2<f32>(0.0, select(exp(z), z, is_nan(z))), vec2<f32>(1.0, 0.0), z == 0.0);
     }
     sum += part;
   }
   return sum;
 }
 
+// Σ dy·y, or Σ dy of a logarithm.
 fn row_product(base: u32, first: u32, step: u32) -> f32 {
   var sum = 0.0;
   for (var k = first; k < sizes.classes;) {
@@ -69,9 +73,11 @@ fn row_product(base: u32, first: u32, step: u32) -> f32 {
   return sum;
 }
 
-fn store_forward(base: u32, first: u32, step: u32, m: f32, sum: f32) {
+fn store_forward(base: u32, first: u32, step: u32, m: f32, sums: vec2<f32>) {
+  let sum = sums.x + sums.y;
+  let log_of = log1p(vec4<f32>(sums.x - 1.0 + sums.y)).x;
   // By bits: a sum of 0 is that of a row with nothing above -inf, and log of 0 is finite on some adapters.
-  let log_sum = bitcast<f32>(select(bitcast<u32>(log(sum)), 0x7fc00000u, is_nan(sum) || sum == 0.0));
+  let log_sum = bitcast<f32>(select(bitcast<u32>(log_of), 0x7fc00000u, is_nan(sum) || sum == 0.0));
   for (var k = first; k < sizes.classes; k += step) {
     if (LOG) {
       out[base + k] = x[base + k] - m - log_sum;
@@ -85,7 +91,9 @@ fn store_grad(base: u32, first: u32, step: u32, product: f32) {
   for (var k = first; k < sizes.classes; k += step) {
     let value = y[base + k];
     if (LOG) {
-      out[base + k] = dy[base + k] - select(exp(value), value, is_nan(value)) * product;
+      let others = product - dy[base + k];
+      let slope = dy[base + k] * -expm1(value) - exp(value) * others;
+      out[base + k] = select(slope, value, is_nan(value));
     } else {
       out[base + k] = value * (dy[base + k] - product);
     }
@@ -93,7 +101,7 @@ fn store_grad(base: u32, first: u32, step: u32, product: f32) {
 }
 
 // The sum over the workgroup, in every lane.
-fn tree_sum(lane: u32, value: f32) -> f32 {
+fn tree_sum(lane: u32, value: vec2<f32>) -> vec2<f32> {
   workgroupBarrier();
   partial[lane] = value;
   for (var half = WORKGROUP_SIZE / 2u; half > 0u; half /= 2u) {
@@ -107,15 +115,15 @@ fn tree_sum(lane: u32, value: f32) -> f32 {
 }
 
 fn tree_max(lane: u32, value: f32) -> f32 {
-  partial[lane] = value;
+  partial[lane].x = value;
   for (var half = WORKGROUP_SIZE / 2u; half > 0u; half /= 2u) {
     workgroupBarrier();
     if (lane < half) {
-      partial[lane] = max(partial[lane], partial[lane + half]);
+      partial[lane].x = max(partial[lane].x, partial[lane + half].x);
     }
   }
   workgroupBarrier();
-  return partial[0];
+  return partial[0].x;
 }
 
 @compute @workgroup_size(WORKGROUP_SIZE)
@@ -147,8 +155,8 @@ fn forward_tree(
   }
   let base = row * sizes.classes;
   let m = tree_max(lane, row_max(base, lane, WORKGROUP_SIZE));
-  let sum = tree_sum(lane, row_sum(base, lane, WORKGROUP_SIZE, m));
-  store_forward(base, lane, WORKGROUP_SIZE, m, sum);
+  let sums = tree_sum(lane, row_sum(base, lane, WORKGROUP_SIZE, m));
+  store_forward(base, lane, WORKGROUP_SIZE, m, sums);
 }
 
 @compute @workgroup_size(WORKGROUP_SIZE)
@@ -162,6 +170,6 @@ fn grad_input_tree(
     return;
   }
   let base = row * sizes.classes;
-  let product = tree_sum(lane, row_product(base, lane, WORKGROUP_SIZE));
-  store_grad(base, lane, WORKGROUP_SIZE, product);
+  let product = tree_sum(lane, vec2<f32>(row_product(base, lane, WORKGROUP_SIZE)));
+  store_grad(base, lane, WORKGROUP_SIZE, product.x);
 }

@@ -1,13 +1,16 @@
 // Cross entropy of softmax(logits) against targets, for each row n of logits [N, K]:
 //
-//   loss[n] = Σ_k c_k · (log s − (z_k − m)),         m = max z, s = Σ_k exp(z_k − m)
-//   dlogits[n, k] = g[n] · (Σ_j c_j · exp(z_k − m)/s − c_k)
+//   loss[n] = Σ_k c_k · (log s − (z_k − m)),         m = max z, s = 1 + r = Σ_k exp(z_k − m)
+//   dlogits[n, k] = g[n] · (Σ_{j≠k} c_j · p_k − c_k · (1 − p_k)),   p_k = exp(z_k − m)/s
 //   dtargets[n, k] = g[n] · (1 − ε) · w_k · (log s − (z_k − m))
 //   c_k = w_k · ((1 − ε)·t_k + ε/K),                 ε = SMOOTHING, w a weight per class (WEIGHTED) or 1
 //
+// r is the sum without the 1 of a maximum: log s is log(1 + r), and 1 − p of the maximum r/s, so that a small loss and its gradient have
+// their digits.
+//
 // t_k is [k = labels[n]], or with PROBABILITIES labels [N, K] itself, float32. A row whose label is `ignored` has loss and
 // gradient 0. With m taken out, no exponential overflows and no digits are lost for large logits. A class with c_k = 0 adds nothing,
-// however far below the others its logit is. (m, s, Σ c, the row's share in the divisor of the mean) is saved for the gradient.
+// however far below the others its logit is. (m, r, Σ c, the row's share in the divisor of the mean) is saved for the gradient.
 // Sums are made in blocks, since rows may be long. A label of K or more reads nothing: its loss and its row of the gradient are NaN,
 // as in a row with NaN.
 //
@@ -21,6 +24,7 @@
 //   grad_targets  the same
 
 //#import nan
+//#import near_zero
 
 override WORKGROUP_SIZE: u32 = 64; // forward_tree, mean: a power of two
 override SMOOTHING: f32 = 0.0;
@@ -34,7 +38,7 @@ const BLOCK = 128u;
 struct Sizes { rows: u32, classes: u32, factor: f32, ignored: u32, nan_bits: u32 }
 
 @group(0) @binding(0) var<storage, read_write> loss: array<f32>;
-@group(0) @binding(1) var<storage, read_write> saved: array<vec4<f32>>; // (m, s, Σ c, share in the divisor)
+@group(0) @binding(1) var<storage, read_write> saved: array<vec4<f32>>; // (m, r, Σ c, share in the divisor)
 @group(0) @binding(0) var<storage, read_write> dlogits: array<f32>;
 @group(0) @binding(0) var<storage, read_write> dtargets: array<f32>;
 @group(0) @binding(1) var<storage, read> statistics: array<vec4<f32>>;
@@ -73,7 +77,7 @@ fn row_max(base: u32, first: u32, step: u32) -> f32 {
   return m;
 }
 
-// (Σ exp(z − m), Σ c·(z − m), Σ c), of c what `spread` knows.
+// (Σ exp(z − m) of those below the maximum, Σ c·(z − m), Σ c, how many are the maximum), of c what `spread` knows.
 fn row_sums(base: u32, first: u32, step: u32, m: f32) -> vec4<f32> {
   var sums = vec4<f32>(0.0);
   for (var k = first; k < sizes.classes;) {
@@ -81,7 +85,11 @@ fn row_sums(base: u32, first: u32, step: u32, m: f32) -> vec4<f32> {
     let end = min(k + BLOCK * step, sizes.classes);
     for (; k < end; k += step) {
       let z = logits[base + k] - m;
-      part.x += select(exp(z), z, is_nan(z));
+      if (z == 0.0) {
+        part.w += 1.0;
+      } else {
+        part.x += select(exp(z), z, is_nan(z));
+      }
       if (PROBABILITIES || SMOOTHING > 0.0) {
         let c = spread(base, k);
         part.y += select(c * z, 0.0, c == 0.0);
@@ -96,6 +104,7 @@ fn row_sums(base: u32, first: u32, step: u32, m: f32) -> vec4<f32> {
 fn store(row: u32, m: f32, sums: vec4<f32>) {
   let base = row * sizes.classes;
   let nan = bitcast<f32>(sizes.nan_bits);
+  let rest = sums.w - 1.0 + sums.x;
   var c = sums.z;
   var product = sums.y;
   var share = 1.0;
@@ -104,7 +113,7 @@ fn store(row: u32, m: f32, sums: vec4<f32>) {
     let label = labels[row];
     if (label == sizes.ignored) {
       loss[row] = 0.0;
-      saved[row] = vec4<f32>(m, sums.x, 0.0, 0.0);
+      saved[row] = vec4<f32>(m, rest, 0.0, 0.0);
       return;
     }
     is_valid = label < sizes.classes;
@@ -115,10 +124,10 @@ fn store(row: u32, m: f32, sums: vec4<f32>) {
       product += select(own * (logits[base + label] - m), 0.0, own == 0.0);
     }
   }
-  // A sum of 0 is that of a row with nothing above -inf.
-  let is_good = is_valid && !is_nan(sums.x) && sums.x > 0.0;
-  loss[row] = select(nan, c * log(sums.x) - product, is_good);
-  saved[row] = vec4<f32>(m, sums.x, c, share);
+  // In a row with nothing above -inf none is the maximum.
+  let is_good = is_valid && !is_nan(sums.x) && sums.w > 0.0;
+  loss[row] = select(nan, c * log1p(vec4<f32>(rest)).x - product, is_good);
+  saved[row] = vec4<f32>(m, rest, c, share);
 }
 
 @compute @workgroup_size(WORKGROUP_SIZE)
@@ -214,7 +223,11 @@ fn grad_input(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgro
       is_valid = label < sizes.classes;
       c += select(0.0, (1.0 - SMOOTHING) * weight_of(k), k == label);
     }
-    let value = upstream_of(row) * (known.z * (exp(logits[i] - known.x) / known.y) - c);
+    let z = logits[i] - known.x;
+    let sum = 1.0 + known.y;
+    let p = exp(z) / sum;
+    let q = select(1.0 - p, known.y / sum, z == 0.0);
+    let value = upstream_of(row) * ((known.z - c) * p - c * q);
     dlogits[i] = select(select(bitcast<f32>(sizes.nan_bits), value, is_valid), 0.0, is_ignored);
   }
 }
@@ -226,6 +239,6 @@ fn grad_targets(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workg
     let row = i / sizes.classes;
     let known = statistics[row];
     let share = (1.0 - SMOOTHING) * weight_of(i % sizes.classes);
-    dtargets[i] = upstream_of(row) * (share * (log(known.y) - (logits[i] - known.x)));
+    dtargets[i] = upstream_of(row) * (share * (log1p(vec4<f32>(known.y)).x - (logits[i] - known.x)));
   }
 }

@@ -1,14 +1,15 @@
-// Losses of a prediction and a target of one shape, composed of other ops. softmaxCrossEntropy has kernels of its own.
+// Losses of a prediction and a target of one shape, composed of other ops. softmaxCrossEntropy and bceWithLogits have kernels of their own.
 
 import { ShapeError } from "../errors.ts";
 import { checkChoice, checkNumber, checkOptions, optionNames, show } from "../options.ts";
 import { checkTensor } from "../tensor/check.ts";
 import { formatShape, sameShape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { bce } from "./bce.ts";
 import { repeatedAxes } from "./elementwise/broadcast.ts";
-import { add, mul, scale, sub } from "./elementwise/elementwise.ts";
+import { mul, scale, sub } from "./elementwise/elementwise.ts";
 import { mean, sum } from "./reduce/reduce.ts";
-import { abs, clamp, neg, pow, softplus } from "./unary.ts";
+import { abs, clamp, pow } from "./unary.ts";
 
 /** Options that all losses take. */
 export interface LossOptions {
@@ -135,10 +136,7 @@ export function bceWithLogits(logits: Tensor, target: Tensor, options: BceWithLo
     repeatedAxes("bceWithLogits", name, tensor.shape, logits.shape);
   }
   return logits.gpu.scope(() => {
-    const above = softplus(logits);
-    const each = posWeight
-      ? add(mul(mul(target, posWeight), softplus(neg(logits))), sub(above, mul(above, target)))
-      : sub(above, mul(logits, target));
+    const each = bce(logits, target, posWeight);
     return reduced(weight ? mul(each, weight) : each, reduction);
   });
 }
