@@ -51,6 +51,7 @@ import { Pending } from "./tensor/pending.ts";
 import { Scopes, tensorsIn } from "./tensor/scopes.ts";
 import { checkShape, type Shape, sizeOf } from "./tensor/shape.ts";
 import { Tensor, type TensorOptions } from "./tensor/tensor.ts";
+import { tracer } from "./tensor/trace.ts";
 
 /** What debug mode checks. */
 export interface DebugOptions {
@@ -353,6 +354,10 @@ export class Gpu {
       ? checkedList(this, source, bindings)
       : checkedNames(this, source, bindings as NamedBindings);
     this.check();
+    tracer()?.kernel(
+      source.entry,
+      all.values.flatMap((value) => (isBindable(value) ? [value.range] : isRange(value) ? [value] : [])),
+    );
     all.slots.forEach(({ access }, i) => {
       if (access !== "read_write") return;
       const value = all.values[i]!;
@@ -366,6 +371,7 @@ export class Gpu {
 
   /** @internal to be called before a kernel or the host overwrites bytes that somebody may have seen already. */
   willWrite(range: BufferRange): void {
+    tracer()?.write(range);
     range.storage.willWrite(range.byteOffset, range.byteLength);
     this.capturing?.overwritten.push(range);
   }

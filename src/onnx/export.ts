@@ -1,16 +1,19 @@
 // A network in inference as an ONNX model: one run is watched, and each op becomes the nodes that compute the same in [N, C, H, W].
 
 import { noGrad } from "../autograd/tape.ts";
+import type { BufferRange } from "../device/buffers.ts";
 import { ShapeError, UsageError } from "../errors.ts";
+import type { Gpu } from "../gpu.ts";
 import { Dropout, Dropout2d, StochasticDepth } from "../nn/dropout.ts";
 import { BatchNorm2d } from "../nn/layers.ts";
 import { Module } from "../nn/module.ts";
 import { checkInstance, checkOptions, checkText, optionNames, show } from "../options.ts";
 import { checkTensor } from "../tensor/check.ts";
-import { checkShape, type Shape } from "../tensor/shape.ts";
+import { Random } from "../tensor/random.ts";
+import { checkShape, formatShape, type Shape, sizeOf } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { type TracedOp, traceOps } from "../tensor/trace.ts";
-import { Graph } from "./graph.ts";
+import { Graph, liesIn } from "./graph.ts";
 import { onnxLibrary } from "./library.ts";
 import { WRITERS } from "./writers.ts";
 
@@ -29,14 +32,19 @@ export interface OnnxOptions {
 
 const OPTIONS = optionNames<OnnxOptions>({ shape: 0, name: 0, inputName: 0, outputName: 0, metadata: 0 });
 
-/** Images in the run that is watched: another number than 1, which sizes of other axes are more often. */
-const ROWS = 3;
+/**
+ * Images in the runs that are watched: other numbers than 1, which sizes of other axes are more often. The graphs of both runs are
+ * one graph, unless the network makes something of the batch's size, of the input's values or of chance that no op has.
+ */
+const ROWS = [3, 2] as const;
 
 /**
  * A network as an ONNX model (opset 15), for inference: float32 input [N, C, H, W], N any, normalised as in training. Batch-norms are
  * nodes of their own; those that `foldBatchNorm` has put into the weights are gone. What does not depend on the input, such as a
- * weight of `weightNorm`, is written as a constant. Needs the package `onnx-proto`.
- * @throws UsageError for a network in training mode, or one that runs an op which is not written here
+ * weight of `weightNorm`, is written as a constant. The network is run twice, and what it works out beside ops is refused. Needs the
+ * package `onnx-proto`.
+ * @throws UsageError for a network in training mode, or one that runs an op which is not written here, kernels of its own by `gpu.run`,
+ * or whose graph hangs on the batch's size, on the input's values or on chance
  */
 export async function exportOnnx(model: Module, options: OnnxOptions): Promise<Uint8Array> {
   const op = "exportOnnx";
@@ -58,6 +66,52 @@ export async function exportOnnx(model: Module, options: OnnxOptions): Promise<U
   if (!first) throw new UsageError(`${op}: the model has no tensors; expected a network`);
   const { gpu } = first[1];
   const { onnx } = await onnxLibrary(op);
+  const names = { inputName, outputName };
+  const { graph, outShape } = await watched(op, model, gpu, [ROWS[0], ...shape], names);
+  const again = await watched(op, model, gpu, [ROWS[1], ...shape], names);
+  const difference = graph.differenceTo(again.graph);
+  if (difference !== null) {
+    throw new UsageError(
+      `${op}: ${difference} differs between two inputs, of ${ROWS.join(" and ")} rows; expected a forward that makes nothing of the ` +
+        "batch's size, of the input's values, of chance or of earlier calls but by ops on the input",
+    );
+  }
+  if (outShape[0] !== ROWS[0] || again.outShape[0] !== ROWS[1]) {
+    throw new UsageError(
+      `${op}: the output of ${ROWS[0]} rows is ${formatShape(outShape)}; expected as many rows in its first axis`,
+    );
+  }
+  const sizes = (dims: Shape) => {
+    const [, ...rest] = dims.length === 4 ? [dims[0]!, dims[3]!, dims[1]!, dims[2]!] : dims;
+    return { dim: [{ dimParam: "N" }, ...rest.map((size) => ({ dimValue: size }))] };
+  };
+  const value = (label: string, dims: Shape) => ({
+    name: label,
+    type: { tensorType: { elemType: onnx.TensorProto.DataType.FLOAT, shape: sizes(dims) } },
+  });
+  return onnx.ModelProto.encode({
+    irVersion: 8,
+    producerName: "fusenorm",
+    opsetImport: [{ domain: "", version: 15 }],
+    metadataProps: Object.entries(metadata).map(([key, text]) => ({ key, value: text })),
+    graph: {
+      name,
+      node: graph.nodes,
+      initializer: graph.constants,
+      input: [value(inputName, [ROWS[0], ...shape])],
+      output: [value(outputName, outShape)],
+    },
+  }).finish();
+}
+
+/** The graph of one run, of an input of its own. */
+async function watched(
+  op: string,
+  model: Module,
+  gpu: Gpu,
+  shape: Shape,
+  { inputName, outputName }: { inputName: string; outputName: string },
+): Promise<{ graph: Graph; outShape: Shape }> {
   const graph = new Graph(op, inputName);
   const held: Tensor[] = [];
   try {
@@ -65,15 +119,32 @@ export async function exportOnnx(model: Module, options: OnnxOptions): Promise<U
     let outName: string | undefined;
     const output = noGrad(() =>
       gpu.scope(() => {
-        const input = gpu.zeros([ROWS, ...shape]);
+        const random = new Random(shape[0]!);
+        const input = gpu.tensor(
+          Float32Array.from({ length: sizeOf(shape) }, () => random.normal()),
+          shape,
+        );
         graph.place(input, inputName);
-        const y = traceOps(
-          (traced) => {
+        const tracer = {
+          op(traced: TracedOp) {
             const found = record(graph, traced, held);
             if (found) recorded.push(found);
           },
-          () => model.forward(input),
-        );
+          kernel(kernel: string, bound: readonly BufferRange[]) {
+            if (!bound.some((range) => graph.has(range))) return;
+            throw new UsageError(
+              `${op}: the network's forward runs the kernel ${kernel} by gpu.run on what depends on the input; expected ops alone, ` +
+                "for which there are ONNX nodes",
+            );
+          },
+          write(range: BufferRange) {
+            if (!graph.has(range) && !held.some((tensor) => liesIn(tensor, range))) return;
+            throw new UsageError(
+              `${op}: the network's forward overwrites what an op has taken or given; expected a new tensor for new elements`,
+            );
+          },
+        };
+        const y = traceOps(tracer, () => model.forward(input));
         checkTensor(op, "what the model gave", y);
         outName = graph.nameOf(y);
         y.materialize();
@@ -87,28 +158,8 @@ export async function exportOnnx(model: Module, options: OnnxOptions): Promise<U
       throw new UsageError(`${op}: the output ${what} the input; expected a network of ops on it`);
     }
     for (const one of recorded) await write(op, graph, one);
-    const sizes = (dims: Shape) => {
-      const [, ...rest] = dims.length === 4 ? [dims[0]!, dims[3]!, dims[1]!, dims[2]!] : dims;
-      return { dim: [{ dimParam: "N" }, ...rest.map((size) => ({ dimValue: size }))] };
-    };
-    const value = (label: string, dims: Shape) => ({
-      name: label,
-      type: { tensorType: { elemType: onnx.TensorProto.DataType.FLOAT, shape: sizes(dims) } },
-    });
     graph.rename(outName, outputName);
-    return onnx.ModelProto.encode({
-      irVersion: 8,
-      producerName: "fusenorm",
-      opsetImport: [{ domain: "", version: 15 }],
-      metadataProps: Object.entries(metadata).map(([key, text]) => ({ key, value: text })),
-      graph: {
-        name,
-        node: graph.nodes,
-        initializer: graph.constants,
-        input: [value(inputName, [ROWS, ...shape])],
-        output: [value(outputName, output.shape)],
-      },
-    }).finish();
+    return { graph, outShape: output.shape };
   } finally {
     for (const tensor of held) tensor.dispose();
   }

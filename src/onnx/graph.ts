@@ -1,5 +1,6 @@
 // The parts of an ONNX graph on the way to a file.
 
+import type { BufferRange } from "../device/buffers.ts";
 import { UsageError } from "../errors.ts";
 import { formatShape, type Shape, sameShape, sizeOf } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -22,6 +23,17 @@ export interface OnnxConstant {
   dims: number[];
   dataType: number;
   rawData: Uint8Array;
+}
+
+/** Whether elements of a tensor are in memory at a range of bytes. */
+export function liesIn(tensor: Tensor, { storage, byteOffset, byteLength }: BufferRange): boolean {
+  if (tensor.isDisposed || tensor.isPending) return false;
+  const own = tensor.range;
+  return (
+    own.storage === storage &&
+    own.byteOffset < byteOffset + byteLength &&
+    byteOffset < own.byteOffset + own.byteLength
+  );
 }
 
 export class Graph {
@@ -61,6 +73,29 @@ export class Graph {
   /** Undefined for what does not depend on the input. */
   nameOf(tensor: Tensor): string | undefined {
     return this.names.get(tensor);
+  }
+
+  /** Whether bytes are those of something that depends on the input. */
+  has(range: BufferRange): boolean {
+    return [...this.names.keys(), ...this.views].some((tensor) => liesIn(tensor, range));
+  }
+
+  /** What is not the same in another graph, in words; null if all is. */
+  differenceTo(other: Graph): string | null {
+    const described = ({ opType, ...rest }: OnnxNode) => `${opType} ${JSON.stringify(rest)}`;
+    const most = Math.max(this.nodes.length, other.nodes.length);
+    for (let i = 0; i < most; i += 1) {
+      const [a, b] = [this.nodes[i], other.nodes[i]];
+      if (!a || !b || described(a) !== described(b)) return `node ${i}, ${(a ?? b)!.opType},`;
+    }
+    for (const [i, { name, dims, rawData }] of this.constants.entries()) {
+      const there = other.constants[i]!; // as many, since nodes name them
+      const isEqual = sameShape(dims, there.dims) && rawData.every((byte, at) => byte === there.rawData[at]);
+      if (isEqual) continue;
+      const user = this.nodes.find(({ input }) => input.includes(name));
+      return `a constant ${formatShape(dims)} of ${user?.opType ?? "no node"}`;
+    }
+    return null;
   }
 
   private fresh(what: string): string {

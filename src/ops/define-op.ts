@@ -18,7 +18,7 @@ import type { Gpu } from "../gpu.ts";
 import type { DType } from "../tensor/dtype.ts";
 import type { Shape } from "../tensor/shape.ts";
 import { Tensor } from "../tensor/tensor.ts";
-import { tracer } from "../tensor/trace.ts";
+import { traceOps, tracer } from "../tensor/trace.ts";
 import { checksOf, publicNameOf } from "./op-checks.ts";
 
 /** Symbolic shapes by input: `"N H W C"`; `"..."` for any rank; a final `?` marks an input that may be null. */
@@ -140,11 +140,13 @@ function makeOp<const I extends InputShapes, P, Plan extends { out: Shape }, S e
     const watch = watcher();
     watch?.(publicName, inputs as Record<string, Tensor | null>);
 
-    const { result, made } = inContext(gpu, definition.name, how, { needsGrad }, (ctx) =>
-      checks.result(definition.forward(ctx, inputs, plan, params), plan, inputs, gpu),
-    );
+    const forward = () =>
+      inContext(gpu, definition.name, how, { needsGrad }, (ctx) =>
+        checks.result(definition.forward(ctx, inputs, plan, params), plan, inputs, gpu),
+      );
+    const { result, made } = tracer() ? traceOps(null, forward) : forward();
     const { out, saved } = result;
-    tracer()?.({ op: publicName, inputs: inputs as Record<string, Tensor | null>, params, out });
+    tracer()?.op({ op: publicName, inputs: inputs as Record<string, Tensor | null>, params, out });
     if (watch) out.requiresGrad = names.some((name) => inputs[name]?.requiresGrad);
     if (graph) {
       const { own, changed } = holdSaved(saved);

@@ -365,7 +365,7 @@ export class Tensor implements Bindable {
       );
     }
     const out = new Tensor(this.gpu, shape, this.dtype, this.storage.retain(false), this.byteOffset);
-    tracer()?.({ op: "alias", inputs: { x: this }, params: null, out });
+    tracer()?.op({ op: "alias", inputs: { x: this }, params: null, out });
     return out;
   }
 

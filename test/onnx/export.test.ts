@@ -46,6 +46,7 @@ import {
   SiLU,
   Softplus,
   StochasticDepth,
+  scale,
   sigmoid,
   softplus,
   sub,
@@ -400,6 +401,120 @@ describe("exportOnnx", () => {
       expect((await exportOnnx(model.eval(), { shape: [4, 4, 2] })).length).toBeGreaterThan(0);
       model.dispose();
     }
+    expect(gpu.stats.liveBuffers).toBe(before);
+  });
+
+  it("refuses what a network computes without ops, and what hangs on the batch, the values, chance or earlier calls", async () => {
+    const gpu = await testGpu();
+    const before = gpu.stats.liveBuffers;
+    const source = `
+      @group(0) @binding(0) var<storage, read_write> out: array<f32>;
+      @group(0) @binding(1) var<storage, read> x: array<f32>;
+      @compute @workgroup_size(64)
+      fn twice(@builtin(global_invocation_id) id: vec3<u32>) {
+        if (id.x < arrayLength(&out)) { out[id.x] = 2 * x[id.x % arrayLength(&x)]; }
+      }`;
+    const shader = { name: "twice", source };
+    const twice = (x: Tensor, out = gpu.empty(x.shape)) => {
+      gpu.run({ shader, entry: "twice" }, { out, x }, [Math.ceil(out.size / 64)]);
+      return out;
+    };
+    const one = gpu.tensor([0.5], [1]);
+    const many = gpu.full([3, 4, 4, 3], 0.25);
+    const random = new Random(1);
+    let calls = 0;
+    /** What a pass of one's own makes of the elements: here a copy. */
+    const copied = (x: Tensor) => {
+      const out = gpu.full([1], 0);
+      const encoder = gpu.device.createCommandEncoder();
+      const [from, to] = [x.buffer, out.buffer];
+      encoder.copyBufferToBuffer(from, x.range.byteOffset, to, out.range.byteOffset, 4);
+      gpu.device.queue.submit([encoder.finish()]);
+      return out;
+    };
+    const kernel =
+      /forward runs the kernel twice by gpu.run on what depends on the input; expected ops alone/;
+    const write = /forward overwrites what an op has taken or given; expected a new tensor/;
+    const constant = (shape: string) =>
+      new RegExp(`a constant ${shape} of \\w+ differs between two inputs, of 3 and 2 rows; expected`);
+    const refused: [string, (x: Tensor) => Tensor, RegExp][] = [
+      ["its output is used", (x) => add(sigmoid(x), twice(x)), kernel],
+      ["its output is the output", (x) => twice(sigmoid(x)), kernel],
+      [
+        "it overwrites what an op gave",
+        (x) => {
+          const y = sigmoid(x);
+          twice(x, y);
+          return mul(y, one);
+        },
+        kernel,
+      ],
+      ["a range", (x) => add(x, twice(x.range as never, one)), kernel],
+      [
+        "a constant written anew",
+        (x) => {
+          one.write([0.5]);
+          const y = mul(x, one);
+          one.write([0.25]);
+          return mul(y, one);
+        },
+        write,
+      ],
+      [
+        "the host overwrites what an op gave",
+        (x) => {
+          const y = sigmoid(x);
+          y.fill(1);
+          return mul(y, one);
+        },
+        write,
+      ],
+      ["a pass of its own", (x) => mul(x, copied(x)), constant("\\[1\\]")],
+      ["the batch's size as a number", (x) => scale(sigmoid(x), 1 / x.shape[0]!), constant("\\[\\]")],
+      [
+        "the batch's size as a shape",
+        (x) => add(x, gpu.full([x.shape[0]!, 1, 1, 1], 2)),
+        constant("\\[3, 1, 1, 1\\]"),
+      ],
+      ["one number of images", (x) => (x.shape[0] === 3 ? mul(x, many) : x), /node \d, \w+, differs/],
+      ["chance", (x) => add(x, gpu.full([1], random.normal())), constant("\\[1\\]")],
+      ["earlier calls", (x) => (calls++ % 2 === 0 ? sigmoid(x) : add(x, one)), /node 1, Sigmoid, differs/],
+      [
+        "rows on end",
+        (x) => concat([x, x], 0),
+        /the output of 3 rows is \[6, 4, 4, 3\]; expected as many rows/,
+      ],
+    ];
+    const wrong: string[] = [];
+    for (const [what, ops, message] of refused) {
+      const model = new Through(gpu, ops);
+      const told = await exportOnnx(model, { shape: [4, 4, 2] }).then(
+        () => "nothing",
+        (error: Error) => error.message,
+      );
+      if (!message.test(told)) wrong.push(`${what}: ${told}`);
+      model.dispose();
+    }
+    expect(wrong).toEqual([]);
+    // Constants may be worked out in any way, if they are the same each time.
+    const plan = gpu.capture(() => mul(one, one));
+    const fixed = new Through(gpu, (x) => {
+      one.write([0.75]);
+      plan.run();
+      const size = gpu.empty([1]);
+      size.fill(0.5);
+      return flatten(add(mul(mul(x, twice(one)), add(size, plan.result)), gpu.full([1], 3)));
+    });
+    const file = await exportOnnx(fixed, { shape: [4, 4, 2] });
+    const x = image(2 * 32, 4);
+    const [here, there] = [
+      await logitsHere(gpu, fixed, x, [2, 4, 4, 2]),
+      await logitsThere(file, x, [2, 4, 4, 2]),
+    ];
+    expect(difference(there, here)).toBeLessThan(5e-6);
+    fixed.dispose();
+    plan.dispose();
+    for (const tensor of [one, many]) tensor.dispose();
     expect(gpu.stats.liveBuffers).toBe(before);
   });
 });
