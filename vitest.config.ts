@@ -34,6 +34,9 @@ const FOR_CHECK = [
 ];
 const isAlone = process.argv.slice(2).join(" ") === "run";
 
+/** What ends a process with its parent: for the workers, and by the environment for all that tests start. */
+const END_WITH_PARENT = ["--import", new URL("test/helpers/end-with-parent.js", import.meta.url).href];
+
 // Two workers. A software adapter runs a kernel on every core, but compiles it on one, and where nothing is cached, compiling
 // is most of the time: nine tenths for the tests of conv2d's tiles and of pooling.
 export default defineConfig({
@@ -41,6 +44,7 @@ export default defineConfig({
     include: ["test/**/*.test.ts"],
     exclude: [...configDefaults.exclude, ...(isAlone ? FOR_CHECK.map((room) => `test/${room}/**`) : [])],
     pool: "forks",
+    execArgv: END_WITH_PARENT,
     maxWorkers: 2,
     sequence: { sequencer: LongOnesFirst },
     isolate: false,
@@ -48,6 +52,7 @@ export default defineConfig({
     env: {
       ...{ FUSENORM_CHOICES: "off", FUSENORM_COMPILE_AHEAD: "off" },
       FUSENORM_TESTS: isAlone ? "sample" : "all",
+      NODE_OPTIONS: [process.env.NODE_OPTIONS ?? "", ...END_WITH_PARENT].join(" ").trim(),
     },
     // What random programs say of a difference is longer.
     chaiConfig: { truncateThreshold: 1000 },

@@ -6,11 +6,17 @@ import { spawn } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { fuzzing } from "./lib/fuzz.ts";
 
+/** Where this process is killed, the tests end too. */
+const END_WITH_PARENT = new URL("../test/helpers/end-with-parent.js", import.meta.url).href;
 const { env, tell } = fuzzing("npm run fuzz --");
 const child = spawn("npx", ["vitest", "run", "test/property"], {
   cwd: fileURLToPath(new URL("..", import.meta.url)),
   stdio: "inherit",
-  env: { ...process.env, ...env },
+  env: {
+    ...process.env,
+    ...env,
+    NODE_OPTIONS: `${process.env.NODE_OPTIONS ?? ""} --import ${END_WITH_PARENT}`,
+  },
   detached: true, // a group of its own: an interruption reaches it through the handler below, once
 });
 let interrupted = false;

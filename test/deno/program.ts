@@ -1,20 +1,19 @@
 // Deno, as the npm tree brings it, and the variables with which it finds a software adapter.
 
-import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
-import { dirname, join } from "node:path";
+import { dirname } from "node:path";
+import { fileURLToPath } from "node:url";
 import { isLavapipe, thisMachine } from "../../src/node/adapters.ts";
 import { embeddedVulkan } from "../../src/node/embedded.ts";
 
 /** The script that starts Deno, to be run by Node. */
 export function denoProgram(): string {
   try {
-    const file = createRequire(import.meta.url).resolve("deno/package.json");
-    const { bin } = JSON.parse(readFileSync(file, "utf8")) as { bin: string };
-    return join(dirname(file), bin);
+    createRequire(import.meta.url).resolve("deno/package.json");
   } catch (cause) {
     throw new Error("the devDependency `deno` is not installed: `npm ci` brings it", { cause });
   }
+  return fileURLToPath(new URL("launch.js", import.meta.url));
 }
 
 /** The variables with which wgpu finds a software adapter. */
