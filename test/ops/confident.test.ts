@@ -228,6 +228,60 @@ describe.each([3, 300])("of %i classes", (classes) => {
   });
 });
 
+describe("two classes, at every distance", () => {
+  const gaps = Float64Array.from({ length: 97 }, (_, i) => Math.fround(0.04 * i));
+  const x = Float64Array.from({ length: 2 * gaps.length }, (_, i) => (i % 2 === 0 ? gaps[i >> 1]! : 0));
+  const shape = [gaps.length, 2];
+
+  it("losses and gradients are as good as those of the distance", async () => {
+    const labels = gpu.tensor(new Uint32Array(gaps.length), [gaps.length], { dtype: "uint32" });
+    const first = gpu.tensor(
+      x.map((_, i) => 1 - (i % 2)),
+      shape,
+    );
+    const losses = gaps.map((gap) => soft(-gap));
+    const slope = (i: number) => (i % 2 === 0 ? -1 : 1) * σ(-gaps[i >> 1]!);
+    const { out, grads, upstream } = await both(
+      (a) => softmaxCrossEntropy(a, labels, { reduction: "none" }),
+      { data: x, shape },
+    );
+    expect(worst(out, losses)).toBeLessThan(1e-6);
+    expect(
+      worst(
+        grads[0]!,
+        x.map((_, i) => upstream[i >> 1]! * slope(i)),
+      ),
+    ).toBeLessThan(1e-6);
+    const input = gpu.tensor(x, shape, { requiresGrad: true });
+    const y = logSoftmax(input);
+    y.backward(first);
+    const log = await y.read();
+    expect(
+      worst(
+        log.filter((_, i) => i % 2 === 0),
+        losses.map((v) => -v),
+      ),
+    ).toBeLessThan(1e-6);
+    expect(
+      worst(
+        await input.grad!.read(),
+        x.map((_, i) => -slope(i)),
+      ),
+    ).toBeLessThan(1e-6);
+    for (const tensor of [labels, first, input, y]) tensor.dispose();
+  });
+
+  it("softplus too", async () => {
+    const { out } = await both(softplus, { data: gaps.map((gap) => -gap), shape: [gaps.length] });
+    expect(
+      worst(
+        out,
+        gaps.map((gap) => soft(-gap)),
+      ),
+    ).toBeLessThan(1e-6);
+  });
+});
+
 describe("activations", () => {
   const wide = { data: logits, shape: [logits.length] };
   const tails: Record<
