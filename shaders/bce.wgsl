@@ -8,8 +8,9 @@
 // For targets from 0 to 1 nothing cancels in the loss, however sure the logits are; nor in dz, where t is 0 or 1.
 //
 // Layout: flat float32, taken as vec4s (buffers are padded to 16 bytes). One invocation owns one vec4 per step of a
-// grid-stride loop. No barriers, no workgroup memory.
+// grid-stride loop. No barriers, no workgroup memory. NaN among the logits stays NaN, by its bits: min and max may lose it.
 
+//#import nan
 //#import near_zero
 
 override WORKGROUP_SIZE: u32 = 256;
@@ -29,7 +30,8 @@ struct Soft { minus: vec4<f32>, plus: vec4<f32> }
 
 fn soft_of(v: vec4<f32>) -> Soft {
   let both = log1p(exp(-min(abs(v), vec4<f32>(200)))); // exp(-200) is 0
-  return Soft(max(-v, vec4<f32>(0)) + both, max(v, vec4<f32>(0)) + both);
+  let is_nan = are_nan(v);
+  return Soft(select(max(-v, vec4<f32>(0)) + both, v, is_nan), select(max(v, vec4<f32>(0)) + both, v, is_nan));
 }
 
 // p t
@@ -54,7 +56,7 @@ fn grad_logits(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgr
     let is_positive = z[i] >= vec4<f32>(0);
     let plus = larger * select(e, vec4<f32>(1), is_positive);
     let minus = larger * select(vec4<f32>(1), e, is_positive);
-    out[i] = dy[i] * ((1 - t[i]) * plus - positive(i) * minus);
+    out[i] = dy[i] * select((1 - t[i]) * plus - positive(i) * minus, z[i], are_nan(z[i]));
   }
 }
 

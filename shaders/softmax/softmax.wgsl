@@ -48,7 +48,7 @@ fn row_sum(base: u32, first: u32, step: u32, m: f32) -> vec2<f32> {
     let end = min(k + BLOCK * step, sizes.classes);
     for (; k < end; k += step) {
       let z = x[base + k] - m;
-      part += select(vec2<f32>(0.0, select(exp(z), z, is_nan(z))), vec2<f32>(1.0, 0.0), z == 0.0);
+      part += select(vec2<f32>(0.0, select(exp(z), z, is_nan(z))), vec2<f32>(1.0, 0.0), is_zero(z));
     }
     sum += part;
   }

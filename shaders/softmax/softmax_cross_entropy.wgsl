@@ -85,7 +85,7 @@ fn row_sums(base: u32, first: u32, step: u32, m: f32) -> vec4<f32> {
     let end = min(k + BLOCK * step, sizes.classes);
     for (; k < end; k += step) {
       let z = logits[base + k] - m;
-      if (z == 0.0) {
+      if (is_zero(z)) {
         part.w += 1.0;
       } else {
         part.x += select(exp(z), z, is_nan(z));
@@ -226,7 +226,7 @@ fn grad_input(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgro
     let z = logits[i] - known.x;
     let sum = 1.0 + known.y;
     let p = exp(z) / sum;
-    let q = select(1.0 - p, known.y / sum, z == 0.0);
+    let q = select(1.0 - p, known.y / sum, is_zero(z));
     let value = upstream_of(row) * ((known.z - c) * p - c * q);
     dlogits[i] = select(select(bitcast<f32>(sizes.nan_bits), value, is_valid), 0.0, is_ignored);
   }

@@ -138,6 +138,41 @@ describe("losses", () => {
     for (const tensor of [x, y]) tensor.dispose();
   });
 
+  it("NaN among logits and targets stays NaN, in the loss and where a gradient hangs on it", async () => {
+    const gpu = await testGpu();
+    const nan = Number.NaN;
+    const data = { input: [nan, 2, nan, 0.5, -3], target: [1, nan, 0, 1, 0] };
+    const isNan = [true, true, true, false, false];
+    const weight = gpu.tensor([0.5], [1]);
+    const runs: [string, (a: Tensor, b: Tensor) => Tensor][] = [
+      ["bceWithLogits", (a, b) => bceWithLogits(a, b, { reduction: "none" })],
+      ["bceWithLogits, weighted", (a, b) => bceWithLogits(a, b, { reduction: "none", posWeight: weight })],
+      ...([mseLoss, l1Loss, huberLoss, smoothL1Loss] as const).map(
+        (loss): [string, (a: Tensor, b: Tensor) => Tensor] => [
+          loss.name,
+          (a, b) => loss(a, b, { reduction: "none" }),
+        ],
+      ),
+    ];
+    for (const [name, run] of runs) {
+      const [a, b] = [data.input, data.target].map((values) =>
+        gpu.tensor(values, [5], { requiresGrad: true }),
+      );
+      const loss = run(a!, b!);
+      expect([...(await loss.read())].map(Number.isNaN), name).toEqual(isNan);
+      const ones = gpu.full([5], 1);
+      loss.backward(ones);
+      if (name.startsWith("bce")) {
+        expect([...(await a!.grad!.read())].map(Number.isNaN), `${name}, gradient`).toEqual(isNan);
+        // That of a target is of the logit alone.
+        const ofTarget = [true, false, true, false, false];
+        expect([...(await b!.grad!.read())].map(Number.isNaN), `${name}, targets`).toEqual(ofTarget);
+      }
+      for (const tensor of [a!, b!, loss, ones]) tensor.dispose();
+    }
+    weight.dispose();
+  });
+
   it("refuse what they can't take", async () => {
     const gpu = await testGpu();
     const [x, y] = [gpu.zeros([2, 3]), gpu.zeros([3])];
