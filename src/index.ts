@@ -235,6 +235,7 @@ export {
   learningRateFinder,
 } from "./optim/finder.ts";
 export { decayGroups } from "./optim/groups.ts";
+export { JointOptimizer } from "./optim/joint.ts";
 export { Muon, type MuonOptions } from "./optim/muon.ts";
 export { Optimizer, type OptimizerGroup, type ParameterGroup, type Parameters } from "./optim/optimizer.ts";
 export { RMSprop, type RMSpropOptions } from "./optim/rmsprop.ts";

@@ -57,8 +57,8 @@ export function addTrainOptions(command: Command): void {
     .option("--init <scheme>", INITS.join(", "), d.init)
     .option("--schedule <name>", "constant, step (÷10 at 50 % and 75 %), cosine or one-cycle", d.schedule)
     .option("--warmup-steps <n>", "steps of linear warm-up", integer, d.warmupSteps)
-    .option("--momentum <m>", "momentum of sgd and rmsprop", number, d.momentum)
-    .option("--nesterov", "Nesterov's momentum", d.nesterov)
+    .option("--momentum <m>", "of sgd, rmsprop and muon (default: 0.9, or 0.95 of muon)", number)
+    .option("--nesterov", "Nesterov's momentum, of sgd", d.nesterov)
     .option("--weight-decay <rate>", "weight decay, such as 5e-4", number, d.weightDecay)
     .option("--clip-grad-norm <most>", "scale gradients down to this norm", number)
     .option("--batch-size <n>", "images a step", positiveInteger, d.batchSize)
@@ -116,6 +116,7 @@ export function registerTrain(program: Command): void {
   examples(command, [
     "fusenorm train --depth 8 --epochs 2",
     "fusenorm train --model resnet18 --optimizer adamw --lr 1e-3 --schedule one-cycle",
+    "fusenorm train --optimizer muon --lr 1e-3 --schedule cosine",
     "fusenorm train --data ./photos --size 64 --model resnet18 --optimizer adamw --lr 1e-3",
     "fusenorm train --data cifar10 --lr 0.1 --epochs 160 --out runs/cifar10",
     "fusenorm train --data cifar10 --epochs 160 --out runs/cifar10 --resume",

@@ -3,7 +3,7 @@ import * as shaders from "../generated/shaders.ts";
 import type { StateDict } from "../nn/module.ts";
 import { checkFlag, checkOptions, isPlain, optionNames, show } from "../options.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { Optimizer, type Parameters, type Update } from "./optimizer.ts";
+import { PackedOptimizer, type Parameters, type Update } from "./optimizer.ts";
 
 /** Options of `Adam` and `AdamW`; names and defaults are PyTorch's. */
 export interface AdamOptions {
@@ -22,7 +22,7 @@ export interface AdamOptions {
 const OPTIONS = optionNames<AdamOptions>({ lr: 0, betas: 0, eps: 0, weightDecay: 0, amsgrad: 0 });
 
 /** What Adam and AdamW have in common. */
-abstract class AdamRule extends Optimizer {
+abstract class AdamRule extends PackedOptimizer {
   private readonly ofAdvance: Record<"LOG_BETA1" | "LOG_BETA2" | "DECOUPLED", number>;
   private readonly ofStep: Record<"GAIN1" | "GAIN2" | "EPS" | "DECOUPLED", number>;
   private readonly first: Tensor;

@@ -7,7 +7,7 @@ import { sum } from "../ops/reduce/reduce.ts";
 import { checkChoice, checkFlag, checkInteger, checkOptions, optionNames, show } from "../options.ts";
 import { formatShape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { Optimizer, type Parameters, type Update } from "./optimizer.ts";
+import { PackedOptimizer, type Parameters, type Update } from "./optimizer.ts";
 import type { Slot } from "./packed.ts";
 
 /** Options of `Muon`. */
@@ -44,13 +44,13 @@ const EPS = 1e-7;
  *
  * ```ts
  * const [weights, rest] = decayGroups(model);
- * const optimizers = [new Muon(weights.params, { lr: 0.02 }), new AdamW(rest.params)];
+ * const optimizer = new JointOptimizer([new Muon(weights.params, { lr: 0.02 }), new AdamW(rest.params)]);
  * ```
  *
  * State: `momentum_buffer.0` and so on. Two dispatches for all parameters, and some twenty for each; see `Optimizer`.
  * @throws UsageError for options out of range, or parameters that are no float32 leaves with requiresGrad on one Gpu, of two axes or four
  */
-export class Muon extends Optimizer {
+export class Muon extends PackedOptimizer {
   private readonly constants: { GAIN: number; MOMENTUM: number; NESTEROV: number };
   private readonly nsSteps: number;
   private readonly adjustLr: NonNullable<MuonOptions["adjustLr"]>;

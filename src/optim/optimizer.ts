@@ -55,13 +55,54 @@ const GROUP_OPTIONS = optionNames<ParameterGroup>({ params: 0, lr: 0, weightDeca
 /** The bits that a state has before a parameter's first step, where they are not those of 0. */
 const ZERO = 0;
 
+/** What every optimizer does for those who train by it. */
+export abstract class Optimizer {
+  /** The groups, in the order in which they were given; one if parameters were given alone. */
+  abstract readonly paramGroups: readonly OptimizerGroup[];
+  /**
+   * The learning rate; may be set anew at any time, also under a captured step. Groups that were given a rate of their own keep
+   * their ratio to it, so that one schedule moves all: `optimizer.lr = schedule(step)`.
+   */
+  abstract lr: number;
+
+  constructor() {
+    showByToString(this);
+  }
+
+  /** One line: the parameters and rates of each group. */
+  abstract toString(): string;
+
+  /** Updates every parameter that has a gradient. */
+  abstract step(): void;
+
+  /** Drops the gradients; the next `backward` starts from nothing. */
+  abstract zeroGrad(): void;
+
+  /**
+   * The state of the parameters that have had a step, for `loadStateDict`: `exp_avg.0` and so on, PyTorch's name and the number of
+   * the parameter. Learning rates are the caller's to keep.
+   */
+  abstract stateDict(): Promise<StateDict>;
+
+  /**
+   * Goes on from `stateDict()` of an optimizer of the same parameters; one without a state has had no step there.
+   * @throws ShapeError before anything is written
+   */
+  abstract loadStateDict(state: StateDict): void;
+
+  /** What `loadStateDict` checks. @throws ShapeError */
+  abstract checkStateDict(state: StateDict): void;
+
+  /** Gives state and gradients back; the parameters live on. */
+  abstract dispose(): void;
+}
+
 /**
- * What optimizers have in common: the parameters moved into one packed buffer (the tensors stay the same handles), gradients
+ * What the rules have in common: the parameters moved into one packed buffer (the tensors stay the same handles), gradients
  * and float32 state in others of the same layout, so that a step is one dispatch. Parameters without a gradient are
  * left alone, as in PyTorch. Rates, and counts of steps where a rule has them, live on the GPU: a captured step goes on counting.
  */
-export abstract class Optimizer {
-  /** The groups, in the order in which they were given; one if parameters were given alone. */
+export abstract class PackedOptimizer extends Optimizer {
   readonly paramGroups: readonly OptimizerGroup[];
   protected readonly gpu: Gpu;
   protected readonly packed: Packed;
@@ -73,7 +114,6 @@ export abstract class Optimizer {
   private readonly initial: { lr: number; groups: readonly number[] };
   private rate: number;
 
-  /** One line: the parameters and rates of each group. */
   toString(): string {
     const told = this.paramGroups.map(
       ({ params: { length }, lr }) => `${length} parameter${length === 1 ? "" : "s"}, lr ${lr}`,
@@ -91,7 +131,7 @@ export abstract class Optimizer {
     defaults: { lr: number; weightDecay: number },
     check: (i: number, parameter: Tensor) => void = () => {},
   ) {
-    showByToString(this);
+    super();
     checkRate(name, "lr", defaults.lr);
     checkRate(name, "weightDecay", defaults.weightDecay);
     const groups = checkGroups(name, parameters, defaults);
@@ -123,10 +163,6 @@ export abstract class Optimizer {
     this.writeRates(this.groupRates, true);
   }
 
-  /**
-   * The learning rate; may be set anew at any time, also under a captured step. Groups that were given a rate of their own keep
-   * their ratio to it, so that one schedule moves all: `optimizer.lr = schedule(step)`.
-   */
   get lr(): number {
     return this.rate;
   }
@@ -155,7 +191,6 @@ export abstract class Optimizer {
     return whole;
   }
 
-  /** Updates every parameter that has a gradient. */
   step(): void {
     const { packed, rates } = this;
     const { values, gradients, blocks } = packed;
@@ -176,15 +211,10 @@ export abstract class Optimizer {
   /** Dispatches the rule for some neighbours. */
   protected abstract update(update: Update): void;
 
-  /** Drops the gradients; the next `backward` starts from nothing. */
   zeroGrad(): void {
     for (const { parameter } of this.packed.slots) parameter.zeroGrad();
   }
 
-  /**
-   * The state of the parameters that have had a step, for `loadStateDict`: `exp_avg.0` and so on, PyTorch's name and the number of
-   * the parameter. Learning rates are the caller's to keep.
-   */
   async stateDict(): Promise<StateDict> {
     const state: StateDict = {};
     for (const { index, parameter } of this.packed.slots) {
@@ -198,10 +228,6 @@ export abstract class Optimizer {
     return state;
   }
 
-  /**
-   * Goes on from `stateDict()` of an optimizer of the same parameters; one without a state has had no step there.
-   * @throws ShapeError before anything is written
-   */
   loadStateDict(state: StateDict): void {
     this.checkStateDict(state);
     for (const [name, { parts, initial }] of this.states) {
@@ -213,7 +239,6 @@ export abstract class Optimizer {
     }
   }
 
-  /** What `loadStateDict` checks. @throws ShapeError */
   checkStateDict(state: StateDict): void {
     const op = `${this.name}.loadStateDict`;
     if (!isPlain(state)) {
@@ -255,7 +280,6 @@ export abstract class Optimizer {
     return false;
   }
 
-  /** Gives state and gradients back; the parameters live on. */
   dispose(): void {
     this.packed.dispose();
     this.rates.dispose();

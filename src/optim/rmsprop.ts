@@ -2,7 +2,7 @@ import { UsageError } from "../errors.ts";
 import * as shaders from "../generated/shaders.ts";
 import { checkFlag, checkOptions, optionNames, show } from "../options.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { Optimizer, type Parameters, type Update } from "./optimizer.ts";
+import { PackedOptimizer, type Parameters, type Update } from "./optimizer.ts";
 
 /** Options of `RMSprop`; names and defaults are PyTorch's. */
 export interface RMSpropOptions {
@@ -31,7 +31,7 @@ const OPTIONS = optionNames<RMSpropOptions>({
  * State: `square_avg.0`, `momentum_buffer.0` with momentum, `grad_avg.0` if centered, and so on. See `Optimizer`.
  * @throws UsageError for options out of range, or parameters that are no float32 leaves with requiresGrad on one Gpu
  */
-export class RMSprop extends Optimizer {
+export class RMSprop extends PackedOptimizer {
   private readonly constants: { GAIN: number; EPS: number };
   private readonly momentum: number;
   private readonly squares: Tensor;

@@ -2,7 +2,7 @@ import { UsageError } from "../errors.ts";
 import * as shaders from "../generated/shaders.ts";
 import { checkFlag, checkOptions, isPlain, optionNames, show } from "../options.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { Optimizer, type Parameters, type Update } from "./optimizer.ts";
+import { PackedOptimizer, type Parameters, type Update } from "./optimizer.ts";
 
 /** Options of `SGD`; names and defaults are PyTorch's. */
 export interface SGDOptions {
@@ -30,7 +30,7 @@ const UNSTEPPED = 0x7fc5eed0;
  * State: `velocity.0` and so on, with momentum. See `Optimizer`.
  * @throws UsageError for options out of range, or parameters that are no float32 leaves with requiresGrad on one Gpu
  */
-export class SGD extends Optimizer {
+export class SGD extends PackedOptimizer {
   private readonly constants: { MOMENTUM: number; DAMPENING: number; NESTEROV: number };
   private readonly velocities: Tensor | null;
 

@@ -7,6 +7,8 @@ import { Gpu } from "../gpu.ts";
 import type { Module } from "../nn/module.ts";
 import { Adam, AdamW } from "../optim/adam.ts";
 import { decayGroups } from "../optim/groups.ts";
+import { JointOptimizer } from "../optim/joint.ts";
+import { Muon } from "../optim/muon.ts";
 import type { Optimizer } from "../optim/optimizer.ts";
 import { RMSprop } from "../optim/rmsprop.ts";
 import { cosine, multiStep, oneCycle, type Schedule, warmup } from "../optim/schedule.ts";
@@ -90,6 +92,15 @@ function makeOptimizer(model: Module, options: TrainOptions): Optimizer {
   const parameters = decayGroups(model);
   if (optimizer === "adam") return new Adam(parameters, { lr, weightDecay });
   if (optimizer === "adamw") return new AdamW(parameters, { lr, weightDecay });
+  if (optimizer === "muon") {
+    // Filters and matrices are what decays. Scaled so, Muon's steps are as large as AdamW's: one rate and one decay fit both.
+    const muon = { lr, weightDecay, momentum, adjustLr: "match_rms_adamw" } as const;
+    return new JointOptimizer(
+      parameters.map((group) =>
+        group.weightDecay === 0 ? new AdamW([group], { lr, weightDecay }) : new Muon([group], muon),
+      ),
+    );
+  }
   return new RMSprop(parameters, { lr, momentum, weightDecay });
 }
 

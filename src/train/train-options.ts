@@ -9,7 +9,7 @@ import {
 import { checkChoice, checkFlag, checkOptions, optionNames, show } from "../options.ts";
 import { isCifarNetwork, NETWORK_NAMES, type NetworkName } from "./networks.ts";
 
-export const OPTIMIZER_NAMES = ["sgd", "adam", "adamw", "rmsprop"] as const;
+export const OPTIMIZER_NAMES = ["sgd", "adam", "adamw", "rmsprop", "muon"] as const;
 export const SCHEDULE_NAMES = ["constant", "step", "cosine", "one-cycle"] as const;
 
 /** Everything that decides a run: the same options, data and adapter give the same losses, bit for bit. */
@@ -27,14 +27,16 @@ export interface TrainOptions {
   init: Init;
   /** Of the classifier; null for that of the convolutions. */
   classifierInit: Init | null;
+  /** `muon`: of filters and matrices, with the rate scaled as for AdamW, which has the biases and norms. */
   optimizer: (typeof OPTIMIZER_NAMES)[number];
   lr: number;
   /** `step`: divided by 10 at 50 % and 75 % of the run, as in the paper. `one-cycle`: up to `lr`, and down to almost nothing. */
   schedule: (typeof SCHEDULE_NAMES)[number];
   /** Steps over which the learning rate rises linearly from 0. */
   warmupSteps: number;
-  /** Of SGD and RMSprop. */
+  /** Of SGD, RMSprop and Muon. Default 0.9, or 0.95 of Muon. */
   momentum: number;
+  /** Of SGD; Muon's is always Nesterov's. */
   nesterov: boolean;
   weightDecay: number;
   /** The most that the gradients' norm may be; null for any. */
@@ -96,6 +98,7 @@ export function recipeSettings({ capture: _how, ...options }: TrainOptions): Rec
 
 /** Channels of the first stage of networks that are not for small images. */
 const WIDTH = 64;
+const MUON_MOMENTUM = 0.95;
 
 /**
  * `options` with defaults for those that are missing or undefined.
@@ -107,6 +110,7 @@ export function trainOptions(options: Partial<TrainOptions> = {}): TrainOptions 
   const all: TrainOptions = { ...defaultTrainOptions, ...given };
   checkChoice("train", "model", all.model, NETWORK_NAMES);
   if (given.width === undefined && !isCifarNetwork(all.model)) all.width = WIDTH;
+  if (given.momentum === undefined && all.optimizer === "muon") all.momentum = MUON_MOMENTUM;
   const rule = (name: keyof TrainOptions, ok: boolean, expected: string) => {
     if (!ok) throw new UsageError(`train: ${name} is ${show(all[name])}; expected ${expected}`);
   };

@@ -38,6 +38,28 @@ describe("fusenorm train", () => {
     expect(cut.code).toBe(1);
   });
 
+  it("trains by Muon and AdamW, says so, and resumes to the same losses", async () => {
+    const data = tinyDataset();
+    const [split, whole] = [join(folder(), "a"), join(folder(), "b")];
+    const train = async (out: string, epochs: number, ...more: string[]) => {
+      const args = ["--data", data, "--out", out, "--epochs", `${epochs}`, "--optimizer", "muon", "--json"];
+      return fusenorm("train", ...args, ...SMALL, ...more);
+    };
+    const first = await train(split, 1);
+    expect(first.stderr).toMatch(/ResNet-8 \(width 4, norm batch\) by muon on /);
+    expect(JSON.parse(first.stdout).options).toMatchObject({ optimizer: "muon", momentum: 0.95 });
+    const other = await train(split, 2, "--resume", "--momentum", "0.9");
+    expect(other.stderr).toMatch(/trained with momentum 0.95, this run has 0.9/);
+    const goesOn = await train(split, 2, "--resume");
+    const told = ({ stdout }: { stdout: string }) => {
+      const { step, loss, testAccuracy } = JSON.parse(stdout);
+      return { step, loss, testAccuracy };
+    };
+    expect(told(goesOn)).toEqual(told(await train(whole, 2)));
+    const logs = [split, whole].map((out) => JSON.parse(readFileSync(join(out, "history.json"), "utf8")).log);
+    expect(logs[0]).toEqual(logs[1]);
+  });
+
   it("trains on folders of images of one's own, and predicts by what came out", async () => {
     const [photos, out] = [join(folder(), "photos"), join(folder(), "out")];
     for (const [name, red] of Object.entries({ red: 200, teal: 20 })) {

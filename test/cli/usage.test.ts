@@ -120,6 +120,7 @@ describe("completion", () => {
       `eval "$(fusenorm completion bash)"
        ${ask("train", "--adapter", "l")}
        ${ask("data", "info", "cifar")}
+       ${ask("train", "--optimizer", "m")}
        ${ask("compare", "--out", "")}
        ${ask("train", "--out", "$(echo broken >&2)", "--s")}
        complete -p fusenorm`,
@@ -128,6 +129,7 @@ describe("completion", () => {
     expect(stdout.trim().split("\n")).toEqual([
       "[lavapipe]",
       "[cifar10 cifar100]",
+      "[muon]",
       "[]",
       "[--size --schedule --seed]",
       "complete -o default -F _fusenorm fusenorm",

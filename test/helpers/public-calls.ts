@@ -35,7 +35,7 @@ const INTERNAL: Record<string, string> = {
   Module: "checkStateDict under namePaths children modules tensors flop normedLayers",
   Sequential: "normedLayers",
   ConvTranspose2d: "flop",
-  Optimizer: "writeRates newState update isOtherState checkStateDict",
+  JointOptimizer: "checkStateDict partsOf",
   SGD: "update isOtherState",
   RMSprop: "update",
   Muon: "update orthogonalize",
@@ -59,11 +59,11 @@ const PLAIN = new Set([
   ...[
     "GradientLine.weights",
     "GradientLine.close",
-    "Optimizer.step",
-    "Optimizer.zeroGrad",
-    "Optimizer.toString",
-    "Optimizer.stateDict",
-    "Optimizer.dispose",
+    "JointOptimizer.step",
+    "JointOptimizer.zeroGrad",
+    "JointOptimizer.toString",
+    "JointOptimizer.stateDict",
+    "JointOptimizer.dispose",
     "Muon.dispose",
   ],
   ...[
@@ -337,6 +337,7 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
     ["lr"],
   );
   const optimizer = () => new core.SGD([weight], { lr: 1 });
+  const joined = new core.SGD([gpu.keep(gpu.tensor([1], [1], { requiresGrad: true }))], { lr: 1 });
   const adam = options({
     ...{ lr: number(0.001, 0), eps: number(1e-8, 0), weightDecay: number(0, 0), amsgrad: flag(false) },
     betas: list([0.9, 0.999], (v) => typeof v === "number" && v >= 0 && v < 1),
@@ -1209,7 +1210,7 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
       accepted: "right",
       args: [
         module,
-        instance(new core.SGD([gpu.keep(gpu.tensor([1], [1], { requiresGrad: true }))], { lr: 1 })),
+        instance(joined),
         func(() => 1),
         optional(
           options({
@@ -1221,6 +1222,10 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
       call: core.learningRateFinder,
     },
     Optimizer: { args: [], call: () => undefined },
+    JointOptimizer: {
+      args: [{ value: [joined], accepts: () => false }],
+      call: (...args: ConstructorParameters<typeof core.JointOptimizer>) => new core.JointOptimizer(...args),
+    },
     SGD: {
       args: [weights, sgd],
       call: (...args: ConstructorParameters<typeof core.SGD>) => new core.SGD(...args),
@@ -1278,8 +1283,11 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
       call: core.clipGradValue,
     },
     decayGroups: { args: [module], call: (of: core.Module) => core.decayGroups(of).length },
-    "Optimizer.loadStateDict": {
-      names: ["SGD.loadStateDict"],
+    "JointOptimizer.loadStateDict": {
+      args: [{ value: {}, accepts: isEmpty }],
+      call: (state: core.StateDict) => new core.JointOptimizer([joined]).loadStateDict(state),
+    },
+    "SGD.loadStateDict": {
       args: [{ value: {}, accepts: isEmpty }],
       call: (state: core.StateDict) => {
         const sgd = optimizer();

@@ -1,7 +1,17 @@
 // Networks, optimizers and schedules by name, as `fusenorm train` has them.
 
 import { describe, expect, it } from "vitest";
-import { Adam, AdamW, imageDataset, Random, RMSprop, SGD } from "../../src/index.ts";
+import {
+  Adam,
+  AdamW,
+  imageDataset,
+  JointOptimizer,
+  Muon,
+  Random,
+  RMSprop,
+  SGD,
+  Trainer,
+} from "../../src/index.ts";
 import { RecipeTrainer } from "../../src/train/recipe.ts";
 import { OPTIMIZER_NAMES, trainOptions } from "../../src/train/train-options.ts";
 import { testGpu } from "../helpers/gpu.ts";
@@ -36,7 +46,7 @@ describe("RecipeTrainer", () => {
 
   it("makes the optimizer and the schedule that are asked for", async () => {
     const gpu = await testGpu();
-    const kinds = { sgd: SGD, adam: Adam, adamw: AdamW, rmsprop: RMSprop };
+    const kinds = { sgd: SGD, adam: Adam, adamw: AdamW, rmsprop: RMSprop, muon: JointOptimizer };
     for (const optimizer of OPTIMIZER_NAMES) {
       const trainer = new RecipeTrainer(gpu, data, {
         ...{ optimizer, depth: 8, width: 4, batchSize: 8, epochs: 2, lr: 0.01, logEvery: 1 },
@@ -55,11 +65,48 @@ describe("RecipeTrainer", () => {
     }
   });
 
-  it("has a width for each kind of network", () => {
+  it("gives filters and matrices to Muon, scaled as AdamW's, and the rest to AdamW: as by hand", async () => {
+    const gpu = await testGpu();
+    const recipe = { lr: 0.01, weightDecay: 0.1, depth: 8, width: 4, batchSize: 8 } as const;
+    const options = { ...recipe, maxSteps: 3, augment: false, schedule: "constant" } as const;
+    const trainer = new RecipeTrainer(gpu, data, { ...options, optimizer: "muon" });
+    const start = await trainer.model.stateDict();
+    const { log } = await trainer.run({ evaluate: false });
+    const trained = await trainer.model.stateDict();
+    trainer.dispose();
+
+    // The same network and batches by a trainer of one's own, with the two optimizers.
+    const other = new RecipeTrainer(gpu, data, { ...options, optimizer: "sgd" });
+    other.model.loadStateDict(start);
+    const parameters = other.model.parameters();
+    const optimizer = new JointOptimizer([
+      new Muon(
+        parameters.filter(({ rank }) => rank > 1),
+        { lr: 0.01, weightDecay: 0.1, adjustLr: "match_rms_adamw" },
+      ),
+      new AdamW(
+        parameters.filter(({ rank }) => rank === 1),
+        { lr: 0.01, weightDecay: 0 },
+      ),
+    ]);
+    const byHand = new Trainer({
+      ...{ model: other.model, optimizer, data, batchSize: 8, epochs: 10, maxSteps: 3, dropLast: true },
+    });
+    expect((await byHand.run({ evaluate: false })).log).toEqual(log);
+    expect(await other.model.stateDict()).toEqual(trained);
+    byHand.dispose();
+    optimizer.dispose();
+    other.dispose();
+  });
+
+  it("has a width for each kind of network, and a momentum for each kind of optimizer", () => {
     expect(trainOptions({}).width).toBe(16);
     expect(trainOptions({ model: "plainCifar" }).width).toBe(16);
     expect(trainOptions({ model: "resnet18" }).width).toBe(64);
     expect(trainOptions({ model: "resnet18", width: 8 }).width).toBe(8);
+    expect(trainOptions({}).momentum).toBe(0.9);
+    expect(trainOptions({ optimizer: "muon" }).momentum).toBe(0.95);
+    expect(trainOptions({ optimizer: "muon", momentum: 0.9 }).momentum).toBe(0.9);
     expect(() => trainOptions({ model: "resnet19" as never })).toThrow(/model is "resnet19".*did you mean/);
     expect(() => trainOptions({ clipGradNorm: -1 })).toThrow(/clipGradNorm is -1/);
   });
