@@ -276,7 +276,7 @@ export type { BatchLoader, HostBatch } from "./train/feed.ts";
 export { csvLog, jsonLinesLog, type LogWriter } from "./train/logs.ts";
 export type { NetworkName } from "./train/networks.ts";
 export * from "./train/probes.ts";
-export { RecipeTrainer } from "./train/recipe.ts";
+export { type RecipeStart, RecipeTrainer } from "./train/recipe.ts";
 export {
   type DeviceLoss,
   type RecoveredRun,

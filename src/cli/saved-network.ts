@@ -50,7 +50,7 @@ export interface NetworkFlags {
   std?: number[];
 }
 
-const repeatable = (value: string) => value.split(",").map((part) => number(part.trim()));
+export const repeatable = (value: string) => value.split(",").map((part) => number(part.trim()));
 
 /** The options with which a network is found and described. */
 export function addNetworkOptions(command: Command, from: string): void {
@@ -97,14 +97,11 @@ export async function readNetwork(op: string, flags: NetworkFlags): Promise<Save
     );
   }
   const { bytes } = await readNamed(file);
+  refusePickle(op, file, bytes);
   const { tensors, metadata } = decodeSafetensors(bytes, file);
-  if (metadata.format?.startsWith("fusenorm-train")) {
+  const state = stateOfCheckpoint(bytes, file, metadata);
+  if (state) {
     refuseFlags(op, file, flags, ["data"]);
-    const state: StateDict = {};
-    // Read once more, against its checksum.
-    for (const [name, tensor] of Object.entries(decodeCheckpoint(bytes, file).tensors)) {
-      if (name.startsWith("model.")) state[name.slice("model.".length)] = tensor;
-    }
     return { file, note: await noteOfCheckpoint(op, file, metadata, flags.data), state, torch: false };
   }
   if (flags.data !== undefined) {
@@ -117,6 +114,48 @@ export async function readNetwork(op: string, flags: NetworkFlags): Promise<Save
     return { file, note: readNote(file, metadata[NOTE]), state: tensors, torch: true };
   }
   return { file, note: await noteOfFlags(op, file, flags), state: tensors, torch: true };
+}
+
+/** @throws DataError for what PyTorch's own `save` writes: a pickle, alone or in an archive */
+export function refusePickle(op: string, file: string, bytes: Uint8Array): void {
+  const [a, b] = bytes;
+  const isArchive = a === 0x50 && b === 0x4b && !/\.npz$/i.test(file);
+  if (!isArchive && !(a === 0x80 && b! >= 2 && b! <= 5)) return;
+  throw new DataError(
+    `${op}: ${printable(file)} is a pickle, as torch.save writes it, which is a program; expected safetensors: in Python, ` +
+      'safetensors.torch.save_file(model.state_dict(), "model.safetensors")',
+  );
+}
+
+/** The network's tensors in a checkpoint of `train`; null for other files. */
+export function stateOfCheckpoint(
+  bytes: Uint8Array,
+  file: string,
+  metadata: Record<string, string>,
+): StateDict | null {
+  if (!metadata.format?.startsWith("fusenorm-train")) return null;
+  const state: StateDict = {};
+  // Read once more, against its checksum.
+  for (const [name, tensor] of Object.entries(decodeCheckpoint(bytes, file).tensors)) {
+    if (name.startsWith("model.")) state[name.slice("model.".length)] = tensor;
+  }
+  return state;
+}
+
+/** What a file of ours says of the images and the network: nothing of it needs to be there. */
+export function momentsAndOptions(metadata: Record<string, string>): {
+  moments: ChannelMoments | null;
+  options: Record<string, unknown>;
+} {
+  const note = parsed(metadata[NOTE]);
+  const { mean, std } = note ?? parsed(metadata.moments) ?? {};
+  const options = note ? note.options : parsed(metadata.options);
+  const channels = Array.isArray(mean) ? mean.length : 0;
+  const isRight = channels > 0 && areMoments(mean, channels) && areMoments(std, channels, 0);
+  return {
+    moments: isRight ? ({ mean, std } as unknown as ChannelMoments) : null,
+    options: isPlain(options) ? options : {},
+  };
 }
 
 /** @throws UsageError for flags that would contradict the file */
@@ -154,8 +193,8 @@ async function noteOfCheckpoint(
   if (!isPlain(train)) throw bad("does not say which images it was trained on");
   const moments =
     metadata.moments === undefined ? await momentsOf(op, file, data, channels) : parsed(metadata.moments);
-  // Version 0.1.0 noted also how steps were dispatched.
-  const { capture: _how, ...recipe } = options;
+  // Version 0.1.0 noted also how steps were dispatched; what weights a run started from is no part of the network.
+  const { capture: _how, weights: _start, ...recipe } = options;
   return checkedNote(file, { ...moments, options: recipe, height, width, channels, classNames });
 }
 
@@ -214,7 +253,7 @@ function checkedNote(file: string, note: Record<string, unknown>): NetworkNote {
 }
 
 /** A finite number for each channel, above `low`. */
-function areMoments(value: unknown, channels: unknown, low = Number.NEGATIVE_INFINITY): boolean {
+export function areMoments(value: unknown, channels: unknown, low = Number.NEGATIVE_INFINITY): boolean {
   return (
     Array.isArray(value) &&
     value.length === channels &&
@@ -261,7 +300,11 @@ async function classNamesOf(given: string): Promise<string[]> {
 }
 
 /** Linear layers whose input is flattened maps: see `TorchOptions`. */
-export function torchOptionsOf({ options, height, width }: NetworkNote): TorchOptions {
+export function torchOptionsOf({
+  options,
+  height,
+  width,
+}: Pick<NetworkNote, "options" | "height" | "width">): TorchOptions {
   const isVgg = options.model.startsWith("vgg") && height === 224 && width === 224;
   return isVgg ? { flattened: { "classifier.0": [7, 7] } } : {};
 }

@@ -1,6 +1,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Command } from "commander";
+import { type ChannelMoments, channelMoments, type ImageDataset } from "../data/dataset.ts";
 import { DataError, UsageError } from "../errors.ts";
 import { textTable } from "../experiments/page.ts";
 import { runReport } from "../experiments/run-report.ts";
@@ -13,8 +14,9 @@ import { writeFileAtomic } from "../node/files.ts";
 import { requestGpu } from "../node/request.ts";
 import { tensorBoardLog } from "../node/tensor-board.ts";
 import { decodeCheckpoint, encodeCheckpoint } from "../train/checkpoint.ts";
-import { isCifarNetwork, NETWORK_NAMES } from "../train/networks.ts";
+import { classifierOf, isCifarNetwork, NETWORK_NAMES } from "../train/networks.ts";
 import { chromeTrace, summarizeTimings } from "../train/profile-report.ts";
+import type { RecipeStart } from "../train/recipe.ts";
 import { trainThroughLosses } from "../train/recovery.ts";
 import {
   defaultTrainOptions,
@@ -41,6 +43,8 @@ import {
   text,
 } from "./options.ts";
 import { TrainingProgress } from "./progress.ts";
+import { areMoments, repeatable } from "./saved-network.ts";
+import { describeWeights, loadWeights, readWeights, type Weights, type WeightsReport } from "./weights.ts";
 
 export const CHECKPOINT_FILE = "checkpoint.safetensors";
 
@@ -88,6 +92,9 @@ function describe({ model, depth, width, norm, optimizer }: TrainOptions): strin
 
 interface TrainFlags extends Omit<TrainOptions, "maxSteps">, DataFlags {
   maxSteps?: number;
+  weights?: string;
+  mean?: number[];
+  std?: number[];
   out: string;
   resume: boolean;
   tensorboard: boolean;
@@ -106,6 +113,19 @@ export function registerTrain(program: Command): void {
     .option("--optimizer <name>", OPTIMIZER_NAMES.join(", "), defaultTrainOptions.optimizer)
     .option("--norm <name>", RESNET_NORMS.join(", "), defaultTrainOptions.norm)
     .option("--lr <rate>", "initial learning rate, such as 0.1 or 1e-3", number, defaultTrainOptions.lr)
+    .option(
+      "--weights <file>",
+      "start from pretrained ones: safetensors, .npz or ONNX, by PyTorch's names",
+      text,
+    )
+    .option("--freeze", "of --weights: train the classifier alone", false)
+    .option("--freeze-batch-norm", "of --weights: batch-norms stay as they are", false)
+    .option(
+      "--mean <list>",
+      "what images are normalised by, of each channel, pixels from 0 to 1 (default: that of --weights, or of the training set)",
+      repeatable,
+    )
+    .option("--std <list>", "likewise the deviation", repeatable)
     .option("--out <dir>", "where results go", text, "runs/train")
     .option("--profile", "time the kernels of the third step: a table, and a trace file in --out", false)
     .option("--tensorboard", "log to event files for TensorBoard in --out, too", false)
@@ -118,6 +138,7 @@ export function registerTrain(program: Command): void {
     "fusenorm train --model resnet18 --optimizer adamw --lr 1e-3 --schedule one-cycle",
     "fusenorm train --optimizer muon --lr 1e-3 --schedule cosine",
     "fusenorm train --data ./photos --size 64 --model resnet18 --optimizer adamw --lr 1e-3",
+    "fusenorm train --data ./photos --size 224 --model resnet18 --weights resnet18.safetensors --freeze --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225",
     "fusenorm train --data cifar10 --lr 0.1 --epochs 160 --out runs/cifar10",
     "fusenorm train --data cifar10 --epochs 160 --out runs/cifar10 --resume",
   ]);
@@ -129,6 +150,9 @@ async function train(flags: TrainFlags): Promise<void> {
     data: source,
     size,
     channels,
+    weights: weightsFile,
+    mean,
+    std,
     out,
     resume,
     tensorboard,
@@ -153,7 +177,23 @@ async function train(flags: TrainFlags): Promise<void> {
     }
   };
   checkStart();
+  for (const [name, flag] of Object.entries({ freeze: "--freeze", freezeBatchNorm: "--freeze-batch-norm" })) {
+    if (weightsFile !== undefined || !options[name as "freeze"]) continue;
+    throw new UsageError(
+      `train: ${flag} is given without --weights; expected pretrained weights: those of a new network have nothing to keep`,
+    );
+  }
   const data = await loadDataset(source, scaleOf({ size, channels }));
+  const weights = weightsFile === undefined ? null : await readWeights(weightsFile);
+  const moments = momentsGiven({ mean, std }, weights, data.train);
+  let report: WeightsReport | null = null;
+  const start: RecipeStart = {
+    ...(moments ? { moments: moments.values } : {}),
+    ...(weights ? { settings: { weights: weights.checksum } } : {}),
+    prepare: (model) => {
+      if (weights) report = loadWeights(model, weights, options, data.train);
+    },
+  };
   await inOutDirectory("train", out, async (lock) => {
     checkStart(); // another run may have been here until now
     removePartials(out);
@@ -170,6 +210,7 @@ async function train(flags: TrainFlags): Promise<void> {
         options,
         {
           from,
+          start,
           checkpointEvery,
           callbacks: tensorboard ? [tensorBoardLog(out)] : [],
           onStart: async (trainer, gpu) => {
@@ -178,6 +219,7 @@ async function train(flags: TrainFlags): Promise<void> {
               `${describe(options)} on ${data.train.name}, lr ${options.lr}, ` +
                 `${trainer.totalSteps} steps of ${options.batchSize}, on ${gpu.info.name} (${gpu.info.class})`,
             );
+            for (const line of weightLines(trainer, report, moments)) console.error(line);
             if (profile) await profileTraining(gpu, trainer, out, json ? console.error : console.log);
             started = performance.now();
             startStep = trainer.step;
@@ -202,7 +244,15 @@ async function train(flags: TrainFlags): Promise<void> {
       lock.check();
       await writeFileAtomic(
         join(out, "history.json"),
-        JSON.stringify({ options, dataset: data.train.name, adapter, seconds, ...history }, null, 1),
+        JSON.stringify(
+          {
+            ...{ options, dataset: data.train.name, adapter, seconds },
+            ...(report ? { weights: report } : {}),
+            ...history,
+          },
+          null,
+          1,
+        ),
       );
       await writeFileAtomic(
         join(out, "report.html"),
@@ -225,7 +275,7 @@ async function train(flags: TrainFlags): Promise<void> {
         };
         console.log(
           JSON.stringify(
-            { out, step, ...figures, seconds, divergedAt, interrupted, adapter, options },
+            { out, step, ...figures, seconds, divergedAt, interrupted, adapter, options, weights: report },
             null,
             2,
           ),
@@ -245,6 +295,43 @@ async function train(flags: TrainFlags): Promise<void> {
       progress.stop();
     }
   });
+}
+
+/** What images are normalised by, and who says so. @throws UsageError for numbers that are none for these images */
+function momentsGiven(
+  flags: Partial<ChannelMoments>,
+  weights: Weights | null,
+  train: ImageDataset,
+): { values: ChannelMoments; whose: string } | null {
+  if (!weights && flags.mean === undefined && flags.std === undefined) return null;
+  const { channels } = train;
+  const own = {
+    values: channelMoments(train),
+    whose: "the training set's; --mean and --std name other ones",
+  };
+  const theirs = weights?.moments;
+  const of =
+    theirs?.mean.length === channels ? { values: theirs, whose: "what the weights' file says" } : own;
+  if (flags.mean === undefined && flags.std === undefined) return of;
+  for (const [name, low] of [["mean"], ["std", 0]] as const) {
+    const given = flags[name];
+    if (given === undefined || areMoments(given, channels, low)) continue;
+    throw new UsageError(
+      `train: --${name} is ${given.join(",")}; expected ${channels} ${low === undefined ? "numbers" : "numbers above 0"}, one for each channel of the images`,
+    );
+  }
+  const given = Object.fromEntries(Object.entries(flags).filter(([, value]) => value !== undefined));
+  return { values: { ...of.values, ...given }, whose: "as --mean and --std say" };
+}
+
+function weightLines(
+  { model }: Trainer,
+  report: WeightsReport | null,
+  moments: ReturnType<typeof momentsGiven>,
+): string[] {
+  if (!report || !moments) return [];
+  const { values, whose } = moments;
+  return describeWeights(report, [...model.tensors()].length, classifierOf(model)[0], values, whose);
 }
 
 /** Two steps to compile and warm up, then one that is timed. */

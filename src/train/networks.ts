@@ -1,6 +1,8 @@
 // Networks by name, for what is written as JSON or typed as a command.
 
+import { UsageError } from "../errors.ts";
 import type { Gpu } from "../gpu.ts";
+import { Linear } from "../nn/layers.ts";
 import type { ImageKind } from "../nn/models/image-options.ts";
 import { mobilenetV2 } from "../nn/models/mobilenet.ts";
 import { plainCifar, preactResnetCifar, resnetCifar } from "../nn/models/resnet.ts";
@@ -33,6 +35,13 @@ export const NETWORK_NAMES = [
 
 /** Whether a network is one of those for small images, with depth, norms and shortcuts to choose from. */
 export const isCifarNetwork = (name: string): name is keyof typeof CIFAR => Object.hasOwn(CIFAR, name);
+
+/** The layer that tells classes, with its name: a network's last linear one. @throws UsageError if there is none */
+export function classifierOf(model: Module): [name: string, layer: Linear] {
+  const last = [...model.modules()].filter(([, module]) => module instanceof Linear).at(-1);
+  if (!last) throw new UsageError("the network has no linear layer; expected a classifier at its end");
+  return last as [string, Linear];
+}
 
 /** Images of so many pixels or more along their shorter side get a network's larger stem. */
 const LARGE_IMAGES = 64;

@@ -1,9 +1,10 @@
 // A network, its optimizer and its schedule out of options that can be written as JSON: what the commands and the experiments train.
 
-import type { DatasetSplits } from "../data/dataset.ts";
+import { type ChannelMoments, type DatasetSplits, normalizationTable } from "../data/dataset.ts";
 import { BatchSampler } from "../data/loader.ts";
 import { DataError, UsageError } from "../errors.ts";
 import { Gpu } from "../gpu.ts";
+import { freezeBatchNorm } from "../nn/batch-norm.ts";
 import type { Module } from "../nn/module.ts";
 import { Adam, AdamW } from "../optim/adam.ts";
 import { decayGroups } from "../optim/groups.ts";
@@ -13,32 +14,55 @@ import type { Optimizer } from "../optim/optimizer.ts";
 import { RMSprop } from "../optim/rmsprop.ts";
 import { cosine, multiStep, oneCycle, type Schedule, warmup } from "../optim/schedule.ts";
 import { SGD } from "../optim/sgd.ts";
-import { isPlain, show } from "../options.ts";
+import { checkFunction, checkOptions, isPlain, optionNames, show } from "../options.ts";
 import { isDataset } from "./feed.ts";
-import { type ImageTask, isCifarNetwork, makeNetwork } from "./networks.ts";
+import { classifierOf, type ImageTask, isCifarNetwork, makeNetwork } from "./networks.ts";
 import { recipeSettings, type TrainOptions, trainOptions } from "./train-options.ts";
 import { Trainer } from "./trainer.ts";
+
+/** What a run starts from, beside its options. */
+export interface RecipeStart {
+  /** Gets the network before its optimizer is made: loads weights, say. */
+  prepare?: (model: Module) => void;
+  /** What images are normalised by. Default: those of the training set. */
+  moments?: ChannelMoments;
+  /** What `prepare` does, to be written as JSON: `resume` refuses a checkpoint in which it differs. */
+  settings?: Record<string, unknown>;
+}
+
+const START = optionNames<RecipeStart>({ prepare: 0, moments: 0, settings: 0 });
+const MOMENTS = optionNames<ChannelMoments>({ mean: 0, std: 0 });
 
 /** Trains a network of the options on a data set. `dispose` gives back the network, too. */
 export class RecipeTrainer extends Trainer {
   /** @throws UsageError or DataError naming the first option that is out of range, or what of the data does not fit. */
-  constructor(gpu: Gpu, data: DatasetSplits, options: Partial<TrainOptions> = {}) {
+  constructor(gpu: Gpu, data: DatasetSplits, options: Partial<TrainOptions> = {}, start: RecipeStart = {}) {
     if (!(gpu instanceof Gpu)) throw new UsageError(`Trainer: gpu is ${show(gpu)}; expected a Gpu`);
     checkSplits(data);
     const all = trainOptions(options);
+    checkStart("Trainer", start, data);
+    const { prepare, moments, settings } = start;
     const { batchSize, seed, epochs, maxSteps, augment, logEvery, capture, clipGradNorm } = all;
     const { count } = data.train;
     const { batchesPerEpoch } = new BatchSampler({ count, batchSize, seed, dropLast: true });
     const totalSteps = Math.min(epochs * batchesPerEpoch, maxSteps ?? Number.POSITIVE_INFINITY);
     checkSize(gpu, all, data.train);
     const model = makeNetwork(gpu, all, data.train);
+    try {
+      prepare?.(model);
+    } catch (error) {
+      model.dispose();
+      throw error;
+    }
+    freezeParts(model, all);
     const optimizer = makeOptimizer(model, all);
     super({
       ...{ model, optimizer, data, batchSize, seed, epochs, maxSteps, logEvery, capture, clipGradNorm },
       schedule: makeSchedule(all, totalSteps),
       augment: augment ? { pad: 4, flip: true } : null,
       dropLast: true,
-      settings: recipeSettings(all),
+      ...(moments ? { moments } : {}),
+      settings: { ...recipeSettings(all), ...settings },
     });
   }
 
@@ -64,6 +88,21 @@ function checkSize(gpu: Gpu, options: TrainOptions, { channels, classes }: Image
   );
 }
 
+/** @throws UsageError, ShapeError for what no run on these images can start from */
+export function checkStart(op: string, start: RecipeStart, { train }: DatasetSplits): void {
+  checkOptions(op, start, START, "start");
+  const { prepare, moments, settings } = start;
+  if (prepare !== undefined) checkFunction(op, "start.prepare", prepare);
+  if (settings !== undefined && !isPlain(settings)) {
+    throw new UsageError(
+      `${op}: start.settings is ${show(settings)}; expected an object that can be written as JSON`,
+    );
+  }
+  if (moments === undefined) return;
+  checkOptions(op, moments, MOMENTS, "start.moments");
+  normalizationTable(op, train, moments);
+}
+
 /** @throws DataError unless there are two sets of images of one size and the same classes. */
 export function checkSplits(data: DatasetSplits): void {
   if (!isPlain(data as unknown)) {
@@ -83,6 +122,13 @@ export function checkSplits(data: DatasetSplits): void {
       );
     }
   }
+}
+
+function freezeParts(model: Module, { freeze, freezeBatchNorm: frozen }: TrainOptions): void {
+  if (freeze || frozen) freezeBatchNorm(model);
+  if (!freeze) return;
+  model.freeze();
+  classifierOf(model)[1].freeze(false);
 }
 
 /** Decay of weights alone, but with SGD, whose recipe in the paper decays all. */

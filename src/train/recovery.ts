@@ -5,7 +5,7 @@ import type { Gpu } from "../gpu.ts";
 import { checkFunction, checkNumber, isPlain, show } from "../options.ts";
 import { checkCallbacks, type RunCallbacks } from "./callbacks.ts";
 import type { Checkpoint } from "./checkpoint.ts";
-import { checkSplits, RecipeTrainer } from "./recipe.ts";
+import { checkSplits, checkStart, type RecipeStart, RecipeTrainer } from "./recipe.ts";
 import type { TrainHistory } from "./run-state.ts";
 import { type TrainOptions, trainOptions } from "./train-options.ts";
 import type { Trainer } from "./trainer.ts";
@@ -25,6 +25,8 @@ export interface DeviceLoss {
 export interface RecoveryOptions extends Omit<RunCallbacks, "onStart"> {
   /** Where to start: see `Trainer.resume`. */
   from?: Checkpoint;
+  /** What the network starts from on each device: see `RecipeTrainer`. */
+  start?: RecipeStart;
   /** Devices asked for in a row without a checkpoint in between, the first one counted. Default 4. */
   attempts?: number;
   /** Wait before a device is asked for that is not the first after a loss: drivers take a moment to come back. Default 2000. */
@@ -62,13 +64,14 @@ export async function trainThroughLosses(
   if (!isPlain(recovery as unknown)) {
     throw new UsageError(`trainThroughLosses: options is ${show(recovery)}; expected callbacks, attempts, …`);
   }
-  const { from, attempts = 4, pauseMs = 2000, onStart, onLoss, ...callbacks } = recovery;
+  const { from, start = {}, attempts = 4, pauseMs = 2000, onStart, onLoss, ...callbacks } = recovery;
   checkCallbacks("trainThroughLosses", callbacks as RunCallbacks<string>);
   if (from !== undefined && !(isPlain(from as unknown) && isPlain(from.tensors as unknown))) {
     throw new UsageError(
       `trainThroughLosses: from is ${show(from)}; expected a checkpoint, { tensors, metadata }`,
     );
   }
+  checkStart("trainThroughLosses", start, data);
   checkNumber("trainThroughLosses", "pauseMs", pauseMs, 0);
   for (const [name, hook] of Object.entries({ onStart, onLoss })) {
     if (hook !== undefined) checkFunction("trainThroughLosses", name, hook);
@@ -93,7 +96,7 @@ export async function trainThroughLosses(
             "otherwise: start again from the last checkpoint to go on all the same",
         );
       }
-      const trainer = new RecipeTrainer(gpu, data, options);
+      const trainer = new RecipeTrainer(gpu, data, options, start);
       if (last) trainer.resume(last);
       await onStart?.(trainer, gpu);
       const history = await trainer.run({

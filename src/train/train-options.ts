@@ -41,6 +41,10 @@ export interface TrainOptions {
   weightDecay: number;
   /** The most that the gradients' norm may be; null for any. */
   clipGradNorm: number | null;
+  /** Only the classifier learns: all other parameters, and the running statistics of batch-norms, stay as they are. */
+  freeze: boolean;
+  /** Batch-norms are constants: see `freezeBatchNorm`. */
+  freezeBatchNorm: boolean;
   batchSize: number;
   epochs: number;
   /** Ends the run after so many steps, also inside an epoch; null runs all epochs. */
@@ -71,6 +75,8 @@ export const defaultTrainOptions: TrainOptions = {
   nesterov: false,
   weightDecay: 5e-4,
   clipGradNorm: null,
+  freeze: false,
+  freezeBatchNorm: false,
   batchSize: 128,
   epochs: 10,
   maxSteps: null,
@@ -83,11 +89,22 @@ export const defaultTrainOptions: TrainOptions = {
 const KNOWN = optionNames<TrainOptions>({
   ...{ model: 0, depth: 0, width: 0, norm: 0, shortcut: 0, init: 0, classifierInit: 0 },
   ...{ optimizer: 0, lr: 0, schedule: 0, warmupSteps: 0, momentum: 0, nesterov: 0, weightDecay: 0 },
-  ...{ clipGradNorm: 0, batchSize: 0, epochs: 0, maxSteps: 0, augment: 0, seed: 0, logEvery: 0, capture: 0 },
+  ...{
+    clipGradNorm: 0,
+    freeze: 0,
+    freezeBatchNorm: 0,
+    batchSize: 0,
+    epochs: 0,
+    maxSteps: 0,
+    augment: 0,
+    seed: 0,
+    logEvery: 0,
+    capture: 0,
+  },
 });
 
 /** Options that version 0.1.0 did not have: it trained what their defaults say. */
-const LATER = ["model", "optimizer", "clipGradNorm"] as const;
+const LATER = ["model", "optimizer", "clipGradNorm", "freeze", "freezeBatchNorm"] as const;
 
 /** What of the options a checkpoint notes. */
 export function recipeSettings({ capture: _how, ...options }: TrainOptions): Record<string, unknown> {
@@ -123,7 +140,8 @@ export function trainOptions(options: Partial<TrainOptions> = {}): TrainOptions 
   if (all.classifierInit !== null) checkChoice("train", "classifierInit", all.classifierInit, INITS);
   checkChoice("train", "schedule", all.schedule, SCHEDULE_NAMES);
   checkChoice("train", "optimizer", all.optimizer, OPTIMIZER_NAMES);
-  for (const name of ["nesterov", "augment", "capture"] as const) checkFlag("train", name, all[name]);
+  for (const name of ["nesterov", "freeze", "freezeBatchNorm", "augment", "capture"] as const)
+    checkFlag("train", name, all[name]);
   checkResNetOptions(all);
   rule(
     "lr",

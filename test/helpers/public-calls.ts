@@ -440,6 +440,14 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
   });
   const reduction = choice("mean", "sum", "none");
 
+  const settings: Argument = {
+    value: {},
+    accepts: (v) => v !== null && typeof v === "object" && Object.getPrototypeOf(v) === Object.prototype,
+  };
+  const start = options({
+    ...{ prepare: func(() => undefined), settings },
+    moments: { value: core.channelMoments(dataset), accepts: () => false },
+  });
   return {
     // ops
     accuracy: { args: [tensor(matrix), label], call: core.accuracy },
@@ -1716,11 +1724,7 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
               augment: orNull(options({ pad: integer(1, 0, 32767), flip: flag(true) }, ["pad", "flip"])),
             },
             ...{ clipGradNorm: orNull(number(1, 0)), seed, logEvery: positive(10), capture: flag(true) },
-            settings: {
-              value: {},
-              accepts: (v: unknown) =>
-                v !== null && typeof v === "object" && Object.getPrototypeOf(v) === Object.prototype,
-            },
+            settings,
           },
           ["model", "data", "optimizer"],
         ),
@@ -1756,8 +1760,10 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
             },
             ...{ logEvery: positive(10), capture: flag(true), clipGradNorm: orNull(number(1, 0)) },
             ...{ model: choice("resnetCifar"), optimizer: choice("sgd", "adamw") },
+            ...{ freeze: flag(false), freezeBatchNorm: flag(false) },
           }),
         ),
+        optional(start),
       ],
       call: (...args: ConstructorParameters<typeof core.RecipeTrainer>) => new core.RecipeTrainer(...args),
       accepted: "right",
@@ -1785,6 +1791,7 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
             from: { value: undefined, accepts: (v) => v === undefined },
             attempts: { value: 4, accepts: (v) => typeof v === "number" && v >= 1 },
             pauseMs: number(0, 0),
+            start,
             onStart: func(() => 1),
             onLoss: func(() => 1),
           }),

@@ -4,8 +4,10 @@ import { describe, expect, it } from "vitest";
 import {
   Adam,
   AdamW,
+  DataError,
   imageDataset,
   JointOptimizer,
+  Linear,
   Muon,
   Random,
   RMSprop,
@@ -97,6 +99,37 @@ describe("RecipeTrainer", () => {
     byHand.dispose();
     optimizer.dispose();
     other.dispose();
+  });
+
+  it("hands the network to who prepares it, before the optimizer is made, and gives it back if that fails", async () => {
+    const gpu = await testGpu();
+    const before = gpu.stats.liveBuffers;
+    const options = { depth: 8, width: 4, batchSize: 8 } as const;
+    const moments = { mean: [0.25], std: [0.5] };
+    const trainer = new RecipeTrainer(gpu, data, options, {
+      prepare: (model) => {
+        model.freeze().apply((layer) => {
+          if (layer instanceof Linear) layer.freeze(false);
+        });
+      },
+      ...{ moments, settings: { weights: "mine" } },
+    });
+    const { paramGroups } = trainer.optimizer;
+    expect(paramGroups.map(({ params }) => params.map(({ shape }) => shape))).toEqual([
+      [[data.train.classes, 16], [data.train.classes]],
+    ]);
+    const { metadata } = await trainer.state();
+    expect(JSON.parse(metadata.moments!)).toEqual(moments);
+    expect(JSON.parse(metadata.options!).weights).toBe("mine");
+    trainer.dispose();
+    const fails = () => {
+      throw new DataError("no such weights");
+    };
+    expect(() => new RecipeTrainer(gpu, data, options, { prepare: fails })).toThrow("no such weights");
+    expect(() => new RecipeTrainer(gpu, data, options, { moments: { mean: [1], std: [0] } })).toThrow(
+      /Trainer: std is \[0\]; expected values above 0/,
+    );
+    expect(gpu.stats.liveBuffers).toBe(before);
   });
 
   it("has a width for each kind of network, and a momentum for each kind of optimizer", () => {
