@@ -8,6 +8,7 @@ import { checkDType, type DType } from "../tensor/dtype.ts";
 import { formatShape, type Shape, sameShape } from "../tensor/shape.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import type { Gradients, InputShapes, Inputs, OpDefinition, Saved, ShapesOf } from "./define-op.ts";
+import { nchwHint } from "./nchw.ts";
 
 /** `batch_norm` is the name in kernels and profiles, `batchNorm` in what users call and in messages. */
 export function publicNameOf({ name }: { name: string }): string {
@@ -177,9 +178,13 @@ function bindDims(
         dims[letter] = size;
         boundBy[letter] = name;
       } else if (dims[letter] !== size) {
+        const first = boundBy[letter]!;
+        // A map's last letter is its channels.
+        const isMap = letters.find(([input]) => input === first)![1].indexOf(letter) === 3;
+        const hint = isMap ? nchwHint(first, shapes[first]!, size) : "";
         throw new ShapeError(
-          `${op}: ${name} ${symbols(inputs[name]!)} has ${letter} = ${size}, ${boundBy[letter]} ${symbols(inputs[boundBy[letter]!]!)} ` +
-            `has ${letter} = ${dims[letter]}; expected ${name} with ${letter} = ${dims[letter]}, got ${formatShape(shape)}`,
+          `${op}: ${name} ${symbols(inputs[name]!)} has ${letter} = ${size}, ${first} ${symbols(inputs[first]!)} ` +
+            `has ${letter} = ${dims[letter]}; expected ${name} with ${letter} = ${dims[letter]}, got ${formatShape(shape)}${hint}`,
         );
       }
     });

@@ -9,6 +9,7 @@ import type { Tensor } from "../tensor/tensor.ts";
 import { defineOp } from "./define-op.ts";
 import { strideGrid } from "./grid.ts";
 import { type Input, inputOf, plainInput } from "./load.ts";
+import { nchwHint } from "./nchw.ts";
 import { mean } from "./reduce/reduce.ts";
 
 type Pair = number | readonly [number, number];
@@ -113,7 +114,9 @@ function poolPlan(op: string, x: Shape, params: Pool2dParams): Pool2dPlan {
     if (room < 0) {
       throw new ShapeError(
         `${op}: the kernel spans ${span} pixels, x ${formatShape(x)} has ${name} = ${size} and ${before + after} of ` +
-          "padding; expected the kernel to fit into the padded map",
+          `padding; expected the kernel to fit into the padded map` +
+          // Nothing says how many channels there should be; but maps are mostly square.
+          (x[2] === x[3] ? nchwHint("x", x, x[1]!) : ""),
       );
     }
     const count = Math.floor(room / stride[axis]) + 1;

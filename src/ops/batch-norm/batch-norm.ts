@@ -18,6 +18,7 @@ import { formatShape, type Shape, sameShape, sizeOf } from "../../tensor/shape.t
 import { Tensor } from "../../tensor/tensor.ts";
 import { type Activation, activationPart } from "../activations.ts";
 import { defineOp, inLayer } from "../define-op.ts";
+import { nchwHint } from "../nchw.ts";
 import { type BatchNormChoice, takesOne } from "./choose.ts";
 import { type BatchNormKernels, batchNormKernels } from "./kernels.ts";
 
@@ -470,7 +471,8 @@ export function inferBatchNorm(
   for (const [name, shape] of Object.entries(perChannel)) {
     if (shape && !sameShape(shape, [channels])) {
       throw new ShapeError(
-        `${op}: ${name} is ${formatShape(shape)}, x has ${channels} channels, got ${formatShape(x)}; expected [${channels}]`,
+        `${op}: ${name} is ${formatShape(shape)}, x has ${channels} channels, got ${formatShape(x)}; expected [${channels}]` +
+          nchwHint("x", x, sizeOf(shape)),
       );
     }
   }

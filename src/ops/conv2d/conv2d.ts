@@ -9,6 +9,7 @@ import { formatShape, type Shape } from "../../tensor/shape.ts";
 import { Tensor } from "../../tensor/tensor.ts";
 import { defineOp, inLayer, type OpContext } from "../define-op.ts";
 import { binary, sameLayout } from "../elementwise/kernels.ts";
+import { nchwHint, oihwHint } from "../nchw.ts";
 import { accepts, adds, type ConvChoice, type ConvGeometry, gathers, pick, sameGeometry } from "./choose.ts";
 import { gradBias, gradInput, gradWeight, runForward, type Tail } from "./kernels.ts";
 import { SliceSums } from "./slice-sums.ts";
@@ -200,15 +201,25 @@ export function inferConv2d(dims: Dims, params: ConvParams, weightShape: string)
       `conv2d: groups is ${show(groups)}; expected a positive integer that divides C = ${C} and K = ${K}`,
     );
   }
+  const perGroup = dims["C/groups"];
+  const [x, weight] = [
+    [N, H, W, C],
+    [K, R, S, perGroup],
+  ];
+  /** What in these shapes looks like PyTorch's. */
+  const hint = () =>
+    nchwHint("x", x, perGroup * groups) ||
+    oihwHint(weight, C / groups) ||
+    (H === R * groups ? `${nchwHint("x", x, R * groups)}${oihwHint(weight, H / groups)}` : "");
   if (C % groups !== 0 || K % groups !== 0) {
     throw new ShapeError(
-      `conv2d: groups is ${groups}, x has C = ${C} channels and weight K = ${K}; expected groups to divide both`,
+      `conv2d: groups is ${groups}, x has C = ${C} channels and weight K = ${K}; expected groups to divide both${hint()}`,
     );
   }
-  if (dims["C/groups"] * groups !== C) {
+  if (perGroup * groups !== C) {
     throw new ShapeError(
-      `conv2d: weight has ${dims["C/groups"]} input channels, x has ${C} in ${groups} group${groups > 1 ? "s" : ""}; ` +
-        `expected weight [K, R, S, C / groups] with C / groups = ${C / groups}, got ${weightShape}`,
+      `conv2d: weight has ${perGroup} input channels, x has ${C} in ${groups} group${groups > 1 ? "s" : ""}; ` +
+        `expected weight [K, R, S, C / groups] with C / groups = ${C / groups}, got ${weightShape}${hint()}`,
     );
   }
   const [top, bottom, left, right] = sides("conv2d", padding, {

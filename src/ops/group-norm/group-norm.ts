@@ -3,6 +3,7 @@ import { show } from "../../options.ts";
 import { formatShape, sizeOf } from "../../tensor/shape.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { defineOp } from "../define-op.ts";
+import { nchwHint } from "../nchw.ts";
 import { checkEps, normalizeUnits, normalizeUnitsGrad } from "./kernels.ts";
 
 const groupNormOp = defineOp({
@@ -18,13 +19,14 @@ const groupNormOp = defineOp({
     if (!Number.isInteger(groups) || groups < 1 || channels % groups !== 0) {
       throw new ShapeError(
         `groupNorm: groups is ${show(groups)}, x has ${channels} channels, got ${formatShape(x)}; expected a positive divisor ` +
-          "of the channels",
+          `of the channels${gamma ? nchwHint("x", x, gamma[0]!) : ""}`,
       );
     }
     for (const [name, shape] of Object.entries({ gamma, beta })) {
       if (shape && shape[0] !== channels) {
         throw new ShapeError(
-          `groupNorm: ${name} is ${formatShape(shape)}, x has ${channels} channels, got ${formatShape(x)}; expected [${channels}]`,
+          `groupNorm: ${name} is ${formatShape(shape)}, x has ${channels} channels, got ${formatShape(x)}; expected [${channels}]` +
+            nchwHint("x", x, sizeOf(shape)),
         );
       }
     }
