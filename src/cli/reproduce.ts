@@ -27,7 +27,7 @@ import {
 import { runCells } from "../experiments/runner.ts";
 import { checkPort, LiveView } from "../experiments/serve.ts";
 import { checkLonger, checkVariant, RUN_NETWORKS, variantOf } from "../experiments/variant.ts";
-import { DATASET_NAMES, loadDataset } from "../node/datasets.ts";
+import { loadDataset } from "../node/datasets.ts";
 import type { FolderLock } from "../node/lock.ts";
 import { requestGpu } from "../node/request.ts";
 import { nearest } from "../options.ts";
@@ -35,18 +35,20 @@ import type { NetworkName } from "../train/networks.ts";
 import { examples, offer } from "./help.ts";
 import {
   addAdapterOption,
+  addDataOptions,
   addJsonOption,
+  type DataFlags,
   Interruption,
   inOutDirectory,
   integer,
   positiveInteger,
+  scaleOf,
   text,
 } from "./options.ts";
 import { formatSeconds } from "./progress.ts";
 
-interface ReproduceFlags {
+interface ReproduceFlags extends DataFlags {
   preset: Preset;
-  data: string;
   out: string;
   seeds?: number;
   network?: NetworkName;
@@ -68,8 +70,8 @@ export function registerReproduce(program: Command): void {
     .command("reproduce")
     .description("run the experiments of Understanding Batch Normalization, and judge each finding")
     .argument("[id...]", `experiments, default all: ${ALL_IDS.join(", ")}`)
-    .option("--preset <name>", PRESETS.join(", "), parsePreset, "first-look")
-    .option("--data <dir>", `a directory, or ${DATASET_NAMES.join(", ")}`, text, "embedded")
+    .option("--preset <name>", PRESETS.join(", "), parsePreset, "first-look");
+  addDataOptions(command)
     .option("--out <dir>", "where cells and report go", text, "runs/reproduce")
     .option(
       "--seeds <n>",
@@ -92,11 +94,12 @@ export function registerReproduce(program: Command): void {
     .action(reproduce);
   addAdapterOption(command);
   addJsonOption(command, "the report's data");
-  offer(command, { preset: PRESETS, data: DATASET_NAMES, network: RUN_NETWORKS });
+  offer(command, { preset: PRESETS, network: RUN_NETWORKS });
   command.registeredArguments[0]!.argChoices = [...ALL_IDS]; // for completion: the parser has a check of its own
   examples(command, [
     "fusenorm reproduce",
     `fusenorm reproduce ${ALL_IDS.slice(0, 2).join(" ")} --preset standard`,
+    "fusenorm reproduce --data ./photos --size 32 --out runs/photos",
     "fusenorm reproduce --preset paper --data cifar10 --out runs/paper --resume",
   ]);
 }
@@ -155,10 +158,13 @@ async function reproduce(ids: string[], flags: ReproduceFlags): Promise<void> {
   // Shards share a directory, and a rescheduled one finds its own cells there: they always go on.
   const goesOn = flags.resume || given !== null;
   checkStart(directory, goesOn);
-  const data = await loadDataset(flags.data);
+  const scale = scaleOf(flags);
+  const data = await loadDataset(flags.data, scale);
+  const { height, width, channels } = data.train;
   const manifest: RunManifest = {
     preset: flags.preset,
     dataset: data.train.name.replace(/ train$/, ""),
+    ...(scale.height === undefined ? {} : { images: `${height}x${width}x${channels}` }),
     seeds: flags.seeds ?? directory.manifestThere(ALL_IDS)?.seeds ?? DEFAULT_SEEDS[flags.preset],
     experiments: experiments.map(({ id }) => id),
     ...variantOf(flags),

@@ -21,6 +21,8 @@ export interface RunManifest extends Variant {
   preset: Preset;
   /** The data set's own name. */
   dataset: string;
+  /** Height, width and channels that folders of images are scaled to, as `32x32x3`; left out for sets with a size of their own. */
+  images?: string;
   seeds: number;
   /** Experiment ids, in order. */
   experiments: string[];
@@ -136,8 +138,11 @@ export function checkSeeds(seeds: number): number {
 
 const ADAPTER_FIELDS = ["name", "vendor", "architecture", "description"] as const;
 
-/** What a run.json leaves out. */
-const AS_IN_PAPER: Record<string, unknown> = { network: RUN_NETWORKS[0], longer: 1 };
+/** What it means that a run.json leaves something out. */
+const AS_IN_PAPER: Record<string, unknown> = {
+  images: "of a size of their own",
+  ...{ network: RUN_NETWORKS[0], longer: 1 },
+};
 
 /** The directory of one run. */
 export class RunDirectory {
@@ -224,13 +229,16 @@ export class RunDirectory {
     }
     const remedy = "restore it, or use another --out";
     const { format, ...manifest } = parseFile(file, remedy);
-    const { preset, dataset, seeds, experiments, network, longer, ...rest } = manifest;
+    const { preset, dataset, images, seeds, experiments, network, longer, ...rest } = manifest;
     const rule = (field: string, value: unknown, ok: boolean, expected: string) => {
       if (!ok) refuseField(file, field, value, `${expected}: ${remedy}`);
     };
     rule("format", format, format === RUN_FORMAT, RUN_FORMAT);
     rule("preset", preset, PRESETS.includes(preset as Preset), `one of ${PRESETS.join(", ")}`);
     rule("dataset", dataset, typeof dataset === "string" && dataset !== "", "a data set's name");
+    const isSize = typeof images === "string" && /^[1-9]\d*x[1-9]\d*x[13]$/.test(images);
+    const sized = images === undefined || isSize;
+    rule("images", images, sized, "height, width and channels, as 32x32x3");
     const counts = Number.isInteger(seeds) && (seeds as number) >= 1 && (seeds as number) <= MAX_SEEDS;
     rule("seeds", seeds, counts, `an integer from 1 to ${MAX_SEEDS}`);
     const listed = Array.isArray(experiments) && experiments.length > 0;
@@ -244,7 +252,12 @@ export class RunDirectory {
     const whole = Number.isInteger(longer) && (longer as number) >= 1 && (longer as number) <= MOST_LONGER;
     rule("longer", longer, longer === undefined || whole, `an integer from 1 to ${MOST_LONGER}`);
     for (const field of Object.keys(rest)) {
-      rule(field, rest[field], false, "preset, dataset, seeds, experiments, network and longer alone");
+      rule(
+        field,
+        rest[field],
+        false,
+        "preset, dataset, images, seeds, experiments, network and longer alone",
+      );
     }
     return manifest as unknown as RunManifest;
   }
@@ -263,7 +276,7 @@ export class RunDirectory {
     const experiments = new Set(manifest.experiments);
     const there = this.manifestThere(ids);
     if (there) {
-      for (const name of ["preset", "dataset", "network", "longer"] as const) {
+      for (const name of ["preset", "dataset", "images", "network", "longer"] as const) {
         const [before, now] = [there[name] ?? AS_IN_PAPER[name], manifest[name] ?? AS_IN_PAPER[name]];
         if (before !== now) {
           throw new DataError(

@@ -192,12 +192,13 @@ function wrap(text: string, width: number, first: string, others: string): strin
 }
 
 export function provenance(manifest: RunManifest, adapters: readonly string[]): string {
-  const { preset, dataset, seeds, network, longer } = manifest;
+  const { preset, dataset, images, seeds, network, longer } = manifest;
   const variant = [
     ...(network ? [`network ${network}, which is not the paper's`] : []),
     ...(longer ? [`trained ${longer} times as long as the preset does`] : []),
   ];
-  const parts = [`Preset ${preset}`, dataset, ...variant, `${seeds} ${seeds === 1 ? "seed" : "seeds"}`];
+  const sized = images ? `${dataset} (${images.replaceAll("x", "×")})` : dataset;
+  const parts = [`Preset ${preset}`, sized, ...variant, `${seeds} ${seeds === 1 ? "seed" : "seeds"}`];
   return [...parts, adapters.join(" and ") || "no adapter"].join(", ");
 }
 

@@ -289,7 +289,7 @@ function sizeFor(
   if (height !== undefined && width !== undefined) return { height, width, channels };
   throw new DataError(
     `${printable(directory)}: holds images in a folder for each class; expected the size that they are scaled to: ` +
-      "{ height: 64, width: 64 }, or --size 64 of the commands train, compare and data info",
+      "{ height: 64, width: 64 }, or --size 64 of a command",
   );
 }
 

@@ -135,6 +135,43 @@ describe("fusenorm train", () => {
   });
 });
 
+describe("fusenorm reproduce", () => {
+  it("takes folders of images by --size, which a run keeps to", async () => {
+    const [photos, out] = [join(folder(), "photos"), join(folder(), "out")];
+    for (const [name, grey] of Object.entries({ dark: 40, light: 220 })) {
+      mkdirSync(join(photos, name), { recursive: true });
+      for (let i = 0; i < 11; i += 1) {
+        const background = { r: grey + i, g: grey, b: grey };
+        await sharp({ create: { width: 12, height: 9, channels: 3, background } })
+          .png()
+          .toFile(join(photos, name, `${i}.png`));
+      }
+    }
+    const reproduce = (...args: string[]) =>
+      fusenorm("reproduce", "random-matrices", "--data", photos, "--out", out, ...args);
+    const unsized = await reproduce();
+    expect(unsized.stderr).toMatch(/holds images in a folder for each class; .*--size 64 of a command$/m);
+    expect([unsized.code, existsSync(out)]).toEqual([1, false]);
+    const { code, stdout } = await reproduce("--size", "8x10");
+    expect(stdout).toMatch(/^Preset first-look, photos \(8×10×3\), 1 seed, /m);
+    expect(code).toBe(0);
+    expect(JSON.parse(readFileSync(join(out, "run.json"), "utf8"))).toMatchObject({
+      ...{ dataset: "photos", images: "8x10x3" },
+    });
+    for (const [args, now] of [
+      [["--size", "8"], "8x8x3"],
+      [["--size", "8x10", "--channels", "1"], "8x10x1"],
+    ] as const) {
+      const other = await reproduce("--resume", ...args);
+      expect(other.stderr).toMatch(
+        new RegExp(`the run there has images 8x10x3, this one ${now}; expected the same`),
+      );
+      expect(other.code).toBe(1);
+    }
+    expect((await reproduce("--resume", "--size", "8x10")).code).toBe(0);
+  });
+});
+
 describe("fusenorm compare", () => {
   it("trains every pair of norm and learning rate, and writes table, sentence and report", async () => {
     const out = join(folder(), "out");

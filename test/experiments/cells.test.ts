@@ -316,9 +316,13 @@ describe("a run", () => {
       [{ ...good, experiments: [{}] }, /experiments\[0\] is/],
       [
         { ...good, shards: 3 },
-        /shards is 3; expected preset, dataset, seeds, experiments, network and longer alone/,
+        /shards is 3; expected preset, dataset, images, seeds, experiments, network and longer alone/,
       ],
       [{ ...good, network: "resnet50" }, /network is "resnet50"; expected one of resnetCifar/],
+      ...["32", "32x32x2", "0x8x3", ["8x8x3"], 7].map((images): [unknown, RegExp] => [
+        { ...good, images },
+        /images is .*; expected height, width and channels, as 32x32x3/,
+      ]),
       [{ ...good, longer: 0 }, /longer is 0; expected an integer from 1/],
       [[], /it holds \[\]; expected an object/],
       [7, /it holds 7/],
@@ -347,7 +351,16 @@ describe("a run", () => {
     await expect(directory.writeManifest({ ...manifest, longer: 4 }, ids)).rejects.toThrow(
       /has longer 1, this one 4/,
     );
+    await expect(directory.writeManifest({ ...manifest, images: "32x24x3" }, ids)).rejects.toThrow(
+      /has images of a size of their own, this one 32x24x3; expected the same/,
+    );
     expect(directory.readManifest(ids)).toEqual({ ...manifest, experiments: ["toy", "other"] });
+    const sized = temporary();
+    await sized.writeManifest({ ...manifest, images: "32x24x3" }, ids);
+    expect(sized.readManifest(ids).images).toBe("32x24x3");
+    await expect(sized.writeManifest({ ...manifest, images: "32x24x1" }, ids)).rejects.toThrow(
+      /has images 32x24x3, this one 32x24x1; expected the same/,
+    );
     expect(() => checkSeeds(1e9)).toThrow(/--seeds is 1000000000; expected an integer from 1 to 1000/);
   });
 
