@@ -1,10 +1,12 @@
 // `npm run bench:peers`: the same work on this package, tfjs and jax-js on one adapter, and on ONNX Runtime's CPU
-// provider as the anchor of the processor. Started by scripts/bench-peers.ts, which installs the peers first.
+// provider as the anchor of the processor; with --page, in Chromium, ONNX Runtime Web's WebGPU provider. Started by
+// scripts/bench-peers.ts, which installs the peers first.
 import { createRequire } from "node:module";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { Command, CommanderError, Option } from "commander";
 import { positiveInteger, positiveNumber } from "../../src/cli/options.ts";
+import type { AdapterSummary } from "../../src/device/adapter.ts";
 import { FusenormError, UsageError } from "../../src/errors.ts";
 import { Gpu } from "../../src/gpu.ts";
 import { writeFileAtomic } from "../../src/node/files.ts";
@@ -51,6 +53,31 @@ interface Options {
   batch?: number;
   out: string;
   adapter?: string;
+  page?: boolean;
+}
+
+/** The contenders of a run, the first one this package, and what they run on. */
+async function contendersFor({ page, peers, adapter }: Options): Promise<{
+  adapter: AdapterSummary;
+  contenders: Contender[];
+  versions: Record<string, string>;
+  /** In the names of the results' files. */
+  where: string;
+}> {
+  if (page) {
+    const { contendersInPage, ortWebVersion } = await import("./page.ts");
+    return {
+      ...(await contendersInPage()),
+      versions: { "onnxruntime-web": ortWebVersion() },
+      where: "page-",
+    };
+  }
+  // The peers ask navigator.gpu for an adapter themselves; it gives them the one that this package takes.
+  const found = await installNavigatorGpu({ adapter });
+  const gpu = await Gpu.fromAdapter(found.adapter);
+  const contenders: Contender[] = [fusenorm(gpu)];
+  for (const name of peers) contenders.push(await PEERS[name](found.name));
+  return { adapter: gpu.info, contenders, versions: versions(), where: "" };
 }
 
 async function main(): Promise<void> {
@@ -68,12 +95,16 @@ async function main(): Promise<void> {
     .option("--batch <n>", "images in a batch of whole networks, instead of 32", positiveInteger)
     .option("--out <dir>", "where the results go", fileURLToPath(new URL("../results/", import.meta.url)))
     .option("--adapter <name>", "hardware, lavapipe, swiftshader, or part of an adapter's name")
+    .option(
+      "--page",
+      "in a page of Chromium, on SwiftShader: ONNX Runtime Web (WebGPU), which does not train",
+    )
     .showHelpAfterError()
     .exitOverride()
     .parse()
     .opts<Options>();
   const words = options.filter?.split(/\s+/).filter(Boolean) ?? [];
-  const works = WORKS.map((work) =>
+  const chosen = WORKS.map((work) =>
     "batch" in work ? { ...work, batch: options.batch ?? work.batch } : work,
   ).filter((work) => {
     const parts = describeWork(work).split(/[\s,]+/);
@@ -81,25 +112,34 @@ async function main(): Promise<void> {
       (word) => parts.includes(word) || (!/^forward/.test(word) && describeWork(work).includes(word)),
     );
   });
-  if (works.length === 0) {
+  if (chosen.length === 0) {
     throw new UsageError(
       `bench:peers: --filter is "${options.filter}"; expected words of one of: ${WORKS.map(describeWork).join("; ")}`,
     );
   }
-  // The peers ask navigator.gpu for an adapter themselves; it gives them the one that this package takes.
-  const found = await installNavigatorGpu({ adapter: options.adapter });
-  const gpu = await Gpu.fromAdapter(found.adapter);
-  const contenders: Contender[] = [fusenorm(gpu)];
-  for (const name of options.peers) contenders.push(await PEERS[name](found.name));
-  console.error(`${gpu.info.name}: ${contenders.map(({ name }) => name).join(", ")}`);
+  if (options.page && options.adapter !== undefined) {
+    throw new UsageError(
+      "bench:peers: --page and --adapter are given; expected one: the page has SwiftShader",
+    );
+  }
+  const { adapter, contenders, versions: compared, where } = await contendersFor(options);
+  const works = chosen.filter(
+    (work) => !options.page || contenders.every((one) => one.refuses(work) === null),
+  );
+  if (works.length === 0) {
+    throw new UsageError(
+      `bench:peers: ${chosen.map(describeWork).join("; ")}: nobody but fusenorm does it in a page; expected "inference" or "forward"`,
+    );
+  }
+  console.error(`${adapter.name}: ${contenders.map(({ name }) => name).join(", ")}`);
   const results: PeerResults = {
     schema: PEERS_SCHEMA,
     date: new Date().toISOString(),
-    environment: environment(packageVersion(), gpu.info),
-    versions: versions(),
+    environment: environment(packageVersion(), adapter),
+    versions: compared,
     groups: [],
   };
-  const name = `peers-${adapterSlug(gpu.info.name)}`;
+  const name = `peers-${where}${adapterSlug(adapter.name)}`;
   // After each group: a run of hours that is interrupted keeps what it has.
   const save = async () => {
     const files = {
@@ -125,6 +165,10 @@ async function main(): Promise<void> {
   console.log(`\n${provenance(results)}\n\n${peerTable(results.groups)}`);
   console.log(`\nwritten: ${written.join(", ")}`);
   for (const contender of contenders.reverse()) await contender.close();
+  const differing = results.groups.filter(({ rows }) => rows.some((row) => !row.refused && !row.agrees));
+  if (differing.length === 0) return;
+  console.error(`bench:peers: the numbers differ in ${differing.map(({ work }) => work).join("; ")}`);
+  process.exitCode = 1;
 }
 
 function versions(): Record<string, string> {
