@@ -35,5 +35,6 @@ export {
   type DataLoaderOptions,
   epochOrder,
 } from "./loader.ts";
+export { type RandomSplitOptions, randomSplit } from "./split.ts";
 export { StreamLoader, type StreamLoaderOptions } from "./stream-loader.ts";
 export * as transforms from "./transforms.ts";

@@ -14,7 +14,7 @@ import {
 import { StreamLoader, type StreamLoaderOptions } from "../data/stream-loader.ts";
 import { DataError } from "../errors.ts";
 import { isBytes, printable } from "../foreign.ts";
-import { checkOptions, checkText, optionNames, show } from "../options.ts";
+import { checkOptions, checkText, isPlain, optionNames, show } from "../options.ts";
 import { fileError, readNamed } from "./files.ts";
 import { type ParquetHead, readParquet } from "./parquet.ts";
 
@@ -374,7 +374,11 @@ export async function loadParquetImages(path: string, options: ParquetImageOptio
     const contents = cell instanceof Uint8Array ? cell : cell?.bytes;
     const value = classOf(row[label]);
     if (!(contents instanceof Uint8Array)) {
-      throw bad(`row ${i} has ${show(cell)} as ${image}`, "{ bytes } of an image file, or its bytes");
+      const [what, column] = isPlain(cell) && "bytes" in cell ? [contents, `${image}.bytes`] : [cell, image];
+      throw bad(
+        `row ${i} has ${show(what)} as ${column}`,
+        "the bytes of an image file (BYTE_ARRAY), in the column or in its field bytes",
+      );
     }
     if (!(Number.isInteger(value) && value >= 0 && value < MOST_CLASSES)) {
       throw bad(`row ${i} has the ${label} ${show(row[label])}`, `an integer from 0 to ${MOST_CLASSES - 1}`);

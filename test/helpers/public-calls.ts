@@ -1580,6 +1580,10 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
       ],
       call: core.subset,
     },
+    randomSplit: {
+      args: [set, { value: [0.5, 0.5], accepts: () => false }, optional(options({ seed }))],
+      call: core.randomSplit,
+    },
     balancedIndices: { args: [set, integer(2, 1)], call: core.balancedIndices },
     channelMoments: unary(core.channelMoments, set),
     classCounts: unary(core.classCounts, set),

@@ -206,6 +206,23 @@ describe("loadParquetImages", () => {
     ).rejects.toThrow(/row 0 has the label a Date/);
   });
 
+  it("says which field of which row is no image, where a column was written as text", async () => {
+    const path = join(folder, "text.parquet");
+    const load = async (cells: readonly unknown[]) => {
+      const columnData = [
+        { name: "img", data: cells },
+        { name: "label", data: cells.map((_, i) => i), type: "INT32" },
+      ];
+      writeFileSync(path, new Uint8Array(parquetWriteBuffer({ columnData: columnData as never })));
+      return loadParquetImages(path, { height: 1, width: 1 });
+    };
+    // Objects without a schema become JSON, in which bytes are numbers by name.
+    await expect(load([{ bytes: Uint8Array.of(1, 2), path: "a" }])).rejects.toThrow(
+      /text.parquet: row 0 has .* as img.bytes; expected the bytes of an image file \(BYTE_ARRAY\), in the column or in its field bytes/,
+    );
+    await expect(load([{ path: "a" }])).rejects.toThrow(/row 0 has \{ path \} as img; expected the bytes/);
+  });
+
   it("names classes by number where nothing is noted, and refuses other files and columns", async () => {
     const { path } = await write(5);
     const size = { height: 4, width: 4 };
