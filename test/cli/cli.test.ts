@@ -3,7 +3,7 @@ import { join } from "node:path";
 import sharp from "sharp";
 import { describe, expect, it } from "vitest";
 import { repository } from "../node/children.ts";
-import { folder, fusenorm, SMALL, tinyDataset } from "./program.ts";
+import { folder, fusenorm, PROGRAM, SMALL, tinyDataset } from "./program.ts";
 
 describe("fusenorm train", () => {
   it("trains, refuses to overwrite, and resumes to the same losses as an uninterrupted run", async () => {
@@ -212,6 +212,20 @@ describe("fusenorm compare", () => {
 });
 
 describe("fusenorm", () => {
+  it("names every package that it imports in the manifest of fusenorm-cli", () => {
+    const bundle = readFileSync(PROGRAM[0]!, "utf8");
+    const imported = [...bundle.matchAll(/(?:^import .*from |^import |\bimport\()"([^".][^"]*)"/gm)]
+      .map(([, source]) => source!)
+      .filter((source) => !source.startsWith("node:"))
+      .map((source) => /^(?:@[^/]+\/)?[^/]+/.exec(source)![0]);
+    const { dependencies, peerDependencies } = JSON.parse(
+      readFileSync(join(repository, "packages/cli/package.json"), "utf8"),
+    );
+    const named = Object.keys({ ...dependencies, ...peerDependencies });
+    expect(imported).toEqual(expect.arrayContaining(["commander", "fflate", "sharp", "webgpu"]));
+    expect(imported.filter((name) => !named.includes(name))).toEqual([]);
+  });
+
   it("prints help and version, and refuses an unknown command", async () => {
     const help = await fusenorm("--help");
     expect(help.stdout).toMatch(/train .*\n[\s\S]*data[\s\S]*doctor/);
