@@ -19,15 +19,15 @@ const ROUNDING = 1e-9;
  * them, or shares that come to 1, of which each is rounded down and the images left over go to the first parts.
  *
  * ```ts
- * const [train, test] = randomSplit(all, [0.9, 0.1]) as [ImageDataset, ImageDataset];
+ * const [train, test] = randomSplit(all, [0.9, 0.1]);
  * ```
  * @throws DataError for lengths that do not come to all images, or a part without any
  */
-export function randomSplit(
+export function randomSplit<const L extends readonly number[]>(
   dataset: ImageDataset,
-  lengths: readonly number[],
+  lengths: L,
   options: RandomSplitOptions = {},
-): ImageDataset[] {
+): { -readonly [part in keyof L]: ImageDataset } {
   const op = "randomSplit";
   checkDataset(op, dataset);
   checkOptions(op, options, OPTIONS);
@@ -37,10 +37,11 @@ export function randomSplit(
   const order = Uint32Array.from({ length: dataset.count }, (_, i) => i);
   new Random(seed).fork("random-split").shuffle(order);
   let from = 0;
-  return counts.map((count, i) => {
+  const parts = counts.map((count, i) => {
     from += count;
     return subset(dataset, order.subarray(from - count, from), `${dataset.name}, part ${i + 1}`);
   });
+  return parts as { -readonly [part in keyof L]: ImageDataset };
 }
 
 /** Images of each part. */

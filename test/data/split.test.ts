@@ -34,6 +34,13 @@ describe("randomSplit", () => {
     });
   });
 
+  it("has as many parts as lengths, for the compiler, too", () => {
+    const [train, test] = randomSplit(all(10), [0.7, 0.3]);
+    expect([train.count, test.count]).toEqual([7, 3]);
+    const lengths: number[] = [4, 6];
+    expect(randomSplit(all(10), lengths).map(({ count }) => count)).toEqual(lengths);
+  });
+
   it("shuffles by the seed alone", () => {
     const orders = [{}, { seed: 0 }, { seed: 1 }].map((options) =>
       randomSplit(all(60), [0.5, 0.5], options).map(({ images }) => [...images]),
