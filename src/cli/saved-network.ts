@@ -145,7 +145,7 @@ export function stateOfCheckpoint(
 /** What a file of ours says of the images and the network: nothing of it needs to be there. */
 export function momentsAndOptions(metadata: Record<string, string>): {
   moments: ChannelMoments | null;
-  options: Record<string, unknown>;
+  options: Record<string, unknown> | null;
 } {
   const note = parsed(metadata[NOTE]);
   const { mean, std } = note ?? parsed(metadata.moments) ?? {};
@@ -154,7 +154,7 @@ export function momentsAndOptions(metadata: Record<string, string>): {
   const isRight = channels > 0 && areMoments(mean, channels) && areMoments(std, channels, 0);
   return {
     moments: isRight ? ({ mean, std } as unknown as ChannelMoments) : null,
-    options: isPlain(options) ? options : {},
+    options: isPlain(options) ? options : null,
   };
 }
 

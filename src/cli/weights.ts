@@ -11,8 +11,8 @@ import { fromTorch } from "../formats/torch.ts";
 import type { Module, StateDict } from "../nn/module.ts";
 import { readNamed } from "../node/files.ts";
 import { decodeOnnx } from "../onnx/decode.ts";
-import { classifierOf, type ImageTask } from "../train/networks.ts";
-import type { TrainOptions } from "../train/train-options.ts";
+import { classifierOf, type ImageTask, isCifarNetwork } from "../train/networks.ts";
+import { defaultTrainOptions, type TrainOptions } from "../train/train-options.ts";
 import { momentsAndOptions, refusePickle, stateOfCheckpoint, torchOptionsOf } from "./saved-network.ts";
 
 /** What a file of weights holds. */
@@ -23,9 +23,10 @@ export interface Weights {
   state: StateDict;
   /** Whether names and layouts are PyTorch's. */
   torch: boolean;
-  /** What the images that they were trained on were normalised by, and the network's name, if the file says so. */
+  /** What the images that they were trained on were normalised by, if the file says so. */
   moments: ChannelMoments | null;
-  model: string | null;
+  /** What the file says of the network; null for nothing. */
+  options: Record<string, unknown> | null;
 }
 
 /** What of a file was taken. */
@@ -46,15 +47,14 @@ export async function readWeights(file: string): Promise<Weights> {
   const { bytes } = await readNamed(file);
   refusePickle("train", file, bytes);
   const checksum = `crc32:${crc32(bytes).toString(16).padStart(8, "0")}`;
-  const common = { file, checksum, torch: true, moments: null, model: null };
+  const common = { file, checksum, torch: true, moments: null, options: null };
   const end = extname(file).toLowerCase();
   if (end === ".npz") return { ...common, state: await decodeNpz(bytes, file) };
   if (end === ".onnx") return { ...common, state: (await decodeOnnx(bytes, file)).tensors };
   const { tensors, metadata } = decodeSafetensors(bytes, file);
   const { moments, options } = momentsAndOptions(metadata);
-  const model = typeof options.model === "string" ? options.model : null;
   const own = stateOfCheckpoint(bytes, file, metadata);
-  return { ...common, moments, model, ...(own ? { state: own, torch: false } : { state: tensors }) };
+  return { ...common, moments, options, ...(own ? { state: own, torch: false } : { state: tensors }) };
 }
 
 /**
@@ -63,7 +63,7 @@ export async function readWeights(file: string): Promise<Weights> {
  */
 export function loadWeights(
   model: Module,
-  { file, state, torch, model: theirs }: Weights,
+  { file, state, torch, options: theirs }: Weights,
   options: TrainOptions,
   task: ImageTask,
 ): WeightsReport {
@@ -73,12 +73,23 @@ export function loadWeights(
   const isElse = (name: string) => !name.startsWith(`${classifier}.`) && !name.endsWith("numBatchesTracked");
   const [other] = mismatched.filter(({ name }) => isElse(name));
   const lacking = missing.filter(isElse);
-  const wrong = other ? other.why : lacking.length > 0 ? `it lacks ${lacking[0]}` : null;
   const names = [...model.tensors()];
+  if (missing.length === names.length) {
+    const [one, two = "…"] = Object.keys(state);
+    throw new DataError(
+      `train: ${printable(file)}: none of its ${Object.keys(state).length} tensors (${printable(one ?? "")}, ${printable(two)}) has the ` +
+        `name of one of ${options.model}, such as ${names[0]![0]}; expected ` +
+        printable(
+          (theirs && flagsOf(theirs, options)) ??
+            "those of PyTorch, as safetensors have them: ONNX keeps no names of folded layers",
+        ),
+    );
+  }
+  const wrong = other ? other.why : lacking.length > 0 ? `it lacks ${lacking[0]}` : null;
   if (wrong !== null) {
     const first = names.find(([, { rank }]) => rank === 4);
     const hint = other && other.name === first?.[0] ? hintOf(own[other.name]!.shape, first[1].shape) : null;
-    const said = theirs !== null && theirs !== options.model ? `--model ${theirs}` : null;
+    const said = theirs && flagsOf(theirs, options);
     throw new DataError(
       `train: ${printable(file)}: its tensors are not those of ${options.model} (${mismatched.length + missing.length} of ${names.length} ` +
         `differ): ${printable(wrong)}; expected ${printable(said ?? hint ?? "weights of the network that --model, --depth, --width and --norm say")}`,
@@ -91,9 +102,21 @@ export function loadWeights(
   };
 }
 
+/** The flags that would make the network that a file says it is of; null if those are given already. */
+function flagsOf(theirs: Record<string, unknown>, ours: TrainOptions): string | null {
+  const all = { ...defaultTrainOptions, ...theirs };
+  const names = isCifarNetwork(all.model)
+    ? (["model", "depth", "width", "norm"] as const)
+    : (["model", "width"] as const);
+  const flags = names.filter((name) => all[name] !== ours[name]).map((name) => `--${name} ${all[name]}`);
+  return flags.length > 0 ? flags.join(" ") : null;
+}
+
 /** Of a first layer whose filters are others, [K, R, S, C]. */
 function hintOf(theirs: readonly number[], ours: readonly number[]): string | null {
   if (theirs[3] !== ours[3]) return `images of ${theirs[3]} channels (--channels)`;
+  if (theirs[0] !== ours[0])
+    return `another --width: the first layer has ${theirs[0]} channels there, ${ours[0]} here`;
   if (theirs[1] === ours[1]) return null;
   return "images of another size (--size): those of 64 pixels or more go through other first layers than smaller ones";
 }

@@ -202,6 +202,9 @@ describe("train --weights", () => {
   writeFileSync(pickle, Uint8Array.of(0x50, 0x4b, 3, 4, 0, 0));
   const damaged = join(home, "damaged.safetensors");
   writeFileSync(damaged, Uint8Array.of(9, 0, 0, 0, 0, 0, 0, 0, 1));
+  const nameless = join(home, "nameless.safetensors");
+  const one = { shape: [1], dtype: "float32" as const, data: Float32Array.of(1) };
+  writeFileSync(nameless, encodeSafetensors({ "model.conv1.weight": one }));
   const cases: [string, string[], RegExp][] = [
     [
       "a file that is not there",
@@ -214,6 +217,16 @@ describe("train --weights", () => {
       "weights of another network",
       ["--weights", pretrained, "--model", "resnet34"],
       /its tensors are not those of resnet34 \(\d+ of \d+ differ\): it lacks layer1.2.conv1.weight; expected weights of the network that --model/,
+    ],
+    [
+      "names of nothing",
+      ["--weights", nameless],
+      /none of its 1 tensors \(model.conv1.weight, …\) has the name of one of resnet18, such as conv1.weight; expected those of PyTorch/,
+    ],
+    [
+      "weights of a wider network",
+      ["--weights", pretrained, "--model", "resnet18", "--width", "8"],
+      /conv1.weight is .*; expected another --width: the first layer has 4 channels there, 8 here/,
     ],
     [
       "images that go through another first layer",
@@ -240,7 +253,8 @@ describe("train --weights", () => {
   it.concurrent.each(cases)("refuses %s, in one line, and writes nothing", async (_, args, message) => {
     const out = join(folder(), "out");
     const sized = ["--size", "8"].filter(() => !args.includes("--size"));
-    const network = args.includes("--model") ? NETWORK.slice(2) : NETWORK;
+    const rest = args.includes("--model") ? NETWORK.slice(2) : NETWORK;
+    const network = args.includes("--width") ? rest.slice(2) : rest;
     const { code, stderr } = await fusenorm(
       "train",
       "--data",
@@ -265,6 +279,23 @@ describe("train --weights", () => {
     expect(made.code).toBe(0);
     const from = ["--weights", join(run, "checkpoint.safetensors")];
     const { stderr } = await fusenorm("train", ...args, "--out", join(home, "x"), ...SMALL, ...from);
-    expect(stderr).toMatch(/its tensors are not those of resnetCifar .*; expected --model resnet18$/m);
+    expect(stderr).toMatch(
+      /none of its 122 tensors \(conv1.weight, .*\) has the name of one of resnetCifar, .*; expected --model resnet18$/m,
+    );
+    const narrow = ["--model", "resnet18", "--width", "8", "--batch-size", "5"];
+    const other = await fusenorm("train", ...args, "--out", join(home, "x"), ...narrow, ...from);
+    expect(other.stderr).toMatch(/conv1.weight is \[4, .*; expected --width 4$/m);
+    const deeper = await fusenorm("train", ...args, "--out", join(home, "small2"), ...SMALL);
+    expect(deeper.code).toBe(0);
+    const own = [
+      "--weights",
+      join(home, "small2", "checkpoint.safetensors"),
+      "--depth",
+      "14",
+      "--norm",
+      "none",
+    ];
+    const flat = await fusenorm("train", ...args, "--out", join(home, "x"), ...narrow.slice(2), ...own);
+    expect(flat.stderr).toMatch(/expected --depth 8 --width 4 --norm batch$/m);
   });
 });
