@@ -234,6 +234,14 @@ export class Linear extends WeightLayer {
     this.bias = bias ? parameter(gpu, new Float32Array(outFeatures), [outFeatures]) : null;
   }
 
+  get inFeatures(): number {
+    return this.weight.shape[1]!;
+  }
+
+  get outFeatures(): number {
+    return this.weight.shape[0]!;
+  }
+
   forward(x: Tensor): Tensor {
     return this.weighted(x, (weight) => linear(x, weight, this.bias));
   }

@@ -2,10 +2,11 @@
 
 import { describe, expect, it } from "vitest";
 import type { Gpu } from "../../src/gpu.ts";
+import { Linear } from "../../src/nn/layers.ts";
 import { mobilenetV2 } from "../../src/nn/models/mobilenet.ts";
 import { resnet18, resnet34, resnet50 } from "../../src/nn/models/resnet-imagenet.ts";
 import { vgg11, vgg13, vgg16 } from "../../src/nn/models/vgg.ts";
-import type { Module } from "../../src/nn/module.ts";
+import type { Module, StateDict } from "../../src/nn/module.ts";
 import { softmaxCrossEntropy } from "../../src/ops/softmax/softmax-cross-entropy.ts";
 import { SGD } from "../../src/optim/sgd.ts";
 import { withChoices } from "../helpers/choices.ts";
@@ -16,6 +17,8 @@ import { Tape, type Value } from "../reference/autodiff.ts";
 import { ReferenceNetwork } from "../reference/image-networks.ts";
 
 const gpu = await testGpu();
+
+const same = (a: StateDict[string], b: StateDict[string]) => a.data.every((value, i) => value === b.data[i]);
 
 function count(model: Module): number {
   const total = model.parameters().reduce((sum, { size }) => sum + size, 0);
@@ -221,6 +224,34 @@ describe("loss and gradients of float64; and steps on a batch make its loss fall
       expect(gpu.stats.liveBuffers).toBe(live);
     });
   }
+});
+
+it("takes another classifier in the place of its own, as PyTorch's networks do, and trains it", async () => {
+  const model = resnet18(gpu, { classes: 10, width: 4, images: "cifar" });
+  const { fc } = model;
+  expect([fc.inFeatures, fc.outFeatures]).toEqual([32, 10]);
+  model.freeze();
+  model.fc = new Linear(gpu, fc.inFeatures, 3);
+  fc.dispose();
+  const parameters = model.parameters();
+  expect(parameters).toEqual([model.fc.weight, model.fc.bias]);
+  const before = await model.stateDict();
+  const optimizer = new SGD(parameters, { lr: 0.1 });
+  const images = gpu.tensor(normals(2 * 8 * 8 * 3, 5), [2, 8, 8, 3]);
+  const labels = gpu.tensor(Uint32Array.of(2, 0), [2], { dtype: "uint32" });
+  gpu.scope(() => {
+    const logits = model.forward(images);
+    expect(logits.shape).toEqual([2, 3]);
+    softmaxCrossEntropy(logits, labels).backward();
+    optimizer.step();
+  });
+  const after = await model.stateDict();
+  expect(after["fc.weight"]!.shape).toEqual([3, 32]);
+  const moved = Object.keys(after).filter(
+    (name) => !/running|Tracked/.test(name) && !same(before[name]!, after[name]!),
+  );
+  expect(moved).toEqual(["fc.weight", "fc.bias"]);
+  for (const one of [optimizer, model, images, labels]) one.dispose();
 });
 
 it("VGG's classifier says which images it takes", () => {

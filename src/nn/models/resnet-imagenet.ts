@@ -95,7 +95,8 @@ export class ResNet extends Module {
   readonly layer2: readonly ResidualBlock[];
   readonly layer3: readonly ResidualBlock[];
   readonly layer4: readonly ResidualBlock[];
-  readonly fc: Linear;
+  /** May be replaced by one of other classes; make the optimizer after it. */
+  fc: Linear;
   readonly images: ImageKind;
 
   constructor(op: string, gpu: Gpu, options: ResNetOptions, blocks: readonly number[], bottleneck: boolean) {

@@ -175,7 +175,8 @@ export class ResNetCifar extends Module {
   readonly lastNorm: NormLayer | null;
   /** Fixup's number before the classifier; [1]. */
   readonly lastBias: Tensor | null;
-  readonly classifier: Linear;
+  /** May be replaced by one of other classes; make the optimizer after it. */
+  classifier: Linear;
   readonly options: ResNetCifarSettings;
 
   /** @param op whose name errors begin with */
