@@ -253,8 +253,11 @@ export abstract class Module {
     const missing = [...own.keys()].filter((name) => !Object.hasOwn(state, name));
     const unknown = Object.keys(state).filter((name) => !own.has(name));
     if (missing.length > 0 || unknown.length > 0) {
+      // Names of PyTorch's buffers are in snake case, ours in camel case; a Sequential's layers are bare numbers there.
+      const theirs = unknown.some((name) => /running_|num_batches_|^\d+\.|weight_g$/.test(name));
       throw new ShapeError(
-        `loadStateDict: missing ${list(missing)}, unexpected ${list(unknown)}; expected the state of the same network`,
+        `loadStateDict: missing ${list(missing)}, unexpected ${list(unknown)}; expected the state of the same network` +
+          (theirs ? ", by names of its own: fromTorch(model, state) makes them of PyTorch's" : ""),
       );
     }
     for (const [name, tensor] of own) {
@@ -284,7 +287,8 @@ export function checkState(op: string, name: string, state: unknown, tensor: Ten
   }
   if (!sameShape(tensor.shape, shape)) {
     throw new ShapeError(
-      `${op}: ${name} is ${formatShape(shape)} in the state, ${formatShape(tensor.shape)} here; expected equal shapes`,
+      `${op}: ${name} is ${formatShape(shape)} in the state, ${formatShape(tensor.shape)} here; expected equal shapes` +
+        (isOihw(shape, tensor.shape) ? ": fromTorch(model, state) turns PyTorch's [K, C, R, S]" : ""),
     );
   }
   if (dtype !== tensor.dtype) {
@@ -293,6 +297,11 @@ export function checkState(op: string, name: string, state: unknown, tensor: Ten
     );
   }
   tensor.checkData(op, data, `${name}'s data`);
+}
+
+/** Whether a filter's shape is that of another program, whose axes are in another order. */
+function isOihw(theirs: Shape, [k, r, s, c, ...rest]: Shape): boolean {
+  return rest.length === 0 && theirs.length === 4 && sameShape(theirs, [k!, c!, r!, s!]);
 }
 
 /** A tensor that a module owns: outside of every scope. */

@@ -42,7 +42,10 @@ export function checkTensor(
   }
   const { dtypes = FLOAT32 } = rule;
   if (!dtypes.includes(value.dtype)) {
-    throw new ShapeError(`${op}: ${name} is ${value.dtype}; expected ${dtypes.join(" or ")}`);
+    // What a class or a position is has to be said where its tensor is made; a generator's state comes from newGenerator.
+    const isIndex = dtypes.length === 1 && dtypes[0] === "uint32" && name !== "generator";
+    const how = isIndex ? `: gpu.tensor(data, shape, { dtype: "uint32" })` : "";
+    throw new ShapeError(`${op}: ${name} is ${value.dtype}; expected ${dtypes.join(" or ")}${how}`);
   }
   if (rule.with && value.gpu !== rule.with[1].gpu) {
     throw new ShapeError(

@@ -88,6 +88,11 @@ export class Tensor implements Bindable {
     options: TensorOptions,
   ): Tensor {
     const { dtype, requiresGrad } = tensorOptions("gpu.tensor", options);
+    if (shape === undefined) {
+      throw new ShapeError(
+        `gpu.tensor: shape is undefined; expected an array of positive integers${callWithShape(data)}`,
+      );
+    }
     checkShape("gpu.tensor", shape);
     const elements = encode("gpu.tensor", data, dtype, shape);
     const tensor = Tensor.empty(gpu, shape, dtype, "gpu.tensor");
@@ -555,6 +560,19 @@ function encode(op: string, data: unknown, dtype: DType, shape: Shape, name = "d
     }
   }
   return convert(array, dtype);
+}
+
+/** For a message to who left the shape out: the call with that of the data, which may be lists of lists. */
+function callWithShape(data: unknown): string {
+  const shape: number[] = [];
+  for (let at = data; Array.isArray(at) || ArrayBuffer.isView(at); [at] = at as unknown as unknown[]) {
+    const { length } = at as { length?: number };
+    if (!length) return "";
+    shape.push(length);
+    if (!Array.isArray(at)) break;
+  }
+  if (shape.length === 0) return "";
+  return `, such as gpu.tensor(${shape.length > 1 ? "data.flat(Infinity)" : "data"}, ${formatShape(shape)})`;
 }
 
 function convert(data: ArrayLike<number>, dtype: DType): TensorData {
