@@ -131,7 +131,7 @@ describe("completion", () => {
       "[cifar10 cifar100]",
       "[muon]",
       "[]",
-      "[--size --schedule --seed]",
+      "[--size --std --schedule --seed]",
       "complete -o default -F _fusenorm fusenorm",
     ]);
   });
