@@ -1,4 +1,5 @@
-import { join } from "node:path";
+import { cpSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { build } from "esbuild";
 import { root } from "./package.ts";
 
@@ -17,4 +18,6 @@ export async function bundleCli(outfile: string): Promise<void> {
     packages: "external",
     logLevel: "warning",
   });
+  // Run as a process of its own: see src/node/parquet.ts.
+  cpSync(join(root, "src/node/parquet-child.mjs"), join(dirname(outfile), "parquet-child.mjs"));
 }

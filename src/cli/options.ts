@@ -96,7 +96,7 @@ export interface DataFlags {
 export function addDataOptions(command: Command): Command {
   command.option(
     "--data <dir>",
-    `a directory (IDX, CIFAR or a folder of images for each class), or ${DATASET_NAMES.join(", ")}`,
+    `a directory (IDX, CIFAR, Parquet or a folder of images for each class), or ${DATASET_NAMES.join(", ")}`,
     text,
     "embedded",
   );
@@ -110,12 +110,12 @@ export function addScaleOptions(command: Command): void {
   command
     .option(
       "--size <pixels>",
-      "of folders of images: scale them to 64, or height x width as 224x192",
+      "of folders of images and Parquet: scale them to 64, or height x width as 224x192",
       imageSize,
     )
     .option(
       "--channels <n>",
-      "of folders of images: 1 for grey, 3 for colours (default: 3)",
+      "of folders of images and Parquet: 1 for grey, 3 for colours (default: 3)",
       positiveInteger,
     );
   offer(command, { channels: ["1", "3"] });

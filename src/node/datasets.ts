@@ -12,7 +12,7 @@ import { DataError } from "../errors.ts";
 import { printable } from "../foreign.ts";
 import { checkOptions, checkText, optionNames, show } from "../options.ts";
 import { cacheDirectory, packagePath, readNamed } from "./files.ts";
-import { IMAGE_FILE, type ImageOptions, loadImageSplits } from "./images.ts";
+import { IMAGE_FILE, type ImageOptions, loadImageSplits, loadParquetSplits } from "./images.ts";
 
 /** Data sets that have a name of their own; anything else is taken for a directory. */
 export const DATASET_NAMES = ["embedded", "fashion-mnist", "cifar10", "cifar100"] as const;
@@ -26,16 +26,17 @@ const WHAT_A_DIRECTORY_HOLDS = `expected one of
   IDX (MNIST family):  {train,t10k}-images-idx3-ubyte[.gz] and {train,t10k}-labels-idx1-ubyte[.gz]
   CIFAR-10 (binary):   data_batch_1.bin … data_batch_5.bin and test_batch.bin
   CIFAR-100 (binary):  train.bin and test.bin
+  Parquet:             train*.parquet and test*.parquet or validation*.parquet; or one *.parquet alone
   image folders:       train/<class>/*.png (or .jpg …) and val/<class>/*.png or test/<class>/*.png; or <class>/*.png alone
 in the directory or one level down, image folders in it; \`npx fusenorm-cli data fetch fashion-mnist|cifar10|cifar100\` downloads them`;
 
 /** A data set's files, found but not read. */
 export interface FoundDataset {
-  kind: "idx" | CifarKind | "folders";
+  kind: "idx" | CifarKind | "parquet" | "folders";
   directory: string;
-  /** IDX: images, then labels. CIFAR: the batches in order. Image folders: the one that holds those of the classes. */
+  /** IDX: images, then labels. CIFAR: the batches in order. Parquet: in order. Image folders: the one that holds those of the classes. */
   train: string[];
-  /** Of image folders none, where every tenth image is held out. */
+  /** Of Parquet and image folders none, where every tenth image is held out. */
   test: string[];
 }
 
@@ -112,6 +113,15 @@ function matchFiles(directory: string, files: string[]): FoundDataset | undefine
   }
   if (files.includes("train.bin") || files.includes("test.bin")) {
     return found("cifar100", ["train.bin"], ["test.bin"]);
+  }
+  // Beside image folders a file may tell of them.
+  const parquet = files.filter((file) => /^(?!metadata).*\.parquet$/i.test(file));
+  if (parquet.length > 0) {
+    const beginWith = (word: string) => parquet.filter((file) => file.toLowerCase().startsWith(word));
+    const train = beginWith("train");
+    const test = TEST_FOLDERS.map(beginWith).find((some) => some.length > 0) ?? [];
+    if (train.length === 0 && parquet.length === 1) return found("parquet", parquet, []);
+    return found("parquet", train.length > 0 ? train : ["train*.parquet"], test);
   }
   return undefined;
 }
@@ -279,27 +289,28 @@ function sizeFor(
   { height, width, channels }: LoadOptions,
 ): ImageOptions | null {
   const given = [height, width, channels].some((value) => value !== undefined);
-  if (kind !== "folders") {
+  if (kind !== "folders" && kind !== "parquet") {
     if (!given) return null;
     throw new DataError(
-      `${printable(directory)}: height, width or channels are given, but only images in folders are scaled; this data set has a ` +
+      `${printable(directory)}: height, width or channels are given, but only images in folders and Parquet files are scaled; this data set has a ` +
         "size of its own: leave them out",
     );
   }
   if (height !== undefined && width !== undefined) return { height, width, channels };
   throw new DataError(
-    `${printable(directory)}: holds images in a folder for each class; expected the size that they are scaled to: ` +
+    `${printable(directory)}: holds images in ${kind === "folders" ? "a folder for each class" : "Parquet files"}; expected the size that they are scaled to: ` +
       "{ height: 64, width: 64 }, or --size 64 of a command",
   );
 }
 
 /**
  * Reads a data set: `"embedded"`, `"fashion-mnist"`, `"cifar10"`, `"cifar100"`, or a directory with IDX or binary
- * CIFAR files, or with images in a folder for each class. An IDX directory may hold a `classes.txt`, one class name per line.
+ * CIFAR files, with Parquet files as Hugging Face ships them, or with images in a folder for each class. An IDX directory may hold a `classes.txt`, one class name per line.
  *
  * Image folders are `train/<class>/*.png` with `val` or `test` beside `train`, or `<class>/*.png` alone: then every tenth image of a
  * class, in the order of their names, is held out as the test set. They take `height`, `width` and `channels`, as
- * `loadImageFolder` does, and need the package `sharp`.
+ * `loadImageFolder` does, and need the package `sharp`. So do Parquet files, `train*.parquet` with `test*.parquet` or
+ * `validation*.parquet`, or one alone; they need `hyparquet`, too.
  *
  * @throws DataError naming the file or directory, what was expected and found, and what to do.
  */
@@ -318,7 +329,9 @@ export async function loadDataset(source: string, options: LoadOptions = {}): Pr
   const given = options.name ?? TITLES[source];
   let splits: DatasetSplits;
   if (size) {
-    return loadImageSplits(given ?? printable(basename(directory)), train[0]!, test[0] ?? null, size);
+    const title = given ?? printable(basename(directory));
+    if (kind === "parquet") return loadParquetSplits(title, train, test, size);
+    return loadImageSplits(title, train[0]!, test[0] ?? null, size);
   }
   if (kind === "idx") {
     const title = given ?? printable(basename(directory));

@@ -169,8 +169,13 @@ export async function loadImageSplits(
   const size = checked(op, options, OPTIONS);
   const { sources, classNames } = await imageFiles(op, train);
   let parts = { train: sources, test: [] as Source[] };
-  if (test === null) parts = heldOut(train, sources, classNames);
-  else {
+  if (test === null) {
+    parts = heldOut(sources, classNames, (name) => {
+      throw new DataError(
+        `${printable(join(train, name))}: has 1 image; expected 2 or more, of which one is held out, or folders train and val`,
+      );
+    });
+  } else {
     const held = await imageFiles(op, test);
     const labels = held.classNames.map((name) => classNames.indexOf(name));
     const unknown = labels.indexOf(-1);
@@ -187,21 +192,17 @@ export async function loadImageSplits(
   };
 }
 
-/** @throws DataError for a class of one image */
+/** Every tenth image of a class for the test set; of fewer the last one. `single` is told of a class without two images, which are all trained on. */
 function heldOut(
-  directory: string,
   sources: readonly Source[],
   classNames: readonly string[],
+  single: (name: string) => void = () => {},
 ): Record<"train" | "test", Source[]> {
   const parts = { train: [] as Source[], test: [] as Source[] };
   for (const [label, name] of classNames.entries()) {
     const own = sources.filter((source) => source.label === label);
-    if (own.length < 2) {
-      throw new DataError(
-        `${printable(join(directory, name))}: has 1 image; expected 2 or more, of which one is held out, or folders train and val`,
-      );
-    }
-    const every = Math.min(own.length, HELD_OUT);
+    if (own.length < 2) single(name);
+    const every = own.length < 2 ? HELD_OUT : Math.min(own.length, HELD_OUT);
     for (const [i, source] of own.entries()) parts[i % every === every - 1 ? "test" : "train"].push(source);
   }
   return parts;
@@ -343,6 +344,52 @@ export async function loadParquetImages(path: string, options: ParquetImageOptio
   for (const [field, value] of Object.entries({ imageColumn, labelColumn })) {
     if (value !== undefined) checkText(op, field, value);
   }
+  const { sources, classNames } = await parquetRows(op, [path], { imageColumn, labelColumn });
+  return decodeAll(op, sources, size, { name: options.name ?? basename(path), classNames });
+}
+
+/** The files of a Parquet data set by the parts of its name, those of `test` or, where there are none, every tenth image. */
+export async function loadParquetSplits(
+  title: string,
+  train: readonly string[],
+  test: readonly string[],
+  options: ImageOptions,
+): Promise<DatasetSplits> {
+  const op = "loadDataset";
+  const size = checked(op, options, OPTIONS);
+  const all = await parquetRows(op, [...train, ...test]);
+  const { classNames } = all;
+  const parts = { train: [] as Source[], test: [] as Source[] };
+  for (const source of all.sources) parts[train.includes(source.file) ? "train" : "test"].push(source);
+  if (test.length === 0) Object.assign(parts, heldOut(parts.train, classNames));
+  return {
+    train: await decodeAll(op, parts.train, size, { name: `${title} train`, classNames }),
+    test: await decodeAll(op, parts.test, size, { name: `${title} test`, classNames }),
+  };
+}
+
+/** Images of some files, not decoded, and the classes of all of them: those that the first file names, or numbers. */
+async function parquetRows(
+  op: string,
+  paths: readonly string[],
+  columns: Pick<ParquetImageOptions, "imageColumn" | "labelColumn"> = {},
+): Promise<{ sources: (Source & { file: string })[]; classNames: string[] }> {
+  const sources: (Source & { file: string })[] = [];
+  let names: string[] | null = null;
+  for (const file of paths) {
+    const part = await parquetFile(op, file, columns);
+    names ??= part.names;
+    for (const source of part.sources) sources.push({ ...source, file });
+  }
+  const most = sources.reduce((high, { label }) => Math.max(high, label), -1);
+  return { sources, classNames: names ?? Array.from({ length: most + 1 }, (_, i) => `${i}`) };
+}
+
+async function parquetFile(
+  op: string,
+  path: string,
+  { imageColumn, labelColumn }: Pick<ParquetImageOptions, "imageColumn" | "labelColumn">,
+): Promise<{ sources: Source[]; names: string[] | null }> {
   await import("hyparquet").catch((cause: unknown) => {
     throw new DataError(
       `${op}: the package "hyparquet", which reads Parquet files, can't be loaded (${printable((cause as Error)?.message)}); install it: ` +
@@ -368,7 +415,6 @@ export async function loadParquetImages(path: string, options: ParquetImageOptio
     names = classNamesOf(notes, label);
     return [image, label];
   });
-  let most = -1;
   const sources = rows.map((row, i): Source => {
     const cell = row[image] as { bytes?: unknown } | Uint8Array | null;
     const contents = cell instanceof Uint8Array ? cell : cell?.bytes;
@@ -383,11 +429,9 @@ export async function loadParquetImages(path: string, options: ParquetImageOptio
     if (!(Number.isInteger(value) && value >= 0 && value < MOST_CLASSES)) {
       throw bad(`row ${i} has the ${label} ${show(row[label])}`, `an integer from 0 to ${MOST_CLASSES - 1}`);
     }
-    most = Math.max(most, value);
     return { label: value, name: `${path}, row ${i}`, read: async () => contents };
   });
-  const classNames = names ?? Array.from({ length: most + 1 }, (_, i) => `${i}`);
-  return decodeAll(op, sources, size, { name: options.name ?? basename(path), classNames });
+  return { sources, names };
 }
 
 /** A cell as a class; NaN for what is none: a missing one is not class 0. */

@@ -1,6 +1,6 @@
 // Folders of images, and Parquet files of them: pixels as they were put in.
 
-import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parquetWriteBuffer } from "hyparquet-writer";
@@ -8,7 +8,13 @@ import sharp from "sharp";
 import { afterAll, describe, expect, it } from "vitest";
 import { DataError } from "../../src/errors.ts";
 import { Random } from "../../src/index.ts";
-import { decodeImage, loadImageFolder, loadParquetImages, streamImageFolder } from "../../src/node/index.ts";
+import {
+  decodeImage,
+  loadDataset,
+  loadImageFolder,
+  loadParquetImages,
+  streamImageFolder,
+} from "../../src/node/index.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "fusenorm-images-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
@@ -104,10 +110,17 @@ describe("loadImageFolder", () => {
     await expect(loadImageFolder(home, { height: 2 ** 14, width: 2 ** 14 })).rejects.toThrow(
       /no memory for 400 images of 805306368 bytes, 322.1 GB; expected .* streamImageFolder/,
     );
-    const before = sharp.counters().process + sharp.counters().queue;
+    const busy = () => sharp.counters().process + sharp.counters().queue;
+    const before = busy();
     await expect(loadImageFolder(home, { height: 1, width: 1 })).rejects.toThrow(/000.png: can't be decoded/);
-    // What was under way ends; nothing begins.
-    await expect.poll(() => sharp.counters().process + sharp.counters().queue).toBe(before);
+    // What was under way ends, files that are read meanwhile among it: sharp is idle between two of them, but not for long.
+    let idle = 0;
+    const idleFor = () => {
+      idle = busy() === before ? idle + 1 : 0;
+      return idle;
+    };
+    await expect.poll(idleFor, { interval: 20 }).toBeGreaterThan(10);
+    // Nothing begins.
     let later = 0;
     sharp.queue.on("change", () => {
       later += 1;
@@ -167,6 +180,65 @@ describe("loadParquetImages", () => {
     expect(set.classNames).toEqual(["cat", "dog", "ox"]);
     expect([...set.labels]).toEqual(labels.map(Number));
     expect(set.images).toEqual(Uint8Array.from(data.flatMap((image) => [...image])));
+  });
+
+  it("are a data set by their names: shards in order, a test set or every tenth image, one level down, too", async () => {
+    const features = { label: { names: ["cat", "dog", "ox"] } };
+    const note = JSON.stringify({ info: { features } });
+    const size = { height: 4, width: 4 };
+    const bytes = (images: Uint8Array[]) => Uint8Array.from(images.flatMap((image) => [...image]));
+    const home = join(folder, "hub");
+    mkdirSync(join(home, "plain_text"), { recursive: true });
+    const parts: Record<string, Awaited<ReturnType<typeof write>>> = {};
+    for (const [i, name] of [
+      "train-00000-of-00002",
+      "train-00001-of-00002",
+      "test-00000-of-00001",
+    ].entries()) {
+      parts[name] = await write(20 + i, note);
+      renameSync(parts[name]!.path, join(home, "plain_text", `${name}.parquet`));
+    }
+    const { train, test } = await loadDataset(home, size);
+    const [first, second, third] = Object.values(parts) as [
+      (typeof parts)[0],
+      (typeof parts)[0],
+      (typeof parts)[0],
+    ];
+    expect([train.name, test.name]).toEqual(["plain_text train", "plain_text test"]);
+    expect(train.images).toEqual(bytes([...first!.data, ...second!.data]));
+    expect([...train.labels]).toEqual([...first!.labels, ...second!.labels].map(Number));
+    expect(test.images).toEqual(bytes(third!.data));
+    expect([train.classNames, test.classNames]).toEqual([features.label.names, features.label.names]);
+    await expect(loadDataset(home)).rejects.toThrow(
+      /holds images in Parquet files; expected the size .*--size 64/,
+    );
+
+    // One file alone, beside folders of another kind's notes: each class keeps its own tenth.
+    const alone = join(folder, "alone");
+    mkdirSync(alone);
+    const whole = await write(60);
+    renameSync(whole.path, join(alone, "digits.parquet"));
+    const split = await loadDataset(alone, { ...size, name: "digits" });
+    expect([split.train.count, split.test.count]).toEqual([54, 6]);
+    expect([...split.test.labels].sort()).toEqual([0, 0, 1, 1, 2, 2]);
+    const held = [27, 57, 28, 58, 29, 59].map((i) => whole.data[i]!);
+    expect(split.test.images).toEqual(bytes(held));
+    expect(split.test.classNames).toEqual(["0", "1", "2"]);
+    // Of the second class there is one image, of the third none: both stay in training.
+    const few = join(folder, "few");
+    mkdirSync(few);
+    renameSync((await write(2, note)).path, join(few, "few.parquet"));
+    await expect(loadDataset(few, size)).rejects.toThrow(/few test/);
+    writeFileSync(join(alone, "more.parquet"), "");
+    await expect(loadDataset(alone, size)).rejects.toThrow(
+      /parquet files are incomplete: train\*.parquet missing/,
+    );
+    const pictures = join(folder, "pictures");
+    mkdirSync(join(pictures, "a"), { recursive: true });
+    for (const name of ["1.png", "2.png"])
+      writeFileSync(join(pictures, "a", name), await png(pixels(48), 4, 4, 3));
+    writeFileSync(join(pictures, "metadata.parquet"), "");
+    expect((await loadDataset(pictures, size)).train.classNames).toEqual(["a"]);
   });
 
   it("takes whole numbers for classes, and no missing one for class 0", async () => {
