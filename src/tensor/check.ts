@@ -54,8 +54,10 @@ export function checkTensor(
   }
   const rank = rule.shape === undefined ? value.rank : rankOf(rule.shape);
   if (value.rank !== rank) {
+    const isMap = rule.shape === "[N, C]" && value.rank === 4;
     throw new ShapeError(
-      `${op}: ${name} has rank ${value.rank}, got ${formatShape(value.shape)}; expected ${rule.shape} of rank ${rank}`,
+      `${op}: ${name} has rank ${value.rank}, got ${formatShape(value.shape)}; expected ${rule.shape} of rank ${rank}` +
+        (isMap ? `: flatten(${name}) or globalAvgPool2d(${name}) makes rows of maps` : ""),
     );
   }
 }

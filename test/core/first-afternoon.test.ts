@@ -47,6 +47,17 @@ describe("messages name the call that is right", () => {
     });
   });
 
+  it("maps where rows are expected", () => {
+    gpu.scope(() => {
+      const layer = new Linear(gpu, 2, 3);
+      expect(() => layer.forward(gpu.zeros([4, 5, 5, 2]))).toThrow(
+        /linear: x has rank 4, got \[4, 5, 5, 2\]; expected \[N, C\] of rank 2: flatten\(x\) or globalAvgPool2d\(x\) makes rows of maps$/,
+      );
+      expect(() => layer.forward(gpu.zeros([5, 5, 2]))).toThrow(/of rank 2$/);
+      layer.dispose();
+    });
+  });
+
   it("a state of PyTorch's names or layouts", async () => {
     const model = new Sequential(new Conv2d(gpu, 3, 4, 3), new BatchNorm2d(gpu, 4));
     const state = await torchStateDict(model);
