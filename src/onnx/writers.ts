@@ -74,13 +74,24 @@ const convTranspose2d: Writer = async (graph, recorded) => {
   const weight = constant(recorded, "weight")!;
   const [K, R, S, C] = weight.shape as [number, number, number, number];
   const data = permute(await read(weight), weight.shape, CHANNELS_SECOND);
-  graph.node("ConvTranspose", [dynamic(recorded), graph.floats(data, [K, C, R, S])], {
-    out: recorded.out,
+  const strides = both(stride, 1);
+  const more = both(outputPadding, 0);
+  const [top, left, ...ends] = pads(padding, [0, 0]) as [number, number, number, number];
+  // Readers take no more than the stride. Less cut off the end is the same, and what lies beyond it is 0.
+  const isTaken = more.map((rows, i) => rows < strides[i]!);
+  const cut = ends.map((end, i) => (isTaken[i] ? end : Math.max(0, end - more[i]!)));
+  const beyond = ends.map((end, i) => (isTaken[i] ? 0 : Math.max(0, more[i]! - end)));
+  const goesOn = beyond.some((rows) => rows > 0);
+  const y = graph.node("ConvTranspose", [dynamic(recorded), graph.floats(data, [K, C, R, S])], {
+    ...(goesOn ? {} : { out: recorded.out }),
     ints: {
-      ...{ kernel_shape: [R, S], strides: both(stride, 1), dilations: both(dilation, 1) },
-      ...{ pads: pads(padding, [0, 0]), output_padding: both(outputPadding, 0), group: groups as number },
+      ...{ kernel_shape: [R, S], strides, dilations: both(dilation, 1), pads: [top, left, ...cut] },
+      ...{ output_padding: more.map((rows, i) => (isTaken[i] ? rows : 0)), group: groups as number },
     },
   });
+  if (!goesOn) return;
+  const around = graph.integers([0, 0, 0, 0, 0, 0, ...beyond]);
+  graph.node("Pad", [y, around], { out: recorded.out });
 };
 
 /** Of sizes that are given the scale is their ratio, of factors the factor itself: as in PyTorch. */
