@@ -104,6 +104,8 @@ describe("batch_norm", () => {
     await checkOp([
       ...tails("maps", [2, 5, 7, 8], { variants: true }),
       ...tails("rows", [33, 12], { variants: true }),
+      // A column more than a workgroup of `software_one` has: the lanes after it, past the end, run when the first columns are done.
+      ...tails("nine columns", [7, 36], { variants: true }),
       bnCase("no gamma", [3, 4, 4, 8], { gamma: false, relu: true }),
       bnCase("no beta", [3, 4, 4, 8], { beta: false, relu: true }),
       bnCase("neither", [3, 4, 4, 8], { gamma: false, beta: false, relu: true, residual: true }),
@@ -148,7 +150,8 @@ describe("batch_norm", () => {
 
   it("moves the running statistics as PyTorch does", async () => {
     const gpu = await testGpu();
-    const [count, channels] = [21, 8];
+    // Ten columns: in one dispatch more workgroups than one, and lanes past the end.
+    const [count, channels] = [21, 40];
     const before = gpu.stats.liveBuffers;
     const ways = [
       { op: batchNormComposed, variant: null, momenta: [0.1, null] },
@@ -172,7 +175,13 @@ describe("batch_norm", () => {
           const options = { training: true, runningMean, runningVar, numBatchesTracked, momentum };
           gpu.variants.force("batch_norm.forward", variant);
           try {
-            op(x, null, null, options).materialize().dispose();
+            const y = op(x, null, null, options).materialize();
+            const expected = batchNormReference(
+              { count, channels, eps: 1e-5, relu: false },
+              { x: data.map(Math.fround) },
+            );
+            expect(relativeError(await y.read(), expected), `${op.name} ${variant}: y`).toBeLessThan(1e-5);
+            y.dispose();
           } finally {
             gpu.variants.force("batch_norm.forward", null);
           }
@@ -369,6 +378,10 @@ describe("batch_norm", () => {
     [199, 6], // a tail, and several slices
     [3, 4, 4, 8],
   ];
+  const COLUMNS: Shape[] = [
+    [13, 4], // one
+    [7, 36], // nine, one more than a workgroup of `software_one` has
+  ];
   for (const activation of sampled(every)) {
     const name = typeof activation === "string" ? activation : "leakyRelu of another slope";
     it(`${name}: with and without residual, in training and frozen`, async () => {
@@ -385,6 +398,10 @@ describe("batch_norm", () => {
           }
           if (variants || residual !== inference) {
             cases.push(bnCase("small", ONE, { ...extra, x: wide(ONE), variants }));
+          }
+          if (activation === "silu" && residual && !inference) {
+            for (const shape of COLUMNS)
+              cases.push(bnCase("small", shape, { ...extra, x: wide(shape), variants }));
           }
         }
       }
