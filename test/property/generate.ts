@@ -560,8 +560,7 @@ class Builder {
     const rounded =
       step.op === "half" || this.made.some((other) => other.rounded && refs.includes(other.ref));
     const ref = 1e6 + 1 + this.steps.length;
-    const isView = step.op === "reshape" || step.op === "flatten" || step.op === "detach";
-    const storage = isView ? this.storageOf(refs[0]!) : ref;
+    const storage = isView(step) ? this.storageOf(refs[0]!) : ref;
     const made = { ref, shape, requiresGrad, storage, rounded };
     this.steps.push({ ...step, out: ref, ...(noGrad && { noGrad }) });
     this.made.push(made);
@@ -1174,6 +1173,11 @@ function fitsUnitNorm(shape: Shape, { kind, more }: UnaryWish & { wish: "unitNor
 interface Making {
   step: MakingStep;
   shape: Shape;
+}
+
+/** Whether it gives the elements of what it takes; a chain of such steps does. */
+function isView(step: MakingStep): boolean {
+  return step.op === "chain" ? step.body.every(isView) : ["reshape", "flatten", "detach"].includes(step.op);
 }
 
 /** Into other channels, other maps, or rows: views that say something else of the same elements. */
