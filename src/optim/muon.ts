@@ -115,6 +115,7 @@ export class Muon extends PackedOptimizer {
     });
   }
 
+  /** Gives state and gradients back; the parameters live on. */
   override dispose(): void {
     super.dispose();
     this.directions.dispose();

@@ -215,6 +215,7 @@ export abstract class PackedOptimizer extends Optimizer {
     for (const { parameter } of this.packed.slots) parameter.zeroGrad();
   }
 
+  /** The state of the parameters that have had a step: see `Optimizer.stateDict`. */
   async stateDict(): Promise<StateDict> {
     const state: StateDict = {};
     for (const { index, parameter } of this.packed.slots) {
@@ -228,6 +229,7 @@ export abstract class PackedOptimizer extends Optimizer {
     return state;
   }
 
+  /** Goes on from `stateDict()`: see `Optimizer.loadStateDict`. @throws ShapeError before anything is written */
   loadStateDict(state: StateDict): void {
     this.checkStateDict(state);
     for (const [name, { parts, initial }] of this.states) {
@@ -239,6 +241,7 @@ export abstract class PackedOptimizer extends Optimizer {
     }
   }
 
+  /** What `loadStateDict` checks. @throws ShapeError */
   checkStateDict(state: StateDict): void {
     const op = `${this.name}.loadStateDict`;
     if (!isPlain(state)) {
@@ -280,6 +283,7 @@ export abstract class PackedOptimizer extends Optimizer {
     return false;
   }
 
+  /** Gives state and gradients back; the parameters live on. */
   dispose(): void {
     this.packed.dispose();
     this.rates.dispose();
