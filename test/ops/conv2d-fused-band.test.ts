@@ -62,6 +62,25 @@ describe("conv2d, band kernels", () => {
     for (const one of sampled(cases)) await checkForward(one);
   });
 
+  it("loads each pixel of its tile once, however many loads a lane makes", async () => {
+    const shapes: [variant: "band_4" | "staged_band_4", height: number, width: number][] = [
+      ["band_4", 16, 16], // 324 pixels by 64 lanes: the sixth load is a lane's last one
+      ["staged_band_4", 32, 16], // 612 by 128: the fifth
+      ["staged_band_4", 40, 14], // 768 by 128: six each
+      ["band_4", 16, 6], // 448 by 64: seven each
+    ];
+    for (const [variant, height, width] of sampled(shapes)) {
+      await checkForward({
+        variant,
+        x: [1, height, width, 4],
+        weight: [4, 3, 3, 4],
+        extra: { padding },
+        input: "normalise",
+        statistics: false,
+      });
+    }
+  });
+
   it("measures far from zero, in grids with workgroups to spare", async () => {
     await withFoldAt(gpu, 5, () =>
       checkForward({
