@@ -1,4 +1,4 @@
-import { afterEach, describe, expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import { decodeSafetensors, encodeSafetensors } from "../../src/formats/safetensors.ts";
 import { fromTorch, torchStateDict } from "../../src/formats/torch.ts";
 import { BatchNorm2d, Conv2d, Flatten, Linear, Sequential } from "../../src/nn/layers.ts";
@@ -6,15 +6,9 @@ import { resnet18 } from "../../src/nn/models/resnet-imagenet.ts";
 import type { StateDict } from "../../src/nn/module.ts";
 import { testGpu } from "../helpers/gpu.ts";
 import { normals, relativeError } from "../helpers/numbers.ts";
+import { owner } from "../helpers/owner.ts";
 
-const mine: { dispose(): void }[] = [];
-afterEach(() => {
-  for (const thing of mine.splice(0)) thing.dispose();
-});
-const owned = <T extends { dispose(): void }>(thing: T): T => {
-  mine.push(thing);
-  return thing;
-};
+const { owned } = owner();
 
 const floats = (shape: number[], data: ArrayLike<number>): StateDict[string] => ({
   ...{ shape, dtype: "float32" },

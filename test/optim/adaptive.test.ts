@@ -1,4 +1,4 @@
-import { afterEach, describe, expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import type { Gpu } from "../../src/gpu.ts";
 import { BatchNorm2d, Conv2d, Linear, Sequential } from "../../src/nn/layers.ts";
 import { weightNorm } from "../../src/nn/weight-norm.ts";
@@ -11,6 +11,7 @@ import { SGD } from "../../src/optim/sgd.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";
 import { testGpu } from "../helpers/gpu.ts";
 import { normals, relativeError } from "../helpers/numbers.ts";
+import { owner } from "../helpers/owner.ts";
 import { square } from "../helpers/square.ts";
 import { adamRule, type Rule, rmspropRule } from "../reference/optimizers.ts";
 
@@ -52,14 +53,7 @@ const variants: Variant[] = [
   rmsprop({ alpha: 0.8, centered: true, momentum: 0.5, eps: 1e-2 }, ["momentum_buffer", "grad_avg"]),
 ];
 
-const mine: { dispose(): void }[] = [];
-afterEach(() => {
-  for (const thing of mine.splice(0)) thing.dispose();
-});
-const owned = <T extends { dispose(): void }>(thing: T): T => {
-  mine.push(thing);
-  return thing;
-};
+const { owned, release } = owner();
 
 const leaf = (gpu: Gpu, data: ArrayLike<number>) =>
   owned(gpu.tensor(data, [data.length], { requiresGrad: true }));
@@ -107,7 +101,7 @@ describe("adaptive optimizers", () => {
           }
           expect(relativeError(await parameter.read(), expected)).toBeLessThan(3e-6);
         }
-        for (const thing of mine.splice(0).reverse()) thing.dispose();
+        release();
         expect(gpu.stats.liveBuffers).toBe(before);
       });
     }

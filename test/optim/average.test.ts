@@ -1,4 +1,4 @@
-import { afterEach, describe, expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import type { Gpu } from "../../src/gpu.ts";
 import { BatchNorm2d, Conv2d, Flatten, Linear, ReLU, Sequential } from "../../src/nn/layers.ts";
 import { conv2d } from "../../src/ops/conv2d/conv2d.ts";
@@ -7,15 +7,9 @@ import { SGD } from "../../src/optim/sgd.ts";
 import { Random } from "../../src/tensor/random.ts";
 import { testGpu } from "../helpers/gpu.ts";
 import { normals, relativeError } from "../helpers/numbers.ts";
+import { owner } from "../helpers/owner.ts";
 
-const mine: { dispose(): void }[] = [];
-afterEach(() => {
-  for (const thing of mine.splice(0).reverse()) thing.dispose();
-});
-const owned = <T extends { dispose(): void }>(thing: T): T => {
-  mine.push(thing);
-  return thing;
-};
+const { owned } = owner();
 
 function network(gpu: Gpu) {
   const random = new Random(5);

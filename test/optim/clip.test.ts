@@ -1,4 +1,4 @@
-import { afterEach, describe, expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import type { Gpu } from "../../src/gpu.ts";
 import { mul } from "../../src/ops/elementwise/elementwise.ts";
 import { Adam } from "../../src/optim/adam.ts";
@@ -7,16 +7,10 @@ import { SGD } from "../../src/optim/sgd.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";
 import { testGpu } from "../helpers/gpu.ts";
 import { normals, relativeError } from "../helpers/numbers.ts";
+import { owner } from "../helpers/owner.ts";
 import { square } from "../helpers/square.ts";
 
-const mine: { dispose(): void }[] = [];
-afterEach(() => {
-  for (const thing of mine.splice(0).reverse()) thing.dispose();
-});
-const owned = <T extends { dispose(): void }>(thing: T): T => {
-  mine.push(thing);
-  return thing;
-};
+const { owned } = owner();
 const leaf = (gpu: Gpu, data: ArrayLike<number>) =>
   owned(gpu.tensor(data, [data.length], { requiresGrad: true }));
 

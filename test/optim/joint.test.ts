@@ -1,5 +1,5 @@
 import { inspect } from "node:util";
-import { afterEach, describe, expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import { learningRateFinder, Module, SGD, sum } from "../../src/index.ts";
 import { mul } from "../../src/ops/elementwise/elementwise.ts";
 import { AdamW } from "../../src/optim/adam.ts";
@@ -10,16 +10,10 @@ import type { Optimizer } from "../../src/optim/optimizer.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";
 import { testGpu } from "../helpers/gpu.ts";
 import { normals } from "../helpers/numbers.ts";
+import { owner } from "../helpers/owner.ts";
 import { square } from "../helpers/square.ts";
 
-const mine: { dispose(): void }[] = [];
-afterEach(() => {
-  for (const thing of mine.splice(0).reverse()) thing.dispose();
-});
-const owned = <T extends { dispose(): void }>(thing: T): T => {
-  mine.push(thing);
-  return thing;
-};
+const { owned, release } = owner();
 
 const shapes = [[5, 12], [7], [6, 3, 3, 2], [130]];
 
@@ -112,7 +106,7 @@ describe("JointOptimizer", () => {
       return read(w);
     };
     expect(await run([1, 2])).toEqual(await run([3]));
-    for (const thing of mine.splice(0).reverse()) thing.dispose();
+    release();
     expect(gpu.stats.liveBuffers).toBe(before);
   });
 

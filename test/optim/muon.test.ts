@@ -1,20 +1,14 @@
-import { afterEach, describe, expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import type { Gpu } from "../../src/gpu.ts";
 import { mul } from "../../src/ops/elementwise/elementwise.ts";
 import { Muon, type MuonOptions } from "../../src/optim/muon.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";
 import { testGpu } from "../helpers/gpu.ts";
 import { normals, relativeError } from "../helpers/numbers.ts";
+import { owner } from "../helpers/owner.ts";
 import { square } from "../helpers/square.ts";
 
-const mine: { dispose(): void }[] = [];
-afterEach(() => {
-  for (const thing of mine.splice(0).reverse()) thing.dispose();
-});
-const owned = <T extends { dispose(): void }>(thing: T): T => {
-  mine.push(thing);
-  return thing;
-};
+const { owned, release } = owner();
 
 type Matrix = number[][];
 const times = (a: Matrix, b: Matrix): Matrix =>
@@ -116,7 +110,7 @@ describe("Muon", () => {
           const expected = reference(data.slice(), factors, shape[0]!, rates, options);
           expect(relativeError(await w[i]!.read(), expected), `${shape}`).toBeLessThan(2e-5);
         }
-        for (const thing of mine.splice(0).reverse()) thing.dispose();
+        release();
         expect(gpu.stats.liveBuffers).toBe(before);
       });
     }

@@ -202,15 +202,16 @@ export function inferConv2d(dims: Dims, params: ConvParams, weightShape: string)
     );
   }
   const perGroup = dims["C/groups"];
-  const [x, weight] = [
-    [N, H, W, C],
-    [K, R, S, perGroup],
-  ];
   /** What in these shapes looks like PyTorch's. */
-  const hint = () =>
-    nchwHint("x", x, perGroup * groups) ||
-    oihwHint(weight, C / groups) ||
-    (H === R * groups ? `${nchwHint("x", x, R * groups)}${oihwHint(weight, H / groups)}` : "");
+  const hint = () => {
+    const weight = [K, R, S, perGroup];
+    const of = (channels: number) => nchwHint("x", [N, H, W, C], channels);
+    return (
+      of(perGroup * groups) ||
+      oihwHint(weight, C / groups) ||
+      (H === R * groups ? `${of(R * groups)}${oihwHint(weight, H / groups)}` : "")
+    );
+  };
   if (C % groups !== 0 || K % groups !== 0) {
     throw new ShapeError(
       `conv2d: groups is ${groups}, x has C = ${C} channels and weight K = ${K}; expected groups to divide both${hint()}`,
