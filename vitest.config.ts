@@ -52,6 +52,8 @@ export default defineConfig({
     env: {
       ...{ FUSENORM_CHOICES: "off", FUSENORM_COMPILE_AHEAD: "off" },
       FUSENORM_TESTS: isAlone ? "sample" : "all",
+      // Nothing cached, Mesa takes three quarters of the time so; `npm run check` leaves it as users have it.
+      ...(isAlone && { GALLIVM_PERF: process.env.GALLIVM_PERF ?? "nopt" }),
       NODE_OPTIONS: [process.env.NODE_OPTIONS ?? "", ...END_WITH_PARENT].join(" ").trim(),
     },
     // What random programs say of a difference is longer.
