@@ -1,10 +1,11 @@
 // Rectification, the one rule of it: zero where z is negative, else z, and NaN stays NaN. By the bits, since WGSL may assume
-// that there is no NaN, and a comparison then takes it for either. A part of several modules.
+// that there is no NaN, and a comparison then takes it for either: as integers, negative numbers are those from -0 to -infinity, least first,
+// and NaN with a sign comes after them. A part of several modules.
 
 //#fills activation as relu
 
 fn relu(z: vec4<f32>) -> vec4<f32> {
-  return select(z, vec4<f32>(0), bitcast<vec4<u32>>(z) - vec4<u32>(0x80000000u) <= vec4<u32>(0x7f800000u));
+  return select(z, vec4<f32>(0), bitcast<vec4<i32>>(z) <= vec4<i32>(-0x800000));
 }
 
 // Where relu(z) lets no gradient through: it is zero.

@@ -3,7 +3,7 @@
 //#fills activation as relu6
 
 fn is_low(z: vec4<f32>) -> vec4<bool> {
-  return bitcast<vec4<u32>>(z) - vec4<u32>(0x80000000u) <= vec4<u32>(0x7f800000u); // -0 to -infinity
+  return bitcast<vec4<i32>>(z) <= vec4<i32>(-0x800000); // -0 to -infinity
 }
 
 fn is_high(z: vec4<f32>) -> vec4<bool> {

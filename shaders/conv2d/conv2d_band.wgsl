@@ -33,7 +33,9 @@ override PL: i32 = 0;
 override GRAD: bool = false;
 override QUADS: u32 = 1; // 1, 2 or 4
 override WORKGROUP: u32 = 64;
-override LINES: u32 = 66; // of x, at most, that a workgroup reads
+override LINES: u32 = 66; // of x in a workgroup's tile, at most
+override LOADS: u32 = 4224; // pixels of x that a workgroup loads, at most
+override WHOLE: bool = false; // a workgroup's bands are those of whole images
 override STAGED: bool = false;
 
 // Backwards the filter is turned round, and what was padded is cut off.
@@ -66,16 +68,23 @@ var<workgroup> tile: array<vec4<f32>, TILE>;
 const MOST = 8u;
 struct Places { at: array<u32, MOST>, to: array<u32, MOST> }
 
+// Pixels are counted along the columns of the map, and along its lines; unless images are WHOLE, along those of the rim, too.
+// What is counted past the last one, or lies where no tap comes, goes to the tile's last place.
 fn find_place(places: ptr<function, Places>, i: u32, first_line: u32, lane: u32) {
-  if (i * WORKGROUP >= SIZE) { return; }
-  let place = i * WORKGROUP + lane;
-  let line = first_line + place / COLUMNS;
+  if (i * WORKGROUP >= LOADS) { return; }
+  let counted = (i * WORKGROUP + lane) / IW;
+  let v = (i * WORKGROUP + lane) % IW;
+  var tile_line = counted;
+  if (WHOLE) { tile_line = u32(i32(counted / IH * IMAGE_LINES + counted % IH) + TOP); }
+  let column = u32(i32(v) + LEFT);
+  let to = tile_line * COLUMNS + column;
+  let line = first_line + tile_line;
   let image = line / IMAGE_LINES;
   let h = u32(i32(line - image * IMAGE_LINES) - TOP);
-  let v = u32(i32(place % COLUMNS) - LEFT);
-  let inside = place < SIZE && image < batch.N && h < IH && v < IW;
+  // Of negative numbers each of these is large.
+  let inside = tile_line < LINES && column < COLUMNS && image < batch.N && h < IH;
   (*places).at[i] = select(0u, ((image * IH + h) * IW + v) * (IC / 4), inside);
-  (*places).to[i] = select(SIZE, place, inside);
+  (*places).to[i] = select(SIZE, to, inside);
 }
 
 fn find_places(first_line: u32, lane: u32) -> Places {
@@ -96,26 +105,26 @@ alias Ahead = array<Fetched, MOST>;
 
 fn look_ahead(places: Places, quad: u32) -> Ahead {
   var ahead: Ahead;
-  if (0 * WORKGROUP < SIZE) { ahead[0] = x_fetch(places.at[0] + quad); }
-  if (1 * WORKGROUP < SIZE) { ahead[1] = x_fetch(places.at[1] + quad); }
-  if (2 * WORKGROUP < SIZE) { ahead[2] = x_fetch(places.at[2] + quad); }
-  if (3 * WORKGROUP < SIZE) { ahead[3] = x_fetch(places.at[3] + quad); }
-  if (4 * WORKGROUP < SIZE) { ahead[4] = x_fetch(places.at[4] + quad); }
-  if (5 * WORKGROUP < SIZE) { ahead[5] = x_fetch(places.at[5] + quad); }
-  if (6 * WORKGROUP < SIZE) { ahead[6] = x_fetch(places.at[6] + quad); }
-  if (7 * WORKGROUP < SIZE) { ahead[7] = x_fetch(places.at[7] + quad); }
+  if (0 * WORKGROUP < LOADS) { ahead[0] = x_fetch(places.at[0] + quad); }
+  if (1 * WORKGROUP < LOADS) { ahead[1] = x_fetch(places.at[1] + quad); }
+  if (2 * WORKGROUP < LOADS) { ahead[2] = x_fetch(places.at[2] + quad); }
+  if (3 * WORKGROUP < LOADS) { ahead[3] = x_fetch(places.at[3] + quad); }
+  if (4 * WORKGROUP < LOADS) { ahead[4] = x_fetch(places.at[4] + quad); }
+  if (5 * WORKGROUP < LOADS) { ahead[5] = x_fetch(places.at[5] + quad); }
+  if (6 * WORKGROUP < LOADS) { ahead[6] = x_fetch(places.at[6] + quad); }
+  if (7 * WORKGROUP < LOADS) { ahead[7] = x_fetch(places.at[7] + quad); }
   return ahead;
 }
 
 fn keep_ahead(places: Places, ahead: Ahead, channels: Channels) {
-  if (0 * WORKGROUP < SIZE) { tile[places.to[0]] = x_made(ahead[0], channels); }
-  if (1 * WORKGROUP < SIZE) { tile[places.to[1]] = x_made(ahead[1], channels); }
-  if (2 * WORKGROUP < SIZE) { tile[places.to[2]] = x_made(ahead[2], channels); }
-  if (3 * WORKGROUP < SIZE) { tile[places.to[3]] = x_made(ahead[3], channels); }
-  if (4 * WORKGROUP < SIZE) { tile[places.to[4]] = x_made(ahead[4], channels); }
-  if (5 * WORKGROUP < SIZE) { tile[places.to[5]] = x_made(ahead[5], channels); }
-  if (6 * WORKGROUP < SIZE) { tile[places.to[6]] = x_made(ahead[6], channels); }
-  if (7 * WORKGROUP < SIZE) { tile[places.to[7]] = x_made(ahead[7], channels); }
+  if (0 * WORKGROUP < LOADS) { tile[places.to[0]] = x_made(ahead[0], channels); }
+  if (1 * WORKGROUP < LOADS) { tile[places.to[1]] = x_made(ahead[1], channels); }
+  if (2 * WORKGROUP < LOADS) { tile[places.to[2]] = x_made(ahead[2], channels); }
+  if (3 * WORKGROUP < LOADS) { tile[places.to[3]] = x_made(ahead[3], channels); }
+  if (4 * WORKGROUP < LOADS) { tile[places.to[4]] = x_made(ahead[4], channels); }
+  if (5 * WORKGROUP < LOADS) { tile[places.to[5]] = x_made(ahead[5], channels); }
+  if (6 * WORKGROUP < LOADS) { tile[places.to[6]] = x_made(ahead[6], channels); }
+  if (7 * WORKGROUP < LOADS) { tile[places.to[7]] = x_made(ahead[7], channels); }
 }
 
 // --- staged weights --------------------------------------------------------------------------------------

@@ -63,18 +63,33 @@ describe("conv2d, band kernels", () => {
   });
 
   it("loads each pixel of its tile once, however many loads a lane makes", async () => {
-    const shapes: [variant: "band_4" | "staged_band_4", height: number, width: number][] = [
-      ["band_4", 16, 16], // 324 pixels by 64 lanes: the sixth load is a lane's last one
-      ["staged_band_4", 32, 16], // 612 by 128: the fifth
-      ["staged_band_4", 40, 14], // 768 by 128: six each
-      ["band_4", 16, 6], // 448 by 64: seven each
+    // Images of x, padded by as much on each side, and the loads of a lane. All lanes make the last one, but where it says "some".
+    const shapes: [variant: "band_4" | "staged_band_4", height: number, width: number, pad: number][] = [
+      // Eight whole images by 64 lanes.
+      ["band_4", 1, 8, 1], // 1
+      ["band_4", 2, 8, 1], // 2
+      ["band_4", 3, 8, 1], // 3
+      ["band_4", 4, 8, 1], // 4
+      // Bands of several images.
+      ["band_4", 10, 8, 1], // 5
+      ["band_4", 7, 10, 0], // 7, some
+      ["band_4", 2, 8, 2], // 6
+      ["band_4", 5, 14, 1], // 7
+      ["band_4", 7, 16, 0], // 8
+      // One image, and parts of one.
+      ["band_4", 16, 16, 1], // 4
+      ["band_4", 11, 34, 0], // 6, some
+      // By 128 lanes.
+      ["staged_band_4", 32, 16, 1], // 4
+      ["staged_band_4", 40, 14, 1], // 6, some
+      ["staged_band_4", 6, 6, 2], // 3, some
     ];
-    for (const [variant, height, width] of sampled(shapes)) {
+    for (const [variant, height, width, pad] of sampled(shapes)) {
       await checkForward({
         variant,
-        x: [1, height, width, 4],
+        x: [height > 16 ? 1 : 9, height, width, 4],
         weight: [4, 3, 3, 4],
-        extra: { padding },
+        extra: { padding: [pad, pad, pad, pad] },
         input: "normalise",
         statistics: false,
       });
@@ -123,6 +138,25 @@ describe("conv2d, band kernels", () => {
         dy: "plain",
         joins: true,
         mask: null,
+      },
+      // Whole images, of dy more than dx needs on each side, or less.
+      {
+        variant: "band_8",
+        x: [5, 8, 8, 8],
+        weight: [4, 3, 3, 8],
+        extra: { padding: [3, 2, 2, 3] },
+        dy: "plain",
+        joins: false,
+        mask: null,
+      },
+      {
+        variant: "staged_band_4",
+        x: [3, 7, 16, 4],
+        weight: [4, 3, 3, 4],
+        extra: { padding: [0, 1, 0, 0] },
+        dy: "gradient",
+        joins: false,
+        mask: "input",
       },
     ];
     for (const one of sampled(cases)) await checkGradInput(one);

@@ -242,35 +242,41 @@ export function fits(gpu: Gpu, name: ConvVariant): boolean {
 /** Pixels of x that a lane of a band kernel loads at a time, at most: `MOST` of conv2d_band.wgsl. */
 const MOST_BAND_LOADS = 8;
 
-/**
- * Lanes of a band kernel's workgroup, and lines of x that they read at most; null where it can't do this convolution. Weights that
- * are staged are shared by more lanes.
- */
+/** What a workgroup of a band kernel works on. */
+export interface BandWorkgroup {
+  lanes: number;
+  /** Lines of x in its tile, at most. */
+  lines: number;
+  /** Pixels of x that it loads, at most. */
+  loads: number;
+  /** Whether its bands are those of whole images. */
+  whole: boolean;
+}
+
+/** Null where no band kernel can do this convolution. Weights that are staged are shared by more lanes. */
 export function bandOf(
   gpu: Gpu,
   g: ConvGeometry,
   map: GatherMap,
   { staged, channels }: Pick<Band, "staged" | "channels">,
-): { lanes: number; lines: number } | null {
+): BandWorkgroup | null {
   const plain = g.strideH * g.strideW * g.dilationH * g.dilationW * g.groups === 1;
   if (!plain || g.R !== 3 || g.S !== 3 || !map.vec4) return null;
   const { maxComputeWorkgroupStorageSize: room, maxComputeInvocationsPerWorkgroup: most } = gpu.limits;
   const bands = Math.ceil(map.OH / 4);
   const weights = staged ? 9 * channels : 1;
   for (const lanes of staged ? [128, 64, 256] : [64, 128, 256]) {
-    const whole = lanes % map.OW === 0;
+    const even = lanes % map.OW === 0;
     // Bands, and images, that the lanes of a workgroup are in.
-    const span = whole ? lanes / map.OW : Math.ceil((lanes - 1) / map.OW) + 1;
-    const touched =
-      whole && bands % span === 0
-        ? 1
-        : whole && span % bands === 0
-          ? span / bands
-          : Math.ceil((span - 1) / bands) + 1;
+    const span = even ? lanes / map.OW : Math.ceil((lanes - 1) / map.OW) + 1;
+    const whole = even && span % bands === 0;
+    const touched = even && bands % span === 0 ? 1 : whole ? span / bands : Math.ceil((span - 1) / bands) + 1;
     const lines = 4 * span + 2 * touched;
+    // Of whole images only what lies in the map; else every line that may.
+    const loads = (whole ? touched * map.IH : lines) * map.IW;
     const size = lines * (map.OW + 2);
-    if (size <= MOST_BAND_LOADS * lanes && 16 * (size + 1 + weights) <= room && lanes <= most)
-      return { lanes, lines };
+    if (loads <= MOST_BAND_LOADS * lanes && 16 * (size + 1 + weights) <= room && lanes <= most)
+      return { lanes, lines, loads, whole };
   }
   return null;
 }

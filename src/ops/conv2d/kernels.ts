@@ -15,6 +15,7 @@ import { largestWorkgroup } from "../grid.ts";
 import { onlyLanes, subgroupLanes } from "../subgroups.ts";
 import {
   type Band,
+  type BandWorkgroup,
   BUSY,
   backwardMap,
   bandOf,
@@ -437,12 +438,13 @@ const SOFTWARE_WORKGROUPS = 16;
 function bandSizes(
   g: ConvGeometry,
   { IH, IW, IC, OH, OW, OC, grad }: GatherMap,
-  { lanes, lines }: { lanes: number; lines: number },
+  { lanes, lines, loads, whole }: BandWorkgroup,
   { channels, staged }: Band,
 ): Record<string, number> {
   return {
     ...{ IH, IW, IC, OH, OW, OC, PT: g.top, PL: g.left, GRAD: grad ? 1 : 0 },
-    ...{ QUADS: channels / 4, WORKGROUP: lanes, LINES: lines, STAGED: staged ? 1 : 0 },
+    ...{ QUADS: channels / 4, WORKGROUP: lanes, STAGED: staged ? 1 : 0 },
+    ...{ LINES: lines, LOADS: loads, WHOLE: whole ? 1 : 0 },
   };
 }
 
