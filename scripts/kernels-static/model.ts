@@ -285,17 +285,19 @@ export function sharesOf(
   flops: number,
 ): Shares {
   const { turn, once, distance } = loop;
-  const useful = fmaCycles(turn, chip, wave);
+  // The last wave of a workgroup may have lanes to spare.
+  const waves = Math.ceil(launched.lanes / wave);
+  const useful = (fmaCycles(turn, chip, wave) * launched.lanes) / (waves * wave);
   const { cycles, bound } = busy(turn, chip);
   const stall =
     (distance === null ? 0 : Math.max(0, chip.latency - distance)) +
     (turn.barriers > 0 && launched.lanes > wave ? BARRIER : 0);
   const all = chip.units * chip.simds;
-  const total = launched.workgroups * Math.ceil(launched.lanes / wave);
+  const total = launched.workgroups * waves;
   const est = ((total / all) * useful) / gridCycles(chip, wave, launched, cycles, stall);
 
   // Each lane does its part of the FLOP, in whole turns; more where tiles hang over.
-  const fmasOfLane = flops / 2 / (total * wave);
+  const fmasOfLane = flops / 2 / (launched.workgroups * launched.lanes);
   const trips = Math.max(loop.trips ?? 1, turn.fma > 0 ? Math.ceil(fmasOfLane / turn.fma) : 1);
   const onceStall = chip.latency * Math.min(2, once.loads) + BARRIER * once.barriers;
   const time = gridCycles(

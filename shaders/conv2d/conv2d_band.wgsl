@@ -73,7 +73,7 @@ struct Places { at: array<u32, MOST>, to: array<u32, MOST> }
 fn find_place(places: ptr<function, Places>, i: u32, first_line: u32, lane: u32) {
   if (i * WORKGROUP >= LOADS) { return; }
   let counted = (i * WORKGROUP + lane) / IW;
-  let v = (i * WORKGROUP + lane) % IW;
+  let v = i * WORKGROUP + lane - counted * IW;
   var tile_line = counted;
   if (WHOLE) { tile_line = u32(i32(counted / IH * IMAGE_LINES + counted % IH) + TOP); }
   let column = u32(i32(v) + LEFT);

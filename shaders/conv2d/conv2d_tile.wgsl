@@ -35,7 +35,10 @@
 override BM: u32 = 64;
 override BN: u32 = 64;
 override BK: u32 = 16;
-override WORKGROUP: u32 = 64; // BM / 8 · BN / (8 or 4), no less than either number of blocks
+// Of a chunk, each summed over by lanes of its own; they fill up the last subgroup of a tile with few lanes. 1, or more in grad_weight_8x4.
+override PARTS: u32 = 1;
+override PART: u32 = BK / PARTS;
+override WORKGROUP: u32 = 64; // PARTS · BM / 8 · BN / (8 or 4), no less than either number of blocks
 
 // 4 × 4 blocks of a chunk: which lanes load them.
 override ROW_BLOCKS: u32 = BK / 4 * (BM / 4);
@@ -59,6 +62,9 @@ override ROW_STRIDE: u32 = BM / 4 + 1;
 override COLUMN_STRIDE: u32 = BN / 4 + 1;
 override COLUMNS: u32 = BK * ROW_STRIDE;
 override TILES_SIZE: u32 = COLUMNS + BK * COLUMN_STRIDE;
+// Where the last lane of the last part begins.
+override LAST_ROW: u32 = (BK - PART) * ROW_STRIDE + BM / 8 - 1;
+override LAST_COLUMN: u32 = (BK - PART) * COLUMN_STRIDE + BN / 4 - 1;
 var<workgroup> tiles: array<vec4<f32>, TILES_SIZE>;
 
 // Writes a block of 4 × 4, k first, to `at`.
@@ -102,20 +108,20 @@ fn multiply_8x8(acc: ptr<function, array<vec4<f32>, 16>>, any_row: u32, any_colu
   }
 }
 
-fn multiply_8x4(acc: ptr<function, array<vec4<f32>, 8>>, any_row: u32, any_column: u32) {
-  let row = min(any_row, BM / 8 - 1);
-  let column = min(any_column, BN / 4 - 1);
-  for (var k = 0u; k < BK; k++) {
-    let a0 = tiles[k * ROW_STRIDE + row];
-    let a1 = tiles[k * ROW_STRIDE + BM / 8 + row];
-    let b = tiles[COLUMNS + k * COLUMN_STRIDE + column];
-    (*acc)[0] = fma(vec4<f32>(a0.x), b, (*acc)[0]);
-    (*acc)[1] = fma(vec4<f32>(a0.y), b, (*acc)[1]);
-    (*acc)[2] = fma(vec4<f32>(a0.z), b, (*acc)[2]);
-    (*acc)[3] = fma(vec4<f32>(a0.w), b, (*acc)[3]);
-    (*acc)[4] = fma(vec4<f32>(a1.x), b, (*acc)[4]);
-    (*acc)[5] = fma(vec4<f32>(a1.y), b, (*acc)[5]);
-    (*acc)[6] = fma(vec4<f32>(a1.z), b, (*acc)[6]);
-    (*acc)[7] = fma(vec4<f32>(a1.w), b, (*acc)[7]);
+fn multiply_8x4(acc: ptr<function, array<vec4<f32>, 8>>, row: u32, column: u32, part: u32) {
+  let a = min(part * PART * ROW_STRIDE + row, LAST_ROW);
+  let b = min(part * PART * COLUMN_STRIDE + column, LAST_COLUMN);
+  for (var k = 0u; k < PART; k++) {
+    let a0 = tiles[k * ROW_STRIDE + a];
+    let a1 = tiles[k * ROW_STRIDE + BM / 8 + a];
+    let bs = tiles[COLUMNS + k * COLUMN_STRIDE + b];
+    (*acc)[0] = fma(vec4<f32>(a0.x), bs, (*acc)[0]);
+    (*acc)[1] = fma(vec4<f32>(a0.y), bs, (*acc)[1]);
+    (*acc)[2] = fma(vec4<f32>(a0.z), bs, (*acc)[2]);
+    (*acc)[3] = fma(vec4<f32>(a0.w), bs, (*acc)[3]);
+    (*acc)[4] = fma(vec4<f32>(a1.x), bs, (*acc)[4]);
+    (*acc)[5] = fma(vec4<f32>(a1.y), bs, (*acc)[5]);
+    (*acc)[6] = fma(vec4<f32>(a1.z), bs, (*acc)[6]);
+    (*acc)[7] = fma(vec4<f32>(a1.w), bs, (*acc)[7]);
   }
 }

@@ -296,7 +296,7 @@ fn conv_8x4(
   for (var chunk = 0u; ; chunk++) {
     var ahead: Ahead;
     if (chunk < chunks) { ahead = look_ahead(problem, chunk, lane); }
-    if (chunk > 0) { multiply_8x4(&acc, row, column); }
+    if (chunk > 0) { multiply_8x4(&acc, row, column, 0); }
     workgroupBarrier();
     if (chunk == chunks) { break; }
     keep_ahead(ahead, lane);

@@ -1,6 +1,6 @@
 // Gradients of weights, as partial sums over slices of the pixels. A file of conv2d_tile.wgsl.
 
-// x [N, IH, IW, IC] and dy (`w`) [N, OH, OW, OC] → partial sums [SLICES, OC, R·S·ICG rounded up to a multiple of 4].
+// x [N, IH, IW, IC] and dy (`w`) [N, OH, OW, OC] → partial sums [SLICES · PARTS, OC, R·S·ICG rounded up to a multiple of 4].
 struct Slice { k_first: u32, k_last: u32, group: u32, column: u32, first_pixel: u32, end_pixel: u32, index: u32 }
 fn slice_of(workgroup: vec3<u32>, groups: vec3<u32>) -> Slice {
   let OCG = OC / GROUPS;
@@ -121,12 +121,12 @@ fn keep_pixels(ahead: PixelsAhead, sides: Sides, lane: u32) {
   }
 }
 
-fn store_partial(slice: Slice, row: u32, column: u32, value: vec4<f32>) {
+fn store_partial(slice: Slice, part: u32, row: u32, column: u32, value: vec4<f32>) {
   let quads = (R * S * (IC / GROUPS) + 3) / 4;
   let k = slice.k_first + row;
   let quad = (slice.column + column) / 4;
   if (slice.index < batch.SLICES && k <= slice.k_last && quad < quads) {
-    out[(slice.index * OC + k) * quads + quad] = value;
+    out[((slice.index * PARTS + part) * OC + k) * quads + quad] = value;
   }
 }
 
@@ -150,10 +150,10 @@ fn grad_weight_8x8(
     workgroupBarrier();
   }
   for (var i = 0u; i < 4; i++) {
-    store_partial(slice, row * 4 + i, column * 4, acc[i * 2]);
-    store_partial(slice, row * 4 + i, BN / 2 + column * 4, acc[i * 2 + 1]);
-    store_partial(slice, BM / 2 + row * 4 + i, column * 4, acc[8 + i * 2]);
-    store_partial(slice, BM / 2 + row * 4 + i, BN / 2 + column * 4, acc[9 + i * 2]);
+    store_partial(slice, 0, row * 4 + i, column * 4, acc[i * 2]);
+    store_partial(slice, 0, row * 4 + i, BN / 2 + column * 4, acc[i * 2 + 1]);
+    store_partial(slice, 0, BM / 2 + row * 4 + i, column * 4, acc[8 + i * 2]);
+    store_partial(slice, 0, BM / 2 + row * 4 + i, BN / 2 + column * 4, acc[9 + i * 2]);
   }
 }
 
@@ -165,19 +165,20 @@ fn grad_weight_8x4(
 ) {
   let slice = slice_of(workgroup, groups);
   let column = lane % (BN / 4);
-  let row = lane / (BN / 4);
+  let row = lane / (BN / 4) % (BM / 8);
+  let part = lane / (BN / 4) / (BM / 8);
   var acc: array<vec4<f32>, 8>;
   let sides = sides_of(slice, lane);
   for (var m = slice.first_pixel; ; m += BK) {
     let ahead = look_at_pixels(slice, sides, m, lane);
-    if (m > slice.first_pixel) { multiply_8x4(&acc, row, column); }
+    if (m > slice.first_pixel) { multiply_8x4(&acc, row, column, part); }
     workgroupBarrier();
     if (m >= slice.end_pixel) { break; }
     keep_pixels(ahead, sides, lane);
     workgroupBarrier();
   }
   for (var i = 0u; i < 4; i++) {
-    store_partial(slice, row * 4 + i, column * 4, acc[i]);
-    store_partial(slice, BM / 2 + row * 4 + i, column * 4, acc[4 + i]);
+    store_partial(slice, part, row * 4 + i, column * 4, acc[i]);
+    store_partial(slice, part, BM / 2 + row * 4 + i, column * 4, acc[4 + i]);
   }
 }

@@ -148,6 +148,21 @@ test("shares of peak, by hand", () => {
   expect(sharesOf(loop!, rdna3, 64, launched, fmas).whole).toBeCloseTo(got.whole / 2, 10);
 });
 
+test("lanes that the last wave of a workgroup has to spare count against it", () => {
+  const { loop } = analyze(NESTED, rdna3, 64);
+  const flopsOf = (lanes: number) => 2 * 192 * lanes * 18 * 24;
+  const sharesWith = (lanes: number) =>
+    sharesOf(loop!, rdna3, 64, { workgroups: 192, lanes, waves: 4 }, flopsOf(lanes));
+  const [full, spare] = [sharesWith(128), sharesWith(72)];
+  for (const share of ["ideal", "est", "whole"] as const)
+    expect(spare[share]).toBeCloseTo((full[share] * 72) / 128, 10);
+  // Nor do they take turns off the others.
+  const { loop: unknown } = analyze(NESTED.replace("s7, 18", "s7, s13"), rdna3, 64);
+  expect(
+    sharesOf(unknown!, rdna3, 64, { workgroups: 192, lanes: 72, waves: 4 }, flopsOf(72)).whole,
+  ).toBeCloseTo(spare.whole, 10);
+});
+
 test("with an unknown number of turns the FLOP tell", () => {
   const { loop } = analyze(NESTED.replace("s7, 18", "s7, s13"), rdna3, 64);
   expect(loop!.trips).toBeNull();

@@ -31,8 +31,9 @@ export interface ConvGeometry {
 /**
  * What does a convolution: one of a channel at a time (depthwise), four by four numbers of one invocation (scalar), a register
  * block of a subgroup's lanes (`row`: along rows of the map), a column of four pixels (band), or a tile of a workgroup. Of tiles:
- * rows × columns, and how much of the sum is held at a time (16 KiB in all, and no more blocks of 4 × 4 of either operand than lanes). The tiles of
- * `grad_weight` have as many columns as 3×3 filters over as many channels as rows, or a third of them.
+ * rows × columns, and how much of the sum is held at a time (16 KiB in all, 17 with parts, and no more blocks of 4 × 4 of either operand than lanes). The tiles of
+ * `grad_weight` have as many columns as 3×3 filters over as many channels as rows, or a third of them; several `parts` of the sum, each with
+ * lanes of its own and `BK` of what is held, fill up subgroups of 32 and 64.
  */
 const KERNELS = {
   depthwise: { family: "depthwise" },
@@ -42,14 +43,14 @@ const KERNELS = {
   subgroup_4x16: { family: "subgroup", row: false, channels: 16 },
   subgroup_row_4x8: { family: "subgroup", row: true, channels: 8 },
   subgroup_row_4x16: { family: "subgroup", row: true, channels: 16 },
-  tile_256x16: { family: "tile", entry: "8x4", BM: 256, BN: 16, BK: 8 },
-  tile_128x32: { family: "tile", entry: "8x4", BM: 128, BN: 32, BK: 16 },
-  tile_64x64_8x4: { family: "tile", entry: "8x4", BM: 64, BN: 64, BK: 16 },
-  tile_64x64: { family: "tile", entry: "8x8", BM: 64, BN: 64, BK: 16 },
-  tile_128x64: { family: "tile", entry: "8x8", BM: 128, BN: 64, BK: 16 },
-  tile_128x128: { family: "tile", entry: "8x8", BM: 128, BN: 128, BK: 8 },
-  tile_16x144: { family: "tile", entry: "8x4", BM: 16, BN: 144, BK: 8 },
-  tile_32x96: { family: "tile", entry: "8x4", BM: 32, BN: 96, BK: 16 },
+  tile_256x16: { family: "tile", entry: "8x4", BM: 256, BN: 16, BK: 8, parts: 1 },
+  tile_128x32: { family: "tile", entry: "8x4", BM: 128, BN: 32, BK: 16, parts: 1 },
+  tile_64x64_8x4: { family: "tile", entry: "8x4", BM: 64, BN: 64, BK: 16, parts: 1 },
+  tile_64x64: { family: "tile", entry: "8x8", BM: 64, BN: 64, BK: 16, parts: 1 },
+  tile_128x64: { family: "tile", entry: "8x8", BM: 128, BN: 64, BK: 16, parts: 1 },
+  tile_128x128: { family: "tile", entry: "8x8", BM: 128, BN: 128, BK: 8, parts: 1 },
+  tile_16x144: { family: "tile", entry: "8x4", BM: 16, BN: 144, BK: 8, parts: 3 },
+  tile_32x96: { family: "tile", entry: "8x4", BM: 32, BN: 96, BK: 16, parts: 2 },
   band_4: { family: "band", channels: 4, staged: false },
   band_8: { family: "band", channels: 8, staged: false },
   band_16: { family: "band", channels: 16, staged: false },
@@ -236,7 +237,7 @@ function gatherVariants(gpu: Gpu, g: ConvGeometry, map: GatherMap): ConvVariant[
 /** Whether the tile's workgroup has no more invocations than this adapter allows. */
 export function fits(gpu: Gpu, name: ConvVariant): boolean {
   const block = blockOf(name);
-  return block?.family !== "tile" || tileSizes(block).WORKGROUP! <= largestWorkgroup(gpu);
+  return block?.family !== "tile" || tileSizes(gpu, block).WORKGROUP! <= largestWorkgroup(gpu);
 }
 
 /** Pixels of x that a lane of a band kernel loads at a time, at most: `MOST` of conv2d_band.wgsl. */
@@ -339,8 +340,12 @@ function softwareFuses(gpu: Gpu, g: ConvGeometry, what: string): boolean {
 /** Workgroups below which a large GPU is not busy. */
 export const BUSY = 264;
 
-export function tileSizes({ entry, BM, BN, BK }: Tile): Record<string, number> {
-  return { BM, BN, BK, WORKGROUP: (BM / 8) * (BN / (entry === "8x8" ? 8 : 4)) };
+export function tileSizes(gpu: Gpu, { entry, BM, BN, BK, parts }: Tile) {
+  const lanes = (BM / 8) * (BN / (entry === "8x8" ? 8 : 4));
+  const bytes = 16 * BK * (BM / 4 + 1 + BN / 4 + 1);
+  const room = gpu.limits.maxComputeWorkgroupStorageSize;
+  const PARTS = parts * lanes <= largestWorkgroup(gpu) && parts * bytes <= room ? parts : 1;
+  return { BM, BN, BK: BK * PARTS, PARTS, WORKGROUP: lanes * PARTS };
 }
 
 function isDepthwise(g: ConvGeometry): boolean {
