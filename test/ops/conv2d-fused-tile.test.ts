@@ -137,6 +137,16 @@ describe("conv2d, tile kernels with parts of batch-norm", () => {
     const cases: Parameters<typeof checkGradWeight>[0][] = [
       { ...one, variant: "tile_16x144", input: "rectify", dy: "plain" },
       { ...one, variant: "tile_32x96", input: "plain", dy: "gradient" },
+      // Parts of a chunk side by side, the last chunk of each slice with fewer pixels than parts.
+      { ...one, variant: "tile_32x96x2", input: "normalise", dy: "plain" },
+      {
+        variant: "tile_16x72x7",
+        x: [3, 11, 5, 12],
+        weight: [20, 3, 3, 12],
+        extra: { padding },
+        input: "rectify",
+        dy: "gradient",
+      },
       // Both halves of a tile's rows and columns, and three slices of ten rows: the last one has one.
       {
         variant: "tile_64x64",

@@ -31,9 +31,9 @@ export interface ConvGeometry {
 /**
  * What does a convolution: one of a channel at a time (depthwise), four by four numbers of one invocation (scalar), a register
  * block of a subgroup's lanes (`row`: along rows of the map), a column of four pixels (band), or a tile of a workgroup. Of tiles:
- * rows × columns, and how much of the sum is held at a time (16 KiB in all, 17 with parts, and no more blocks of 4 × 4 of either operand than lanes). The tiles of
- * `grad_weight` have as many columns as 3×3 filters over as many channels as rows, or a third of them; several `parts` of the sum, each with
- * lanes of its own and `BK` of what is held, fill up subgroups of 32 and 64.
+ * rows × columns, and how much of the sum is held at a time (16 KiB in all, and no more blocks of 4 × 4 of either operand than lanes). The tiles of
+ * `grad_weight` have as many columns as 3×3 filters over as many channels as rows, a third of them, or half; with several `parts` of the
+ * sum side by side, each of `BK` and with lanes of its own, they fill up subgroups of 64 (22 KiB at most).
  */
 const KERNELS = {
   depthwise: { family: "depthwise" },
@@ -49,8 +49,10 @@ const KERNELS = {
   tile_64x64: { family: "tile", entry: "8x8", BM: 64, BN: 64, BK: 16, parts: 1 },
   tile_128x64: { family: "tile", entry: "8x8", BM: 128, BN: 64, BK: 16, parts: 1 },
   tile_128x128: { family: "tile", entry: "8x8", BM: 128, BN: 128, BK: 8, parts: 1 },
-  tile_16x144: { family: "tile", entry: "8x4", BM: 16, BN: 144, BK: 8, parts: 3 },
-  tile_32x96: { family: "tile", entry: "8x4", BM: 32, BN: 96, BK: 16, parts: 2 },
+  tile_16x144: { family: "tile", entry: "8x4", BM: 16, BN: 144, BK: 8, parts: 1 },
+  tile_32x96: { family: "tile", entry: "8x4", BM: 32, BN: 96, BK: 16, parts: 1 },
+  tile_16x72x7: { family: "tile", entry: "8x4", BM: 16, BN: 72, BK: 8, parts: 7 },
+  tile_32x96x2: { family: "tile", entry: "8x4", BM: 32, BN: 96, BK: 16, parts: 2 },
   band_4: { family: "band", channels: 4, staged: false },
   band_8: { family: "band", channels: 8, staged: false },
   band_16: { family: "band", channels: 16, staged: false },
@@ -234,10 +236,13 @@ function gatherVariants(gpu: Gpu, g: ConvGeometry, map: GatherMap): ConvVariant[
   return inOrder(gpu, subgroup, blocks, ["scalar_4x4"]);
 }
 
-/** Whether the tile's workgroup has no more invocations than this adapter allows. */
+/** Whether the tile's workgroup has no more invocations, and no more memory, than this adapter allows. */
 export function fits(gpu: Gpu, name: ConvVariant): boolean {
   const block = blockOf(name);
-  return block?.family !== "tile" || tileSizes(gpu, block).WORKGROUP! <= largestWorkgroup(gpu);
+  if (block?.family !== "tile") return true;
+  const { BM, BN, BK, WORKGROUP } = tileSizes(block);
+  const bytes = 16 * BK * (BM / 4 + 1 + BN / 4 + 1);
+  return WORKGROUP <= largestWorkgroup(gpu) && bytes <= gpu.limits.maxComputeWorkgroupStorageSize;
 }
 
 /** Pixels of x that a lane of a band kernel loads at a time, at most: `MOST` of conv2d_band.wgsl. */
@@ -306,9 +311,14 @@ function gradWeightVariants(gpu: Gpu, g: ConvGeometry): ConvVariant[] {
     // Intel's, and twice as long to compile.
     subgroup.unshift(...NARROW_FIRST.map((size) => `subgroup_row_4x${size}` as const));
   }
-  const best = perGroup <= 16 ? "tile_16x144" : perGroup <= 32 ? "tile_32x96" : "tile_64x64";
-  const tiles: ConvVariant[] = ["tile_16x144", "tile_32x96", "tile_64x64", "tile_128x64"];
-  return inOrder(gpu, subgroup, [best, ...tiles.filter((name) => name !== best)], ["scalar_1x4"]);
+  const narrow: ConvVariant[] = ["tile_16x144", "tile_32x96"];
+  const parted: ConvVariant[] = ["tile_16x72x7", "tile_32x96x2"];
+  // Subgroups of 64 have lanes to spare otherwise; the fewer but larger workgroups fill other GPUs less evenly.
+  const few = loadsByScalarUnit(gpu) ? [...parted, ...narrow] : [...narrow, ...parted];
+  const best = perGroup <= 16 ? few[0]! : perGroup <= 32 ? few[1]! : "tile_64x64";
+  const tiles = [...few, "tile_64x64", "tile_128x64"] satisfies ConvVariant[];
+  const inTurn = [best, ...tiles.filter((name) => name !== best)].filter((name) => fits(gpu, name));
+  return inOrder(gpu, subgroup, inTurn, ["scalar_1x4"]);
 }
 
 /** Whether a tensor is added by the convolution rather than after it. */
@@ -340,12 +350,9 @@ function softwareFuses(gpu: Gpu, g: ConvGeometry, what: string): boolean {
 /** Workgroups below which a large GPU is not busy. */
 export const BUSY = 264;
 
-export function tileSizes(gpu: Gpu, { entry, BM, BN, BK, parts }: Tile) {
+export function tileSizes({ entry, BM, BN, BK, parts }: Tile) {
   const lanes = (BM / 8) * (BN / (entry === "8x8" ? 8 : 4));
-  const bytes = 16 * BK * (BM / 4 + 1 + BN / 4 + 1);
-  const room = gpu.limits.maxComputeWorkgroupStorageSize;
-  const PARTS = parts * lanes <= largestWorkgroup(gpu) && parts * bytes <= room ? parts : 1;
-  return { BM, BN, BK: BK * PARTS, PARTS, WORKGROUP: lanes * PARTS };
+  return { BM, BN, BK: BK * parts, PARTS: parts, WORKGROUP: lanes * parts };
 }
 
 function isDepthwise(g: ConvGeometry): boolean {

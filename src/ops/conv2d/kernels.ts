@@ -179,7 +179,7 @@ export function gradWeight(
   const input = operand(ctx.gpu, g, "grad_weight.input", x, map.vec4);
   const upstream = operand(ctx.gpu, g, "grad_weight.dy", dy, true);
   const tile = block.family === "tile" ? block : null;
-  const sizesOfTile = tile && tileSizes(ctx.gpu, tile);
+  const sizesOfTile = tile && tileSizes(tile);
   const { row, channels } = block.family === "subgroup" ? block : { row: false, channels: block.BN };
   // As few lanes without work as whole subgroups allow: 3×3 filters over 16 channels have 36 quads of columns, 12 of which
   // are at the left of a filter row.
@@ -195,8 +195,9 @@ export function gradWeight(
     dy: partOf("dy", upstream.part),
     activation: activation.part,
   });
-  const parts = sizesOfTile?.PARTS ?? 1;
-  return sumOfSlices(ctx, { ...sum, parts }, g.N * g.P, tiles, late, (out, slices) => {
+  const { PARTS: parts = 1, WORKGROUP: lanesOfTile = 0 } = sizesOfTile ?? {};
+  const most = parts > 1 ? ROOM / Math.ceil(lanesOfTile / 64) : undefined;
+  return sumOfSlices(ctx, { ...sum, parts, most }, g.N * g.P, tiles, late, (out, slices) => {
     const given = valuesOf(input.constants) + valuesOf(activation.constants);
     const kernel = specOf(ctx.gpu, g, `weight,${variant},${shader.name}${given}`, () => ({
       shader,
@@ -341,7 +342,7 @@ function gather(
     entry: tile ? `conv_${tile.entry}` : band ? "conv" : `conv_${row ? "row_" : ""}${channels}`,
     constants: {
       ...(block.family === "band" ? bandSizes(g, map, band!, block) : mapSizes(g, map)),
-      ...(tile ? { ...extentOf(map), ...tileSizes(ctx.gpu, tile) } : band ? {} : { NARROW: narrow(ctx.gpu) }),
+      ...(tile ? { ...extentOf(map), ...tileSizes(tile) } : band ? {} : { NARROW: narrow(ctx.gpu) }),
       ...(row && channels === 16 ? rowConstants(ctx.gpu, g, map) : {}),
       ...(map.grad ? { JOIN: joins ? 1 : 0 } : { HAS_BIAS: bias ? 1 : 0, HAS_ADDEND: addend ? 1 : 0 }),
       ...(store && !tile && !band ? { LANES: lanes } : {}),
@@ -437,8 +438,8 @@ function narrow(gpu: Gpu): number {
 /** Workgroups that keep a processor's cores busy to the end. */
 const SOFTWARE_WORKGROUPS = 16;
 
-/** Of what keeps a large GPU busy, where a workgroup has parts, so many subgroups that some might not find room at a time with the others. */
-const WITH_PARTS = 0.95;
+/** Subgroups of 64 that find room at a time on a large GPU which has them: four on each of 192 SIMDs, less a few. */
+const ROOM = 730;
 
 function bandSizes(
   g: ConvGeometry,
@@ -463,8 +464,8 @@ function foldLanes(ctx: Context, lanes: number): [number, number] {
 }
 
 /**
- * Runs `partials` over as many slices of `rows` as keep the adapter busy, and adds them up: at the end of the pass, where `late` is
- * given. Each slice gives as many partial results as it has `parts`, which have their last dimension, `count`, rounded up to a multiple of 4.
+ * Runs `partials` over as many slices of `rows` as keep the adapter busy, which are `most` workgroups on a GPU, and adds them up: at the end
+ * of the pass, where `late` is given. Each slice gives as many partial results as it has `parts`, which have their last dimension, `count`, rounded up to a multiple of 4.
  */
 function sumOfSlices(
   ctx: Context,
@@ -472,23 +473,23 @@ function sumOfSlices(
     out,
     count,
     parts = 1,
+    most = 2 * BUSY,
     serves = [],
-  }: { out: Tensor; count: number; parts?: number; serves?: readonly Choice[] },
+  }: { out: Tensor; count: number; parts?: number; most?: number; serves?: readonly Choice[] },
   rows: number,
   tiles: number,
   late: SliceSums | null,
   partials: (out: Tensor, slices: number) => void,
 ): Tensor {
   const { gpu } = ctx;
-  const busy = gpu.isSoftware ? SOFTWARE_WORKGROUPS : 2 * BUSY;
-  const wanted = Math.ceil(busy / tiles);
-  const slices = sliceCount(rows, parts === 1 ? wanted : Math.ceil((WITH_PARTS * busy) / tiles / parts));
+  const wanted = Math.ceil((gpu.isSoftware ? SOFTWARE_WORKGROUPS : most) / tiles);
+  const slices = sliceCount(rows, wanted);
   if (slices * parts === 1 && count % 4 === 0) {
     partials(out, 1);
     return out;
   }
   // By what is wanted, not by what the rows give: a smaller last batch takes the same kernel.
-  const shared = !gpu.isSoftware && wanted >= MANY_SLICES;
+  const shared = !gpu.isSoftware && wanted * parts >= MANY_SLICES;
   const sum = { out, slices: slices * parts, rows: out.size / count, count, shared, serves };
   // While variants are timed the sum's time belongs to its own.
   if (late && gpu.variants.trials.size === 0) {
