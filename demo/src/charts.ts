@@ -20,9 +20,15 @@ interface Axis {
 
 const color = (name: string) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
+/** What a curve does that leaves its figure: a canvas does not draw to places that are too far off. */
+const FAR = 50;
+
 /** uPlot leaves gaps at null; a logarithm has no zero. */
-const drawable = (value: number | null, log?: boolean) =>
-  value !== null && Number.isFinite(value) && (!log || value > 0) ? value : null;
+function drawable(value: number | null, { log, range }: Axis): number | null {
+  if (value === null) return null;
+  if (range && !log) return value < FAR * range[1] ? value : FAR * range[1];
+  return Number.isFinite(value) && (!log || value > 0) ? value : null;
+}
 
 /** Of a logarithmic axis: decades alone, five or so of them. */
 function decades(_plot: uPlot, splits: number[]): (number | null)[] {
@@ -58,7 +64,7 @@ export class Chart {
     const { x, lines, shape } = this;
     const data = [
       x,
-      ...lines.map(({ values }) => values.map((value) => drawable(value, shape.y.log))),
+      ...lines.map(({ values }) => values.map((value) => drawable(value, shape.y))),
     ] as uPlot.AlignedData;
     const key = JSON.stringify([shape, lines.map(({ side, dotted }) => [side, dotted])]);
     if (this.plot && key === this.drawn) this.plot.setData(data);
@@ -157,7 +163,7 @@ export function drawHistogram(chart: Chart, side: 0 | 1, { low, high, counts }: 
   );
 }
 
-/** A row for each image, a column for each class: one colour pushes the logit down, the other up. */
+/** A row for each image, a column for each class: one colour pushes the logit down, the other up. Neither is a network's colour. */
 export function drawHeat(canvas: HTMLCanvasElement, rows: readonly (readonly number[])[]): void {
   const columns = rows[0]?.length ?? 0;
   canvas.width = columns;
@@ -168,7 +174,7 @@ export function drawHeat(canvas: HTMLCanvasElement, rows: readonly (readonly num
   rows.forEach((row, y) => {
     row.forEach((value, x) => {
       const strength = Number.isFinite(value) ? Math.sqrt(Math.min(1, Math.abs(value) / largest)) : 1;
-      const [r, g, b] = value < 0 ? [20, 130, 180] : [214, 90, 30];
+      const [r, g, b] = value < 0 ? [27, 140, 70] : [140, 70, 170];
       image.data.set([r, g, b, Math.round(255 * strength)], 4 * (y * columns + x));
     });
   });

@@ -38,14 +38,17 @@ function tableOf({ groups, copy, environment }: KernelResults): HTMLTableElement
 export function showKernels(progress: number, results: KernelResults | null): void {
   const state = element("kernels-state");
   (element("measure") as HTMLButtonElement).disabled = results === null;
+  // Not in the output, which a screen reader would read out at each round.
+  const share = element("kernels-progress");
+  share.textContent = results ? "" : `Measuring: ${percent(progress)}`;
   if (!results) {
-    state.textContent = `Measuring: ${percent(progress)}`;
+    state.textContent = "";
     return;
   }
   const failed = results.missing.map(({ id, reason }) => `${id}: ${reason}`).join("; ");
   state.textContent = failed && `Not measured: ${failed}`;
   latest = JSON.stringify(results, null, 1);
-  element("kernels").hidden = false;
+  for (const id of ["kernels", "kernels-words"]) element(id).hidden = false;
   element("kernels").tabIndex = 0; // it scrolls on narrow screens
   element("kernels").replaceChildren(tableOf(results));
   const button = element("copy-results") as HTMLButtonElement;

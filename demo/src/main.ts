@@ -28,7 +28,16 @@ import {
   toHash,
 } from "./settings.ts";
 import { setUpTryIt } from "./try-it.ts";
-import { type NextMove, nextMove, type Progress, percent, show, tellFailure } from "./words.ts";
+import {
+  learnsAt,
+  type NextMove,
+  nextMove,
+  type Progress,
+  percent,
+  show,
+  tellFailure,
+  tellPair,
+} from "./words.ts";
 
 const SIDES: readonly Side[] = [0, 1];
 /** Share of a new reading in the curves. */
@@ -74,6 +83,9 @@ class Page {
   private landscapes: [Landscape | null, Landscape | null] = [null, null];
   private failures: [Failure | null, Failure | null] = [null, null];
   private stepsAtRate: [number, number] = [0, 0];
+  private learns: [boolean, boolean] = [false, false];
+  /** Whether another rate was chosen since the run began. */
+  private moved = false;
   private readonly rates = new RatesPanel(
     () => this.tell({ type: "search" }),
     () => this.tell({ type: "stop-search" }),
@@ -104,6 +116,8 @@ class Page {
     element("docs").hidden = !location.pathname.endsWith("/demo/");
     this.setUpControls();
     this.begin(true);
+    this.showTwins();
+    this.showNext();
     if (!this.worker) void this.complain("gpu", "there is no navigator.gpu.");
     const frame = () => {
       drawNext();
@@ -132,6 +146,7 @@ class Page {
     if (rate === this.settings.rate) return;
     this.settings = { ...this.settings, rate };
     this.stepsAtRate = [0, 0];
+    this.moved = true;
     history.replaceState(null, "", toHash(this.settings) || location.pathname + location.search);
     this.showSettings();
     this.tell({ type: "rate", rate });
@@ -139,6 +154,13 @@ class Page {
   }
 
   private setUpControls(): void {
+    // On a phone the figures come first.
+    const narrow = matchMedia("(max-width: 760px)");
+    const fold = () => {
+      element<HTMLDetailsElement>("choices").open = !narrow.matches;
+    };
+    narrow.addEventListener("change", fold);
+    fold();
     const rate = element<HTMLInputElement>("rate");
     rate.max = String(RATES.length - 1);
     rate.addEventListener("input", () => this.setRate(RATES[Number(rate.value)]!));
@@ -172,7 +194,7 @@ class Page {
     element("do-next").addEventListener("click", () => this.doNext());
     addEventListener("keydown", (event) => {
       const field = (event.target as HTMLElement).closest("input:not([type=range]), select, textarea");
-      if (field || event.ctrlKey || event.metaKey || event.altKey) return;
+      if (field || event.repeat || event.ctrlKey || event.metaKey || event.altKey) return;
       const act = {
         p: () => this.toggle(),
         s: () => this.tell({ type: "step" }),
@@ -194,10 +216,12 @@ class Page {
   private doNext(): void {
     const { action } = this.move;
     if (!action) return;
-    if (action.again) {
-      this.settings = { ...this.settings, rate: action.rate ?? this.settings.rate };
-      this.begin(true);
-    } else if (action.rate) this.setRate(action.rate);
+    if (action.search) element("search").click();
+    else if (action.change) this.change(action.change);
+    else if (action.rate) {
+      this.setRate(action.rate);
+      this.tell({ type: "play" });
+    }
   }
 
   private hear(message: FromWorker): void {
@@ -223,6 +247,7 @@ class Page {
       case "playing":
         this.playing = message.playing;
         element("play").textContent = message.playing ? "Pause" : "Play";
+        this.showNext();
         break;
       case "step":
         this.count(message.step, message.rate, message.readings);
@@ -235,6 +260,7 @@ class Page {
         break;
       case "search":
         this.rates.hear(message.search);
+        this.showNext();
         break;
       case "landscape":
         this.landscapes[message.landscape.side] = message.landscape;
@@ -270,6 +296,8 @@ class Page {
     this.landscapes = [null, null];
     this.failures = [null, null];
     this.stepsAtRate = [0, 0];
+    this.learns = [false, false];
+    this.moved = false;
     this.every = 1;
     this.rates.quit();
     element("count").textContent = "step 0";
@@ -303,6 +331,7 @@ class Page {
       this.smooth[side] = jump
         ? reading
         : { loss: mix(old.loss, reading.loss), accuracy: mix(old.accuracy, reading.accuracy) };
+      this.learns[side] = learnsAt(this.smooth[side]!.accuracy, this.learns[side]);
       if (rate === this.settings.rate) this.stepsAtRate[side] += 1;
       if (this.stepsAtRate[side] === STANDS) {
         this.rates.marks.stood(this.settings, side);
@@ -325,12 +354,14 @@ class Page {
     // Room for what is to come, so that the axis does not move with each step.
     const end = Math.max(50, 2 ** Math.ceil(Math.log2(Math.max(1, step) / 50)) * 50);
     // A curve that blows up leaves the figure, so that the other can still be read.
-    const highest = Math.max(...SIDES.flatMap((side) => loss[side].map((value) => value ?? 0)));
+    const highest = Math.max(
+      ...SIDES.flatMap((side) => loss[side].filter((value) => value !== null && value < 10) as number[]),
+    );
     this.charts.loss.set(
       steps,
       both(loss),
       { label: "step", whole: true, range: [0, end] },
-      { label: "loss", log: true, range: [0.1, highest > 10 ? 1e4 : 10] },
+      { label: "loss", range: [0, highest > 6 ? 10 : highest > 3 ? 6 : 3] },
     );
     this.charts.accuracy.set(
       steps,
@@ -397,15 +428,23 @@ class Page {
       layers,
       lines(({ mean }) => mean),
       x,
-      { label: "mean |mean|", log: true },
+      { label: "|mean|", log: true },
     );
-    element("std-chart").ariaLabel = SIDES.flatMap((one) => {
-      const found = this.latest[one];
-      const [from, to] = [found?.layers[0]?.std, found?.layers.at(-2)?.std];
-      return from && to
-        ? [`${titleOf(this.settings.norms[one])}: ${show(from)} at the first layer, ${show(to)} at the last.`]
-        : [];
-    }).join(" ");
+    for (const [id, what] of [
+      ["std-chart", "std"],
+      ["mean-chart", "mean"],
+    ] as const) {
+      const told = SIDES.flatMap((one) => {
+        const found = this.latest[one];
+        if (!found) return [];
+        const [from, to] = [found.layers[0]!, found.layers.at(-2)!];
+        return [
+          `${titleOf(this.settings.norms[one])}: ${show(from[what])} at the first layer, ${show(to[what])} at the last convolution.`,
+        ];
+      });
+      element(id).ariaLabel =
+        `${what === "std" ? "Standard deviation" : "Mean"} of activations by layer. ${told.join(" ")}`;
+    }
     const { gradient } = look;
     element(`histogram-text-${side}`).textContent = gradient
       ? `Layer ${gradient.layer}: standard deviation ${show(gradient.std)}, kurtosis ${show(gradient.kurtosis)} (normal: 3)`
@@ -430,6 +469,12 @@ class Page {
     const found = SIDES.flatMap((side) => this.landscapes[side] ?? []);
     const alphas = found[0]?.alphas ?? [];
     element("landscape-chart").hidden = false;
+    const told = found.map(({ side, loss, losses }) => {
+      const best = losses.reduce((least, value, i) => (value < losses[least]! ? i : least), 0);
+      const helps = losses[best]! < loss;
+      return `${titleOf(this.settings.norms[side])}: ${helps ? `lowest after a step of ${show(alphas[best]!)}, ${show(losses[best]! / loss)} of what it was` : "no step helps"}.`;
+    });
+    element("landscape-chart").ariaLabel = `Loss after one step of each size. ${told.join(" ")}`;
     this.charts.landscape.set(
       alphas,
       found.map(({ side, loss, losses }) => ({ side, values: losses.map((value) => value / loss) })),
@@ -474,10 +519,25 @@ class Page {
       element<HTMLSelectElement>(`norm-${side}`).value = norms[side];
       element(`title-${side}`).textContent = titleOf(norms[side]);
     }
+    element("which").textContent = tellPair(norms);
+    for (const legend of document.querySelectorAll(".legend")) {
+      legend.replaceChildren(...SIDES.map((side) => this.nameTag(side)));
+    }
+    document.querySelectorAll(".whose").forEach((place, i) => {
+      place.replaceChildren(this.nameTag((i % 2) as Side));
+    });
     element<HTMLSelectElement>("depth").value = String(depth);
     element<HTMLSelectElement>("batch").value = String(batchSize);
     element<HTMLInputElement>("seed").value = String(seed);
     this.rates.show(this.settings);
+  }
+
+  /** Of one network, in its colour. */
+  private nameTag(side: Side): HTMLElement {
+    const tag = document.createElement("span");
+    tag.className = side === 0 ? "a" : "b";
+    tag.textContent = titleOf(this.settings.norms[side]);
+    return tag;
   }
 
   private showTwins(): void {
@@ -491,7 +551,7 @@ class Page {
         ? `${failure.kind === "diverged" ? "Blew up" : "Stuck"} at step ${failure.step}, rate ${failure.rate}`
         : !reading
           ? "Getting ready …"
-          : reading.accuracy >= 0.2
+          : this.learns[side]
             ? "Learning"
             : "Guessing";
       const place = element(`state-${side}`);
@@ -503,12 +563,17 @@ class Page {
   private showNext(): void {
     const progress = SIDES.map(
       (side): Progress => ({
-        reading: this.smooth[side],
+        learns: this.learns[side],
         stepsAtRate: this.stepsAtRate[side],
         failure: this.failures[side],
       }),
     ) as [Progress, Progress];
-    this.move = nextMove(this.settings, this.settings.rate, progress);
+    this.move = nextMove(this.settings, progress, {
+      moved: this.moved,
+      searched: SIDES.every((side) => this.rates.marks.limits(this.settings, side)),
+      searching: this.rates.searching,
+      paused: !this.playing && this.told.step >= 0,
+    });
     const text = element("next");
     // A screen reader speaks when it changes, not at every step.
     const sentence = this.live

@@ -2,11 +2,11 @@
 
 import type { Side } from "./messages.ts";
 import type { Limits } from "./rate-search.ts";
-import { RATES, type Settings, stopOf } from "./settings.ts";
+import type { Settings } from "./settings.ts";
 
 interface Known {
-  /** The largest rate at which it was trained without failing, and the smallest at which it failed. */
-  stood?: number;
+  /** The rates at which it was trained for a while without failing, and the smallest at which it failed. */
+  stood?: number[];
   broke?: number;
   /** What a search found, with fresh networks at each rate. */
   found?: Limits;
@@ -19,18 +19,18 @@ export interface Mark {
   searched: boolean;
 }
 
-const KEY = "fusenorm-rates";
+const KEY = "fusenorm-stood-rates";
 
 export class Marks {
   private readonly known: Record<string, Known>;
 
-  constructor(private readonly storage: Storage) {
-    this.known = JSON.parse(storage.getItem(KEY) ?? "{}");
+  constructor(private readonly storage: Storage | null) {
+    this.known = JSON.parse(storage?.getItem(KEY) ?? "{}");
   }
 
   stood(settings: Settings, side: Side): void {
-    const { stood = 0 } = this.of(settings, side);
-    this.learn(settings, side, { stood: Math.max(stood, settings.rate) });
+    const { stood = [] } = this.of(settings, side);
+    this.learn(settings, side, { stood: [...new Set([...stood, settings.rate])] });
   }
 
   broke(settings: Settings, side: Side, rate: number): void {
@@ -47,14 +47,14 @@ export class Marks {
   }
 
   mark(settings: Settings, side: Side): Mark | null {
-    const { stood, broke, found } = this.of(settings, side);
+    const { stood = [], broke = Number.POSITIVE_INFINITY, found } = this.of(settings, side);
     if (found) {
       const { stands, stable } = found;
       return stands === null ? null : { rate: stands, stable: stable ?? stands, searched: true };
     }
-    if (stood === undefined) return null;
-    const rate = broke !== undefined && broke <= stood ? RATES[Math.max(0, stopOf(broke) - 1)]! : stood;
-    return { rate, stable: rate, searched: false };
+    // It may have stood a rate for a while and failed at it later.
+    const rate = Math.max(...stood.filter((one) => one < broke));
+    return Number.isFinite(rate) ? { rate, stable: rate, searched: false } : null;
   }
 
   private of({ norms, depth, batchSize, seed }: Settings, side: Side): Known {
@@ -64,6 +64,6 @@ export class Marks {
   private learn(settings: Settings, side: Side, more: Known): void {
     const { norms, depth, batchSize, seed } = settings;
     this.known[[norms[side], depth, batchSize, seed].join(" ")] = { ...this.of(settings, side), ...more };
-    this.storage.setItem(KEY, JSON.stringify(this.known));
+    this.storage?.setItem(KEY, JSON.stringify(this.known));
   }
 }

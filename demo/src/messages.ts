@@ -57,8 +57,8 @@ export interface Failure {
   loss: number;
   /** The first whose activations are ten times as wide as at the start (from 1); null if none is. */
   layer: number | null;
-  /** Of each layer: its standard deviation over that at the start. */
-  growth: number[];
+  /** Of each layer: its standard deviation over that at the start; null where it began with zeros, as Fixup's branches do, and is finite. */
+  growth: (number | null)[];
 }
 
 export interface Landscape {

@@ -11,9 +11,18 @@ const element = <T extends HTMLElement = HTMLElement>(id: string) => document.ge
 const share = (rate: number) => stopOf(rate) / (RATES.length - 1);
 const along = (part: number) => `calc(8px + ${part} * (100% - 16px))`;
 
+/** Null where the browser keeps nothing for this page: reading the property alone throws then. */
+function tabStorage(): Storage | null {
+  try {
+    return sessionStorage;
+  } catch {
+    return null;
+  }
+}
+
 export class RatesPanel {
-  readonly marks = new Marks(sessionStorage);
-  private searching = false;
+  readonly marks = new Marks(tabStorage());
+  searching = false;
 
   constructor(start: () => void, stop: () => void) {
     element("search").addEventListener("click", () => (this.searching ? stop() : start()));

@@ -22,7 +22,7 @@ import {
 } from "../../src/index.ts";
 import { hasDiverged } from "../../src/train/run-state.ts";
 import type { Failure, Landscape, LayerMoments, Look, Reading, Side } from "./messages.ts";
-import type { Settings } from "./settings.ts";
+import { type Settings, STANDS } from "./settings.ts";
 
 /** Channels of the first stage. */
 const WIDTH = 8;
@@ -207,10 +207,15 @@ export class Twin {
 
   /** Why this network learns no more, if a look shows that. */
   judge({ layers, step }: Look, rate: number): Failure | null {
-    const same = isSameAnswer(layers.at(-1)!);
-    if (!this.hasDiverged && !same) return null;
-    const growth = layers.map(({ std }, i) => std / this.start![i]!.std);
-    const layer = growth.findIndex((times) => !(times < BLOWN_UP));
+    const start = this.start!;
+    // Fixup begins with a classifier of zeros: the same answer to each image is where it starts from, not what became of it.
+    const stuck = isSameAnswer(layers.at(-1)!) && (step >= STANDS || !isSameAnswer(start.at(-1)!));
+    if (!this.hasDiverged && !stuck) return null;
+    const growth = layers.map(({ std }, i) => {
+      const before = start[i]!.std;
+      return before > 0 || !Number.isFinite(std) ? std / before : null;
+    });
+    const layer = growth.findIndex((times) => times !== null && !(times < BLOWN_UP));
     this.failure = {
       ...{ side: this.side, step, rate, loss: this.latest.loss, growth },
       kind: this.hasDiverged ? "diverged" : "stuck",

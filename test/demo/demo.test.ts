@@ -1,6 +1,7 @@
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import type { Page } from "playwright-core";
+import sharp from "sharp";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { checkResults } from "../../bench/lib/results.ts";
 import { launchFirefox, whyNoFirefox } from "../helpers/firefox.ts";
@@ -49,6 +50,61 @@ async function expectAccessible(page: Page): Promise<void> {
 const drawn = (page: Page, chart: string) =>
   page.evaluate(`document.querySelector("#${chart} canvas").toDataURL()`) as Promise<string>;
 
+/** A garment in the middle of a ground, of red, green, blue and alpha each. */
+const picture = (ground: number[], garment: number[], scale = 1) => {
+  const fill = (side: number, [r, g, b, alpha]: number[]) =>
+    sharp({
+      create: { width: side, height: side, channels: 4, background: { r: r!, g: g!, b: b!, alpha: alpha! } },
+    });
+  return fill(40 * scale, garment)
+    .png()
+    .toBuffer()
+    .then((input) => fill(100 * scale, ground).composite([{ input }]));
+};
+
+/** Files that visitors give: whatever the ground, the garment is light on dark; what is no image is told, and changes nothing. */
+async function takesImages(page: Page): Promise<void> {
+  const [black, white, clear] = [
+    [0, 0, 0, 1],
+    [255, 255, 255, 1],
+    [0, 0, 0, 0],
+  ];
+  const files = [
+    { name: "large.jpg", buffer: await (await picture(white, [30, 30, 90, 1], 50)).jpeg().toBuffer() },
+    { name: "dark-cut-out.png", buffer: await (await picture(clear, [10, 10, 10, 1])).png().toBuffer() },
+    { name: "light-cut-out.png", buffer: await (await picture(clear, [240, 240, 200, 1])).png().toBuffer() },
+    { name: "studio.webp", buffer: await (await picture(black, [220, 220, 220, 1])).webp().toBuffer() },
+  ];
+  const give = ({ name, buffer }: { name: string; buffer: Buffer }) =>
+    page.setInputFiles("#file", { name, mimeType: "image/png", buffer });
+  const points = () =>
+    page.evaluate(`[[5, 5], [274, 274], [140, 140]].map(([x, y]) =>
+      document.getElementById("drawing").getContext("2d").getImageData(x, y, 1, 1).data[0])`) as Promise<
+      number[]
+    >;
+  const seen = "document.querySelector('#verdicts .verdict') !== null";
+  for (const file of files) {
+    await page.click("#clear");
+    expect(await page.locator("#verdicts .verdict").count()).toBe(0);
+    await give(file);
+    await page.waitForFunction(seen, null, { timeout: 60_000 });
+    const [corner, other, middle] = await points();
+    expect(Math.max(corner!, other!), file.name).toBeLessThan(40);
+    expect(middle, file.name).toBeGreaterThan(160);
+  }
+  const before = await points();
+  await give({ name: "notes.txt", buffer: Buffer.from("no image at all") });
+  await page.waitForSelector("#refused:not([hidden])");
+  expect(await text(page, "#refused")).toMatch(/^notes\.txt is no image that this browser can read/);
+  expect(await points()).toEqual(before);
+  await expectAccessible(page);
+  await page.click("#sample");
+  expect(await page.isVisible("#refused")).toBe(false);
+  // A file that misses the square does not take the browser away from the page.
+  const stays = `["dragover", "drop"].every((type) => !document.body.dispatchEvent(new DragEvent(type, { bubbles: true, cancelable: true })))`;
+  expect(await page.evaluate(stays)).toBe(true);
+}
+
 describe("the demo in headless Chromium", () => {
   it("trains, obeys, and shows which network does not stand a rate", async () => {
     const { page, problems } = await demo.open();
@@ -94,6 +150,7 @@ describe("the demo in headless Chromium", () => {
     await page.click("#sample");
     await page.waitForSelector("#verdicts .verdict + .verdict");
     expect(await page.locator("#verdicts .bar").count()).toBe(6);
+    await takesImages(page);
     await page.click("#landscape");
     await page.waitForSelector("#landscape-chart canvas", { timeout: 240_000 });
 
@@ -167,7 +224,9 @@ describe("the demo in headless Chromium", () => {
     await page.waitForSelector("#failures .failure", { timeout: 240_000 });
     const told = await text(page, "#failures");
     expect(told).toMatch(/^The network without batch-norm blew up at step [1-9]/);
-    expect(told).toMatch(/At rate 6 the loss of this mini-batch is .*Layer \d+ is the first .* by layer 19/s);
+    expect(told).toMatch(
+      /At rate 6 the loss of this mini-batch is .*Layer \d+ is the first .* as at the start/s,
+    );
     expect(told).toMatch(/mean 0 and variance 1/);
     await expectAccessible(page);
     expect(await text(page, "#state-1")).toMatch(/^Blew up at step \d+, rate 6$/);
@@ -188,6 +247,9 @@ describe("the demo in headless Chromium", () => {
     expect(await text(page, "#title-0")).toBe("With group norm");
     await stepsDone(page, 1);
     expect(await page.evaluate("document.documentElement.scrollWidth")).toBeLessThanOrEqual(360);
+    // On a phone the settings are folded away, so that the figures come sooner.
+    expect(await page.isVisible("#batch")).toBe(false);
+    await page.click("#choices summary");
     // Other settings are other networks.
     await page.selectOption("#batch", "8");
     // The step and the looks that are under way end first.
