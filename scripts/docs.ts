@@ -50,10 +50,36 @@ function writeExamples(): void {
   }
 }
 
+/** Exports that the reference's lists show without a sentence, or with that of another: typedoc gives a class its parent's. */
+function undescribed(): string[] {
+  const api = join(root, "docs/api");
+  const lists = readdirSync(api, { recursive: true, encoding: "utf8" }).filter((file) =>
+    file.endsWith("index.md"),
+  );
+  return lists.flatMap((list) => {
+    const of = new Map<string, string>();
+    return [...readFileSync(join(api, list), "utf8").matchAll(/^\| \[(.+?)\]\(.+?\) \| (.+) \|$/gm)].flatMap(
+      ([, name, text]) => {
+        const other = of.get(text!);
+        of.set(text!, name!);
+        if (text === "-") return [`${list}: ${name} has no sentence in its docstring`];
+        return other ? [`${list}: ${name} and ${other} have one sentence: give each its own docstring`] : [];
+      },
+    );
+  });
+}
+
+/** Ends the build where anything is wrong. */
+function refuse(faults: readonly string[]): void {
+  for (const line of faults) console.error(line);
+  if (faults.length > 0) process.exit(1);
+}
+
 writeExamples();
 rmSync(join(root, "docs/api"), { recursive: true, force: true });
 // The workspace's own TypeScript: that of the root has no interface for programs.
 run(join(root, "site/node_modules/.bin/typedoc"), "--options", "site/typedoc.json");
+refuse(undescribed());
 if (process.argv[2] === "dev") run("npx", "vitepress", "dev", "site");
 else {
   run("npx", "vitepress", "build", "site");
@@ -66,8 +92,6 @@ else {
   const pages = readdirSync(out, { recursive: true, encoding: "utf8" })
     .filter((file) => file.endsWith(".html"))
     .filter((page) => !page.startsWith("demo/") && !page.endsWith("/report.html"));
-  const dead = [...new Set(pages.flatMap(deadAddresses))];
-  for (const line of dead) console.error(line);
-  if (dead.length > 0) process.exit(1);
+  refuse([...new Set(pages.flatMap(deadAddresses))]);
   console.log(`${pages.length} pages${existsSync(demo) ? " and the demo" : ""} in site/dist/site`);
 }

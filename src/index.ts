@@ -15,6 +15,7 @@ export type { KernelSpec } from "./device/kernels.ts";
 export type { KernelTiming } from "./device/profiler.ts";
 export * from "./errors.ts";
 export * from "./formats/index.ts";
+/** The package's WGSL modules, for `gpu.run`, `customOp` and kernels of your own that link them. */
 export * as shaders from "./generated/shaders.ts";
 export {
   type DebugOptions,

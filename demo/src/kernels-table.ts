@@ -18,7 +18,10 @@ function tableOf({ groups, copy, environment }: KernelResults): HTMLTableElement
   head.append(...COLUMNS.map((text) => cell("th", text, { scope: "col" })));
   for (const group of groups) {
     const body = table.createTBody();
-    body.insertRow().append(cell("th", group.title, { scope: "rowgroup", colSpan: COLUMNS.length }));
+    const heading = cell("th", "", { scope: "rowgroup", colSpan: COLUMNS.length });
+    // It stays in sight where the table scrolls.
+    heading.append(Object.assign(document.createElement("span"), { textContent: group.title }));
+    body.insertRow().append(heading);
     for (const one of group.cases) {
       body
         .insertRow()

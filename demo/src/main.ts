@@ -34,6 +34,7 @@ import {
   nextMove,
   type Progress,
   percent,
+  shortName,
   show,
   tellFailure,
   tellPair,
@@ -536,7 +537,7 @@ class Page {
   private nameTag(side: Side): HTMLElement {
     const tag = document.createElement("span");
     tag.className = side === 0 ? "a" : "b";
-    tag.textContent = titleOf(this.settings.norms[side]);
+    tag.textContent = shortName(this.settings.norms[side]);
     return tag;
   }
 

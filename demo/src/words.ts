@@ -32,11 +32,13 @@ function nameOf({ norms }: Settings, side: Side): string {
     : `The network ${titleOf(norms[side]).replace(/^W/, "w")}`;
 }
 
+/** In a legend, and in a sentence after "has". */
+export const shortName = (norm: ResNetNorm): string =>
+  norm === "none" ? "no norm" : NORMS.find((one) => one.norm === norm)!.name;
+
 /** What the two networks differ in. */
 export function tellPair(norms: Settings["norms"]): string {
-  const [a, b] = norms.map((norm) =>
-    norm === "none" ? "no norm" : NORMS.find((one) => one.norm === norm)!.name,
-  );
+  const [a, b] = norms.map(shortName);
   if (a === b) return norms[0] === "none" ? "Neither has a norm." : `Both have ${a}.`;
   if (norms.includes("none")) return `One has ${norms[0] === "none" ? b : a}.`;
   return `One has ${a}, the other ${b}.`;

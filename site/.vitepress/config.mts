@@ -79,6 +79,10 @@ export default defineConfig({
   lastUpdated: false,
   // The demo stands beside the pages where it was built.
   transformPageData: (page) => {
+    // The reference's pages have no order: each begins with the way back to its list.
+    if (page.relativePath.startsWith("api/")) Object.assign(page.frontmatter, { prev: false, next: false });
+    // Its tables want the width.
+    if (page.relativePath.startsWith("results/")) page.frontmatter.aside = false;
     if (page.relativePath !== "index.md" || !withDemo) return;
     page.frontmatter.hero.actions.push({
       theme: "alt",

@@ -7,6 +7,7 @@ import type { Tensor } from "../tensor/tensor.ts";
 import { type AugmentOptions, checkAugment } from "./augment.ts";
 import { type ChannelMoments, checkDataset, type ImageDataset, normalizationTable } from "./dataset.ts";
 
+/** Of `DeviceDataset`: by what images are normalised, and how they are augmented. */
 export interface DeviceDatasetOptions extends ChannelMoments {
   seed: number;
   /** Default null: the images as they are. */

@@ -37,4 +37,5 @@ export {
 } from "./loader.ts";
 export { type RandomSplitOptions, randomSplit } from "./split.ts";
 export { StreamLoader, type StreamLoaderOptions } from "./stream-loader.ts";
+/** Changes of batches of images on the GPU, as torchvision's transforms; `Compose` puts them one after the other. */
 export * as transforms from "./transforms.ts";

@@ -54,6 +54,7 @@ export interface InitOptions {
   random?: Random;
 }
 
+/** Of `Conv2d`: how it convolves, whether it has a bias, and where its initial weights come from. */
 export interface Conv2dLayerOptions extends Omit<Conv2dOptions, "bias">, InitOptions {
   /** Default true. */
   bias?: boolean;

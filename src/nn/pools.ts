@@ -13,6 +13,7 @@ import {
 import type { Tensor } from "../tensor/tensor.ts";
 import { Module } from "./module.ts";
 
+/** [N, H, W, C] → [N, P, Q, C], the maximum of each window; options and defaults as PyTorch's, see `maxPool2d`. */
 export class MaxPool2d extends Module {
   constructor(
     private readonly kernelSize: number | readonly [number, number],
@@ -26,6 +27,7 @@ export class MaxPool2d extends Module {
   }
 }
 
+/** [N, H, W, C] → [N, P, Q, C], the mean of each window; options and defaults as PyTorch's, see `avgPool2d`. */
 export class AvgPool2d extends Module {
   constructor(
     private readonly kernelSize: number | readonly [number, number],

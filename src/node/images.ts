@@ -20,6 +20,7 @@ import { type ParquetHead, readParquet } from "./parquet.ts";
 
 export type { ImageOptions };
 
+/** Of `loadImageFolder`: what images are made to be, and what the data set is called. */
 export interface ImageSetOptions extends ImageOptions {
   /** Title in tables and reports. Default: that of the folder or file. */
   name?: string;
@@ -263,6 +264,7 @@ async function imageFiles(
   return { sources, classNames: classNames.map((name) => printable(name)) };
 }
 
+/** Of `streamImageFolder`: what images are made to be, by what they are normalised, and how batches are drawn. */
 export interface ImageStreamOptions
   extends ImageOptions,
     ChannelMoments,
@@ -319,6 +321,7 @@ export async function streamImageFolder(
   return Object.assign(loader, { classNames, count: sources.length });
 }
 
+/** Of `loadParquetImages`: what images are made to be, and which columns hold them and their classes. */
 export interface ParquetImageOptions extends ImageSetOptions {
   /** The column with images, and that with classes. Default: `image` or `img`; `label`, `labels` or `fine_label`. */
   imageColumn?: string;

@@ -39,6 +39,7 @@ export interface TrainerCallback<K extends string = "accuracy"> {
   onEnd?: (trainer: Any<K>) => unknown;
 }
 
+/** Of a run: one set of callbacks and more of them, checkpoints, and a signal that stops it. */
 export interface RunCallbacks<K extends string = "accuracy"> extends TrainerCallback<K> {
   /** More of them, called in order after those given here. */
   callbacks?: readonly TrainerCallback<K>[];
@@ -110,6 +111,7 @@ export interface MonitorOptions {
   minDelta?: number;
 }
 
+/** Of `earlyStopping`: what it watches, and for how long it waits. */
 export interface EarlyStoppingOptions extends MonitorOptions {
   /** Evaluations in a row that are no better, after which the run ends. Default 5. */
   patience?: number;
@@ -167,6 +169,7 @@ export function earlyStopping(options: EarlyStoppingOptions = {}): TrainerCallba
   };
 }
 
+/** Of `bestCheckpoint`: what it watches, and where the best state goes. */
 export interface BestCheckpointOptions extends MonitorOptions {
   /** Gets the model's state whenever it is the best so far. Default: it is kept in memory alone. */
   save?: (state: StateDict, entry: EvalEntry<never>) => void | Promise<void>;
