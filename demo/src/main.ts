@@ -34,6 +34,7 @@ import {
   nextMove,
   type Progress,
   percent,
+  recordedMove,
   shortName,
   show,
   tellFailure,
@@ -68,6 +69,8 @@ class Page {
   private settings: Settings = fromHash(location.hash);
   private playing = false;
   private live = true;
+  /** A recorded run that has ended. */
+  private over = false;
   private samples: Sample[] = [];
   private classNames: string[] = [];
   private curve: Curve = { steps: [], loss: [[], []], accuracy: [[], []] };
@@ -215,6 +218,10 @@ class Page {
   }
 
   private doNext(): void {
+    if (!this.live) {
+      void this.play();
+      return;
+    }
     const { action } = this.move;
     if (!action) return;
     if (action.search) element("search").click();
@@ -569,22 +576,29 @@ class Page {
         failure: this.failures[side],
       }),
     ) as [Progress, Progress];
-    this.move = nextMove(this.settings, progress, {
-      moved: this.moved,
-      searched: SIDES.every((side) => this.rates.marks.limits(this.settings, side)),
-      searching: this.rates.searching,
-      paused: !this.playing && this.told.step >= 0,
-    });
+    this.move = this.live
+      ? nextMove(this.settings, progress, {
+          moved: this.moved,
+          searched: SIDES.every((side) => this.rates.marks.limits(this.settings, side)),
+          searching: this.rates.searching,
+          paused: !this.playing && this.told.step >= 0,
+        })
+      : recordedMove(this.over);
+    const { sentence, action } = this.move;
     const text = element("next");
     // A screen reader speaks when it changes, not at every step.
-    const sentence = this.live
-      ? this.move.sentence
-      : "A recorded run: watch the two part when its rate is raised.";
     if (text.textContent !== sentence) text.textContent = sentence;
     const button = element<HTMLButtonElement>("do-next");
-    button.hidden = this.move.action === null || !this.live;
-    if (this.move.action && button.textContent !== this.move.action.label)
-      button.textContent = this.move.action.label;
+    button.hidden = action === null;
+    if (action && button.textContent !== action.label) button.textContent = action.label;
+  }
+
+  /** The recorded run, from its beginning. */
+  private async play(): Promise<void> {
+    this.over = false;
+    await playRecording((said) => this.hear(said));
+    this.over = true;
+    this.showNext();
   }
 
   private async complain(what: "gpu" | "other", message: string): Promise<void> {
@@ -606,7 +620,7 @@ class Page {
     )) {
       control.disabled = true;
     }
-    await playRecording((said) => this.hear(said));
+    await this.play();
   }
 }
 

@@ -244,6 +244,12 @@ function afterwards(end: string, settings: Settings, { searched }: Situation): N
   };
 }
 
+/** Where there is no WebGPU. */
+export const recordedMove = (over: boolean): NextMove =>
+  over
+    ? { sentence: "That was the recorded run.", action: { label: "Play it again" } }
+    : { sentence: "A recorded run: watch the two part when its rate is raised.", action: null };
+
 /** What a search is trying. */
 export function tellTrial(settings: Settings, trial: number, rates: readonly (number | null)[]): string {
   const tried = rates.flatMap((rate, side) =>

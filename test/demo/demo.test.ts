@@ -301,6 +301,14 @@ describe("the demo in headless Chromium", () => {
     await stepsDone(page, 100);
     expect(await text(page, "#next")).toBe("A recorded run: watch the two part when its rate is raised.");
     expect(await page.isVisible("#do-next")).toBe(false);
+    // When it is over it can be seen again.
+    await page.waitForSelector("#do-next:not([hidden])", { timeout: 60_000 });
+    expect(await text(page, "#next")).toBe("That was the recorded run.");
+    expect(await page.locator("#failures .failure").count()).toBe(1);
+    await page.click("#do-next");
+    await page.waitForFunction("document.getElementById('failures').childElementCount === 0");
+    expect(await page.isVisible("#do-next")).toBe(false);
+    await stepsDone(page, 2);
     await expectAccessible(page);
     expect(problems).toEqual([]);
     await page.close();
