@@ -535,9 +535,15 @@ export class Gpu {
     this.capturing = capture;
     this.commands.recording = dispatches;
     try {
-      const result = this.scopes.run("gpu.capture", fn);
-      const outputs = [...tensorsIn(result)].map((tensor) => this.keep(tensor));
+      const returned = new Set<Tensor>();
+      const result = this.scopes.run("gpu.capture", fn, returned);
       this.pending.settle(); // a replay works out what the function has left, returned or not
+      // What was there before is somebody else's, though the function may return it.
+      const own = new Set(capture.made);
+      const isOwn = (tensor: Tensor) =>
+        returned.has(tensor) || (!tensor.isDisposed && own.has(tensor.range.storage));
+      const outputs = [...tensorsIn(result)].filter(isOwn);
+      for (const tensor of outputs) this.keep(tensor);
       const bytes = outer.stats.liveBytes + outer.stats.pooledBytes - before;
       const { borrowed } = capture;
       plan = new Plan(this, result, outputs, dispatches, borrowed, capture.rewritten(), pool, bytes);

@@ -3,7 +3,7 @@ import { OverwrittenTensorError, ShapeError } from "../errors.ts";
 import { checkFunction, show, synchronous } from "../options.ts";
 import { checkTensor, FLOATS } from "../tensor/check.ts";
 import { Tensor } from "../tensor/tensor.ts";
-import { enableGrad, isRecording, record, watchGrad } from "./tape.ts";
+import { enableGrad, isRecording, nextPlace, record, watchGrad } from "./tape.ts";
 
 let recomputing = 0;
 
@@ -67,7 +67,7 @@ export function drawn(draw: () => Tensor): Tensor {
  * "Training deep nets with sublinear memory cost"). The same numbers as `fn(x)` (gradients up to rounding), at the price of
  * a second forward; running statistics are updated once, and `dropout` drops the same elements.
  *
- * `fn` must be a pure function of x and of parameters: called twice, it must do the same.
+ * `fn` must be a pure function of x and of tensors that live until backward: called twice, it must do the same.
  * @throws ShapeError if x or what `fn` returns is not a tensor
  * @throws OverwrittenTensorError in backward, if x or a tensor that `fn` used was overwritten since
  */
@@ -80,10 +80,17 @@ export function checkpoint(fn: (x: Tensor) => Tensor, x: Tensor): Tensor {
   // The second forward needs what this one found: x, and every tensor that was there before.
   const firstInside = nextSerial();
   const found = new Map<Tensor, { what: string; overwritten: () => boolean }>();
+  /** Results of ops that `fn` used without getting them: these get gradients from here as x does. */
+  const outside = new Set<Tensor>();
+  const firstNode = nextPlace();
+  const note = (tensor: Tensor) => {
+    if (tensor.requiresGrad && tensor.node && tensor.node.order < firstNode) outside.add(tensor);
+  };
   const watch = (op: string, inputs: Readonly<Record<string, Tensor | null>>) => {
     for (const [name, input] of Object.entries(inputs)) {
       if (!input || found.has(input) || input.serial >= firstInside) continue;
       found.set(input, { what: `${name} of ${op}`, overwritten: input.watch() });
+      note(input);
     }
   };
   let depends = false;
@@ -95,8 +102,11 @@ export function checkpoint(fn: (x: Tensor) => Tensor, x: Tensor): Tensor {
   try {
     out = watchGrad(watch, () =>
       gpu.scope(() => {
-        const result = checkResult(drawingInto(draws, () => fn(x)));
+        const own = x.detach(); // told from an x that `fn` has from elsewhere
+        own.requiresGrad = requiresGrad;
+        const result = checkResult(drawingInto(draws, () => fn(own)));
         depends = result.requiresGrad;
+        note(result); // which no op may have read
         return result.alias(); // a handle of its own, also where `fn` returns a tensor that was there before
       }),
     );
@@ -113,7 +123,7 @@ export function checkpoint(fn: (x: Tensor) => Tensor, x: Tensor): Tensor {
   record(
     out,
     "checkpoint",
-    [x],
+    [x, ...outside],
     (grad) => {
       for (const { what, overwritten } of found.values()) {
         if (!overwritten()) continue;
@@ -125,10 +135,12 @@ export function checkpoint(fn: (x: Tensor) => Tensor, x: Tensor): Tensor {
       const input = kept.detach();
       input.requiresGrad = requiresGrad;
       draws.next = 0;
-      withoutTracking(() => enableGrad(() => drawingInto(draws, () => fn(input))).backward(grad));
+      const gradients = asLeaves([...outside], () =>
+        withoutTracking(() => enableGrad(() => drawingInto(draws, () => fn(input))).backward(grad)),
+      );
       const dx = input.grad;
       input.grad = null; // the caller's now
-      return [dx];
+      return [dx, ...gradients];
     },
     () => {
       kept.dispose();
@@ -136,6 +148,29 @@ export function checkpoint(fn: (x: Tensor) => Tensor, x: Tensor): Tensor {
     },
   );
   return out;
+}
+
+/** Runs `fn` while gradients of these results of ops end at them, and gives those gradients. */
+function asLeaves(tensors: readonly Tensor[], fn: () => void): (Tensor | null)[] {
+  const before = tensors.map((tensor) => {
+    const { node, grad } = tensor;
+    Object.assign(tensor, { node: null, grad: null });
+    return { tensor, node, grad };
+  });
+  const restore = (give: boolean) =>
+    before.map(({ tensor, node, grad }) => {
+      const own = tensor.grad;
+      if (!give) own?.dispose();
+      if (!tensor.isDisposed) Object.assign(tensor, { node, grad });
+      return give ? own : null;
+    });
+  try {
+    fn();
+  } catch (error) {
+    restore(false);
+    throw error;
+  }
+  return restore(true);
 }
 
 function checkResult(result: Tensor): Tensor {

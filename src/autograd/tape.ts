@@ -80,17 +80,30 @@ export type EndingKind<E extends Ending = Ending> = new (gpu: Gpu) => E;
 export type Watcher = (op: string, inputs: Readonly<Record<string, Tensor | null>>) => void;
 
 let nextOrder = 0;
+
+/** The place that the next node gets. */
+export function nextPlace(): number {
+  return nextOrder;
+}
+
 /** What an op does beside its forward: adds a node; nothing; or only tells the watcher, and marks what requires a gradient. */
 let recording: boolean | Watcher = true;
+/** Told of ops also where `noGrad` and `enableGrad` within its function say what else they do. */
+let watching: Watcher | null = null;
 
 /** True while ops add nodes. */
 export function isRecording(): boolean {
   return recording === true;
 }
 
-/** Who is to be told of an op in place of a graph; null if nobody. */
+/** Who is to be told of an op; null if nobody. */
 export function watcher(): Watcher | null {
-  return typeof recording === "function" ? recording : null;
+  return watching;
+}
+
+/** Whether ops mark what requires a gradient, and add no nodes. */
+export function isMarking(): boolean {
+  return typeof recording === "function";
 }
 
 /** Runs `fn` without building a graph: for inference and updates of parameters. @throws UsageError for an async function */
@@ -107,7 +120,17 @@ export function enableGrad<T>(fn: () => T): T {
 
 /** Runs `fn` without a graph; outputs still tell whether they require a gradient, and `watch` hears of each op. */
 export function watchGrad<T>(watch: Watcher, fn: () => T): T {
-  return withRecording("checkpoint", watch, fn);
+  const outer = watching;
+  const both: Watcher = (op, inputs) => {
+    outer?.(op, inputs);
+    watch(op, inputs);
+  };
+  watching = both;
+  try {
+    return withRecording("checkpoint", both, fn);
+  } finally {
+    watching = outer;
+  }
 }
 
 function withRecording<T>(op: string, value: typeof recording, fn: () => T): T {

@@ -5,6 +5,7 @@ import {
   type Contribution,
   type Ending,
   type EndingKind,
+  isMarking,
   isRecording,
   record,
   watcher,
@@ -137,8 +138,7 @@ function makeOp<const I extends InputShapes, P, Plan extends { out: Shape }, S e
     const needsGrad = {} as { [K in keyof I]: boolean };
     for (const name of names) needsGrad[name] = graph && inputs[name]?.requiresGrad === true;
 
-    const watch = watcher();
-    watch?.(publicName, inputs as Record<string, Tensor | null>);
+    watcher()?.(publicName, inputs as Record<string, Tensor | null>);
 
     const forward = () =>
       inContext(gpu, definition.name, how, { needsGrad }, (ctx) =>
@@ -147,7 +147,7 @@ function makeOp<const I extends InputShapes, P, Plan extends { out: Shape }, S e
     const { result, made } = tracer() ? traceOps(null, forward) : forward();
     const { out, saved } = result;
     tracer()?.op({ op: publicName, inputs: inputs as Record<string, Tensor | null>, params, out });
-    if (watch) out.requiresGrad = names.some((name) => inputs[name]?.requiresGrad);
+    if (isMarking()) out.requiresGrad = names.some((name) => inputs[name]?.requiresGrad);
     if (graph) {
       const { own, changed } = holdSaved(saved);
       const { layer } = gpu;

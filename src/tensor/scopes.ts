@@ -5,8 +5,8 @@ import { Tensor } from "./tensor.ts";
 export class Scopes {
   private readonly open: Set<Tensor>[] = [];
 
-  /** Runs `fn` and disposes every tensor made in it, except those that it returns. */
-  run<T>(op: string, fn: () => T): T {
+  /** Runs `fn` and disposes every tensor made in it, except those that it returns, which `returned` is told of. */
+  run<T>(op: string, fn: () => T, returned?: Set<Tensor>): T {
     const made = new Set<Tensor>();
     this.open.push(made);
     let result: T | undefined;
@@ -17,7 +17,9 @@ export class Scopes {
       this.open.splice(this.open.lastIndexOf(made), 1);
       const outer = this.open.at(-1);
       for (const kept of tensorsIn(result)) {
-        if (made.delete(kept)) outer?.add(kept);
+        if (!made.delete(kept)) continue;
+        outer?.add(kept);
+        returned?.add(kept);
       }
       for (const tensor of made) tensor.dispose();
     }

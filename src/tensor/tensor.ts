@@ -59,7 +59,8 @@ export class Tensor implements Bindable {
   private disposed = false;
   private isRange = false;
   private isSaved = false;
-  private slotTaken = false;
+  /** Of handles on a gradient's slot, that itself not counted: how many there are. */
+  private onSlot: { handles: number } | null = null;
 
   private constructor(
     readonly gpu: Gpu,
@@ -355,9 +356,23 @@ export class Tensor implements Bindable {
 
   /** @internal a handle on the slot for this leaf's first gradient since `zeroGrad`; null when it has one already. */
   takeGradSlot(): Tensor | null {
-    if (!this.gradSlot || this.grad || this.slotTaken) return null;
-    this.slotTaken = true;
-    return this.gradSlot.part(0, this.shape);
+    const { gradSlot } = this;
+    if (!gradSlot || this.grad) return null;
+    gradSlot.onSlot ??= { handles: 0 };
+    // Somebody may still look at a gradient that the leaf has given up: in a handle, a graph, or work that waits.
+    if (gradSlot.onSlot.handles > 0) return null;
+    // A replay takes nothing, and writes all the same.
+    if (this.gpu.commands.recording) this.gpu.willWrite(gradSlot.range);
+    const grad = gradSlot.part(0, this.shape);
+    grad.joinSlot(gradSlot);
+    return grad;
+  }
+
+  /** Counts this handle, if that on the same elements is on a slot. */
+  private joinSlot({ onSlot }: Tensor): void {
+    if (!onSlot) return;
+    this.onSlot = onSlot;
+    onSlot.handles += 1;
   }
 
   /** Another handle on the same elements, outside of the graph and of every scope. */
@@ -370,6 +385,7 @@ export class Tensor implements Bindable {
       );
     }
     const out = new Tensor(this.gpu, shape, this.dtype, this.storage.retain(false), this.byteOffset);
+    out.joinSlot(this);
     tracer()?.op({ op: "alias", inputs: { x: this }, params: null, out });
     return out;
   }
@@ -379,6 +395,7 @@ export class Tensor implements Bindable {
     this.checkLive("used");
     const tensor = new Tensor(this.gpu, this.shape, this.dtype, this.storage.retain(true), this.byteOffset);
     tensor.isSaved = true;
+    tensor.joinSlot(this);
     return tensor;
   }
 
@@ -481,7 +498,6 @@ export class Tensor implements Bindable {
   zeroGrad(): void {
     this.grad?.dispose();
     this.grad = null;
-    this.slotTaken = false;
   }
 
   /** Gives this handle (and its gradient) back. Calling it again does nothing. */
@@ -492,6 +508,7 @@ export class Tensor implements Bindable {
     this.gradSlot = null;
     if (this.node) drop(this.node);
     this.node = null;
+    if (this.onSlot) this.onSlot.handles -= 1;
     this.storage.release(this.isSaved);
     this.gpu.keep(this);
   }

@@ -14,9 +14,10 @@ import { conv2d } from "../../src/ops/conv2d/conv2d.ts";
 import { customOp } from "../../src/ops/define-op.ts";
 import { add, mul, scale } from "../../src/ops/elementwise/elementwise.ts";
 import { sum } from "../../src/ops/reduce/reduce.ts";
+import { reshape } from "../../src/ops/reshape.ts";
 import { SGD } from "../../src/optim/sgd.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
-import { normals } from "../helpers/numbers.ts";
+import { normals, relativeError } from "../helpers/numbers.ts";
 
 let gpu: Gpu;
 beforeEach(async () => {
@@ -138,6 +139,23 @@ describe("capture", () => {
     plan.dispose();
   });
 
+  it("leaves what was there before to its owner, though the function returns it", async () => {
+    const [x, w] = [leaf([4], 1), leaf([4], 2)];
+    const before = gpu.stats.liveBuffers;
+    const plan = gpu.capture(() => ({
+      y: mul(x, w).detach(),
+      w,
+      view: w.detach(),
+      kept: gpu.keep(mul(w, w)),
+    }));
+    plan.run();
+    const { y, view, kept } = plan.result;
+    plan.dispose();
+    expect([y, view, kept, w].map(({ isDisposed }) => isDisposed)).toEqual([true, true, true, false]);
+    expect([...(await w.read())]).toEqual([...normals(4, 2)]);
+    expect(gpu.stats.liveBuffers).toBe(before);
+  });
+
   it("is seen by explain when it is replayed", () => {
     const x = leaf([4], 1);
     const plan = gpu.capture(() => relu(mul(x.detach(), x.detach())));
@@ -232,6 +250,57 @@ describe("checkpoint", () => {
     for (const wrong of [5, null, [w], "t"]) {
       expect(() => checkpoint((() => wrong) as never, w)).toThrow(/^checkpoint: what the function returned/);
       expect(() => checkpoint((t) => t, wrong as never)).toThrow(/^checkpoint: x is/);
+    }
+  });
+
+  it("gives gradients to results of ops that its function has from elsewhere, and that others use, too", async () => {
+    const [x, w] = [leaf([4, 3], 1), leaf([4, 3], 2)];
+    const up = leaf([4, 3], 3).detach();
+    type Wrap = (fn: (t: Tensor) => Tensor, t: Tensor) => Tensor;
+    const plainly: Wrap = (fn, t) => fn(t);
+    const nested: Wrap = (fn, t) => checkpoint((u) => checkpoint(fn, u), t);
+    const programs: Record<string, (wrap: Wrap) => Tensor> = {
+      "used after it": (wrap) => {
+        const h = mul(w, w);
+        return add(
+          wrap((t) => mul(t, h), x),
+          h,
+        );
+      },
+      "used by two": (wrap) => {
+        const h = mul(w, w);
+        const first = wrap((t) => mul(t, reshape(h, [4, 3])), x);
+        return wrap((t) => mul(t, h), first);
+      },
+      "returned as it is": (wrap) => {
+        const h = mul(w, x);
+        return mul(
+          wrap(() => h, x),
+          h,
+        );
+      },
+      "what it gets": (wrap) => {
+        const h = mul(w, x);
+        return wrap((t) => mul(t, mul(h, w)), h);
+      },
+    };
+    for (const [name, program] of Object.entries(programs)) {
+      const gradients = async (wrap: Wrap) => {
+        for (const t of [x, w]) t.zeroGrad();
+        const live = gpu.stats.liveBuffers;
+        gpu.scope(() => program(wrap).backward(up));
+        const found = await Promise.all([x, w].map(async ({ grad }) => grad && [...(await grad.read())]));
+        for (const t of [x, w]) t.zeroGrad();
+        expect(gpu.stats.liveBuffers, name).toBe(live);
+        return found;
+      };
+      const expected = await gradients(plainly);
+      for (const wrap of [checkpoint, nested]) {
+        for (const [i, own] of (await gradients(wrap)).entries()) {
+          if (expected[i] === null) expect(own, name).toBeNull();
+          else expect(relativeError(own!, expected[i]!), name).toBeLessThan(1e-6);
+        }
+      }
     }
   });
 

@@ -2,7 +2,7 @@
 
 import { beforeAll, describe, expect, it } from "vitest";
 import { checkpoint } from "../../src/autograd/checkpoint.ts";
-import { noGrad } from "../../src/autograd/tape.ts";
+import { enableGrad, noGrad } from "../../src/autograd/tape.ts";
 import { imageDataset } from "../../src/data/dataset.ts";
 import { DeviceDataset } from "../../src/data/device-dataset.ts";
 import { OverwrittenTensorError } from "../../src/errors.ts";
@@ -274,6 +274,47 @@ describe("a tensor that was overwritten before backward", () => {
       input.write(normals(32, 9));
       expect(() => sum(second).backward()).toThrow(/checkpoint backward: x of relu was overwritten/);
       sum(twice()).backward();
+    });
+  });
+
+  it("is found in a checkpoint: statistics that it normalises by, and what it reads under noGrad and enableGrad", () => {
+    gpu.scope(() => {
+      const bn = new BatchNorm2d(gpu, 8);
+      bn.eval();
+      const x = tensor([4, 8], 1);
+      const frozen = checkpoint((t) => bn.forward(t), x);
+      const others = [() => bn.forward(x), () => checkpoint((t) => checkpoint((u) => bn.forward(u), t), x)];
+      bn.train();
+      expect(() => sum(frozen).backward()).not.toThrow();
+      for (const make of [() => checkpoint((t) => bn.forward(t), x), others[1]!]) {
+        bn.eval();
+        const late = make();
+        bn.train();
+        noGrad(() => bn.forward(x));
+        bn.eval();
+        expect(() => sum(late).backward()).toThrow(
+          /checkpoint backward: running\w+ of batchNorm was overwritten/,
+        );
+      }
+      const plain = others[0]!(); // keeps what it needs of them
+      bn.train();
+      noGrad(() => bn.forward(x));
+      expect(() => sum(plain).backward()).not.toThrow();
+      bn.dispose();
+
+      for (const around of [noGrad, enableGrad]) {
+        const w = tensor([8], 2);
+        const y = checkpoint(
+          (t) =>
+            mul(
+              t,
+              around(() => checkpoint((u) => scale(u, 2), w)),
+            ),
+          x,
+        );
+        w.write(normals(8, 3));
+        expect(() => sum(y).backward()).toThrow(/checkpoint backward: x of scale was overwritten/);
+      }
     });
   });
 

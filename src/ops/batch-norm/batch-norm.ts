@@ -2,6 +2,7 @@
 // each. See shaders/batch_norm/batch_norm.wgsl. Next to convolutions they do the first and last of these, as they store and load.
 
 import { isRecomputing } from "../../autograd/checkpoint.ts";
+import { watcher } from "../../autograd/tape.ts";
 import { ShapeError } from "../../errors.ts";
 import {
   type ActivationPart,
@@ -415,6 +416,9 @@ export function batchNorm(
   checkBatchNorm("batchNorm", x, { gamma, beta }, options);
   const { residual = null, statistics = null } = options;
   const params = batchNormParams(options);
+  // No inputs of the op, but read all the same.
+  if (!params.training)
+    watcher()?.("batchNorm", { runningMean: params.runningMean, runningVar: params.runningVar });
   // The second forward of a checkpoint sees the same batch: the running statistics have had it.
   const tracked = params.training && isRecomputing() ? { ...params, ...UNTRACKED } : params;
   return batchNormOp({ x, gamma, beta, residual, statistics }, tracked);
