@@ -43,7 +43,7 @@ import {
   show,
   synchronous,
 } from "./options.ts";
-import { Plan } from "./plan.ts";
+import { Plan, Receivers } from "./plan.ts";
 import { GPU } from "./tensor/brand.ts";
 import { bytesPerElement, type DType } from "./tensor/dtype.ts";
 import { accumulate, copyRange, FiniteChecks, fillRange } from "./tensor/memory.ts";
@@ -135,6 +135,8 @@ export class Gpu {
   private readonly bindGroups: BindGroups;
   private pool: BufferPool;
   private capturing: Capture | null = null;
+  /** @internal told of what becomes of the gradients of leaves; null outside of captured functions. */
+  receivers: Receivers | null = null;
   /** @internal the tensors whose elements are not in memory, or may be given back. */
   readonly pending = new Pending();
   private readonly scopes = new Scopes();
@@ -530,9 +532,11 @@ export class Gpu {
     const before = outer.stats.liveBytes + outer.stats.pooledBytes;
     const dispatches: Dispatch[] = [];
     const capture = new Capture(pool);
+    const receivers = new Receivers();
     let plan: Plan<T> | null = null;
     this.pool = pool;
     this.capturing = capture;
+    this.receivers = receivers;
     this.commands.recording = dispatches;
     try {
       const returned = new Set<Tensor>();
@@ -545,8 +549,10 @@ export class Gpu {
       const outputs = [...tensorsIn(result)].filter(isOwn);
       for (const tensor of outputs) this.keep(tensor);
       const bytes = outer.stats.liveBytes + outer.stats.pooledBytes - before;
+      receivers.close();
       const { borrowed } = capture;
-      plan = new Plan(this, result, outputs, dispatches, borrowed, capture.rewritten(), pool, bytes);
+      const rewritten = capture.rewritten();
+      plan = new Plan(this, result, outputs, dispatches, borrowed, rewritten, receivers, pool, bytes);
       return plan;
     } catch (error) {
       capture.release();
@@ -554,6 +560,7 @@ export class Gpu {
     } finally {
       this.pool = outer;
       this.capturing = null;
+      this.receivers = null;
       this.commands.recording = null;
       this.commands.flush();
       if (!plan) this.retire(pool);

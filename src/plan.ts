@@ -2,7 +2,76 @@ import type { BufferPool, BufferRange, Storage } from "./device/buffers.ts";
 import type { Dispatch } from "./device/commands.ts";
 import { DeviceError, UsageError, UseAfterDisposeError } from "./errors.ts";
 import type { Gpu } from "./gpu.ts";
+import type { DType } from "./tensor/dtype.ts";
+import { formatShape } from "./tensor/shape.ts";
 import type { Tensor } from "./tensor/tensor.ts";
+
+/** A leaf to whose gradient a captured function adds. */
+interface Receiver {
+  /** Whether there was a gradient already. */
+  readonly adds: boolean;
+  /** Whether the function dropped that of the step before. */
+  readonly zeroes: boolean;
+  /** Where the gradient is in the end; null if the function has dropped it. */
+  place: { readonly range: BufferRange; readonly dtype: DType } | null;
+}
+
+/** The leaves that get gradients in a captured function: a replay leaves these gradients to them as the function would. */
+export class Receivers {
+  private readonly zeroed = new Set<Tensor>();
+  private readonly leaves = new Map<Tensor, Receiver>();
+
+  /** The function drops a gradient. */
+  zeroes(leaf: Tensor): void {
+    if (!this.leaves.has(leaf)) this.zeroed.add(leaf);
+  }
+
+  /** The function is about to add to a gradient. */
+  adds(leaf: Tensor): void {
+    if (this.leaves.has(leaf)) return;
+    this.leaves.set(leaf, { adds: leaf.grad !== null, zeroes: this.zeroed.has(leaf), place: null });
+  }
+
+  /** The function has returned. */
+  close(): void {
+    for (const [leaf, receiver] of this.leaves) {
+      if (!leaf.grad || leaf.isDisposed || leaf.grad.isDisposed) this.leaves.delete(leaf);
+      else {
+        const { range, dtype } = leaf.grad;
+        range.storage.pin();
+        receiver.place = { range, dtype };
+      }
+    }
+  }
+
+  /** Makes gradients those of the leaves that the replay is about to write. @throws UsageError where the function would add to others */
+  attach(): void {
+    const moved = [...this.leaves].filter(
+      ([leaf, { place }]) => !leaf.isDisposed && !isAt(leaf.grad, place!.range),
+    );
+    for (const [leaf, { zeroes }] of moved) {
+      if (zeroes || !leaf.grad) continue;
+      throw new UsageError(
+        `plan.run: a leaf ${formatShape(leaf.shape)} has a gradient that is none of the plan's, and to which the captured function ` +
+          "would add; call zeroGrad() before plan.run(), or in the captured function before backward()",
+      );
+    }
+    for (const [leaf, { adds, place }] of moved) {
+      leaf.placeGrad(place!.range, place!.dtype);
+      if (adds) leaf.grad!.fill(0); // what the leaf has given up
+    }
+  }
+
+  release(): void {
+    for (const { place } of this.leaves.values()) place?.range.storage.unpin();
+  }
+}
+
+function isAt(grad: Tensor | null, { storage, byteOffset }: BufferRange): boolean {
+  if (!grad || grad.isDisposed) return false;
+  const { range } = grad;
+  return range.storage === storage && range.byteOffset === byteOffset;
+}
 
 /** A recorded step, made by `gpu.capture`: its dispatches, bound to buffers of its own. */
 export class Plan<T> {
@@ -18,6 +87,7 @@ export class Plan<T> {
     private readonly borrowed: ReadonlySet<Storage>,
     /** What a replay overwrites that others may have seen. */
     private readonly rewritten: readonly BufferRange[],
+    private readonly receivers: Receivers,
     private readonly pool: BufferPool,
     /** Bytes of the buffers that the steps' intermediate results share. */
     readonly byteLength: number,
@@ -29,10 +99,11 @@ export class Plan<T> {
 
   /**
    * Replays the step on what its input tensors hold now (`tensor.write` between runs changes them): no allocation, no
-   * new bind group, one compute pass, one submit.
+   * new bind group, one compute pass, one submit. Gradients that it gives to leaves are theirs afterwards, whatever they had.
    * @throws UseAfterDisposeError after `dispose`
    * @throws DeviceError inside a captured function
-   * @throws UsageError if a tensor that the step reads has moved since, as parameters do when an optimizer is made
+   * @throws UsageError if a tensor that the step reads has moved since, as parameters do when an optimizer is made; or if a leaf
+   * has got a gradient elsewhere, to which the step would add
    */
   run(): void {
     if (this.disposed) {
@@ -50,6 +121,7 @@ export class Plan<T> {
         );
       }
     }
+    this.receivers.attach();
     for (const range of this.rewritten) if (range.storage.live) this.gpu.willWrite(range);
     this.gpu.replay(this.dispatches);
   }
@@ -61,6 +133,7 @@ export class Plan<T> {
     this.gpu.commands.flush();
     for (const output of this.outputs) output.dispose();
     for (const storage of this.borrowed) storage.release();
+    this.receivers.release();
     this.gpu.retire(this.pool);
   }
 }

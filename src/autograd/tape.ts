@@ -347,6 +347,7 @@ function addToLeaf(leaf: Tensor, grad: Tensor): void {
       `internal: gradient ${formatShape(grad.shape)} for a tensor of shape ${formatShape(leaf.shape)}`,
     );
   }
+  leaf.gpu.receivers?.adds(leaf);
   if (leaf.grad) leaf.grad = add(leaf.grad, grad);
   else {
     // A gradient is its leaf's alone: the upstream one, or the other summand's, may have the same elements.

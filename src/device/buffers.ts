@@ -31,6 +31,8 @@ export class Storage {
   /** Where a parameter that lived here has gone, for plans that still read it here; null while none has. */
   movedTo: string | null = null;
   private references = 1;
+  /** Of these, those that look at nothing. */
+  private pins = 0;
   private readonly readers = new Set<() => void>();
   /** The ranges that were overwritten, each with when it was last; see `versionOf`. */
   private overwritten: { start: number; end: number; version: number }[] = [];
@@ -50,7 +52,18 @@ export class Storage {
   }
 
   get isShared(): boolean {
-    return this.references > 1;
+    return this.references - this.pins > 1;
+  }
+
+  /** As `retain`, for who neither reads nor writes the elements: the buffer stays as it is, and whoever has it alone has it alone. */
+  pin(): void {
+    this.retain();
+    this.pins += 1;
+  }
+
+  unpin(): void {
+    this.pins -= 1;
+    this.release();
   }
 
   retain(): this {

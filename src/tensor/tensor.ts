@@ -368,6 +368,19 @@ export class Tensor implements Bindable {
     return grad;
   }
 
+  /** @internal makes what lies there this leaf's gradient. */
+  placeGrad(range: BufferRange, dtype: DType): void {
+    this.zeroGrad();
+    const { gpu, gradSlot: slot, shape } = this;
+    const isSlot = slot?.range.storage === range.storage && slot.range.byteOffset === range.byteOffset;
+    const { storage, byteOffset } = range;
+    if (isSlot) {
+      slot.onSlot ??= { handles: 0 };
+      this.grad = slot.part(0, shape);
+      this.grad.joinSlot(slot);
+    } else this.grad = gpu.keep(Tensor.over(gpu, storage.retain(), byteOffset, shape, dtype));
+  }
+
   /** Counts this handle, if that on the same elements is on a slot. */
   private joinSlot({ onSlot }: Tensor): void {
     if (!onSlot) return;
@@ -496,6 +509,7 @@ export class Tensor implements Bindable {
 
   /** Drops the gradient; the next `backward` starts from nothing. */
   zeroGrad(): void {
+    this.gpu.receivers?.zeroes(this);
     this.grad?.dispose();
     this.grad = null;
   }

@@ -139,6 +139,61 @@ describe("capture", () => {
     plan.dispose();
   });
 
+  it("leaves the gradients of a replay to the leaves, whatever they have had since", async () => {
+    for (const packed of [false, true]) {
+      const [w, x] = [leaf([2, 3], 1), leaf([2, 3], 2).detach()];
+      const before = gpu.stats.liveBuffers;
+      const optimizer = packed ? new SGD([w], { lr: 0.1 }) : null;
+      const backward = () => sum(mul(w, x)).backward(); // dw = x
+      const zeroing = () => {
+        w.zeroGrad();
+        backward();
+      };
+      const expectGrad = async (value: number) =>
+        expect(await w.grad!.read()).toEqual(new Float32Array(6).fill(value));
+      const ofZeroing = gpu.capture(zeroing);
+      const ofPlain = gpu.capture(() => {
+        w.zeroGrad();
+        gpu.scope(backward);
+        sum(mul(w, x)).backward(); // on top of it
+      });
+      w.zeroGrad();
+      const ofFresh = gpu.capture(backward);
+      const ofAdding = gpu.capture(backward);
+      for (const value of [2, 3]) {
+        x.fill(value);
+        w.zeroGrad();
+        ofZeroing.run();
+        await expectGrad(value);
+        gpu.scope(zeroing); // eagerly, in between
+        ofPlain.run();
+        await expectGrad(2 * value);
+        w.zeroGrad();
+        ofFresh.run();
+        await expectGrad(value);
+        ofAdding.run();
+        await expectGrad(2 * value);
+        w.zeroGrad();
+        ofAdding.run();
+        await expectGrad(value);
+      }
+      w.zeroGrad();
+      w.grad = gpu.full([2, 3], 1); // a third one's
+      expect(() => ofFresh.run()).toThrow(
+        /plan\.run: a leaf \[2, 3\] has a gradient that is none of the plan's/,
+      );
+      ofZeroing.run();
+      await expectGrad(3);
+      for (const plan of [ofZeroing, ofPlain, ofFresh, ofAdding]) plan.dispose();
+      optimizer?.dispose();
+      w.zeroGrad();
+      // Parameters stay where an optimizer has put them.
+      expect(gpu.stats.liveBuffers).toBe(before);
+      w.dispose();
+      x.dispose();
+    }
+  });
+
   it("leaves what was there before to its owner, though the function returns it", async () => {
     const [x, w] = [leaf([4], 1), leaf([4], 2)];
     const before = gpu.stats.liveBuffers;

@@ -29,7 +29,7 @@ const ALL = ["float32", "float16", "uint32", "uint8"];
 const INTERNAL: Record<string, string> = {
   Gpu: "checkSize track allocate adopt willWrite dispatch encode fillRange copyRange checkFinite readRange report retire replay check tellNewKernels",
   Tensor:
-    "watch overwrite part moveTo takeGradSlot saved store activated plus beforeWrite checkData checkUpstream checkLive static empty " +
+    "watch overwrite part moveTo takeGradSlot placeGrad joinSlot saved store activated plus beforeWrite checkData checkUpstream checkLive static empty " +
     "static from static full static over static lazy",
   Trainer: "evaluate begin trainStep countStep load rate computeStep readLog forgetOldPlans",
   Module: "checkStateDict under namePaths children modules tensors flop normedLayers",
