@@ -41,11 +41,18 @@ export class JointOptimizer extends Optimizer {
   }
 
   set lr(value: number) {
-    const [first, ...others] = this.optimizers;
-    first!.lr = value; // which refuses what is no rate
-    const [start, ...starts] = this.initial as [number, ...number[]];
-    for (const [i, other] of others.entries()) {
-      other.lr = starts[i] === start ? value : (value * starts[i]!) / start;
+    const start = this.initial[0]!;
+    const groups = this.paramGroups;
+    const before = [...this.optimizers, ...groups].map((one) => ({ one, lr: one.lr }));
+    try {
+      for (const [i, optimizer] of this.optimizers.entries()) {
+        const own = this.initial[i]!;
+        optimizer.lr = own === start ? value : (value * own) / start;
+      }
+    } catch (error) {
+      // One of them refuses its rate, or is being captured: none has changed.
+      for (const { one, lr } of before) if (one.lr !== lr) one.lr = lr;
+      throw error;
     }
   }
 

@@ -176,6 +176,8 @@ export abstract class PackedOptimizer extends Optimizer {
 
   private writeRates(rates: readonly number[], always = false): void {
     if (!always && rates.every((rate, i) => rate === this.groupRates[i])) return;
+    for (const [i, rate] of rates.entries())
+      checkRate(this.name, rates.length > 1 ? `group ${i}'s lr` : "lr", rate);
     this.rates.write(this.groupOf.flatMap((group) => [rates[group]!, this.paramGroups[group]!.weightDecay]));
     for (const [i, rate] of rates.entries()) this.groupRates[i] = rate;
   }

@@ -47,7 +47,7 @@ export interface RunCallbacks<K extends string = "accuracy"> extends TrainerCall
   onCheckpoint?: (state: Checkpoint) => void | Promise<void>;
   /** Call `onCheckpoint` also after every so many steps. Default: never. */
   checkpointEvery?: number;
-  /** Stops the run at the next reading; the state is checkpointed first. */
+  /** Stops the run at the next reading; the state is checkpointed first. One that is aborted already lets no step be made. */
   signal?: AbortSignal;
   /** Measure on the test set after each epoch. Default true. */
   evaluate?: boolean;

@@ -206,7 +206,11 @@ export class HostFeed implements Feed {
 
   ahead(): void {
     if (!this.batches || this.at.index >= this.batchesPerEpoch) return;
-    this.next = this.batches.next();
+    try {
+      this.next = this.batches.next();
+    } catch (error) {
+      this.next = Promise.reject(error); // the step with the last batch is done, and counts
+    }
     // Whoever awaits it hears of a failure; until then nobody does.
     if (this.next instanceof Promise) this.next.catch(() => {});
   }

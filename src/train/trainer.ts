@@ -63,7 +63,9 @@ export class Trainer<M extends Module = Module, K extends string = "accuracy"> {
   private imagesSinceLog = 0;
   private stopReason: string | null = null;
   /** What is awaited now: the state may be read between steps only. */
-  private phase: "idle" | "training" | "checkpoint" = "idle";
+  private phase: "idle" | "training" | "checkpoint" | "state" = "idle";
+  /** How many calls of `state` have not returned. */
+  private reading = 0;
   /** What the recorded steps were recorded with. */
   private recordedWith: readonly unknown[] = [];
   private described: Record<string, Record<string, unknown>> | null = null;
@@ -142,7 +144,16 @@ export class Trainer<M extends Module = Module, K extends string = "accuracy"> {
       let images = 0;
       let checkpointed = this.stepsDone;
       this.forgetOldPlans();
-      while (this.stepsDone < this.totalSteps && this.history.divergedAt === null) {
+      const isOver = () => signal?.aborted === true || this.stopped !== null;
+      const checkpoint = async () => {
+        this.phase = "checkpoint";
+        await callbacks.onCheckpoint!(await this.state());
+        this.phase = "training";
+        checkpointed = this.stepsDone;
+      };
+      let over = isOver();
+      if (over && callbacks.onCheckpoint) await checkpoint();
+      while (this.stepsDone < this.totalSteps && this.history.divergedAt === null && !over) {
         images += await this.trainStep();
         const epochEnds = this.stepsDone % batchesPerEpoch === 0 || this.stepsDone === this.totalSteps;
         const reading = this.stepsSinceLog >= this.options.logEvery || epochEnds;
@@ -159,7 +170,6 @@ export class Trainer<M extends Module = Module, K extends string = "accuracy"> {
           images = 0;
           await tell.onLog({ ...entry, ...speed }, this);
         }
-        const aborted = signal?.aborted === true;
         if (epochEnds && evaluates && this.testLoader && this.history.divergedAt === null) {
           const result = await this.evaluate();
           const entry = { step: this.stepsDone, epoch: this.epoch, ...result };
@@ -167,13 +177,9 @@ export class Trainer<M extends Module = Module, K extends string = "accuracy"> {
           await tell.onEval(entry, this);
           clock.time = performance.now();
         }
-        if (callbacks.onCheckpoint && (epochEnds || due || aborted || this.stopped !== null)) {
-          this.phase = "checkpoint";
-          await callbacks.onCheckpoint(await this.state());
-          this.phase = "training";
-          checkpointed = this.stepsDone;
-        }
-        if (aborted || this.stopped !== null) break;
+        over = isOver();
+        if (callbacks.onCheckpoint && (epochEnds || due || over)) await checkpoint();
+        over = isOver();
         this.forgetOldPlans();
       }
       await tell.onEnd(this);
@@ -193,7 +199,11 @@ export class Trainer<M extends Module = Module, K extends string = "accuracy"> {
   /** Nothing else may change the state while steps are made. */
   private begin(what: string): void {
     if (this.phase !== "idle") {
-      throw new UsageError(`Trainer.${what}: a run of this trainer is under way; await it first`);
+      const other =
+        this.phase === "state"
+          ? "state() reads this trainer's tensors"
+          : "a run of this trainer is under way";
+      throw new UsageError(`Trainer.${what}: ${other}; await it first`);
     }
     this.phase = "training";
   }
@@ -262,19 +272,21 @@ export class Trainer<M extends Module = Module, K extends string = "accuracy"> {
     gpu.scope(() => {
       const output = model.forward(images);
       const loss = checkNumberTensor("Trainer", "loss", this.options.loss(output, targets));
-      noGrad(() => {
-        gpu.accumulate(sums.loss_sum!, loss);
-        for (const [name, metric] of Object.entries(metrics)) {
+      const values = noGrad(() =>
+        Object.entries(metrics).map(([name, metric]) => {
           const value = checkNumberTensor("Trainer", `metrics.${name}`, metric(output, labels));
-          gpu.accumulate(sums[`${name}_sum`]!, value);
-        }
-        const bindings = { kept: sums.loss_range!, loss };
-        gpu.run({ shader: shaders.loss_range, entry: "keep", constants: {} }, bindings, [1, 1], "loss range");
-      });
+          return { sum: sums[`${name}_sum`]!, value };
+        }),
+      );
       optimizer.zeroGrad();
       loss.backward();
       if (most !== null) clipGradNorm(model.parameters(), most).dispose();
       optimizer.step();
+      // Last of all: of a step that fails nothing is to be read.
+      for (const { sum, value } of [{ sum: sums.loss_sum!, value: loss }, ...values])
+        gpu.accumulate(sum, value);
+      const bindings = { kept: sums.loss_range!, loss };
+      gpu.run({ shader: shaders.loss_range, entry: "keep", constants: {} }, bindings, [1, 1], "loss range");
     });
   }
 
@@ -312,6 +324,19 @@ export class Trainer<M extends Module = Module, K extends string = "accuracy"> {
           "onCheckpoint gets (checkpointEvery says how often), or call it between runs",
       );
     }
+    const { phase } = this;
+    if (phase === "checkpoint") return this.currentState();
+    this.phase = "state"; // nobody makes steps while tensors are read one after the other
+    this.reading += 1;
+    try {
+      return await this.currentState();
+    } finally {
+      this.reading -= 1;
+      if (this.reading === 0) this.phase = "idle";
+    }
+  }
+
+  private async currentState(): Promise<Checkpoint> {
     const tensors: StateDict = {};
     for (const [part, owner] of Object.entries({ model: this.model, optimizer: this.optimizer }))
       for (const [name, tensor] of Object.entries(await owner.stateDict()))

@@ -1,6 +1,6 @@
 import { inspect } from "node:util";
 import { describe, expect, it } from "vitest";
-import { learningRateFinder, Module, SGD, sum } from "../../src/index.ts";
+import { learningRateFinder, Module, SGD, sum, UsageError } from "../../src/index.ts";
 import { mul } from "../../src/ops/elementwise/elementwise.ts";
 import { AdamW } from "../../src/optim/adam.ts";
 import { clipGradNorm } from "../../src/optim/clip.ts";
@@ -139,6 +139,30 @@ describe("JointOptimizer", () => {
     expect(await read(w)).toEqual(weights);
     expect(await joint.stateDict()).toEqual(state);
     expect(joint.paramGroups.map(({ lr }) => lr)).toEqual([0.02, 0.01]);
+  });
+
+  it("refuses a rate that one of them, or of its groups, would not take, before it sets any", async () => {
+    const gpu = await testGpu();
+    const [a, b, c] = [1, 2, 3].map((v) => gpu.full([2], v, { requiresGrad: true }));
+    const groups = () => [{ params: [b!] }, { params: [c!], lr: 1e30 }];
+    const joint = new JointOptimizer([new SGD([a!], { lr: 0.1 }), new SGD(groups(), { lr: 0.2 })]);
+    const rates = () => [joint.lr, ...joint.paramGroups.map(({ lr }) => lr)];
+    const before = rates();
+    for (const wrong of [1e10, -1, Number.NaN]) {
+      expect(() => {
+        joint.lr = wrong;
+      }).toThrow(UsageError);
+      expect(rates()).toEqual(before);
+    }
+    joint.paramGroups[1]!.lr = 0.5; // by itself
+    expect(() => {
+      joint.lr = 1e10;
+    }).toThrow(/SGD: group 1's lr is .*; expected a number that float32 holds/);
+    expect(rates()).toEqual([0.1, 0.1, 0.5, 1e30]);
+    joint.lr = 0.2;
+    for (const [i, rate] of [0.2, 0.2, 0.4, 2e30].entries()) expect(rates()[i]! / rate).toBeCloseTo(1);
+    joint.dispose();
+    for (const t of [a, b, c]) t!.dispose();
   });
 
   it("shows what it is made of", async () => {

@@ -33,6 +33,7 @@ import {
   softmaxCrossEntropy,
   sub,
   sum,
+  type Tensor,
   Trainer,
   type TrainerCallback,
   transforms,
@@ -324,6 +325,67 @@ describe("Trainer", () => {
       for (const one of [trainer, optimizer, model]) one.dispose();
     }
     expect(results[1]).toEqual(results[0]);
+  });
+
+  it("counts each step that it made, and reads nothing of one that failed", async () => {
+    const gpu = await testGpu();
+    const whole = new DataLoader(data.train, { batchSize: 20, seed: 0, mean: [0.5], std: [0.5] });
+    const results: unknown[] = [];
+    for (const failing of [null, "loader", "metric"]) {
+      const model = smallNetwork(gpu);
+      freezeBatchNorm(model); // a step that fails would have moved running statistics
+      const optimizer = new SGD(model.parameters(), { lr: 0.1, momentum: 0.9 });
+      let left = failing === null ? 0 : 1;
+      const fails = (what: string, here = true) => {
+        if (failing !== what || !here || left === 0) return;
+        left -= 1;
+        throw new Error("mine");
+      };
+      const train = {
+        ...{ batchSize: 20, batchesPerEpoch: whole.batchesPerEpoch },
+        *epoch(epoch: number, start = 0) {
+          for (let i = start; i < whole.batchesPerEpoch; i += 1) {
+            fails("loader", i === 2); // when the batch is asked for ahead: the step before has been made
+            yield whole.batch(epoch, i);
+          }
+        },
+      };
+      const metrics = {
+        accuracy: (output: Tensor, labels: Tensor) => {
+          fails("metric");
+          return accuracy(output, labels);
+        },
+      };
+      const trainer = new Trainer({ model, optimizer, data: { train }, epochs: 1, metrics });
+      if (failing !== null) await expect(trainer.run()).rejects.toThrow("mine");
+      expect(trainer.step).toBe(failing === "loader" ? 2 : 0);
+      const { log, startLoss } = await trainer.run();
+      results.push([await values(model), log, startLoss]);
+      for (const one of [trainer, optimizer, model]) one.dispose();
+    }
+    expect(results[1]).toEqual(results[0]);
+    expect(results[2]).toEqual(results[0]);
+  });
+
+  it("makes no step where it is stopped before the first, and none while its state is read", async () => {
+    const gpu = await testGpu();
+    const model = smallNetwork(gpu);
+    const optimizer = new SGD(model.parameters(), { lr: 0.1 });
+    const trainer = new Trainer({ model, optimizer, data, batchSize: 20, epochs: 1 });
+    const aborted = new AbortController();
+    aborted.abort();
+    const steps: string[] = [];
+    const onCheckpoint = ({ metadata }: { metadata: Record<string, string> }) =>
+      void steps.push(metadata.step!);
+    await trainer.run({ signal: aborted.signal, onCheckpoint });
+    await trainer.run({ onStart: () => trainer.stop("not now"), onCheckpoint });
+    expect([trainer.step, trainer.stopped, ...steps]).toEqual([0, "not now", "0", "0"]);
+    const states = [trainer.state(), trainer.state()];
+    await expect(trainer.run()).rejects.toThrow(/Trainer\.run: state\(\) reads this trainer's tensors/);
+    for (const { metadata } of await Promise.all(states)) expect(metadata.step).toBe("0");
+    await trainer.run();
+    expect(trainer.step).toBe(4);
+    for (const one of [trainer, optimizer, model]) one.dispose();
   });
 
   it("resumes at the rates that were set by hand, and refuses what would make it another run", async () => {
