@@ -41,16 +41,19 @@ export function foldBatchNorm(model: Module): FoldedBatchNorms {
     }
   }
   const folded: string[] = [];
+  const gone = new Set<Tensor>();
   for (const module of names.keys()) {
     for (const pair of [...module.normedLayers()]) {
       const { layer, norm } = pair;
       if (uses.get(layer) !== 1 || uses.get(norm) !== 1 || layer.parametrizations || !norm.runningVar)
         continue;
-      fold(pair);
+      for (const tensor of [...fold(pair), ...[...norm.tensors()].map(([, own]) => own)]) gone.add(tensor);
       folded.push(names.get(norm)!);
-      norm.dispose();
     }
   }
+  // Layers may share a tensor, and not all of them be folded, or not yet.
+  for (const [, tensor] of model.tensors()) gone.delete(tensor);
+  for (const tensor of gone) tensor.dispose();
   const left = [...names].filter(([module, name]) => module instanceof BatchNorm2d && !folded.includes(name));
   return { folded, left: left.map(([, name]) => name) };
 }
@@ -68,7 +71,8 @@ function scaledOutputs(layer: NormedLayer["layer"], factor: Tensor): Tensor {
   return reshape(mul(byGroup, reshape(factor, [groups, 1, perGroup])), weight.shape);
 }
 
-function fold({ layer, norm, remove }: NormedLayer): void {
+/** Gives the tensors that the layer had. */
+function fold({ layer, norm, remove }: NormedLayer): Tensor[] {
   const { weight, bias } = layer;
   const { gpu } = weight;
   const [scaled, shift] = noGrad(() =>
@@ -93,7 +97,6 @@ function fold({ layer, norm, remove }: NormedLayer): void {
   }
   layer.weight = scaled;
   layer.bias = shift;
-  weight.dispose();
-  bias?.dispose();
   remove();
+  return bias ? [weight, bias] : [weight];
 }

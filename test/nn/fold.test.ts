@@ -156,6 +156,40 @@ describe("foldBatchNorm", () => {
     last.dispose();
   });
 
+  it("leaves tensors that layers share to those that still have them", async () => {
+    const make = () => {
+      const conv = () => new Conv2d(gpu, 3, 3, 3, { padding: 1, random });
+      const [first, second] = [conv(), conv()];
+      const norms = [1, 2, 3].map(() => new BatchNorm2d(gpu, 3));
+      const model = new Sequential(first, norms[0]!, new ReLU(), second, norms[1]!, new ReLU(), norms[2]!);
+      return { model, first, second, norms };
+    };
+    const both = make();
+    both.second.weight.dispose();
+    both.second.weight = both.first.weight;
+    const one = make();
+    for (const i of [1, 2]) {
+      one.norms[i]!.weight!.dispose();
+      one.norms[i]!.weight = one.norms[0]!.weight;
+    }
+    for (const { model } of [both, one]) {
+      // One that is shared is counted once.
+      const own = () => new Set([...model.tensors()].map(([, tensor]) => tensor)).size;
+      const others = gpu.stats.liveBuffers - own();
+      const x = gpu.tensor(normals(2 * 5 * 4 * 3, 1), [2, 5, 4, 3]);
+      const outputs = () => noGrad(() => gpu.scope(() => model.forward(x)));
+      await trained(model);
+      const first = outputs();
+      const before = await first.read();
+      expect(foldBatchNorm(model)).toEqual({ folded: ["layers.1", "layers.4"], left: ["layers.6"] });
+      const after = outputs();
+      expect(relativeError(await after.read(), before)).toBeLessThan(2e-5);
+      for (const t of [x, first, after]) t.dispose();
+      expect(gpu.stats.liveBuffers).toBe(others + own());
+      model.dispose();
+    }
+  });
+
   it("leaves a shared convolution, one with a weight norm, and a norm without running statistics", async () => {
     const conv = () => new Conv2d(gpu, 4, 4, 3, { padding: 1, random });
     const shared = conv();
