@@ -31,7 +31,7 @@ const INTERNAL: Record<string, string> = {
   Tensor:
     "watch overwrite part moveTo takeGradSlot placeGrad joinSlot saved store activated plus beforeWrite checkData checkUpstream checkLive static empty " +
     "static from static full static over static lazy",
-  Trainer: "evaluate begin trainStep countStep load rate computeStep readLog forgetOldPlans",
+  Trainer: "evaluate begin trainStep countStep load currentState rate computeStep readLog forgetOldPlans",
   Module: "checkStateDict under namePaths children modules tensors flop normedLayers",
   Sequential: "normedLayers",
   ConvTranspose2d: "flop",
