@@ -464,8 +464,9 @@ function foldLanes(ctx: Context, lanes: number): [number, number] {
 }
 
 /**
- * Runs `partials` over as many slices of `rows` as keep the adapter busy, which are `most` workgroups on a GPU, and adds them up: at the end
- * of the pass, where `late` is given. Each slice gives as many partial results as it has `parts`, which have their last dimension, `count`, rounded up to a multiple of 4.
+ * Runs `partials` over as many slices of `rows` as keep the adapter busy, which are `most` workgroups on a GPU, and adds them up: at the
+ * end of the pass, where `late` is given. Each slice gives as many partial results as it has `parts`; they have their last dimension,
+ * `count`, rounded up to a multiple of 4.
  */
 function sumOfSlices(
   ctx: Context,
