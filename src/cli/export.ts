@@ -34,15 +34,17 @@ type Write = (model: Module, note: NetworkNote, fold: boolean) => Promise<Uint8A
 
 /** How a network is written, by the end of the file's name. */
 const FORMATS: Record<string, Write> = {
-  ".onnx": (model, { height, width, channels, classNames, mean, std }, fold) => {
+  ".onnx": (model, note, fold) => {
+    const { height, width, channels, classNames, mean, std } = note;
     if (fold) foldBatchNorm(model);
     // Readers of a model see what its input has to be: (pixel / 255 − mean) / std.
     const metadata = {
       classNames: JSON.stringify(classNames),
       mean: JSON.stringify(mean),
       std: JSON.stringify(std),
+      ...noteMetadata(note),
     };
-    return exportOnnx(model, { shape: [height, width, channels], metadata });
+    return exportOnnx(model, { shape: [height, width, channels], metadata, ...torchOptionsOf(note) });
   },
   ".safetensors": async (model, note) => {
     const state = await torchStateDict(model, torchOptionsOf(note));
@@ -87,7 +89,7 @@ async function exportNetwork(flags: ExportFlags): Promise<void> {
   const saved = await readNetwork("export", flags);
   const gpu = await requestGpu({ adapter });
   try {
-    const model = makeSavedNetwork(gpu, saved);
+    const model = makeSavedNetwork(gpu, saved, { mayFold: extname(to) === ".onnx" });
     const { options, height, width, channels, classNames } = saved.note;
     const parameters = model.parameters().reduce((sum, { size }) => sum + size, 0);
     const bytes = await write(model, saved.note, fold);

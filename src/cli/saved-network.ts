@@ -10,10 +10,12 @@ import { decodeSafetensors } from "../formats/safetensors.ts";
 import { fromTorch, type TorchOptions } from "../formats/torch.ts";
 import type { Gpu } from "../gpu.ts";
 import { fromJson, toJson } from "../json.ts";
+import { foldBatchNorm } from "../nn/fold.ts";
 import { RESNET_NORMS, type ResNetNorm } from "../nn/models/resnet.ts";
 import type { Module, StateDict } from "../nn/module.ts";
 import { DATASET_NAMES, loadDataset } from "../node/datasets.ts";
 import { readNamed } from "../node/files.ts";
+import { decodeOnnx } from "../onnx/decode.ts";
 import { isPlain } from "../options.ts";
 import { decodeCheckpoint } from "../train/checkpoint.ts";
 import { makeNetwork, NETWORK_NAMES } from "../train/networks.ts";
@@ -55,7 +57,7 @@ export const repeatable = (value: string) => value.split(",").map((part) => numb
 /** The options with which a network is found and described. */
 export function addNetworkOptions(command: Command, from: string): void {
   command
-    .option("--from <file>", "checkpoint of train, or another safetensors file", text, from)
+    .option("--from <file>", "checkpoint of train, or another safetensors or ONNX file", text, from)
     .option("--model <name>", `of files that don't say: ${NETWORK_NAMES.join(", ")}`)
     .option("--classes <names>", "of files that don't say: with commas, or a text file of one a line", text)
     .option("--size <pixels>", "of files that don't say: 32, or height x width as 224x192", imageSize)
@@ -87,18 +89,12 @@ export async function readNetwork(op: string, flags: NetworkFlags): Promise<Save
   const { from: file } = flags;
   if (!existsSync(file)) {
     throw new DataError(
-      `${op}: there is no ${printable(file)}; run \`fusenorm train\` first, or name a checkpoint or another safetensors file: --from`,
-    );
-  }
-  if (/\.onnx$/i.test(file)) {
-    throw new UsageError(
-      `${op}: ${printable(file)} is an ONNX file, which is for other programs; expected a checkpoint or another safetensors file, such as ` +
-        "`fusenorm export --to model.safetensors` writes",
+      `${op}: there is no ${printable(file)}; run \`fusenorm train\` first, or name a checkpoint or another file of weights: --from`,
     );
   }
   const { bytes } = await readNamed(file);
   refusePickle(op, file, bytes);
-  const { tensors, metadata } = decodeSafetensors(bytes, file);
+  const { tensors, metadata } = await decodeWeights(bytes, file);
   const state = stateOfCheckpoint(bytes, file, metadata);
   if (state) {
     refuseFlags(op, file, flags, ["data"]);
@@ -114,6 +110,17 @@ export async function readNetwork(op: string, flags: NetworkFlags): Promise<Save
     return { file, note: readNote(file, metadata[NOTE]), state: tensors, torch: true };
   }
   return { file, note: await noteOfFlags(op, file, flags), state: tensors, torch: true };
+}
+
+/** The tensors of a safetensors or an ONNX file, and its metadata. What an ONNX file of ours has for its nodes alone is left out. */
+export async function decodeWeights(
+  bytes: Uint8Array,
+  file: string,
+): Promise<{ tensors: StateDict; metadata: Record<string, string> }> {
+  if (!/\.onnx$/i.test(file)) return decodeSafetensors(bytes, file);
+  const { tensors, metadata } = await decodeOnnx(bytes, file);
+  const weights = Object.entries(tensors).filter(([name]) => !/^constant_\d+$/.test(name));
+  return { tensors: Object.fromEntries(weights), metadata };
 }
 
 /** @throws DataError for what PyTorch's own `save` writes: a pickle, alone or in an archive */
@@ -309,12 +316,31 @@ export function torchOptionsOf({
   return isVgg ? { flattened: { "classifier.0": [7, 7] } } : {};
 }
 
-/** The network with its weights, in inference mode. @throws DataError if they are of another one */
-export function makeSavedNetwork(gpu: Gpu, { file, note, state, torch }: SavedNetwork): Module {
+/**
+ * The network with its weights, in inference mode: with its batch-norms folded, if they are in the file.
+ * @throws DataError if the weights are of another network, or folded where they may not be
+ */
+export function makeSavedNetwork(
+  gpu: Gpu,
+  { file, note, state, torch }: SavedNetwork,
+  { mayFold = true } = {},
+): Module {
   const { options, height, width, channels, classNames } = note;
   const model = makeNetwork(gpu, options, { height, width, channels, classes: classNames.length });
   const own = torch ? fromTorch(model, state, torchOptionsOf(note)) : state;
-  const { missing, unexpected, mismatched } = model.loadStateDict(own, { strict: false });
+  let report = model.loadStateDict(own, { strict: false });
+  if (report.hint !== undefined && report.missing.some((name) => name.endsWith("runningVar"))) {
+    if (!mayFold) {
+      throw new DataError(
+        `${printable(file)}: its batch-norms are folded into the layers before them; expected a network that can be trained on, as export writes it without --fold`,
+      );
+    }
+    foldBatchNorm(model.eval());
+    report = model.loadStateDict(own, { strict: false });
+  }
+  const { missing, mismatched } = report;
+  // Of other programs' ONNX files: sizes and the like, for nodes.
+  const unexpected = report.unexpected.filter((name) => !/^(onnx::|\/)/.test(name));
   // Counts of batches say nothing to a network in inference.
   const lacking = missing.filter((name) => !name.endsWith("numBatchesTracked"));
   const [first] = mismatched;

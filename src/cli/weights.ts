@@ -6,14 +6,18 @@ import { DataError } from "../errors.ts";
 import { printable } from "../foreign.ts";
 import { crc32 } from "../formats/crc32.ts";
 import { decodeNpz } from "../formats/npy.ts";
-import { decodeSafetensors } from "../formats/safetensors.ts";
 import { fromTorch } from "../formats/torch.ts";
 import type { Module, StateDict } from "../nn/module.ts";
 import { readNamed } from "../node/files.ts";
-import { decodeOnnx } from "../onnx/decode.ts";
 import { classifierOf, type ImageTask, isCifarNetwork } from "../train/networks.ts";
 import { defaultTrainOptions, type TrainOptions } from "../train/train-options.ts";
-import { momentsAndOptions, refusePickle, stateOfCheckpoint, torchOptionsOf } from "./saved-network.ts";
+import {
+  decodeWeights,
+  momentsAndOptions,
+  refusePickle,
+  stateOfCheckpoint,
+  torchOptionsOf,
+} from "./saved-network.ts";
 
 /** What a file of weights holds. */
 export interface Weights {
@@ -50,8 +54,7 @@ export async function readWeights(file: string): Promise<Weights> {
   const common = { file, checksum, torch: true, moments: null, options: null };
   const end = extname(file).toLowerCase();
   if (end === ".npz") return { ...common, state: await decodeNpz(bytes, file) };
-  if (end === ".onnx") return { ...common, state: (await decodeOnnx(bytes, file)).tensors };
-  const { tensors, metadata } = decodeSafetensors(bytes, file);
+  const { tensors, metadata } = await decodeWeights(bytes, file);
   const { moments, options } = momentsAndOptions(metadata);
   const own = stateOfCheckpoint(bytes, file, metadata);
   return { ...common, moments, options, ...(own ? { state: own, torch: false } : { state: tensors }) };
@@ -68,7 +71,7 @@ export function loadWeights(
   task: ImageTask,
 ): WeightsReport {
   const own = torch ? fromTorch(model, state, torchOptionsOf({ options, ...task })) : state;
-  const { missing, unexpected, mismatched } = model.loadStateDict(own, { strict: false });
+  const { missing, unexpected, mismatched, hint: folded } = model.loadStateDict(own, { strict: false });
   const [classifier] = classifierOf(model);
   const isElse = (name: string) => !name.startsWith(`${classifier}.`) && !name.endsWith("numBatchesTracked");
   const [other] = mismatched.filter(({ name }) => isElse(name));
@@ -81,7 +84,7 @@ export function loadWeights(
         `name of one of ${options.model}, such as ${names[0]![0]}; expected ` +
         printable(
           (theirs && flagsOf(theirs, options)) ??
-            "those of PyTorch, as safetensors have them: ONNX keeps no names of folded layers",
+            "those of PyTorch, as safetensors have them: PyTorch's ONNX keeps no names of folded layers",
         ),
     );
   }
@@ -89,7 +92,10 @@ export function loadWeights(
   if (wrong !== null) {
     const first = names.find(([, { rank }]) => rank === 4);
     const hint = other && other.name === first?.[0] ? hintOf(own[other.name]!.shape, first[1].shape) : null;
-    const said = theirs && flagsOf(theirs, options);
+    const unfolded =
+      folded &&
+      "weights whose batch-norms are not folded into the layers before them (export without --fold)";
+    const said = (theirs && flagsOf(theirs, options)) ?? unfolded;
     throw new DataError(
       `train: ${printable(file)}: its tensors are not those of ${options.model} (${mismatched.length + missing.length} of ${names.length} ` +
         `differ): ${printable(wrong)}; expected ${printable(said ?? hint ?? "weights of the network that --model, --depth, --width and --norm say")}`,

@@ -21,7 +21,7 @@ export interface TorchOptions {
 const OPTIONS = optionNames<TorchOptions>({ flattened: 0 });
 
 /** One tensor of a model: its name here, its name there, and how its axes are there. */
-interface Named {
+export interface Named {
   ours: string;
   theirs: string;
   tensor: Tensor;
@@ -29,7 +29,12 @@ interface Named {
   there: { shape: Shape; order: readonly number[] } | null;
 }
 
-function* named(model: Module, flattened: Record<string, readonly [number, number]>): Iterable<Named> {
+/** A model's tensors and what PyTorch makes of them. */
+export function named(op: string, model: Module, options: TorchOptions): Iterable<Named> {
+  return namedBy(model, checked(op, model, options));
+}
+
+function* namedBy(model: Module, flattened: Record<string, readonly [number, number]>): Iterable<Named> {
   function* walk(module: Module, ours: string, theirs: string): Iterable<Named> {
     for (const [field, tensor] of Object.entries(module)) {
       if (!isTensor(tensor)) continue;
@@ -88,6 +93,13 @@ function permuted<T extends StateDict[string]["data"]>(data: T, shape: Shape, or
 /** The order that undoes `order`. */
 const inverse = (order: readonly number[]) => order.map((_, axis) => order.indexOf(axis));
 
+/** Elements of a tensor here in the order that they have there. */
+export function dataThere<T extends StateDict[string]["data"]>(data: T, there: Named["there"]): T {
+  if (!there) return data;
+  const here = there.order.map((axis) => there.shape[axis]!);
+  return permuted(data, here, inverse(there.order));
+}
+
 function checked(
   op: string,
   model: Module,
@@ -117,13 +129,13 @@ function checked(
  * ```
  */
 export function fromTorch(model: Module, state: StateDict, options: TorchOptions = {}): StateDict {
-  const flattened = checked("fromTorch", model, options);
+  const tensors = named("fromTorch", model, options);
   if (!isPlain(state)) {
     throw new ShapeError(`fromTorch: state is ${show(state)}; expected { shape, dtype, data } by name`);
   }
   const { ...rest } = state;
   const result: StateDict = {};
-  for (const { ours, theirs, tensor, there } of named(model, flattened)) {
+  for (const { ours, theirs, tensor, there } of tensors) {
     if (!Object.hasOwn(state, theirs)) continue;
     delete rest[theirs];
     result[ours] = converted(state[theirs]!, tensor, there);
@@ -152,22 +164,15 @@ function converted(state: StateDict[string], tensor: Tensor, there: Named["there
  * which it has none, are left out.
  */
 export async function torchStateDict(model: Module, options: TorchOptions = {}): Promise<StateDict> {
-  const flattened = checked("torchStateDict", model, options);
   const state: StateDict = {};
-  for (const { theirs, tensor, there } of named(model, flattened)) {
+  for (const { theirs, tensor, there } of named("torchStateDict", model, options)) {
     if (isGenerator(tensor)) continue;
     const data = await tensor.read();
     const isCount = theirs.endsWith("num_batches_tracked");
     state[theirs] = {
       shape: isCount ? [] : there && tensor.rank === 4 ? there.shape : tensor.shape,
       dtype: tensor.dtype,
-      data: there
-        ? permuted(
-            data,
-            there.order.map((axis) => there.shape[axis]!),
-            inverse(there.order),
-          )
-        : data,
+      data: dataThere(data, there),
     };
   }
   return state;

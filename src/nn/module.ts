@@ -28,6 +28,8 @@ export interface LoadReport {
   unexpected: string[];
   /** Tensors of another shape or type in the state, and what is wrong. */
   mismatched: { name: string; why: string }[];
+  /** Where the state seems to be that of this network with its batch-norms folded, or not folded: what to do. */
+  hint?: string;
 }
 
 const LOAD_OPTIONS = optionNames<LoadOptions>({ strict: 0 });
@@ -241,7 +243,8 @@ export abstract class Module {
       }
       tensor.write(state[name]!.data);
     }
-    return report;
+    const hint = foldingHint(this, report.missing, report.unexpected);
+    return hint === null ? report : { ...report, hint };
   }
 
   /** What `loadStateDict` checks. @throws ShapeError */
@@ -257,7 +260,9 @@ export abstract class Module {
       const theirs = unknown.some((name) => /running_|num_batches_|^\d+\.|weight_g$/.test(name));
       throw new ShapeError(
         `loadStateDict: missing ${list(missing)}, unexpected ${list(unknown)}; expected the state of the same network` +
-          (theirs ? ", by names of its own: fromTorch(model, state) makes them of PyTorch's" : ""),
+          (theirs
+            ? ", by names of its own: fromTorch(model, state) makes them of PyTorch's"
+            : printed(this, missing, unknown)),
       );
     }
     for (const [name, tensor] of own) {
@@ -308,6 +313,49 @@ function isOihw(theirs: Shape, [k, r, s, c, ...rest]: Shape): boolean {
 export function parameter(gpu: Gpu, data: Float32Array, shape: Shape): Tensor {
   return gpu.keep(gpu.tensor(data, shape, { requiresGrad: true }));
 }
+
+/**
+ * What to do with a state that has a layer's weight and bias, but nothing of the batch-norm after it, or the other way round; null
+ * for others.
+ */
+export function foldingHint(
+  model: Module,
+  missing: readonly string[],
+  unexpected: readonly string[],
+): string | null {
+  const [lacking, more] = [new Set(missing), new Set(unexpected)];
+  const names = new Map([...model.modules()].map(([name, module]) => [module, name]));
+  for (const [, module] of model.modules()) {
+    for (const { layer, norm } of module.normedLayers()) {
+      const [before, at] = [names.get(layer)!, names.get(norm)!];
+      const own = [...norm.tensors()].map(([name]) => `${at}.${name}`);
+      const isThere =
+        !lacking.has(`${before}.weight`) &&
+        (!layer.bias ? more.has(`${before}.bias`) : !lacking.has(`${before}.bias`));
+      if (!isThere || own.length === 0 || !own.every((name) => lacking.has(name))) continue;
+      return (
+        `the batch-norm ${at} is folded into ${before} there, or was never there: write the network without folding it (no --fold, no foldBatchNorm), ` +
+        "or fold this one first, foldBatchNorm(model.eval()), which is for inference"
+      );
+    }
+  }
+  const norm = unexpected.find((name) => /\.running(Var|_var)$/.test(name));
+  if (norm === undefined) return null;
+  // What folding leaves: a bias that the layer did not have, or an empty place in a Sequential.
+  const bare = (name: string) => name.replaceAll(/(^|\.)layers\./g, "$1");
+  const place = bare(norm).replace(/\.[^.]+$/, "");
+  const isFolded =
+    missing.some((name) => name.endsWith(".bias")) ||
+    [...names.values()].some((name) => bare(name) === place);
+  return isFolded
+    ? `this network's batch-norms seem to be folded, the state has ${norm}: load the state before foldBatchNorm(model)`
+    : null;
+}
+
+const printed = (...of: Parameters<typeof foldingHint>) => {
+  const hint = foldingHint(...of);
+  return hint === null ? "" : `: ${hint}`;
+};
 
 function list(names: readonly string[]): string {
   if (names.length === 0) return "nothing";

@@ -34,7 +34,7 @@ export type OnnxTensor = StateDict[string] & { stored: StoredType };
 const INSIDE = 0;
 
 /**
- * Every tensor that an ONNX model holds, by name: initialisers and constants. Types of elements become those that
+ * Every tensor that an ONNX model holds, by name: initialisers and constants; and its metadata, text by key. Types of elements become those that
  * `decodeSafetensors` makes of them; names and layouts are the file's: `fromTorch` makes them those of a model here, if PyTorch
  * wrote the file. Needs the package `onnx-proto`.
  * @param name the file's, for messages
@@ -43,7 +43,7 @@ const INSIDE = 0;
 export async function decodeOnnx(
   file: Uint8Array,
   name: string,
-): Promise<{ tensors: Record<string, OnnxTensor> }> {
+): Promise<{ tensors: Record<string, OnnxTensor>; metadata: Record<string, string> }> {
   const op = "decodeOnnx";
   checkText(op, "name", name);
   const bad = (what: string, rule = "an ONNX model: get it anew", cause?: unknown) =>
@@ -84,7 +84,8 @@ export async function decodeOnnx(
     if (value) add(output?.[0], value);
   }
   // fromEntries, since a tensor may have a name that objects have a property of.
-  return { tensors: Object.fromEntries(tensors) };
+  const notes = (model.metadataProps ?? []).map(({ key, value }) => [key ?? "", value ?? ""]);
+  return { tensors: Object.fromEntries(tensors), metadata: Object.fromEntries(notes) };
 }
 
 /** A copy of the elements as a file stores them. */

@@ -3,6 +3,7 @@
 import { noGrad } from "../autograd/tape.ts";
 import type { BufferRange } from "../device/buffers.ts";
 import { ShapeError, UsageError } from "../errors.ts";
+import { type Named, named, type TorchOptions } from "../formats/torch.ts";
 import type { Gpu } from "../gpu.ts";
 import { Dropout, Dropout2d, StochasticDepth } from "../nn/dropout.ts";
 import { BatchNorm2d } from "../nn/layers.ts";
@@ -18,7 +19,7 @@ import { onnxLibrary } from "./library.ts";
 import { WRITERS } from "./writers.ts";
 
 /** Options of `exportOnnx`. */
-export interface OnnxOptions {
+export interface OnnxOptions extends TorchOptions {
   /** Of one image or row, without the batch: [H, W, C], or [C]. The model takes [N, C, H, W] of any N. */
   shape: Shape;
   /** Of the graph. Default "fusenorm". */
@@ -30,7 +31,14 @@ export interface OnnxOptions {
   metadata?: Record<string, string>;
 }
 
-const OPTIONS = optionNames<OnnxOptions>({ shape: 0, name: 0, inputName: 0, outputName: 0, metadata: 0 });
+const OPTIONS = optionNames<OnnxOptions>({
+  shape: 0,
+  name: 0,
+  inputName: 0,
+  outputName: 0,
+  metadata: 0,
+  flattened: 0,
+});
 
 /**
  * Images in the runs that are watched: other numbers than 1, which sizes of other axes are more often. The graphs of both runs are
@@ -43,6 +51,10 @@ const ROWS = [3, 2] as const;
  * nodes of their own; those that `foldBatchNorm` has put into the weights are gone. What does not depend on the input, such as a
  * weight of `weightNorm`, is written as a constant. The network is run twice, and what it works out beside ops is refused. Needs the
  * package `onnx-proto`.
+ *
+ * Initialisers have the names and layouts that `torchStateDict` gives the model's tensors, with the same `flattened`: what
+ * `decodeOnnx` and `fromTorch` make of the file goes back into a network like this one, or one that is folded like it. Counts of
+ * batches are not in it.
  * @throws UsageError for a network in training mode, or one that runs an op which is not written here, kernels of its own by `gpu.run`,
  * or whose graph hangs on the batch's size, on the input's values or on chance
  */
@@ -50,7 +62,14 @@ export async function exportOnnx(model: Module, options: OnnxOptions): Promise<U
   const op = "exportOnnx";
   checkInstance(op, "model", model, Module);
   checkOptions(op, options, OPTIONS);
-  const { shape, name = "fusenorm", inputName = "input", outputName = "output", metadata = {} } = options;
+  const {
+    shape,
+    name = "fusenorm",
+    inputName = "input",
+    outputName = "output",
+    metadata = {},
+    flattened,
+  } = options;
   checkShape(op, shape);
   for (const [field, value] of Object.entries({ name, inputName, outputName })) checkText(op, field, value);
   if (shape.length !== 3 && shape.length !== 1) {
@@ -66,7 +85,7 @@ export async function exportOnnx(model: Module, options: OnnxOptions): Promise<U
   if (!first) throw new UsageError(`${op}: the model has no tensors; expected a network`);
   const { gpu } = first[1];
   const { onnx } = await onnxLibrary(op);
-  const names = { inputName, outputName };
+  const names = { inputName, outputName, weights: [...named(op, model, flattened ? { flattened } : {})] };
   const { graph, outShape } = await watched(op, model, gpu, [ROWS[0], ...shape], names);
   const again = await watched(op, model, gpu, [ROWS[1], ...shape], names);
   const difference = graph.differenceTo(again.graph);
@@ -81,6 +100,7 @@ export async function exportOnnx(model: Module, options: OnnxOptions): Promise<U
       `${op}: the output of ${ROWS[0]} rows is ${formatShape(outShape)}; expected as many rows in its first axis`,
     );
   }
+  graph.prune(outputName);
   const sizes = (dims: Shape) => {
     const [, ...rest] = dims.length === 4 ? [dims[0]!, dims[3]!, dims[1]!, dims[2]!] : dims;
     return { dim: [{ dimParam: "N" }, ...rest.map((size) => ({ dimValue: size }))] };
@@ -110,9 +130,9 @@ async function watched(
   model: Module,
   gpu: Gpu,
   shape: Shape,
-  { inputName, outputName }: { inputName: string; outputName: string },
+  { inputName, outputName, weights }: { inputName: string; outputName: string; weights: readonly Named[] },
 ): Promise<{ graph: Graph; outShape: Shape }> {
-  const graph = new Graph(op, inputName);
+  const graph = new Graph(op, inputName, weights);
   const held: Tensor[] = [];
   try {
     const recorded: Recorded[] = [];
@@ -188,7 +208,7 @@ function record(graph: Graph, { op, inputs, params, out }: TracedOp, held: Tenso
   for (const tensor of Object.values(inputs)) if (tensor) graph.refuseView(op, tensor);
   if (Object.values(names).every((name) => name === undefined)) return null;
   const hold = (tensor: Tensor) => {
-    const own = tensor.gpu.keep(tensor.alias());
+    const own = graph.hold(tensor);
     held.push(own);
     return own;
   };

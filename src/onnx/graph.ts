@@ -2,6 +2,7 @@
 
 import type { BufferRange } from "../device/buffers.ts";
 import { UsageError } from "../errors.ts";
+import { dataThere, type Named } from "../formats/torch.ts";
 import { formatShape, type Shape, sameShape, sizeOf } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 
@@ -36,9 +37,21 @@ export function liesIn(tensor: Tensor, { storage, byteOffset, byteLength }: Buff
   );
 }
 
+/** Whether two handles are of the same elements, seen alike. */
+function areSame(a: Tensor, b: Tensor): boolean {
+  if (a === b) return true;
+  if (!sameShape(a.shape, b.shape) || a.isDisposed || a.isPending || b.isDisposed || b.isPending)
+    return false;
+  const [one, other] = [a.range, b.range];
+  return one.storage === other.storage && one.byteOffset === other.byteOffset;
+}
+
 export class Graph {
-  readonly nodes: OnnxNode[] = [];
-  readonly constants: OnnxConstant[] = [];
+  nodes: OnnxNode[] = [];
+  constants: OnnxConstant[] = [];
+  /** Of the model's tensors that an op has taken, by the handle that is held. */
+  private readonly weights = new Map<Tensor, Named>();
+  private readonly flattened = new Map<string, { map: string; shape: Shape }>();
   private readonly names = new Map<Tensor, string>();
   private readonly views = new Set<Tensor>();
   private count = 0;
@@ -46,7 +59,45 @@ export class Graph {
   constructor(
     private readonly op: string,
     private readonly inputName: string,
-  ) {}
+    private readonly model: readonly Named[],
+  ) {
+    this.refuseName("inputName", inputName);
+  }
+
+  private refuseName(option: string, name: string): void {
+    if (!this.model.some(({ theirs }) => theirs === name)) return;
+    throw new UsageError(
+      `${this.op}: ${option} is "${name}", which is the name of one of the model's tensors; expected another name`,
+    );
+  }
+
+  /** Another handle on what does not depend on the input, which has the model's name for it. */
+  hold(tensor: Tensor): Tensor {
+    const own = tensor.gpu.keep(tensor.alias());
+    const weight = this.model.find((one) => areSame(one.tensor, tensor));
+    if (weight) this.weights.set(own, weight);
+    return own;
+  }
+
+  /** Of maps that became rows, in the order of the elements here. */
+  placeFlattened(rows: string, map: string, shape: Shape): void {
+    this.flattened.set(rows, { map, shape });
+  }
+
+  /** Rows that have a linear layer's columns in its order there: those of the maps themselves, if the layer is one of `flattened`. */
+  rowsFor(weight: Tensor, rows: string): string {
+    const { theirs, there } = this.weights.get(weight) ?? {};
+    if (!there) return rows;
+    const [, channels, height, width] = there.shape;
+    const { map, shape = [] } = this.flattened.get(rows) ?? {};
+    if (map !== undefined && sameShape(shape.slice(1), [height!, width!, channels!])) {
+      return this.node("Flatten", [map], { ints: { axis: 1 } });
+    }
+    throw new UsageError(
+      `${this.op}: flattened says that ${theirs} takes maps of ${height}×${width}, but its input is ` +
+        `${map === undefined ? "not what flatten gave" : `of maps ${formatShape(shape.slice(1))}`}; expected the sizes of the maps that are flattened`,
+    );
+  }
 
   /** A name for what an op gave. */
   place(tensor: Tensor, name = this.fresh("value")): string {
@@ -100,7 +151,34 @@ export class Graph {
 
   private fresh(what: string): string {
     this.count += 1;
-    return `${what}_${this.count}`;
+    const name = `${what}_${this.count}`;
+    return this.model.some(({ theirs }) => theirs === name) ? this.fresh(what) : name;
+  }
+
+  /** Whether a tensor is one of the model's own. */
+  isWeight(tensor: Tensor): boolean {
+    return this.weights.has(tensor);
+  }
+
+  /**
+   * An initialiser of what does not depend on the input: of the model's tensors one each, by PyTorch's name and in its layout. Of
+   * others filters are in that layout, too.
+   */
+  async stored(tensor: Tensor): Promise<string> {
+    const weight = this.weights.get(tensor);
+    if (weight && this.constants.some(({ name }) => name === weight.theirs)) return weight.theirs;
+    const data = (await tensor.read()) as Float32Array;
+    if (weight) {
+      const { theirs, there } = weight;
+      return this.floats(
+        dataThere(data, there),
+        there && tensor.rank === 4 ? there.shape : tensor.shape,
+        theirs,
+      );
+    }
+    if (tensor.rank !== 4) return this.floats(data, tensor.shape);
+    const shape = CHANNELS_SECOND.map((axis) => tensor.shape[axis]!);
+    return this.floats(permute(data, tensor.shape, CHANNELS_SECOND), shape);
   }
 
   /** Adds a node of one output, and returns that: `out`, or a name of its own. Attributes are integers but for `floats` and `strings`. */
@@ -134,9 +212,9 @@ export class Graph {
     return out;
   }
 
-  floats(values: Float32Array, dims: Shape): string {
+  floats(values: Float32Array, dims: Shape, name?: string): string {
     const rawData = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
-    return this.constant(rawData, dims, FLOAT);
+    return this.constant(rawData, dims, FLOAT, name);
   }
 
   integers(values: readonly number[]): string {
@@ -149,14 +227,29 @@ export class Graph {
     return this.node("Shape", [value], { ints: { start: 0, end: 1 } });
   }
 
-  private constant(rawData: Uint8Array, dims: Shape, dataType: number): string {
-    const name = this.fresh("constant");
+  private constant(
+    rawData: Uint8Array,
+    dims: Shape,
+    dataType: number,
+    name = this.fresh("constant"),
+  ): string {
     this.constants.push({ name, dims: [...dims], dataType, rawData });
     return name;
   }
 
+  /** Leaves out nodes and initialisers that a value does not depend on. */
+  prune(output: string): void {
+    const needed = new Set([output]);
+    for (const node of [...this.nodes].reverse()) {
+      if (node.output.some((name) => needed.has(name))) for (const name of node.input) needed.add(name);
+    }
+    this.nodes = this.nodes.filter((node) => node.output.some((name) => needed.has(name)));
+    this.constants = this.constants.filter(({ name }) => needed.has(name));
+  }
+
   /** Gives the graph's last value another name. */
   rename(from: string, to: string): void {
+    this.refuseName("outputName", to);
     if (to === this.inputName || this.nodes.some(({ output }) => output.includes(to))) {
       throw new UsageError(`${this.op}: outputName is "${to}", which the graph has; expected another name`);
     }
@@ -166,6 +259,9 @@ export class Graph {
     }
   }
 }
+
+/** The order that makes [N, C, H, W] of [N, H, W, C], and [K, C, R, S] of [K, R, S, C]. */
+export const CHANNELS_SECOND = [0, 3, 1, 2];
 
 /** Elements with axes in another order: axis i of the result is axis `order[i]` of what is given. */
 export function permute(data: Float32Array, shape: Shape, order: readonly number[]): Float32Array {

@@ -5,12 +5,11 @@ import { show } from "../options.ts";
 import type { Shape } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Recorded } from "./export.ts";
-import { type Graph, permute } from "./graph.ts";
+import { CHANNELS_SECOND, type Graph, permute } from "./graph.ts";
 
 type Writer = (graph: Graph, recorded: Recorded) => void | Promise<void>;
 
-/** The order that makes [N, C, H, W] of [N, H, W, C], and [K, C, R, S] of [K, R, S, C]. */
-const CHANNELS_SECOND = [0, 3, 1, 2];
+/** The order that makes [N, H, W, C] of [N, C, H, W]. */
 const CHANNELS_LAST = [0, 2, 3, 1];
 
 const both = (value: unknown, fallback: number): [number, number] =>
@@ -52,12 +51,11 @@ function pads(padding: unknown, reach: readonly [number, number]): number[] {
 const conv2d: Writer = async (graph, recorded) => {
   const { stride, padding, dilation, groups = 1 } = recorded.params as Record<string, unknown>;
   const weight = constant(recorded, "weight")!;
-  const [K, R, S, C] = weight.shape as [number, number, number, number];
+  const [, R, S] = weight.shape as [number, number, number, number];
   const dilations = both(dilation, 1);
-  const data = permute(await read(weight), weight.shape, CHANNELS_SECOND);
-  const input = [dynamic(recorded), graph.floats(data, [K, C, R, S])];
+  const input = [dynamic(recorded), await graph.stored(weight)];
   const bias = constant(recorded, "bias");
-  if (bias) input.push(graph.floats(await read(bias), [K]));
+  if (bias) input.push(await graph.stored(bias));
   const reach = [(R - 1) * dilations[0], (S - 1) * dilations[1]] as const;
   graph.node("Conv", input, {
     out: recorded.out,
@@ -72,8 +70,7 @@ const conv2d: Writer = async (graph, recorded) => {
 const convTranspose2d: Writer = async (graph, recorded) => {
   const { stride, padding, outputPadding, dilation, groups = 1 } = recorded.params;
   const weight = constant(recorded, "weight")!;
-  const [K, R, S, C] = weight.shape as [number, number, number, number];
-  const data = permute(await read(weight), weight.shape, CHANNELS_SECOND);
+  const [, R, S] = weight.shape as [number, number, number, number];
   const strides = both(stride, 1);
   const more = both(outputPadding, 0);
   const [top, left, ...ends] = pads(padding, [0, 0]) as [number, number, number, number];
@@ -82,7 +79,7 @@ const convTranspose2d: Writer = async (graph, recorded) => {
   const cut = ends.map((end, i) => (isTaken[i] ? end : Math.max(0, end - more[i]!)));
   const beyond = ends.map((end, i) => (isTaken[i] ? 0 : Math.max(0, more[i]! - end)));
   const goesOn = beyond.some((rows) => rows > 0);
-  const y = graph.node("ConvTranspose", [dynamic(recorded), graph.floats(data, [K, C, R, S])], {
+  const y = graph.node("ConvTranspose", [dynamic(recorded), await graph.stored(weight)], {
     ...(goesOn ? {} : { out: recorded.out }),
     ints: {
       ...{ kernel_shape: [R, S], strides, dilations: both(dilation, 1), pads: [top, left, ...cut] },
@@ -182,11 +179,13 @@ const batchNorm: Writer = async (graph, recorded) => {
   const channels = mean.size;
   const filled = async (field: string, value: number) => {
     const tensor = constant(recorded, field);
-    return graph.floats(tensor ? await read(tensor) : new Float32Array(channels).fill(value), [channels]);
+    return tensor
+      ? await graph.stored(tensor)
+      : graph.floats(new Float32Array(channels).fill(value), [channels]);
   };
   const input = [
     ...[dynamic(recorded), await filled("gamma", 1), await filled("beta", 0)],
-    ...[graph.floats(await read(mean), [channels]), graph.floats(await read(variance), [channels])],
+    ...[await graph.stored(mean), await graph.stored(variance)],
   ];
   const { residual } = recorded.inputs;
   const isLast = !residual && activation === "none";
@@ -289,8 +288,8 @@ const mean: Writer = (graph, recorded) => {
 const linear: Writer = async (graph, recorded) => {
   const weight = constant(recorded, "weight")!;
   const bias = constant(recorded, "bias");
-  const input = [dynamic(recorded), graph.floats(await read(weight), weight.shape)];
-  if (bias) input.push(graph.floats(await read(bias), bias.shape));
+  const input = [graph.rowsFor(weight, dynamic(recorded)), await graph.stored(weight)];
+  if (bias) input.push(await graph.stored(bias));
   graph.node("Gemm", input, { out: recorded.out, ints: { transB: 1 } });
 };
 
@@ -307,6 +306,7 @@ const reshape: Writer = (graph, recorded) => {
     ? graph.node("Transpose", [dynamic(recorded)], { ints: { perm: CHANNELS_LAST } })
     : dynamic(recorded);
   graph.node("Flatten", [rows], { out: recorded.out, ints: { axis: 1 } });
+  if (x.length === 4) graph.placeFlattened(recorded.out, dynamic(recorded), x);
 };
 
 /** One of two operands: by name, or its elements laid out as the result is. */
@@ -318,15 +318,67 @@ async function operand(graph: Graph, recorded: Recorded, field: string): Promise
       `exportOnnx: ${recorded.op} of ${show(recorded.shapes[field])} to ${show(recorded.outShape)}; expected operands of one rank`,
     );
   }
-  const tensor = (input as { constant: Tensor }).constant;
-  const data = await read(tensor);
-  if (recorded.outShape.length !== 4 || tensor.size === 1) return graph.floats(data, tensor.shape);
-  const shape: Shape = [...new Array(4 - tensor.shape.length).fill(1), ...tensor.shape];
-  return graph.floats(
-    permute(data, shape, CHANNELS_SECOND),
-    CHANNELS_SECOND.map((axis) => shape[axis]!),
-  );
+  return laidOut(graph, (input as { constant: Tensor }).constant, recorded.outShape.length);
 }
+
+/** Elements that are the same in each run, for what has `rank` axes: laid out as maps are there, if it is one of these. */
+async function laidOut(graph: Graph, tensor: Tensor, rank: number): Promise<string> {
+  if (rank !== 4 || tensor.size === 1 || tensor.rank === 4) return graph.stored(tensor);
+  const shape: Shape = [...new Array(4 - tensor.rank).fill(1), ...tensor.shape];
+  const there = CHANNELS_SECOND.map((axis) => shape[axis]!);
+  if (!graph.isWeight(tensor))
+    return graph.floats(permute(await read(tensor), shape, CHANNELS_SECOND), there);
+  const stored = await graph.stored(tensor);
+  if (tensor.rank === 1) return graph.node("Reshape", [stored, graph.integers(there)]);
+  const whole = graph.node("Reshape", [stored, graph.integers(shape)]);
+  return graph.node("Transpose", [whole], { ints: { perm: CHANNELS_SECOND } });
+}
+
+/** γ and β of a norm whose elements are laid out by `laidOut`; the last node gives the op's output. */
+async function affine(graph: Graph, recorded: Recorded, normalized: (end: { out?: string }) => string) {
+  const rank = recorded.outShape.length;
+  const steps = (["gamma", "beta"] as const).flatMap((field) => {
+    const tensor = constant(recorded, field);
+    return tensor ? [{ opType: field === "gamma" ? "Mul" : "Add", tensor }] : [];
+  });
+  const end = (isLast: boolean) => (isLast ? { out: recorded.out } : {});
+  let y = normalized(end(steps.length === 0));
+  for (const [i, { opType, tensor }] of steps.entries()) {
+    y = graph.node(opType, [y, await laidOut(graph, tensor, rank)], end(i === steps.length - 1));
+  }
+}
+
+/** As PyTorch writes it: the channels of a group are one channel to an instance norm. */
+const groupNorm: Writer = async (graph, recorded) => {
+  const { groups, eps } = recorded.params as { groups: number; eps: number };
+  const { outShape: shape } = recorded;
+  if (shape.length !== 4 && shape.length !== 2) {
+    throw new ShapeError(`exportOnnx: groupNorm of ${show(shape)}; expected [N, H, W, C] or [N, C]`);
+  }
+  await affine(graph, recorded, (end) => {
+    const units = graph.node("Reshape", [dynamic(recorded), graph.integers([0, groups, -1])]);
+    const factors = [1, 0].map((value) => graph.floats(new Float32Array(groups).fill(value), [groups]));
+    const even = graph.node("InstanceNormalization", [units, ...factors], { floats: { epsilon: eps } });
+    const [, ...sizes] = axesThere(shape);
+    return graph.node("Reshape", [even, graph.integers([0, ...sizes])], end);
+  });
+};
+
+/** (x − mean) / √(variance + eps) over the last axes; the format has a node for it from opset 17 on. */
+const layerNorm: Writer = async (graph, recorded) => {
+  const { shape, eps } = recorded.params as { shape: Shape; eps: number };
+  const rank = recorded.outShape.length;
+  const order = axesThere(recorded.outShape.map((_, axis) => axis));
+  const axes = order.flatMap((axis, there) => (axis >= rank - shape.length ? [there] : []));
+  await affine(graph, recorded, (end) => {
+    const x = dynamic(recorded);
+    const mean = (of: string) => graph.node("ReduceMean", [of], { ints: { axes, keepdims: 1 } });
+    const centred = graph.node("Sub", [x, mean(x)]);
+    const variance = mean(graph.node("Mul", [centred, centred]));
+    const above = graph.node("Add", [variance, graph.floats(Float32Array.of(eps), [])]);
+    return graph.node("Div", [centred, graph.node("Sqrt", [above])], end);
+  });
+};
 
 const binary =
   (opType: string): Writer =>
@@ -375,7 +427,7 @@ const softmax =
 
 /** By the op's name. */
 export const WRITERS: Record<string, Writer> = {
-  ...{ conv2d, convTranspose2d, batchNorm, linear, mean, reshape, scale, subsample },
+  ...{ conv2d, convTranspose2d, batchNorm, groupNorm, layerNorm, linear, mean, reshape, scale, subsample },
   ...{ interpolate, concat, pad, clamp, softplus },
   ...{ exp: plain("Exp"), log: plain("Log"), sqrt: plain("Sqrt"), abs: plain("Abs") },
   ...{ sigmoid: plain("Sigmoid"), tanh: plain("Tanh") },

@@ -95,6 +95,19 @@ describe("fusenorm export and predict", () => {
       expect(said.classes).toHaveLength(10);
       expect(readFileSync(to, "latin1").includes("BatchNormalization")).toBe(fold.length === 0);
       close(expected, await probabilitiesOf(to));
+      // The program reads it back; of a folded one it makes a folded network.
+      const back = await predict("--from", to);
+      if (fold.length === 0) expect(back).toEqual(expected);
+      else close(back, await probabilitiesOf(to));
+      const onwards = join(home, `onwards${fold.length}.safetensors`);
+      const again = await fusenorm("export", "--from", to, "--to", onwards);
+      expect([again.code, told(again.stderr)]).toEqual(
+        fold.length === 0
+          ? [0, ""]
+          : [1, expect.stringMatching(/its batch-norms are folded .*as export writes it without --fold\n$/)],
+      );
+      expect(existsSync(onwards)).toBe(fold.length === 0);
+      if (fold.length === 0) expect(await predict("--from", onwards)).toEqual(expected);
     }
 
     const to = join(home, "model.safetensors");

@@ -69,11 +69,11 @@ describe("what is typed wrong", () => {
     expect(code).toBe(1);
   });
 
-  it("knows an ONNX file for what it is", async () => {
+  it("reads an ONNX file as one", async () => {
     const file = join(folder(), "model.onnx");
-    writeFileSync(file, "not read");
+    writeFileSync(file, "none");
     const { stderr } = await fusenorm("predict", "a.png", "--from", file);
-    expect(stderr).toMatch(/model.onnx is an ONNX file.*expected a checkpoint or another safetensors file/);
+    expect(stderr).toMatch(/decodeOnnx: .*model.onnx: .*expected an ONNX model: get it anew\n$/);
   });
 });
 

@@ -143,16 +143,43 @@ describe("train --weights", () => {
     const moments = ["--mean", "0.1,0.2,0.3", "--std", "0.5,0.6,0.7"];
     expect((await train(base, ...moments, "--weights", pretrained, "--epochs", "1")).code).toBe(0);
     const before = await exported(base);
-    for (const [i, file] of ["model", "checkpoint"].entries()) {
-      const weights = ["--weights", join(base, `${file}.safetensors`), "--freeze-batch-norm"];
-      const { stderr, code } = await train(`${out}${i}`, ...weights, "--epochs", "1");
-      expect(stderr).toContain(`weights: 122 of 122 tensors from ${join(base, `${file}.safetensors`)}\n`);
+    const onnxOf = async (name: string, ...fold: string[]) => {
+      const from = join(base, "checkpoint.safetensors");
+      expect((await fusenorm("export", "--from", from, "--to", join(base, name), ...fold)).code).toBe(0);
+    };
+    await onnxOf("model.onnx");
+    await onnxOf("folded.onnx", "--fold");
+    const refused = await train(
+      join(home, "folded"),
+      "--weights",
+      join(base, "folded.onnx"),
+      "--epochs",
+      "1",
+    );
+    expect(refused.stderr).toMatch(
+      /folded.onnx: its tensors are not those of resnet18 .*: it lacks bn1.weight; expected weights whose batch-norms are not folded into the layers before them \(export without --fold\)\n/,
+    );
+    expect(refused.code).toBe(1);
+    for (const [i, [name, count]] of (
+      [
+        ["model.safetensors", 122],
+        ["checkpoint.safetensors", 122],
+        ["model.onnx", 102], // no counts of batches
+      ] as const
+    ).entries()) {
+      const file = join(base, name);
+      const { stderr, code } = await train(
+        `${out}${i}`,
+        ...["--weights", file, "--freeze-batch-norm", "--epochs", "1"],
+      );
+      expect(stderr).toContain(`weights: ${count} of 122 tensors from ${file}\n`);
       expect(stderr).toContain("mean 0.1, 0.2, 0.3, deviation 0.5, 0.6, 0.7: what the weights' file says\n");
       expect(code).toBe(0);
       const after = await exported(`${out}${i}`);
       for (const [name, { data }] of Object.entries(before)) {
         const same = after[name]!.data.every((value, j) => value === data[j]);
-        expect([name, same]).toEqual([name, isNorm(name)]);
+        const isKept = isNorm(name) && !(count === 102 && name.endsWith("num_batches_tracked"));
+        expect([name, same]).toEqual([name, isKept]);
       }
     }
     // Without either flag all of them move.
