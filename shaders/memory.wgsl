@@ -1,7 +1,7 @@
 // Whole-buffer helpers of the tensor layer.
 //
 //   fill          out[i] = word                             any 4-byte type
-//   copy          acc[i] = x[i]
+//   copy          out[i] = source[i]                        any 4-byte type
 //   accumulate    acc[i] = acc[i] + x[i]                    float32: the sum of two gradients
 //   check_finite  flag = min(flag, ticket) if any x[i] is NaN or infinite
 //
@@ -19,6 +19,7 @@ struct Check { words: u32, ticket: u32 }
 @group(0) @binding(0) var<storage, read_write> flag: atomic<u32>;
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> words: array<u32>;
+@group(0) @binding(1) var<storage, read> source: array<vec4<u32>>;
 @group(0) @binding(2) var<uniform> size: Size;
 @group(0) @binding(2) var<uniform> filling: Filling;
 @group(0) @binding(2) var<uniform> check: Check;
@@ -35,7 +36,7 @@ fn fill(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
 fn copy(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
   let stride = groups.x * WORKGROUP_SIZE;
   for (var i = id.x; i < size.vec4s; i += stride) {
-    acc[i] = x[i];
+    out[i] = source[i];
   }
 }
 

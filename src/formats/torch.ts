@@ -2,7 +2,8 @@
 
 import { ShapeError } from "../errors.ts";
 import { Sequential } from "../nn/layers.ts";
-import { Module, type StateDict } from "../nn/module.ts";
+import { Module, refuseDecoded, type StateDict } from "../nn/module.ts";
+import { fieldsOf } from "../nn/module-state.ts";
 import { checkInstance, checkOptions, isPlain, optionNames, show } from "../options.ts";
 import { isTensor } from "../tensor/brand.ts";
 import { isGenerator } from "../tensor/generator.ts";
@@ -36,7 +37,7 @@ export function named(op: string, model: Module, options: TorchOptions): Iterabl
 
 function* namedBy(model: Module, flattened: Record<string, readonly [number, number]>): Iterable<Named> {
   function* walk(module: Module, ours: string, theirs: string): Iterable<Named> {
-    for (const [field, tensor] of Object.entries(module)) {
+    for (const [field, tensor] of fieldsOf(module)) {
       if (!isTensor(tensor)) continue;
       const snake = field.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
       const [height, width] = field === "weight" ? (flattened[theirs] ?? []) : [];
@@ -133,6 +134,7 @@ export function fromTorch(model: Module, state: StateDict, options: TorchOptions
   if (!isPlain(state)) {
     throw new ShapeError(`fromTorch: state is ${show(state)}; expected { shape, dtype, data } by name`);
   }
+  refuseDecoded("fromTorch", state);
   const { ...rest } = state;
   const result: StateDict = {};
   for (const { ours, theirs, tensor, there } of tensors) {

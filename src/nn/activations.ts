@@ -10,8 +10,12 @@ import {
 } from "../ops/activations.ts";
 import { logSoftmax, softmax } from "../ops/softmax/softmax.ts";
 import { checkSoftplus, type SoftplusOptions, sigmoid, softplus, tanh } from "../ops/unary.ts";
+import { checkInteger } from "../options.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { Module } from "./module.ts";
+
+/** Axes that kernels count with. */
+const MOST_AXES = 8;
 
 /** Applies an activation to each element; right after a `BatchNorm2d` in a `Sequential`, in its pass over memory. */
 export abstract class ActivationLayer extends Module {
@@ -90,16 +94,26 @@ export class Softplus extends Module {
   }
 }
 
-/** Of the last axis: the channels of maps, the classes of logits. See `softmax`. */
+/** Of an axis, the last one by default: the channels of maps, the classes of logits. See `softmax`. */
 export class Softmax extends Module {
+  constructor(readonly axis = -1) {
+    super();
+    checkInteger("Softmax", "axis", axis, -MOST_AXES, MOST_AXES - 1);
+  }
+
   forward(x: Tensor): Tensor {
-    return softmax(x);
+    return softmax(x, this.axis);
   }
 }
 
-/** Of the last axis: the channels of maps, the classes of logits. See `logSoftmax`. */
+/** Of an axis, the last one by default: the channels of maps, the classes of logits. See `logSoftmax`. */
 export class LogSoftmax extends Module {
+  constructor(readonly axis = -1) {
+    super();
+    checkInteger("LogSoftmax", "axis", axis, -MOST_AXES, MOST_AXES - 1);
+  }
+
   forward(x: Tensor): Tensor {
-    return logSoftmax(x);
+    return logSoftmax(x, this.axis);
   }
 }

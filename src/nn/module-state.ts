@@ -1,5 +1,6 @@
 // What modules and parameters have beside their fields: functions around a forward, and whether a parameter is frozen.
 
+import { isPlain } from "../options.ts";
 import { isTensor } from "../tensor/brand.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Module } from "./module.ts";
@@ -56,12 +57,32 @@ export function isHooked(module: Module): boolean {
   return wrappers.get(module)?.some(({ hook }) => hook) ?? false;
 }
 
+/**
+ * Fields of a module by name; in place of arrays and plain objects what is in them, by names joined by dots (`blocks.0`,
+ * `heads.left`), as PyTorch's `ModuleList`, `ModuleDict` and `ParameterList` have it.
+ */
+export function* fieldsOf(module: object): Iterable<[string, unknown]> {
+  const seen = new Set<object>();
+  function* within(name: string, value: unknown): Iterable<[string, unknown]> {
+    if (!(Array.isArray(value) || isPlain(value))) {
+      yield [name, value];
+      return;
+    }
+    if (seen.has(value)) return;
+    seen.add(value);
+    for (const [key, item] of Object.entries(value)) {
+      if (typeof item === "object" && item !== null) yield* within(`${name}.${key}`, item);
+    }
+  }
+  for (const [name, value] of Object.entries(module)) yield* within(name, value);
+}
+
 /** What decides which kernels a step of a model dispatches, to be compared one by one: modes, settings, tensors, who is frozen, hooks. */
 export function stepSettings(model: Module): unknown[] {
   const settings: unknown[] = [];
   for (const [, module] of model.modules()) {
     settings.push(module, ...(wrappers.get(module) ?? []));
-    for (const value of Object.values(module)) {
+    for (const [, value] of fieldsOf(module)) {
       if (isTensor(value)) settings.push(value, value.requiresGrad);
       else if (typeof value !== "object") settings.push(value);
     }

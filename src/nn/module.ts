@@ -8,7 +8,7 @@ import { isGenerator } from "../tensor/generator.ts";
 import { formatShape, type Shape, sameShape } from "../tensor/shape.ts";
 import { Tensor, type TensorData } from "../tensor/tensor.ts";
 import type { BatchNorm2d, Conv2d, ConvTranspose2d, Linear } from "./layers.ts";
-import { type Forward, setFrozen, wrapForward } from "./module-state.ts";
+import { type Forward, fieldsOf, setFrozen, wrapForward } from "./module-state.ts";
 import { type Summary, summarize } from "./summary.ts";
 
 /** Named tensors on the host: what checkpoints hold. */
@@ -47,8 +47,8 @@ export type ForwardHook = (module: Module, input: Tensor, output: Tensor) => Ten
 
 /**
  * A layer, or a network of layers. Fields that are tensors are its parameters (those that require gradients) and
- * buffers (the others); fields that are modules, or arrays of modules, are its children. Names in `stateDict` are the
- * fields' names joined by dots, as in PyTorch.
+ * buffers (the others); fields that are modules are its children. Both may stand in arrays and plain objects, too. Names in
+ * `stateDict` are the fields' names joined by dots, as in PyTorch: `blocks.0.weight`, `heads.left.bias`.
  */
 export abstract class Module {
   /** Batch statistics in batch-norm when true; running statistics when false. See `train` and `eval`. */
@@ -84,12 +84,7 @@ export abstract class Module {
 
   /** Children by field name, in order of declaration. */
   *children(): Iterable<[string, Module]> {
-    for (const [name, value] of Object.entries(this)) {
-      if (value instanceof Module) yield [name, value];
-      else if (Array.isArray(value)) {
-        for (const [i, item] of value.entries()) if (item instanceof Module) yield [`${name}.${i}`, item];
-      }
-    }
+    for (const [name, value] of fieldsOf(this)) if (value instanceof Module) yield [name, value];
   }
 
   /** This module and all below it, with their names (`""` for this one). */
@@ -101,7 +96,7 @@ export abstract class Module {
   /** Every tensor of this module and those below it: parameters and buffers. */
   *tensors(): Iterable<[string, Tensor]> {
     for (const [path, module] of this.modules()) {
-      for (const [name, value] of Object.entries(module)) {
+      for (const [name, value] of fieldsOf(module)) {
         if (value instanceof Tensor) yield [path ? `${path}.${name}` : name, value];
       }
     }
@@ -193,7 +188,9 @@ export abstract class Module {
 
   /** The layers, each with its name and the shapes of its parameters, as a tree: what `console.log` shows in Node. `summary(shape)` tells more. */
   toString(): string {
-    const own = Object.entries(this).filter(([, value]) => value instanceof Tensor && value.requiresGrad);
+    const own = [...fieldsOf(this)].filter(
+      (field): field is [string, Tensor] => field[1] instanceof Tensor && field[1].requiresGrad,
+    );
     const head = `${this.constructor.name}(${own.map(([name, { shape }]) => `${name} ${formatShape(shape)}`).join(", ")}`;
     const below = [...this.children()].map(([name, child]) =>
       `\n(${name}): ${child}`.replaceAll("\n", "\n  "),
@@ -282,6 +279,16 @@ function checkIsState(state: unknown): void {
       `loadStateDict: state is ${show(state)}; expected an object of { shape, dtype, data } by name, as stateDict() gives it`,
     );
   }
+  refuseDecoded("loadStateDict", state);
+}
+
+/** @throws ShapeError for all that a file holds, of which the state is a part */
+export function refuseDecoded(op: string, state: object): void {
+  const { tensors } = state as { tensors?: unknown };
+  if (!isPlain(tensors) || "data" in tensors) return;
+  throw new ShapeError(
+    `${op}: state is { tensors, … }, all that a file holds; expected its tensors alone: state.tensors`,
+  );
 }
 
 /** @throws ShapeError unless the state can be written to `tensor`. */

@@ -9,7 +9,7 @@ import { checkInteger } from "../options.ts";
 import { checkShape, type Shape } from "../tensor/shape.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import type { Module } from "./module.ts";
-import { isParameter, wrapForward } from "./module-state.ts";
+import { fieldsOf, isParameter, wrapForward } from "./module-state.ts";
 
 /** One layer of a network: a module that runs no other, or has parameters of its own. */
 export interface LayerSummary {
@@ -220,7 +220,7 @@ function count(tensors: readonly Tensor[]): number {
 }
 
 function tensorsOf(module: Module): Tensor[] {
-  return Object.values(module).filter((value): value is Tensor => value instanceof Tensor);
+  return Array.from(fieldsOf(module), ([, value]) => value).filter((value) => value instanceof Tensor);
 }
 
 /** Runs a step, and leaves the network as it was. */

@@ -383,8 +383,14 @@ const layerNorm: Writer = async (graph, recorded) => {
 const binary =
   (opType: string): Writer =>
   async (graph, recorded) => {
+    const { number, reversed } = recorded.params as { number?: number; reversed?: boolean };
+    if (number !== undefined) {
+      const [x, value] = [dynamic(recorded, "a"), graph.floats(Float32Array.of(number), [])];
+      graph.node(opType, reversed ? [value, x] : [x, value], { out: recorded.out });
+      return;
+    }
     // The op's kernels take the larger one first, wherever it stands.
-    const fields = recorded.params.reversed ? ["b", "a"] : ["a", "b"];
+    const fields = reversed ? ["b", "a"] : ["a", "b"];
     const operands: string[] = [];
     for (const field of fields) operands.push(await operand(graph, recorded, field));
     graph.node(opType, operands, { out: recorded.out });

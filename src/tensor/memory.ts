@@ -24,7 +24,7 @@ export function fillRange(gpu: Gpu, range: BufferRange, word: number): void {
 export function copyRange(gpu: Gpu, from: BufferRange, to: BufferRange): void {
   const vec4s = Math.ceil(from.byteLength / 16);
   gpu.willWrite(to);
-  const bindings = { acc: to, x: from, size: { vec4s } };
+  const bindings = { out: to, source: from, size: { vec4s } };
   gpu.dispatch({ shader: shaders.memory, entry: "copy" }, bindings, memoryGrid(vec4s), "copy");
 }
 

@@ -419,14 +419,36 @@ export class Tensor implements Bindable {
     return tensor;
   }
 
-  /** Overwrites the elements from the host. A float16 tensor takes raw 16-bit patterns or numbers. */
-  write(data: ArrayLike<number> | ArrayBufferView): void {
+  /**
+   * Overwrites the elements from the host, or by those of another tensor of the same shape and type, on the GPU: PyTorch's `copy_`
+   * without a gradient. A float16 tensor takes raw 16-bit patterns or numbers.
+   */
+  write(data: ArrayLike<number> | ArrayBufferView | Tensor): void {
     this.checkLive("written");
     this.gpu.check();
+    if (data instanceof Tensor) {
+      writeFrom(this, data);
+      return;
+    }
     this.gpu.commands.refuseHostWrite();
     const elements = encode("tensor.write", data, this.dtype, this.shape);
     const { storage, byteOffset } = this.overwrite();
     this.gpu.commands.write(storage.buffer, byteOffset, elements);
+  }
+
+  /** JavaScript has no operators for tensors, and a comparison of elements that are on the GPU has to wait for them. */
+  [Symbol.toPrimitive](hint: string): string {
+    if (hint === "string") return this.toString();
+    throw new UsageError(
+      `${this} was used as a number; expected ops, such as add(a, b), mul(a, b) and gt(a, b), or numbers: await tensor.item(), await tensor.read()`,
+    );
+  }
+
+  /** @throws UsageError: elements are on the GPU, and JSON waits for nothing */
+  toJSON(): never {
+    throw new UsageError(
+      `${this} was written as JSON; expected numbers: await tensor.item(), Array.from(await tensor.read())`,
+    );
   }
 
   /** @internal refuses what `write` would. @throws ShapeError */
@@ -639,4 +661,17 @@ export function halfToNumber(half: number): number {
   const fraction = half & 0x3ff;
   if (exponent === 31) return fraction ? Number.NaN : sign * Number.POSITIVE_INFINITY;
   return exponent === 0 ? sign * fraction * 2 ** -24 : sign * (1024 + fraction) * 2 ** (exponent - 25);
+}
+
+/** Overwrites elements by others that are on the GPU. */
+function writeFrom(to: Tensor, from: Tensor): void {
+  checkTensor("tensor.write", "data", from, { dtypes: [to.dtype], with: ["the tensor", to] });
+  if (!sameShape(from.shape, to.shape)) {
+    throw new ShapeError(
+      `tensor.write: data is ${formatShape(from.shape)}, the tensor ${formatShape(to.shape)}; expected equal shapes`,
+    );
+  }
+  const { range } = from; // worked out before what it may depend on is overwritten
+  const own = to.overwrite();
+  if (own.storage !== range.storage || own.byteOffset !== range.byteOffset) to.gpu.copyRange(range, own);
 }

@@ -28,13 +28,25 @@ const OPTIONS = optionNames<Criteria>({ loss: 0, metrics: 0 });
 /** Of other numbers of a reading, or of what callbacks are told with it. */
 const TAKEN = ["step", "epoch", "loss", "maxLoss", "lr", "totalSteps", "imagesPerSecond", "secondsLeft"];
 
+const crossEntropy: Criterion = (output, labels) => softmaxCrossEntropy(output, labels);
+
+/**
+ * A label that a network has no logit for can't be seen from the host: its loss would be NaN.
+ * @throws UsageError for logits of fewer classes than the images have
+ */
+export function checkClasses(op: string, loss: Criterion, output: Tensor, classes: number | undefined): void {
+  if (loss !== crossEntropy && loss !== softmaxCrossEntropy) return;
+  if (classes === undefined || output.rank !== 2 || output.shape[1]! >= classes) return;
+  throw new UsageError(
+    `${op}: the model gives ${formatShape(output.shape)} for a batch, the images have ${classes} classes; expected a logit for each, ` +
+      `such as a last layer of ${classes} outputs`,
+  );
+}
+
 /** The criteria with their defaults. @throws UsageError */
 export function checkedCriteria(
   op: string,
-  {
-    loss = (output, labels) => softmaxCrossEntropy(output, labels),
-    metrics = { accuracy },
-  }: Criteria<string>,
+  { loss = crossEntropy, metrics = { accuracy } }: Criteria<string>,
 ): Required<Criteria<string>> {
   checkFunction(op, "loss", loss);
   if (!isPlain(metrics)) {

@@ -12,7 +12,7 @@ import { isPlain, show } from "../options.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { checkCallbacks, every, type RunCallbacks } from "./callbacks.ts";
 import type { Checkpoint } from "./checkpoint.ts";
-import { type Criteria, checkNumberTensor, evaluate } from "./evaluate.ts";
+import { type Criteria, checkClasses, checkNumberTensor, evaluate } from "./evaluate.ts";
 import { type BatchLoader, DeviceFeed, type Feed, HostFeed, isDataset, type Slot } from "./feed.ts";
 import {
   decodeRunState,
@@ -68,6 +68,8 @@ export class Trainer<M extends Module = Module, K extends string = "accuracy"> {
   private reading = 0;
   /** What the recorded steps were recorded with. */
   private recordedWith: readonly unknown[] = [];
+  /** Of images in memory. */
+  private readonly classes: number | undefined;
   private described: Record<string, Record<string, unknown>> | null = null;
 
   /** @throws UsageError, ShapeError, DataError for what is out of range or does not fit, before anything is allocated */
@@ -86,6 +88,7 @@ export class Trainer<M extends Module = Module, K extends string = "accuracy"> {
     }
     this.gpu = parameter.gpu;
     const { train, test } = data;
+    this.classes = isDataset(train) ? train.classes : undefined;
     this.testLoader = isDataset(test)
       ? new DataLoader(test, {
           ...moments!,
@@ -271,6 +274,7 @@ export class Trainer<M extends Module = Module, K extends string = "accuracy"> {
     slot.gather();
     gpu.scope(() => {
       const output = model.forward(images);
+      checkClasses("Trainer", this.options.loss, output, this.classes);
       const loss = checkNumberTensor("Trainer", "loss", this.options.loss(output, targets));
       const values = noGrad(() =>
         Object.entries(metrics).map(([name, metric]) => {

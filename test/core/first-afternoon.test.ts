@@ -4,6 +4,9 @@ import { describe, expect, it } from "vitest";
 import {
   BatchNorm2d,
   Conv2d,
+  decodeSafetensors,
+  encodeSafetensors,
+  fromTorch,
   Linear,
   Sequential,
   softmaxCrossEntropy,
@@ -56,6 +59,17 @@ describe("messages name the call that is right", () => {
       expect(() => layer.forward(gpu.zeros([5, 5, 2]))).toThrow(/of rank 2$/);
       layer.dispose();
     });
+  });
+
+  it("all that a file holds, in place of its tensors", async () => {
+    const model = new Linear(gpu, 2, 3);
+    const file = decodeSafetensors(encodeSafetensors(await model.stateDict()), "x.safetensors");
+    expect(() => model.loadStateDict(file as never)).toThrow(
+      /^loadStateDict: state is \{ tensors, … \}, all that a file holds; expected its tensors alone: state.tensors$/,
+    );
+    expect(() => fromTorch(model, file as never)).toThrow(/^fromTorch: state is \{ tensors, … \}/);
+    model.loadStateDict(file.tensors);
+    model.dispose();
   });
 
   it("a state of PyTorch's names or layouts", async () => {

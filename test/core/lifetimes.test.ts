@@ -12,7 +12,9 @@ import { relu } from "../../src/ops/activations.ts";
 import { batchNorm } from "../../src/ops/batch-norm/batch-norm.ts";
 import { conv2d } from "../../src/ops/conv2d/conv2d.ts";
 import { customOp } from "../../src/ops/define-op.ts";
-import { add, mul, scale } from "../../src/ops/elementwise/elementwise.ts";
+import { add, mul, scale, sub } from "../../src/ops/elementwise/elementwise.ts";
+import { linear } from "../../src/ops/linear.ts";
+import { mseLoss } from "../../src/ops/losses.ts";
 import { sum } from "../../src/ops/reduce/reduce.ts";
 import { reshape } from "../../src/ops/reshape.ts";
 import { SGD } from "../../src/optim/sgd.ts";
@@ -83,6 +85,55 @@ describe("capture", () => {
       for (const t of [ofPlan, eager, w, v, keptByPlan]) t.dispose();
       expect(gpu.stats.liveBuffers).toBe(0);
     }
+  });
+
+  it("writes a tensor into another on the GPU: an update of one's own, eager and replayed", async () => {
+    const rate = 0.25;
+    const [x, target] = [gpu.tensor(normals(12, 1), [4, 3]), gpu.tensor(normals(8, 2), [4, 2])];
+    const start = normals(6, 3);
+    const [eager, captured] = [0, 1].map(() => gpu.tensor(start, [2, 3], { requiresGrad: true })) as [
+      Tensor,
+      Tensor,
+    ];
+    const step = (weight: Tensor) => {
+      weight.zeroGrad();
+      mseLoss(linear(x, weight), target).backward();
+      noGrad(() => weight.write(sub(weight, mul(weight.grad!, rate))));
+    };
+    const plan = gpu.capture(() => step(captured));
+    for (let i = 0; i < 3; i += 1) {
+      gpu.scope(() => step(eager));
+      if (i > 0) plan.run(); // it ran once when it was recorded
+    }
+    // By hand, in float64.
+    const [w, xs, ts] = [[...start], await x.read(), await target.read()];
+    for (let i = 0; i < 3; i += 1) {
+      const gradient = new Float64Array(6);
+      for (let n = 0; n < 4; n += 1) {
+        for (let k = 0; k < 2; k += 1) {
+          let error = -ts[2 * n + k]!;
+          for (let c = 0; c < 3; c += 1) error += xs[3 * n + c]! * w[3 * k + c]!;
+          for (let c = 0; c < 3; c += 1) gradient[3 * k + c]! += (2 / 8) * error * xs[3 * n + c]!;
+        }
+      }
+      gradient.forEach((value, at) => {
+        w[at]! -= rate * value;
+      });
+    }
+    expect(relativeError(await eager.read(), w)).toBeLessThan(1e-6);
+    expect(await captured.read()).toEqual(await eager.read());
+    expect([eager.requiresGrad, eager.grad!.shape]).toEqual([true, [2, 3]]);
+    // Bits of integers stay as they are, and itself is no other.
+    const labels = gpu.tensor(Uint32Array.of(1, 0x7fc00001, 0xffffffff), [3], { dtype: "uint32" });
+    const into = gpu.zeros([3], { dtype: "uint32" });
+    into.write(labels);
+    into.write(into.detach());
+    expect([...(await into.read())]).toEqual([1, 0x7fc00001, 0xffffffff]);
+    expect(() => into.write(x)).toThrow(/tensor.write: data is float32; expected uint32/);
+    expect(() => x.write(target)).toThrow(
+      "tensor.write: data is [4, 2], the tensor [4, 3]; expected equal shapes",
+    );
+    for (const one of [plan, x, target, eager, captured, labels, into]) one.dispose();
   });
 
   it("may be disposed twice, and refuses to run after that, inside a capture, and over a moved parameter", async () => {

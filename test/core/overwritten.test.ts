@@ -127,6 +127,11 @@ const source = /* wgsl */ `
 const ways: Record<string, (t: Tensor) => void> = {
   write: (t) => t.write(t.dtype === "uint32" ? new Uint32Array(t.size) : normals(t.size, 99)),
   fill: (t) => t.fill(1),
+  "another tensor's write": (t) => {
+    const from = t.gpu.full(t.shape, 3, { dtype: t.dtype });
+    t.write(from);
+    from.dispose();
+  },
   "a view's write": (t) =>
     t.detach().write(t.dtype === "uint32" ? new Uint32Array(t.size) : normals(t.size, 98)),
   "a kernel": (t) => gpu.run({ shader: { name: "own", source }, entry: "main" }, [t, gpu.zeros([4])], [1]),

@@ -15,6 +15,27 @@ describe("a tensor on the console", () => {
     expect(inspect(x)).toBe("Tensor [2, 3] float32 (requires grad, disposed)");
   });
 
+  it("is no number, and no JSON: both would be wrong without a word", async () => {
+    const gpu = await testGpu();
+    const x = gpu.tensor([3], [1]);
+    const wrong: (() => unknown)[] = [
+      () => (x as never as number) * 2,
+      () => (x as never as number) + 1,
+      () => (x as never as number) < 0.5,
+      () => +(x as never as number),
+    ];
+    for (const use of wrong) {
+      expect(use).toThrow(
+        /^Tensor \[1\] float32 was used as a number; expected ops, .* await tensor.item\(\)/,
+      );
+    }
+    expect(() => JSON.stringify({ loss: x })).toThrow(
+      /was written as JSON; expected numbers: await tensor.item/,
+    );
+    expect([String(x), [x].join()]).toEqual(Array(2).fill("Tensor [1] float32"));
+    x.dispose();
+  });
+
   it("is so of a device, and of an optimizer; a network is a tree of its layers", async () => {
     const gpu = await testGpu();
     const net = new Sequential(

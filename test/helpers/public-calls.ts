@@ -80,6 +80,7 @@ const PLAIN = new Set([
     "Tensor.materialize",
     "Tensor.read",
     "Tensor.print",
+    "Tensor.toJSON",
     "Tensor.toString",
     "Tensor.item",
     "Tensor.zeroGrad",
@@ -154,6 +155,7 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
   const sides = (value: number) => pair(value, 0);
   const axes = (value: number[]) =>
     list(value, (axis) => Number.isInteger(axis) && (axis as number) >= -4 && (axis as number) < 4);
+  const oneOrMore = (value: number[]) => either(axes(value), integer(1, -4, 3));
   const eps = number(1e-5, 0);
   const slope = number(0.1, -3e38, 3e38);
   const approximate = choice("tanh", "none");
@@ -164,6 +166,7 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
   const init = choice("he", "xavier", "xavier_normal", "he_uniform", "fan_in");
   /** Infinity and NaN included. */
   const anyNumber: Argument = { value: 2, accepts: (v) => typeof v === "number" };
+  const numbersOrIntegers = tensor(x, ["float32", "uint32"]);
   const unary = (op: (t: never) => unknown, argument: Argument = x4): Entry => ({
     args: [argument],
     call: op as never,
@@ -451,19 +454,22 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
   return {
     // ops
     accuracy: { args: [tensor(matrix), label], call: core.accuracy },
-    add: { args: [x4, tensor(vector)], call: core.add },
-    sub: { args: [x4, tensor(vector)], call: core.sub },
-    mul: { args: [x4, tensor(vector)], call: core.mul },
-    div: { args: [x4, tensor(vector)], call: core.div },
-    maximum: { args: [x4, tensor(vector)], call: core.maximum },
-    minimum: { args: [x4, tensor(vector)], call: core.minimum },
-    eq: { args: [x4, either(anyNumber, tensor(vector))], call: core.eq },
-    ne: { args: [x4, either(anyNumber, tensor(vector))], call: core.ne },
-    lt: { args: [x4, either(anyNumber, tensor(vector))], call: core.lt },
-    le: { args: [x4, either(anyNumber, tensor(vector))], call: core.le },
-    gt: { args: [x4, either(anyNumber, tensor(vector))], call: core.gt },
-    ge: { args: [x4, either(anyNumber, tensor(vector))], call: core.ge },
-    where: { args: [x4, tensor(vector), tensor(vector)], call: core.where },
+    add: { args: [either(x4, anyNumber), either(tensor(vector), anyNumber)], call: core.add },
+    sub: { args: [either(x4, anyNumber), either(tensor(vector), anyNumber)], call: core.sub },
+    mul: { args: [either(x4, anyNumber), either(tensor(vector), anyNumber)], call: core.mul },
+    div: { args: [either(x4, anyNumber), either(tensor(vector), anyNumber)], call: core.div },
+    maximum: { args: [either(x4, anyNumber), either(tensor(vector), anyNumber)], call: core.maximum },
+    minimum: { args: [either(x4, anyNumber), either(tensor(vector), anyNumber)], call: core.minimum },
+    eq: { args: [numbersOrIntegers, either(anyNumber, tensor(vector))], call: core.eq },
+    ne: { args: [numbersOrIntegers, either(anyNumber, tensor(vector))], call: core.ne },
+    lt: { args: [numbersOrIntegers, either(anyNumber, tensor(vector))], call: core.lt },
+    le: { args: [numbersOrIntegers, either(anyNumber, tensor(vector))], call: core.le },
+    gt: { args: [numbersOrIntegers, either(anyNumber, tensor(vector))], call: core.gt },
+    ge: { args: [numbersOrIntegers, either(anyNumber, tensor(vector))], call: core.ge },
+    where: {
+      args: [x4, either(tensor(vector), anyNumber), either(tensor(vector), anyNumber)],
+      call: core.where,
+    },
     scale: { args: [x4, either(number(2), tensor(vector))], call: core.scale },
     relu: unary(core.relu),
     relu6: unary(core.relu6),
@@ -503,17 +509,26 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
     },
     clamp: { args: [x4, orNull(slope), optional(orNull(slope))], call: core.clamp },
     pow: { args: [x4, either(slope, tensor(vector))], call: core.pow },
-    softmax: unary(core.softmax),
-    logSoftmax: unary(core.logSoftmax),
+    softmax: { args: [x4, optional(integer(-1, -4, 3))], call: core.softmax },
+    logSoftmax: { args: [x4, optional(integer(-1, -4, 3))], call: core.logSoftmax },
     expand: { args: [tensor(vector), shape([2, 8])], call: core.expand },
     normalize: { args: [x4, tensor(vector), tensor(made(8)), optional(eps)], call: core.normalize },
-    sum: { args: [x4, optional(axes([1, 2])), optional(options({ keepDims: flag(true) }))], call: core.sum },
+    sum: {
+      args: [x4, optional(oneOrMore([1, 2])), optional(options({ keepDims: flag(true) }))],
+      call: core.sum,
+    },
     mean: {
-      args: [x4, optional(axes([1, 2])), optional(options({ keepDims: flag(true) }))],
+      args: [x4, optional(oneOrMore([1, 2])), optional(options({ keepDims: flag(true) }))],
       call: core.mean,
     },
-    max: { args: [x4, optional(axes([1, 2])), optional(options({ keepDims: flag(true) }))], call: core.max },
-    min: { args: [x4, optional(axes([1, 2])), optional(options({ keepDims: flag(true) }))], call: core.min },
+    max: {
+      args: [x4, optional(oneOrMore([1, 2])), optional(options({ keepDims: flag(true) }))],
+      call: core.max,
+    },
+    min: {
+      args: [x4, optional(oneOrMore([1, 2])), optional(options({ keepDims: flag(true) }))],
+      call: core.min,
+    },
     argmax: {
       args: [x4, optional(orNull(integer(1, -4, 3))), optional(options({ keepDims: flag(true) }))],
       call: core.argmax,
@@ -525,7 +540,7 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
     variance: {
       args: [
         x4,
-        optional(axes([1, 2])),
+        optional(oneOrMore([1, 2])),
         optional(
           options({ keepDims: flag(true), correction: integer(1, 0, 1), mean: orNull(tensor(made(2, 8))) }),
         ),
@@ -937,9 +952,15 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
       call: (...args: ConstructorParameters<typeof core.Softplus>) => new core.Softplus(...args),
     },
     "Softplus.forward": { names: ["softplus"], ...unary((t: core.Tensor) => new core.Softplus().forward(t)) },
-    Softmax: { args: [], call: () => new core.Softmax() },
+    Softmax: {
+      args: [optional(integer(1, -8, 7))],
+      call: (...args: ConstructorParameters<typeof core.Softmax>) => new core.Softmax(...args),
+    },
     "Softmax.forward": { names: ["softmax"], ...unary((t: core.Tensor) => new core.Softmax().forward(t)) },
-    LogSoftmax: { args: [], call: () => new core.LogSoftmax() },
+    LogSoftmax: {
+      args: [optional(integer(1, -8, 7))],
+      call: (...args: ConstructorParameters<typeof core.LogSoftmax>) => new core.LogSoftmax(...args),
+    },
     "LogSoftmax.forward": {
       names: ["logSoftmax"],
       ...unary((t: core.Tensor) => new core.LogSoftmax().forward(t)),
@@ -1457,7 +1478,12 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
     },
     "Tensor.write": {
       names: ["tensor.write"],
-      args: [numbers(3)],
+      args: [
+        either(numbers(3), {
+          value: first,
+          accepts: (v) => v instanceof core.Tensor && v.shape.join() === first.shape.join(),
+        }),
+      ],
       call: (data: number[]) => first.write(data),
     },
     "Tensor.fill": {

@@ -42,6 +42,7 @@ export const testsOf: Record<string, readonly string[]> = {
   blocks: ["test/optim/sgd.test.ts", "test/optim/adaptive.test.ts"],
   cast: ["test/ops/cast.test.ts"],
   clip: ["test/optim/clip.test.ts"],
+  compare_integers: ["test/ops/compare.test.ts"],
   conv2d: [...conv2d, ...fused, order],
   conv2d_band: ["test/ops/conv2d-fused-band.test.ts", ...conv2d],
   conv2d_depthwise: conv2d,

@@ -2,6 +2,7 @@
 
 import { describe, expect, it } from "vitest";
 import { checkpoint } from "../../src/autograd/checkpoint.ts";
+import { torchStateDict } from "../../src/formats/torch.ts";
 import {
   BatchNorm2d,
   Conv2d,
@@ -15,7 +16,7 @@ import { resnetCifar } from "../../src/nn/models/resnet.ts";
 import { Module } from "../../src/nn/module.ts";
 import { weightNorm } from "../../src/nn/weight-norm.ts";
 import { relu } from "../../src/ops/activations.ts";
-import { scale } from "../../src/ops/elementwise/elementwise.ts";
+import { mul, scale } from "../../src/ops/elementwise/elementwise.ts";
 import { decayGroups } from "../../src/optim/groups.ts";
 import { SGD } from "../../src/optim/sgd.ts";
 import { Random } from "../../src/tensor/random.ts";
@@ -180,6 +181,46 @@ describe("freeze and apply", () => {
     const optimizer = new SGD(decayGroups(model), { lr: 1 });
     expect(optimizer.paramGroups.map(({ params }) => params.length)).toEqual([1, 2]);
     for (const one of [optimizer, model]) one.dispose();
+  });
+
+  it("finds layers and parameters in arrays and objects, however deep, and gives each its name", async () => {
+    class Deep extends Module {
+      readonly heads = { left: new Linear(gpu, 3, 2), right: [new Linear(gpu, 3, 1), new ReLU()] };
+      readonly scales = [1, 2].map((value) => {
+        const tensor = gpu.keep(gpu.full([1], value));
+        tensor.requiresGrad = true;
+        return tensor;
+      });
+      readonly stages = [[new Linear(gpu, 3, 3)], []];
+      readonly options: Record<string, unknown> = { sizes: [1, 2], none: null };
+
+      constructor() {
+        super();
+        this.options.self = this.options; // a circle
+      }
+
+      forward(x: Tensor): Tensor {
+        return this.heads.left.forward(mul(this.stages[0]![0]!.forward(x), this.scales[1]!));
+      }
+    }
+    const names = [
+      ...["scales.0", "scales.1", "heads.left.weight", "heads.left.bias", "heads.right.0.weight"],
+      ...["heads.right.0.bias", "stages.0.0.weight", "stages.0.0.bias"],
+    ];
+    const [model, other] = [new Deep(), new Deep()];
+    expect(model.namedParameters().map(([name]) => name)).toEqual(names);
+    expect(Object.keys(await model.stateDict())).toEqual(names);
+    expect(Object.keys(await torchStateDict(model))).toEqual(names);
+    other.loadStateDict(await model.stateDict());
+    expect(await other.stateDict()).toEqual(await model.stateDict());
+    model.eval();
+    expect([model.heads.right[1]!.training, model.stages[0]![0]!.training]).toEqual([false, false]);
+    expect(`${model}`).toContain("(heads.right.0): Linear(weight [1, 3], bias [1])");
+    model.heads.left.freeze();
+    expect(model.parameters()).toHaveLength(6);
+    const before = gpu.stats.liveBuffers;
+    for (const one of [model, other]) one.dispose();
+    expect(gpu.stats.liveBuffers).toBe(before - 16);
   });
 
   it("visits children before their parents", () => {

@@ -2,7 +2,10 @@ import { describe, expect, it } from "vitest";
 import { ShapeError } from "../../src/errors.ts";
 import { eq, ge, gt, le, lt, ne, where } from "../../src/ops/elementwise/compare.ts";
 import { mul } from "../../src/ops/elementwise/elementwise.ts";
+import { argmax } from "../../src/ops/reduce/extremes.ts";
+import { sum } from "../../src/ops/reduce/reduce.ts";
 import { type Shape, sizeOf } from "../../src/tensor/shape.ts";
+import type { Tensor } from "../../src/tensor/tensor.ts";
 import { checkOp, type OpCase } from "../helpers/check-op.ts";
 import { testGpu } from "../helpers/gpu.ts";
 import { normals } from "../helpers/numbers.ts";
@@ -100,6 +103,44 @@ describe("comparisons", () => {
     for (const tensor of [a, b]) tensor.dispose();
   });
 
+  it("of integers are exact, where float32 tells neighbours no more apart", async () => {
+    const gpu = await testGpu();
+    const values = [0, 1, 2, 77, 2 ** 24, 2 ** 24 + 1, 2 ** 31, 2 ** 32 - 2, 2 ** 32 - 1];
+    const pairs = values.flatMap((x) => values.map((y) => [x, y] as const));
+    const [a, b] = ([0, 1] as const).map((i) =>
+      gpu.tensor(
+        Uint32Array.from(pairs, (pair) => pair[i]),
+        [9, 9],
+        { dtype: "uint32" },
+      ),
+    ) as [Tensor, Tensor];
+    for (const [name, [op, f]] of Object.entries(functions)) {
+      const results = [op(a, b), op(a, 2 ** 24), op(a, 2 ** 32 - 1)];
+      const expected = [
+        pairs.map(([x, y]) => Number(f(x, y))),
+        pairs.map(([x]) => Number(f(x, 2 ** 24))),
+        pairs.map(([x]) => Number(f(x, 2 ** 32 - 1))),
+      ];
+      for (const [i, result] of results.entries()) {
+        expect(result.shape).toEqual([9, 9]);
+        expect([...(await result.read())], `${name} ${i}`).toEqual(expected[i]);
+        result.dispose();
+      }
+    }
+    for (const tensor of [a, b]) tensor.dispose();
+  });
+
+  it("tell how many predictions are right", async () => {
+    const gpu = await testGpu();
+    const right = gpu.scope(() => {
+      const logits = gpu.tensor([1, 3, 2, 5, 0, 4, 0, 1, 9], [3, 3]);
+      const labels = gpu.tensor([1, 0, 1], [3], { dtype: "uint32" });
+      return sum(eq(argmax(logits, 1), labels));
+    });
+    expect(await right.item()).toBe(2);
+    right.dispose();
+  });
+
   it("are constants to the graph, and masks to other ops", async () => {
     const gpu = await testGpu();
     const x = gpu.tensor([-2, 0.5, 3], [3], { requiresGrad: true });
@@ -119,12 +160,44 @@ describe("comparisons", () => {
       expect(() => lt(gpu.zeros([3]), gpu.zeros([4]))).toThrow(ShapeError);
       expect(() => lt(gpu.zeros([3]), gpu.zeros([4]))).toThrow("lt: a is [3], b is [4]");
       expect(() => ge(gpu.zeros([3]), "1" as never)).toThrow('ge: b is "1"; expected a number, or a Tensor');
-      expect(() => eq(gpu.zeros([3], { dtype: "uint32" }), 1)).toThrow("eq: a is uint32; expected float32");
+      const integers = gpu.zeros([3], { dtype: "uint32" });
+      expect(() => eq(integers, gpu.zeros([3]))).toThrow("eq: b is float32; expected uint32");
+      expect(() => eq(gpu.zeros([3]), integers)).toThrow("eq: b is uint32; expected float32");
+      expect(() => ne(integers, gpu.zeros([1], { dtype: "uint32" }))).toThrow(
+        "ne: a is [3], b is [1], both uint32; expected equal shapes of integers",
+      );
+      for (const b of [0.5, -1, 2 ** 32, Number.NaN, null as never]) {
+        expect(() => lt(integers, b)).toThrow(
+          /lt: b is .*, a is uint32; expected a Tensor of uint32, or an integer/,
+        );
+      }
     });
   });
 });
 
 describe("where", () => {
+  it("takes numbers, in place of either", async () => {
+    const inputs = { a: { shape: [3, 5], data: normals(15, 60) } };
+    await checkOp(
+      (
+        [
+          [(x) => where(gt(x, 0), x, -2), (v) => (v > 0 ? v : -2)],
+          [(x) => where(gt(x, 0), 0.5, mul(x, x)), (v) => (v > 0 ? 0.5 : v * v)],
+        ] as [(x: Tensor) => Tensor, (v: number) => number][]
+      ).map(
+        ([run, f], i): OpCase => ({
+          ...{ label: `where ${i}`, inputs, run: (t) => run(t.a!) },
+          reference: (x) => x.a!.map(f),
+        }),
+      ),
+    );
+    const gpu = await testGpu();
+    const condition = gpu.tensor([1, 0, 1], [3]);
+    const chosen = where(condition, 3, -0.5);
+    expect([...(await chosen.read())]).toEqual([3, -0.5, 3]);
+    for (const tensor of [condition, chosen]) tensor.dispose();
+  });
+
   it("each of the three may repeat", async () => {
     const cases: [Shape, Shape, Shape, Shape][] = [
       [

@@ -135,6 +135,62 @@ describe("elementwise", () => {
     for (const tensor of [x, y, upstream]) tensor.dispose();
   });
 
+  it("takes a number on either side, in one pass and with a gradient", async () => {
+    const gpu = await testGpu();
+    const data = normals(21, 70).map((v) => v + 0.4 * (Math.sign(v) || 1));
+    const ofNumber = (label: string, run: (x: Tensor) => Tensor, f: (x: number) => number): OpCase => ({
+      label,
+      inputs: { x: { shape: [3, 7], data } },
+      run: (t) => run(t.x!),
+      reference: ({ x }) => x!.map(f),
+    });
+    const ops = { add, sub, mul, div, maximum, minimum };
+    const references: Record<keyof typeof ops, (x: number, y: number) => number> = {
+      ...{ add: (x, y) => x + y, sub: (x, y) => x - y, mul: (x, y) => x * y, div: (x, y) => x / y },
+      ...{ maximum: Math.max, minimum: Math.min },
+    };
+    const numbers = [-1.25, 0.375];
+    await checkOp(
+      Object.entries(ops).flatMap(([name, op]) => {
+        const f = references[name as keyof typeof ops];
+        return numbers.flatMap((number) => [
+          ofNumber(
+            `${name}(x, ${number})`,
+            (x) => op(x, number),
+            (x) => f(x, number),
+          ),
+          ofNumber(
+            `${name}(${number}, x)`,
+            (x) => op(number, x),
+            (x) => f(number, x),
+          ),
+        ]);
+      }),
+    );
+    const x = gpu.tensor([-1, 2, 2, 5], [4], { requiresGrad: true });
+    const upstream = gpu.tensor([3, 5, 7, 11], [4]);
+    for (const [op, gradient] of [
+      [maximum, [0, 2.5, 3.5, 11]],
+      [minimum, [3, 2.5, 3.5, 0]],
+    ] as const) {
+      const y = op(2, x); // of equal ones each gets half
+      y.backward(upstream);
+      expect([...(await x.grad!.read())]).toEqual(gradient);
+      x.zeroGrad();
+      y.dispose();
+    }
+    // As many passes as `scale` has, which is written for a number.
+    const counts = [() => scale(x, 3), () => mul(x, 3), () => div(3, x)].map((run) => {
+      const { dispatches } = gpu.stats;
+      run().materialize().dispose();
+      return gpu.stats.dispatches - dispatches;
+    });
+    expect(counts).toEqual(Array(3).fill(counts[0]));
+    expect(() => add(1, 2)).toThrow("add: a is 1; expected a Tensor");
+    expect(() => mul(x, "2" as never)).toThrow('mul: b is "2"; expected a Tensor');
+    for (const tensor of [x, upstream]) tensor.dispose();
+  });
+
   it("takes the smaller input first, or two that both repeat", async () => {
     await checkOp([
       binaryCase("add", add, (x, y) => x + y, [4], [2, 3, 4], [2, 3, 4]),

@@ -60,6 +60,8 @@ describe("max, min", () => {
       const x = gpu.tensor(normals(24, 1), [2, 3, 4]);
       expect(max(x, [0, -1], { keepDims: true }).shape).toEqual([1, 3, 1]);
       expect(min(x, [1]).shape).toEqual([2, 4]);
+      expect(max(x, 1).shape).toEqual([2, 4]);
+      expect(min(x, -1).shape).toEqual([2, 3]);
       expect(max(x, undefined, { keepDims: true }).shape).toEqual([1, 1, 1]);
       expect(argmax(x, 1, { keepDims: true }).shape).toEqual([2, 1, 4]);
       expect(argmin(x, null, { keepDims: true }).shape).toEqual([1, 1, 1]);

@@ -158,6 +158,10 @@ describe("reduce", () => {
       expect(sum(x).shape).toEqual([]);
       expect(sum(x, [0, 1, 2], { keepDims: true }).shape).toEqual([1, 1, 1]);
       expect(mean(x, [-2]).shape).toEqual([2, 4]);
+      expect(mean(x, -2).shape).toEqual([2, 4]);
+      expect(sum(x, 0).shape).toEqual([3, 4]);
+      expect(variance(x, 2, { keepDims: true }).shape).toEqual([2, 3, 1]);
+      expect(() => sum(x, 3)).toThrow("sum: axis 3 is outside a tensor of rank 3; expected -3 to 2");
       expect(variance(x, [0, -1], { keepDims: true }).shape).toEqual([1, 3, 1]);
     });
   });

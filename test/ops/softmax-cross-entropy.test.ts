@@ -330,6 +330,9 @@ describe("softmaxCrossEntropy", () => {
         "labels [N] has N = 3",
       );
       expect(() => softmaxCrossEntropy(logits, gpu.zeros([4]))).toThrow("labels is float32; expected uint32");
+      expect(() => softmaxCrossEntropy(logits, gpu.zeros([4, 1], { dtype: "uint32" }))).toThrow(
+        "labels is [4, 1] of uint32; expected labels [N] (reshape(labels, [-1])), or probabilities [N, K] (float32)",
+      );
       expect(() => softmaxCrossEntropy(logits, labels, { labelSmoothing: -0.1 })).toThrow(
         "labelSmoothing is -0.1; expected 0 to 1",
       );

@@ -23,6 +23,38 @@ describe("softmax", () => {
     );
   });
 
+  it("over any axis", async () => {
+    const shape = [3, 5, 2, 7];
+    const along = (x: ArrayLike<number>, axis: number, f: (row: number[]) => number[]) => {
+      const inner = shape.slice(axis + 1).reduce((a, b) => a * b, 1);
+      const size = shape[axis]!;
+      const out = new Float64Array(x.length);
+      for (let at = 0; at < x.length; at += 1) {
+        if (Math.floor(at / inner) % size !== 0) continue; // the first of each row
+        const places = Array.from({ length: size }, (_, i) => at + i * inner);
+        for (const [i, value] of f(places.map((place) => x[place]!)).entries()) out[places[i]!] = value;
+      }
+      return out;
+    };
+    await checkOp(
+      [0, 1, -2, 3, -1].map((axis) => ({
+        label: `axis ${axis}`,
+        inputs: { x: shape },
+        run: (t) => (axis === 1 ? logSoftmax : softmax)(t.x!, axis),
+        reference: ({ x }) =>
+          along(x!, (axis + 4) % 4, (row) => (axis === 1 ? softmaxRow(row).map(Math.log) : softmaxRow(row))),
+      })),
+    );
+    const gpu = await testGpu();
+    const before = gpu.stats.liveBuffers;
+    gpu.scope(() => {
+      const x = gpu.zeros([2, 3]);
+      expect(() => softmax(x, 2)).toThrow("softmax: axis 2 is outside a tensor of rank 2; expected -2 to 1");
+      expect(() => logSoftmax(x, { dim: 1 } as never)).toThrow("logSoftmax: axis { dim } is outside");
+    });
+    expect(gpu.stats.liveBuffers).toBe(before);
+  });
+
   it("logits far from zero, and more rows than one grid dimension has workgroups", async () => {
     const rows = 2 ** 16 + 3;
     await checkOp({

@@ -475,6 +475,13 @@ describe("Trainer", () => {
     const optimizer = new SGD(model.parameters(), { lr: 0.1 });
     const before = gpu.stats.liveBuffers;
     const make = (more: object) => new Trainer({ model, optimizer, data, ...more });
+    const few = new Sequential(new GlobalAvgPool2d(), new Linear(gpu, 1, 3));
+    const ofFew = new SGD(few.parameters(), { lr: 0.1 });
+    const tooFew = make({ model: few, optimizer: ofFew, maxSteps: 1, batchSize: 4 });
+    await expect(tooFew.run()).rejects.toThrow(
+      /^Trainer: the model gives \[4, 3\] for a batch, the images have 4 classes; expected a logit for each, such as a last layer of 4 outputs$/,
+    );
+    for (const one of [tooFew, ofFew, few]) one.dispose();
     expect(() => make({ lerningRate: 1 })).toThrow(/Trainer: there is no option "lerningRate"/);
     expect(() => make({ metrics: { loss: () => 1 } })).toThrow(/a metric has the name "loss"/);
     for (const name of ["imagesPerSecond", "totalSteps"]) {

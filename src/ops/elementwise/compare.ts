@@ -3,11 +3,13 @@
 
 import { noGrad } from "../../autograd/tape.ts";
 import { ShapeError } from "../../errors.ts";
+import * as shaders from "../../generated/shaders.ts";
 import { show } from "../../options.ts";
 import { checkTensor } from "../../tensor/check.ts";
 import { formatShape, sameShape } from "../../tensor/shape.ts";
 import { Tensor } from "../../tensor/tensor.ts";
 import { defineOp } from "../define-op.ts";
+import { strideGrid } from "../grid.ts";
 import { broadcastShapes } from "./broadcast.ts";
 import { broadcast, broadcastPlan, expand } from "./elementwise.ts";
 import { binary, binaryNumber, sameLayout, ternary } from "./kernels.ts";
@@ -39,8 +41,9 @@ function defineComparison(name: Name) {
       return { out, saved: {} };
     },
   });
-  const [straight, reversed] = [ofTensors(name), ofTensors(REVERSED[name])];
+  const [straight, reversed, integers] = [ofTensors(name), ofTensors(REVERSED[name]), defineIntegers(name)];
   return (a: Tensor, b: Tensor | number): Tensor => {
+    if (a instanceof Tensor && a.dtype === "uint32") return integers(a, b);
     if (typeof b === "number") return noGrad(() => ofNumber({ a }, b));
     if (!(b instanceof Tensor)) {
       throw new ShapeError(`${name}: b is ${show(b)}; expected a number, or a Tensor that broadcasts with a`);
@@ -49,12 +52,54 @@ function defineComparison(name: Name) {
   };
 }
 
+/** Of labels and of what `argmax` gives: equal shapes, or a number. */
+function defineIntegers(name: Name) {
+  const op = defineOp({
+    name,
+    inputs: { a: "...", b: "...?" },
+    dtypes: { a: ["uint32"], b: ["uint32"] },
+    infer({ a, b }, _number: number) {
+      if (b && !sameShape(a, b)) {
+        throw new ShapeError(
+          `${name}: a is ${formatShape(a)}, b is ${formatShape(b)}, both uint32; expected equal shapes of integers`,
+        );
+      }
+      return { out: a };
+    },
+    forward(ctx, { a, b }, plan, number) {
+      const out = ctx.empty(plan.out);
+      const { size, grid } = strideGrid(ctx.gpu, out.size);
+      const constants = {
+        ...{ WORKGROUP_SIZE: size, IS_NUMBER: b ? 0 : 1 },
+        RELATION: Object.keys(REVERSED).indexOf(name),
+      };
+      const sizes = { count: out.size, number };
+      ctx.run(
+        { shader: shaders.compare_integers, entry: "compare", constants },
+        { out, a, b: b ?? a, sizes },
+        grid,
+      );
+      return { out, saved: {} };
+    },
+  });
+  return (a: Tensor, b: Tensor | number): Tensor => {
+    if (b instanceof Tensor) return noGrad(() => op({ a, b }, 0));
+    if (!Number.isInteger(b) || b < 0 || b > 2 ** 32 - 1) {
+      throw new ShapeError(
+        `${name}: b is ${show(b)}, a is uint32; expected a Tensor of uint32, or an integer from 0 to 4294967295`,
+      );
+    }
+    return noGrad(() => op({ a, b: null }, b));
+  };
+}
+
 const comparisons = Object.fromEntries(
   (Object.keys(REVERSED) as Name[]).map((name) => [name, defineComparison(name)]),
 ) as Record<Name, ReturnType<typeof defineComparison>>;
 
 /**
- * 1 where a = b and 0 elsewhere, float32, broadcast as in `add`; b may be a number. NaN is equal to nothing. Not differentiable.
+ * 1 where a = b and 0 elsewhere, float32, broadcast as in `add`; b may be a number. NaN is equal to nothing. Integers (uint32), such
+ * as labels and what `argmax` gives, are compared with integers of the same shape, or a number. Not differentiable.
  * @throws ShapeError if the shapes do not broadcast.
  */
 export function eq(a: Tensor, b: Tensor | number): Tensor {
@@ -120,11 +165,16 @@ const whereOp = defineOp({
 /**
  * a where the condition is not 0, b elsewhere, all three broadcast as in `add`. The condition is float32, such as the comparisons
  * give it; NaN is not 0. No gradient goes to the condition, and none comes from the elements that were not taken. Keeps the condition
- * for backward; of inputs that repeat, copies of the output's shape are made.
+ * for backward; of inputs that repeat, copies of the output's shape are made. a and b may be numbers.
  * @throws ShapeError if the shapes do not broadcast.
  */
-export function where(condition: Tensor, a: Tensor, b: Tensor): Tensor {
+export function where(condition: Tensor, a: Tensor | number, b: Tensor | number): Tensor {
   checkTensor("where", "condition", condition);
+  if (typeof a === "number" || typeof b === "number") {
+    const { gpu } = condition;
+    const whole = (x: Tensor | number) => (typeof x === "number" ? gpu.full([], x) : x);
+    return gpu.scope(() => where(condition, whole(a), whole(b)));
+  }
   checkTensor("where", "a", a, { with: ["condition", condition] });
   checkTensor("where", "b", b, { with: ["condition", condition] });
   const branches = broadcastShapes("where", a.shape, b.shape);

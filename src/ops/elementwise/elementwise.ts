@@ -8,7 +8,7 @@ import { Tensor } from "../../tensor/tensor.ts";
 import { defineOp, type OpContext } from "../define-op.ts";
 import { reduceInto } from "../reduce/kernels.ts";
 import { broadcastShapes, type OperandLayout, operandLayout, repeatedAxes } from "./broadcast.ts";
-import { type Binary, binary, expandInto, sameLayout, scaleInto, ternary } from "./kernels.ts";
+import { type Binary, binary, binaryNumber, expandInto, sameLayout, scaleInto, ternary } from "./kernels.ts";
 
 const scaleOp = defineOp({
   name: "scale",
@@ -200,6 +200,86 @@ function defineExtreme(name: "maximum" | "minimum") {
 const maximumOp = defineExtreme("maximum");
 const minimumOp = defineExtreme("minimum");
 
+/** What an op of a tensor and a number takes beside the tensor; `reversed` where the number stands first. */
+interface NumberParams {
+  number: number;
+  reversed: boolean;
+}
+
+/** Writes the gradient of a into `da`. */
+type NumberSlope = (
+  ctx: OpContext,
+  da: Tensor,
+  grad: Tensor,
+  saved: { a: Tensor; out: Tensor },
+  number: number,
+) => void;
+
+/** out = f(a, number), in one pass. */
+function defineOfNumber(name: string, entry: Binary, slope: NumberSlope | 1, keeps = false) {
+  return defineOp({
+    name,
+    inputs: { a: "..." },
+    infer: ({ a }, _params: NumberParams) => ({ out: a }),
+    forward(ctx, { a }, plan, { number }) {
+      const out = ctx.empty(plan.out);
+      binaryNumber(ctx, entry, out, a, number);
+      const kept = keeps && ctx.needsGrad.a;
+      return { out, saved: { a: kept ? a : null, out: kept ? out : null } };
+    },
+    backward(ctx, grad, saved, plan, { number }) {
+      if (slope === 1) return { a: grad.alias(plan.out) };
+      const da = ctx.grad("a");
+      slope(ctx, da, grad, saved as { a: Tensor; out: Tensor }, number);
+      return { a: da };
+    },
+  });
+}
+
+const minus: NumberSlope = (ctx, da, grad) => scaleInto(ctx, da, grad, -1);
+/** dy·number, dy / number */
+const alike =
+  (entry: "mul" | "div"): NumberSlope =>
+  (ctx, da, grad, _saved, number) =>
+    binaryNumber(ctx, entry, da, grad, number);
+/** −dy·out / a */
+const reciprocal: NumberSlope = (ctx, da, grad, { a, out }) => {
+  const same = sameLayout(da.shape);
+  const [product, each] = [ctx.temp(da.shape), ctx.temp(da.shape)];
+  binary(ctx, "mul", product, grad, out, same);
+  binary(ctx, "div", each, product, a, same);
+  scaleInto(ctx, da, each, -1);
+};
+/** dy where a was taken, half of it where it is equal to the number. */
+const taken =
+  (name: "maximum" | "minimum"): NumberSlope =>
+  (ctx, da, grad, { a }, number) => {
+    const share = ctx.temp(da.shape);
+    binaryNumber(ctx, `share_of_${name}`, share, a, number);
+    binary(ctx, "mul", da, grad, share, sameLayout(da.shape));
+  };
+
+const symmetric = (name: string, entry: Binary, slope: NumberSlope | 1, keeps = false) => {
+  const op = defineOfNumber(name, entry, slope, keeps);
+  return { straight: op, reversed: op };
+};
+
+/** By op: of a tensor and a number, and of a number and a tensor. */
+const NUMBERS = {
+  add: symmetric("add", "add", 1),
+  sub: {
+    straight: defineOfNumber("sub", "sub", 1),
+    reversed: defineOfNumber("sub", "sub_reversed", minus),
+  },
+  mul: symmetric("mul", "mul", alike("mul")),
+  div: {
+    straight: defineOfNumber("div", "div", alike("div")),
+    reversed: defineOfNumber("div", "div_reversed", reciprocal, true),
+  },
+  maximum: symmetric("maximum", "maximum", taken("maximum"), true),
+  minimum: symmetric("minimum", "minimum", taken("minimum"), true),
+};
+
 const expandOp = defineOp({
   name: "expand",
   inputs: { x: "..." },
@@ -231,6 +311,23 @@ export function expand(x: Tensor, shape: Shape): Tensor {
 /** Tells who traces that a and b are exchanged. */
 const REVERSED = { reversed: true } as const;
 
+/** What the ops of two take: tensors that broadcast, or a tensor and a number. */
+type Operand = Tensor | number;
+
+function ofTwo(
+  name: keyof typeof NUMBERS,
+  a: Operand,
+  b: Operand,
+  straight: typeof addOp,
+  reversed: typeof addOp,
+): Tensor {
+  const isNumber = [typeof a === "number", typeof b === "number"];
+  if (isNumber[0] === isNumber[1]) return broadcast(name, a as Tensor, b as Tensor, straight, reversed);
+  return isNumber[1]
+    ? NUMBERS[name].straight({ a: a as Tensor }, { number: b as number, reversed: false })
+    : NUMBERS[name].reversed({ a: b as Tensor }, { number: a as number, reversed: true });
+}
+
 /** Runs the op with its larger input first; where neither has the output's shape, a is expanded first. */
 export function broadcast(
   name: string,
@@ -251,26 +348,26 @@ export function broadcast(
 
 /**
  * a + b, broadcast as NumPy and PyTorch do: equal shapes, a channel vector `[C]` against `[N, H, W, C]`, a
- * scalar, `[N, 1, 1, C]`, ….
+ * scalar, `[N, 1, 1, C]`, …. One of them may be a number.
  * @throws ShapeError if the shapes do not broadcast.
  */
-export function add(a: Tensor, b: Tensor): Tensor {
-  return broadcast("add", a, b, addOp, addOp);
+export function add(a: Tensor | number, b: Tensor | number): Tensor {
+  return ofTwo("add", a, b, addOp, addOp);
 }
 
 /** a − b, broadcast as in `add`. @throws ShapeError if the shapes do not broadcast. */
-export function sub(a: Tensor, b: Tensor): Tensor {
-  return broadcast("sub", a, b, subOp, subReversedOp);
+export function sub(a: Tensor | number, b: Tensor | number): Tensor {
+  return ofTwo("sub", a, b, subOp, subReversedOp);
 }
 
 /** a · b, element by element, broadcast as in `add`. @throws ShapeError if the shapes do not broadcast. */
-export function mul(a: Tensor, b: Tensor): Tensor {
-  return broadcast("mul", a, b, mulOp, mulOp);
+export function mul(a: Tensor | number, b: Tensor | number): Tensor {
+  return ofTwo("mul", a, b, mulOp, mulOp);
 }
 
 /** a / b, element by element, broadcast as in `add`. @throws ShapeError if the shapes do not broadcast. */
-export function div(a: Tensor, b: Tensor): Tensor {
-  return broadcast("div", a, b, divOp, divReversedOp);
+export function div(a: Tensor | number, b: Tensor | number): Tensor {
+  return ofTwo("div", a, b, divOp, divReversedOp);
 }
 
 /**
@@ -278,13 +375,13 @@ export function div(a: Tensor, b: Tensor): Tensor {
  * PyTorch.
  * @throws ShapeError if the shapes do not broadcast.
  */
-export function maximum(a: Tensor, b: Tensor): Tensor {
-  return broadcast("maximum", a, b, maximumOp, maximumOp);
+export function maximum(a: Tensor | number, b: Tensor | number): Tensor {
+  return ofTwo("maximum", a, b, maximumOp, maximumOp);
 }
 
 /** The smaller of a and b, as `maximum`. @throws ShapeError if the shapes do not broadcast. */
-export function minimum(a: Tensor, b: Tensor): Tensor {
-  return broadcast("minimum", a, b, minimumOp, minimumOp);
+export function minimum(a: Tensor | number, b: Tensor | number): Tensor {
+  return ofTwo("minimum", a, b, minimumOp, minimumOp);
 }
 
 /**

@@ -124,17 +124,17 @@ const maxOp = define("max");
 const minOp = define("min");
 
 /**
- * The largest element over `axes` (negative ones count from the end), to shape `[]` over all of them if none are given; NaN where
+ * The largest element over `axes`, a list or one alone (negative ones count from the end), to shape `[]` over all of them if none are given; NaN where
  * there is one. Equal elements share the gradient equally, as in PyTorch's `amax`. Keeps x for backward.
  * @throws ShapeError for an axis that x does not have, one named twice, or an empty list.
  */
-export function max(x: Tensor, axes?: readonly number[], options: ReduceAxesOptions = {}): Tensor {
+export function max(x: Tensor, axes?: number | readonly number[], options: ReduceAxesOptions = {}): Tensor {
   checkOptions("max", options, OPTIONS);
   return maxOp({ x }, { axes, ...options });
 }
 
 /** The smallest element over `axes`, as `max`. @throws ShapeError for axes as in `max`. */
-export function min(x: Tensor, axes?: readonly number[], options: ReduceAxesOptions = {}): Tensor {
+export function min(x: Tensor, axes?: number | readonly number[], options: ReduceAxesOptions = {}): Tensor {
   checkOptions("min", options, OPTIONS);
   return minOp({ x }, { axes, ...options });
 }

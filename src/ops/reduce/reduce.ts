@@ -36,10 +36,11 @@ export interface ReducePlan {
 }
 
 export interface Axes extends ReduceAxesOptions {
-  axes: readonly number[] | undefined;
+  axes: number | readonly number[] | undefined;
 }
 
-export function reducePlan(op: string, x: Shape, { axes, keepDims = false }: Axes): ReducePlan {
+export function reducePlan(op: string, x: Shape, { axes: given, keepDims = false }: Axes): ReducePlan {
+  const axes = typeof given === "number" ? [given] : given;
   checkFlag(op, "keepDims", keepDims);
   const chosen = axes === undefined ? x.map((_, axis) => axis) : normalizeAxes(op, axes, x.length);
   if (axes?.length === 0) {
@@ -83,10 +84,10 @@ const sumOp = defineSum("sum", false);
 const meanOp = defineSum("mean", true);
 
 /**
- * Σ x over `axes` (negative ones count from the end); over all of them if none are given, to shape `[]`.
+ * Σ x over `axes`, a list or one alone (negative ones count from the end); over all of them if none are given, to shape `[]`.
  * @throws ShapeError for an axis that x does not have, one named twice, or an empty list.
  */
-export function sum(x: Tensor, axes?: readonly number[], options: ReduceAxesOptions = {}): Tensor {
+export function sum(x: Tensor, axes?: number | readonly number[], options: ReduceAxesOptions = {}): Tensor {
   checkOptions("sum", options, OPTIONS);
   return sumOp({ x }, { axes, ...options });
 }
@@ -95,7 +96,7 @@ export function sum(x: Tensor, axes?: readonly number[], options: ReduceAxesOpti
  * The mean over `axes`, as in `sum`. Summed in blocks, to a few units in the last place of the mean of |x| in whatever order
  * the values come, and without overflow on the way.
  */
-export function mean(x: Tensor, axes?: readonly number[], options: ReduceAxesOptions = {}): Tensor {
+export function mean(x: Tensor, axes?: number | readonly number[], options: ReduceAxesOptions = {}): Tensor {
   checkOptions("mean", options, OPTIONS);
   return meanOp({ x }, { axes, ...options });
 }
@@ -151,7 +152,11 @@ const varianceOp = defineOp({
  * The variance over `axes`, in two passes: mean, then Σ (x − mean)². All axes if none are given.
  * @throws ShapeError for bad axes as in `sum`, or fewer than correction + 1 values in each sum.
  */
-export function variance(x: Tensor, axes?: readonly number[], options: VarianceOptions = {}): Tensor {
+export function variance(
+  x: Tensor,
+  axes?: number | readonly number[],
+  options: VarianceOptions = {},
+): Tensor {
   checkOptions("variance", options, VARIANCE_OPTIONS);
   const { correction = 1, keepDims, mean = null } = options;
   return varianceOp({ x, mean }, { axes, keepDims, correction });

@@ -151,6 +151,11 @@ export function softmaxCrossEntropy(
   const params = { reduction, labelSmoothing, ignoreIndex };
   if (weight !== null) checkTensor("softmaxCrossEntropy", "weight", weight, { shape: "[K]", orNull: true });
   checkTensor("softmaxCrossEntropy", "labels", labels, { dtypes: ["uint32", "float32"] });
+  if (labels.rank === 2 && labels.dtype === "uint32") {
+    throw new ShapeError(
+      `softmaxCrossEntropy: labels is ${formatShape(labels.shape)} of uint32; expected labels [N] (reshape(labels, [-1])), or probabilities [N, K] (float32)`,
+    );
+  }
   if (labels.rank !== 2) return ofLabels({ logits, labels, weight }, params);
   if (ignoreIndex >= 0) {
     throw new ShapeError(

@@ -3,11 +3,13 @@ import type { Choice } from "../../device/variants.ts";
 import { ShapeError } from "../../errors.ts";
 import * as shaders from "../../generated/shaders.ts";
 import type { Gpu } from "../../gpu.ts";
-import { type Shape, sizeOf } from "../../tensor/shape.ts";
+import { checkTensor } from "../../tensor/check.ts";
+import { normalizeAxes, type Shape, sizeOf } from "../../tensor/shape.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { defineOp } from "../define-op.ts";
 import { strideGrid } from "../grid.ts";
 import { publicNameOf } from "../op-checks.ts";
+import { permute } from "../permute.ts";
 
 /**
  * How `rows` rows are shared out: one invocation to each, or one workgroup in the entry points whose names end in `_tree`.
@@ -84,15 +86,30 @@ function define(name: "softmax" | "log_softmax", log: 0 | 1) {
 const softmaxOp = define("softmax", 0);
 const logSoftmaxOp = define("log_softmax", 1);
 
-/** exp(x) / Σ exp(x) over the last axis, with the maximum taken out first. @throws ShapeError for a scalar. */
-export function softmax(x: Tensor): Tensor {
-  return softmaxOp({ x }, null);
+/** `op` over any axis: along another one than the last, of a copy in which that is the last. */
+function along(name: string, op: typeof softmaxOp, x: Tensor, axis: number): Tensor {
+  if (axis === -1) return op({ x }, null);
+  checkTensor(name, "x", x);
+  const last = x.rank - 1;
+  const [place] = normalizeAxes(name, [axis], x.rank);
+  if (place === last) return op({ x }, null);
+  const order = x.shape.map((_, at) => (at === place ? last : at === last ? place! : at));
+  return x.gpu.scope(() => permute(op({ x: permute(x, order) }, null), order));
 }
 
 /**
- * log softmax(x) = x − max x − log Σ exp(x − max x) over the last axis, where softmax(x) itself may be 0 in float32.
- * @throws ShapeError for a scalar.
+ * exp(x) / Σ exp(x) over `axis`, with the maximum taken out first. Channels and classes are the last axis, the default; along another
+ * one copies are made.
+ * @throws ShapeError for a scalar, or an axis that x does not have.
  */
-export function logSoftmax(x: Tensor): Tensor {
-  return logSoftmaxOp({ x }, null);
+export function softmax(x: Tensor, axis = -1): Tensor {
+  return along("softmax", softmaxOp, x, axis);
+}
+
+/**
+ * log softmax(x) = x − max x − log Σ exp(x − max x) over `axis`, the last one by default, where softmax(x) itself may be 0 in float32.
+ * @throws ShapeError for a scalar, or an axis that x does not have.
+ */
+export function logSoftmax(x: Tensor, axis = -1): Tensor {
+  return along("logSoftmax", logSoftmaxOp, x, axis);
 }
