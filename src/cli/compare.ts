@@ -11,6 +11,7 @@ import { type TrainOptions, trainOptions } from "../train/train-options.ts";
 import { examples } from "./help.ts";
 import {
   addDataOptions,
+  checkBatchSize,
   type DataFlags,
   Interruption,
   inOutDirectory,
@@ -76,6 +77,7 @@ async function compare(flags: CompareFlags): Promise<void> {
   const { data: source, size, channels, out, norm: norms, lr: rates, adapter, json, ...shared } = flags;
   const configurations = norms.flatMap((norm) => rates.map((lr) => trainOptions({ ...shared, norm, lr })));
   const data = await loadDataset(source, scaleOf({ size, channels }));
+  checkBatchSize("compare", configurations[0]!.batchSize, source, data.train.count);
   await inOutDirectory("compare", out, async (lock) => {
     removePartials(out);
     const gpu = await requestGpu({ adapter });

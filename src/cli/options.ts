@@ -121,6 +121,15 @@ export function addScaleOptions(command: Command): void {
   offer(command, { channels: ["1", "3"] });
 }
 
+/** @throws UsageError for batches that no training set of so many images fills */
+export function checkBatchSize(op: string, batchSize: number, source: string, count: number): void {
+  if (batchSize <= count) return;
+  const some = 2 ** Math.max(0, Math.floor(Math.log2(count / 4)));
+  throw new UsageError(
+    `${op}: --batch-size is ${batchSize}, ${printable(source)} has ${count} images to train on; expected at most as many, such as --batch-size ${some}`,
+  );
+}
+
 /** `--size` and `--channels` as `loadDataset` takes them. */
 export function scaleOf({ size, channels }: Omit<DataFlags, "data">): Partial<ImageOptions> {
   const sides = size ? { height: size[0], width: size[1] } : {};

@@ -32,6 +32,7 @@ import {
   addAdapterOption,
   addDataOptions,
   addJsonOption,
+  checkBatchSize,
   type DataFlags,
   Interruption,
   inOutDirectory,
@@ -184,6 +185,7 @@ async function train(flags: TrainFlags): Promise<void> {
     );
   }
   const data = await loadDataset(source, scaleOf({ size, channels }));
+  checkBatchSize("train", options.batchSize, source, data.train.count);
   const weights = weightsFile === undefined ? null : await readWeights(weightsFile);
   const moments = momentsGiven({ mean, std }, weights, data.train);
   let report: WeightsReport | null = null;

@@ -12,7 +12,7 @@ type Float = "float32" | "float16";
 const castOp = defineOp({
   name: "cast",
   inputs: { x: "..." },
-  dtypes: { x: ["float32", "float16"] },
+  dtypes: { x: ["float32", "float16", "uint32"] },
   infer: ({ x }, _params: { to: Float }) => ({ out: x }),
   forward(ctx, { x }, plan, { to }) {
     const out = ctx.empty(plan.out, to);
@@ -33,6 +33,9 @@ function castInto(ctx: Pick<OpContext, "gpu" | "run">, out: Tensor, x: Tensor): 
   if (out.dtype === "float16") {
     const bindings = { halves: out, from_floats: x, size: { vec4s } };
     ctx.run({ shader: shaders.cast, entry: "narrow", constants }, bindings, grid);
+  } else if (x.dtype === "uint32") {
+    const bindings = { floats: out, integers: x, size: { vec4s } };
+    ctx.run({ shader: shaders.cast, entry: "from_integers", constants }, bindings, grid);
   } else {
     const bindings = { floats: out, from_halves: x, size: { vec4s } };
     ctx.run({ shader: shaders.cast, entry: "widen", constants }, bindings, grid);
@@ -41,11 +44,12 @@ function castInto(ctx: Pick<OpContext, "gpu" | "run">, out: Tensor, x: Tensor): 
 
 /**
  * x in another float type; x itself if it has it already. float16 has 11 significant bits and ends at 65,504: larger
- * values become infinite. Works on every adapter. Differentiable; the gradient has x's type.
- * @throws ShapeError for an integer tensor or type.
+ * values become infinite. Works on every adapter. Differentiable; the gradient has x's type. Integers (uint32) become float32, exactly
+ * up to 2²⁴.
+ * @throws ShapeError for an integer type, or for integers to float16.
  */
 export function cast(x: Tensor, to: Float): Tensor {
-  checkTensor("cast", "x", x, { dtypes: FLOATS });
+  checkTensor("cast", "x", x, { dtypes: to === "float16" ? FLOATS : [...FLOATS, "uint32"] });
   checkChoice("cast", "dtype", to, FLOATS, ShapeError);
   return x.dtype === to ? x : castOp({ x }, { to });
 }

@@ -8,12 +8,15 @@ import { gatherInto, type StridedPart, scatterInto, stridesOf } from "./strided.
 
 type ConcatOp = Op<Record<string, string>, { axis: number }>;
 
+const WORDS = ["float32", "uint32"] as const;
+
 /** The op for so many inputs: the contract names each one. */
 function makeConcat(count: number): ConcatOp {
   const names = Array.from({ length: count }, (_, i) => `x${i}`);
   return defineOp({
     name: "concat",
     inputs: Object.fromEntries(names.map((name) => [name, "..."])) as Record<string, string>,
+    dtypes: Object.fromEntries(names.map((name) => [name, WORDS])),
     infer(shapes, { axis }: { axis: number }) {
       const first = shapes.x0 as Shape;
       const along = normalizeAxes("concat", [axis], first.length)[0]!;
@@ -39,7 +42,7 @@ function makeConcat(count: number): ConcatOp {
       return { out, parts };
     },
     forward(ctx, inputs, plan) {
-      const out = ctx.empty(plan.out);
+      const out = ctx.empty(plan.out, (inputs.x0 as Tensor).dtype);
       for (const name of names) scatterInto(ctx, "concat", out, inputs[name] as Tensor, plan.parts[name]!);
       return { out, saved: {} };
     },
@@ -59,11 +62,13 @@ function makeConcat(count: number): ConcatOp {
 const byCount = new Recent<number, ConcatOp>(64);
 
 /**
- * The tensors one after the other along `axis` (default: the last), all other sizes equal.
+ * The tensors one after the other along `axis` (default: the last), all other sizes equal; all of them floats, or integers (uint32).
  * @throws ShapeError for an empty list, or shapes that differ elsewhere.
  */
 export function concat(tensors: readonly Tensor[], axis = -1): Tensor {
-  checkTensors("concat", "tensors", tensors);
+  checkTensors("concat", "tensors", tensors, {
+    dtypes: tensors?.[0]?.dtype === "uint32" ? ["uint32"] : ["float32"],
+  });
   if (tensors.length === 0) throw new ShapeError("concat: the list is empty; expected at least one tensor");
   let op = byCount.get(tensors.length);
   if (!op) {

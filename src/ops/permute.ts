@@ -9,6 +9,7 @@ import { gatherInto, stridesOf } from "./strided.ts";
 const permuteOp = defineOp({
   name: "permute",
   inputs: { x: "..." },
+  dtypes: { x: ["float32", "uint32"] },
   infer({ x }, { axes }: { axes: readonly number[] }) {
     checkArray("permute", "axes", axes, "integers");
     if (axes.length !== x.length) {
@@ -21,7 +22,7 @@ const permuteOp = defineOp({
     return { out: from.map((axis) => x[axis]!), x, from };
   },
   forward(ctx, { x }, { out: shape, from }) {
-    const out = ctx.empty(shape);
+    const out = ctx.empty(shape, x.dtype);
     const strides = stridesOf(x.shape);
     gatherInto(ctx, "permute", out, x, {
       offset: 0,
@@ -43,14 +44,14 @@ const permuteOp = defineOp({
   },
 });
 
-/** Axis i of the result is axis `axes[i]` of x: a copy. @throws ShapeError unless each axis is named once. */
+/** Axis i of the result is axis `axes[i]` of x, which may be integers (uint32): a copy. @throws ShapeError unless each axis is named once. */
 export function permute(x: Tensor, axes: readonly number[]): Tensor {
   return permuteOp({ x }, { axes });
 }
 
 /** Swaps two axes; the last two if none are named. @throws ShapeError for an axis that x does not have. */
 export function transpose(x: Tensor, a = -2, b = -1): Tensor {
-  checkTensor("transpose", "x", x);
+  checkTensor("transpose", "x", x, { dtypes: ["float32", "uint32"] });
   for (const axis of [a, b]) normalizeAxes("transpose", [axis], x.rank);
   const axes = x.shape.map((_, axis) => axis);
   const [i, j] = [a < 0 ? a + x.rank : a, b < 0 ? b + x.rank : b];

@@ -14,6 +14,7 @@ interface SliceParams {
 const sliceOp = defineOp({
   name: "slice",
   inputs: { x: "..." },
+  dtypes: { x: ["float32", "uint32"] },
   infer({ x }, params: SliceParams) {
     for (const name of ["starts", "ends", "steps"] as const) {
       checkArray("slice", name, params[name], "integers");
@@ -41,7 +42,7 @@ const sliceOp = defineOp({
     return { out, x, starts };
   },
   forward(ctx, { x }, { out: shape, starts }, { steps }) {
-    const out = ctx.empty(shape);
+    const out = ctx.empty(shape, x.dtype);
     const strides = stridesOf(x.shape);
     gatherInto(ctx, "slice", out, x, {
       offset: starts.reduce((sum, start, axis) => sum + start * strides[axis]!, 0),
@@ -60,7 +61,7 @@ const sliceOp = defineOp({
 
 /**
  * The elements from `starts` (included) to `ends` (excluded) along each axis, every `steps`-th of them: a copy.
- * Negative numbers count from the end.
+ * Negative numbers count from the end. x may be integers (uint32), such as labels.
  * @throws ShapeError for a number too many or too few, an empty range, or a step below 1.
  */
 export function slice(

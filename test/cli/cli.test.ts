@@ -108,7 +108,7 @@ describe("fusenorm train", () => {
     [
       "a batch larger than the data",
       ["--batch-size", "41"],
-      /batchSize 41 with dropLast leaves no batch of 40/,
+      /train: --batch-size is 41, .* has 40 images to train on; expected at most as many, such as --batch-size 8\n/,
     ],
     ["no epochs", ["--epochs", "0"], /0 is below 1/],
     ["half a width", ["--width", "1.5"], /"1.5" is not an integer/],

@@ -547,12 +547,12 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
       ],
       call: core.variance,
     },
-    cast: { args: [tensor(x, HALVES), choice("float16", "float32")], call: core.cast },
+    cast: { args: [tensor(x, [...HALVES, "uint32"]), choice("float32", "float16")], call: core.cast },
     concat: { args: [list([x, x], ragged), optional(integer(-1, -4, 3))], call: core.concat },
     concatChannels: { args: [list([x, x], ragged)], call: core.concatChannels },
     slice: {
       args: [
-        x4,
+        numbersOrIntegers,
         axes([0, 0, 0, 0]),
         list([1, 1, 1, 1], Number.isInteger),
         optional(list([1, 1, 1, 1], Number.isInteger)),
@@ -581,9 +581,9 @@ export function publicCalls(gpu: Gpu): Record<string, Entry> {
       ],
       call: core.pad2d,
     },
-    permute: { args: [x4, axes([0, 3, 1, 2])], call: core.permute },
+    permute: { args: [numbersOrIntegers, axes([0, 3, 1, 2])], call: core.permute },
     transpose: {
-      args: [tensor(matrix), optional(integer(0, -2, 1)), optional(integer(1, -2, 1))],
+      args: [tensor(matrix, ["float32", "uint32"]), optional(integer(0, -2, 1)), optional(integer(1, -2, 1))],
       call: core.transpose,
     },
     reshape: { args: [tensor(x, ALL), shape([2, 128])], call: core.reshape },

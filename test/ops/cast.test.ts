@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { ShapeError } from "../../src/errors.ts";
 import { cast } from "../../src/ops/cast.ts";
+import { eq } from "../../src/ops/elementwise/compare.ts";
 import { add, mul } from "../../src/ops/elementwise/elementwise.ts";
 import { halfToNumber, numberToHalf } from "../../src/tensor/tensor.ts";
 import { checkOp } from "../helpers/check-op.ts";
@@ -96,10 +97,23 @@ describe("cast", () => {
     x.dispose();
   });
 
+  it("makes floats of integers, and what one compares with them", async () => {
+    const gpu = await testGpu();
+    const values = Uint32Array.from({ length: 259 }, (_, i) => [i, 2 ** 24 - i, 2 ** 31 + 256 * i][i % 3]!);
+    const x = gpu.tensor(values, [7, 37], { dtype: "uint32" });
+    const y = cast(x, "float32");
+    expect([y.shape, y.dtype, y.requiresGrad]).toEqual([[7, 37], "float32", false]);
+    expect(await y.read()).toEqual(Float32Array.from(values));
+    const labels = gpu.tensor([2, 0], [2, 1], { dtype: "uint32" });
+    const oneHot = gpu.scope(() => eq(cast(labels, "float32"), gpu.tensor([0, 1, 2], [3])));
+    expect([oneHot.shape, ...(await oneHot.read())]).toEqual([[2, 3], 0, 0, 1, 1, 0, 0]);
+    for (const tensor of [x, y, labels, oneHot]) tensor.dispose();
+  });
+
   it("names what is wrong", async () => {
     const gpu = await testGpu();
     gpu.scope(() => {
-      expect(() => cast(gpu.empty([2], "uint32"), "float32")).toThrow(
+      expect(() => cast(gpu.empty([2], "uint32"), "float16")).toThrow(
         /^cast: x is uint32; expected float32 or float16/,
       );
       expect(() => cast(gpu.zeros([2]), "uint8" as never)).toThrow(/^cast: dtype is "uint8"; expected/);

@@ -21,6 +21,48 @@ import { moved } from "../reference/strided.ts";
 
 type Shape = readonly number[];
 
+describe("integers", () => {
+  it("are sliced, permuted and put together as they are, also those that are no floats", async () => {
+    const gpu = await testGpu();
+    // As floats, denormal numbers and signalling NaN.
+    const shape = [3, 5, 4];
+    const data = Uint32Array.from({ length: 60 }, (_, i) => [i, 0x7f800001 + i, 0xffffffff - i][i % 3]!);
+    const x = gpu.tensor(data, shape, { dtype: "uint32" });
+    const at = (i: number, j: number, k: number) => data[(i * 5 + j) * 4 + k]!;
+    const all = <T>(n: number, f: (i: number) => T) => Array.from({ length: n }, (_, i) => f(i));
+    const cases: [Tensor, Shape, number[]][] = [
+      [
+        slice(x, [1, 0, 1], [3, 5, 4], [1, 2, 2]),
+        [2, 3, 2],
+        all(2, (i) => all(3, (j) => all(2, (k) => at(i + 1, 2 * j, 2 * k + 1)))).flat(2),
+      ],
+      [slice(x, [1, 0, 0], [2, 5, 4]), [1, 5, 4], [...data.subarray(20, 40)]],
+      [permute(x, [2, 0, 1]), [4, 3, 5], all(4, (k) => all(3, (i) => all(5, (j) => at(i, j, k)))).flat(2)],
+      [transpose(x), [3, 4, 5], all(3, (i) => all(4, (k) => all(5, (j) => at(i, j, k)))).flat(2)],
+      [concat([x, x], 0), [6, 5, 4], [...data, ...data]],
+      [
+        concat([x, slice(x, [0, 0, 0], [3, 5, 1])]),
+        [3, 5, 5],
+        all(3, (i) => all(5, (j) => [0, 1, 2, 3, 0].map((k) => at(i, j, k)))).flat(2),
+      ],
+    ];
+    for (const [y, size, expected] of cases) {
+      expect([y.dtype, y.shape]).toEqual(["uint32", size]);
+      expect([...(await y.read())]).toEqual(expected);
+      y.dispose();
+    }
+    gpu.scope(() => {
+      expect(() => concat([x, gpu.zeros(shape)])).toThrow(
+        /^concat: tensors\[1\] is float32; expected uint32/,
+      );
+      expect(() => concat([gpu.zeros(shape), x])).toThrow(
+        /^concat: tensors\[1\] is uint32; expected float32/,
+      );
+    });
+    x.dispose();
+  });
+});
+
 describe("reshape", () => {
   it("looks at the same elements, also twice and through other ops", async () => {
     await checkOp([
