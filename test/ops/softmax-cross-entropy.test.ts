@@ -55,6 +55,44 @@ describe("softmaxCrossEntropy", () => {
     await checkOp(cases);
   });
 
+  it("of maps, each pixel a row, with all that rows have", async () => {
+    const [shape, classes] = [[2, 3, 5], 4];
+    const next = generator(77);
+    const labels = Uint32Array.from({ length: 30 }, () => Math.floor(next() * classes));
+    const options = [
+      {},
+      { reduction: "none" },
+      { labelSmoothing: 0.2, ignoreIndex: 1, reduction: "sum" },
+    ] as const;
+    await checkOp(
+      options.map((option) => ({
+        label: JSON.stringify(option),
+        inputs: { logits: { shape: [...shape, classes], data: sixteenths(30 * classes) } },
+        run: ({ logits }) =>
+          softmaxCrossEntropy(logits!, logits!.gpu.tensor(labels, shape, { dtype: "uint32" }), option),
+        reference: ({ logits }) => crossEntropyReference(logits!, classes, { labels }, option),
+        referenceGrad: ({ logits }, dy) => ({
+          logits: crossEntropyReferenceGrad(logits!, classes, { labels }, option, dy).logits,
+        }),
+      })),
+    );
+    const gpu = await testGpu();
+    const before = gpu.stats.liveBuffers;
+    gpu.scope(() => {
+      const logits = gpu.zeros([...shape, classes]);
+      const none = softmaxCrossEntropy(logits, gpu.zeros(shape, { dtype: "uint32" }), { reduction: "none" });
+      expect(none.shape).toEqual(shape);
+      expect(softmaxCrossEntropy(logits, gpu.full([...shape, classes], 0.25)).shape).toEqual([]);
+      // Channels first, as PyTorch has them.
+      expect(() =>
+        softmaxCrossEntropy(gpu.zeros([2, 4, 3, 5]), gpu.zeros(shape, { dtype: "uint32" })),
+      ).toThrow(
+        "logits is [2, 4, 3, 5], labels [2, 3, 5] of uint32; expected labels [2, 4, 3] (uint32), or probabilities [2, 4, 3, 5] (float32): classes are the last axis",
+      );
+    });
+    expect(gpu.stats.liveBuffers).toBe(before);
+  });
+
   it("one class: loss and gradient are zero", async () => {
     await checkOp(crossEntropyCase(3, 1, {}));
   });

@@ -3,11 +3,12 @@ import * as shaders from "../../generated/shaders.ts";
 import type { Gpu } from "../../gpu.ts";
 import { checkChoice, checkOptions, optionNames, show } from "../../options.ts";
 import { checkTensor } from "../../tensor/check.ts";
-import { formatShape, type Shape } from "../../tensor/shape.ts";
-import type { Tensor } from "../../tensor/tensor.ts";
+import { formatShape, type Shape, sameShape } from "../../tensor/shape.ts";
+import { Tensor } from "../../tensor/tensor.ts";
 import { defineOp } from "../define-op.ts";
 import { largestWorkgroup, strideGrid } from "../grid.ts";
 import { reduceInto } from "../reduce/kernels.ts";
+import { reshape } from "../reshape.ts";
 import { rowKernel } from "./softmax.ts";
 
 /** Options of `softmaxCrossEntropy`. */
@@ -131,10 +132,28 @@ function meanWorkgroup(gpu: Gpu, rows: number): number {
 const ofLabels = define(false);
 const ofProbabilities = define(true);
 
+/** One loss for each place of maps of logits. */
+function ofMaps(logits: Tensor, labels: Tensor, options: SoftmaxCrossEntropyOptions): Tensor {
+  checkTensor("softmaxCrossEntropy", "logits", logits);
+  const places = logits.shape.slice(0, -1);
+  const isLabels = labels.dtype === "uint32";
+  if (!sameShape(labels.shape, isLabels ? places : logits.shape)) {
+    throw new ShapeError(
+      `softmaxCrossEntropy: logits is ${formatShape(logits.shape)}, labels ${formatShape(labels.shape)} of ${labels.dtype}; expected labels ` +
+        `${formatShape(places)} (uint32), or probabilities ${formatShape(logits.shape)} (float32): classes are the last axis`,
+    );
+  }
+  return logits.gpu.scope(() => {
+    const rows = reshape(logits, [-1, logits.shape.at(-1)!]);
+    const loss = softmaxCrossEntropy(rows, reshape(labels, isLabels ? [-1] : rows.shape), options);
+    return options.reduction === "none" ? reshape(loss, places) : loss;
+  });
+}
+
 /**
  * −Σ_k target_k · log softmax(logits)_k, one loss for each row of logits [N, K], by a log-sum-exp that can't overflow; shape [] for
  * "mean" and "sum", [N] for "none". The targets are labels [N] (uint32), or probabilities [N, K] (float32), which get gradients
- * too. PyTorch's `cross_entropy`: weights and smoothing are as there where they meet, and the mean is NaN if all rows are ignored.
+ * too. Of maps of logits, [N, H, W, K], each pixel is a row: labels are [N, H, W] then, and so are the losses of "none". PyTorch's `cross_entropy`: weights and smoothing are as there where they meet, and the mean is NaN if all rows are ignored.
  *
  * A label of K or more that is not `ignoreIndex` can't be seen from the host without waiting for the GPU: its loss and gradient are
  * NaN. A class whose target is 0 adds nothing, also where its logit is −∞ (PyTorch: NaN with probabilities).
@@ -148,6 +167,9 @@ export function softmaxCrossEntropy(
 ): Tensor {
   checkOptions("softmaxCrossEntropy", options, OPTIONS);
   const { reduction = "mean", labelSmoothing = 0, weight = null, ignoreIndex = -100 } = options;
+  if (logits instanceof Tensor && labels instanceof Tensor && logits.rank > 2) {
+    return ofMaps(logits, labels, options);
+  }
   const params = { reduction, labelSmoothing, ignoreIndex };
   if (weight !== null) checkTensor("softmaxCrossEntropy", "weight", weight, { shape: "[K]", orNull: true });
   checkTensor("softmaxCrossEntropy", "labels", labels, { dtypes: ["uint32", "float32"] });
