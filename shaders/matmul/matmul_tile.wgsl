@@ -5,20 +5,25 @@
 // Layouts as in matmul.wgsl: out [M, N], a(m,k) = a[m·A_M + k·A_K], b(k,n) = b[k·B_K + n·B_N]. A_VEC4 and B_VEC4 say
 // which way an operand may be read four at a time.
 //
-// One workgroup of 64 owns a tile of 64 × 64, one invocation 8 × 8 of it as two halves of 4 each way, so that neighbours
-// read neighbouring vec4s of workgroup memory. 16 k at a time are loaded, in blocks of 4 × 4; one barrier stands before
-// they are read, one before they are overwritten.
+// One workgroup owns a tile of 64 × 64, one invocation 8 × 8 of it as two halves of 4 each way, so that neighbours read neighbouring
+// vec4s of workgroup memory. 64 lanes load 16 k at a time, in blocks of 4 × 4; one barrier stands before they are read, one before
+// they are overwritten. Where few tiles leave a GPU idle, two times 64 lanes have 16 k each, and the sums of the second are added to
+// those of the first in the end.
 
 //#import product_8x8
 
 override A_VEC4: u32 = 0; // 0: number by number, 1: along k, 2: along m
 override B_VEC4: u32 = 0; // 0: number by number, 1: along k, 2: along n
 
+override PARTS: u32 = 1; // 1 or 2
+
 const TILE = 64u;
-const BK = 16u;
-const WORKGROUP = 64u;
+const LANES = 64u; // of a part
+const PART = 16u; // k of a part, in a chunk
 const ROW = 17u; // TILE / 4 and one more, which spreads stores over the banks
-const CHUNK_SIZE = BK * ROW;
+override BK: u32 = PARTS * PART;
+override WORKGROUP: u32 = PARTS * LANES;
+override CHUNK_SIZE: u32 = BK * ROW;
 
 @group(0) @binding(0) var<storage, read_write> out: array<f32>;
 // Each input is bound twice, as numbers and as vec4s.
@@ -37,27 +42,27 @@ var<workgroup> columns_tile: array<vec4<f32>, CHUNK_SIZE>; // [k][column in four
 // read by vec4s, these. Rows and columns past the end repeat the last ones.
 struct Source { k: u32, line: u32, at: vec4<u32> }
 
-fn source_of_a(m: u32, lane: u32) -> Source {
+fn source_of_a(m: u32, part: u32, lane: u32) -> Source {
   // Neighbouring lanes read along k, or along m or n if that is how the operand lies.
   let j = vec4<u32>(0, 1, 2, 3);
   if (A_VEC4 == 2) {
-    let k = lane / (TILE / 4) * 4;
+    let k = part * PART + lane / (TILE / 4) * 4;
     let line = m + lane % (TILE / 4) * 4;
     return Source(k, line, ((k + j) * size.A_K + min(line, size.M - 4)) / 4);
   }
-  let k = lane % (BK / 4) * 4;
-  let line = m + lane / (BK / 4) * 4;
+  let k = part * PART + lane % (PART / 4) * 4;
+  let line = m + lane / (PART / 4) * 4;
   return Source(k, line, (min(line + j, vec4<u32>(size.M - 1)) * size.A_M + k) / 4);
 }
-fn source_of_b(n: u32, lane: u32) -> Source {
+fn source_of_b(n: u32, part: u32, lane: u32) -> Source {
   let j = vec4<u32>(0, 1, 2, 3);
   if (B_VEC4 == 2) {
-    let k = lane / (TILE / 4) * 4;
+    let k = part * PART + lane / (TILE / 4) * 4;
     let line = n + lane % (TILE / 4) * 4;
     return Source(k, line, ((k + j) * size.B_K + min(line, size.N - 4)) / 4);
   }
-  let k = lane % (BK / 4) * 4;
-  let line = n + lane / (BK / 4) * 4;
+  let k = part * PART + lane % (PART / 4) * 4;
+  let line = n + lane / (PART / 4) * 4;
   return Source(k, line, (min(line + j, vec4<u32>(size.N - 1)) * size.B_N + k) / 4);
 }
 
@@ -152,20 +157,63 @@ fn multiply_4(acc: ptr<function, array<vec4<f32>, 16>>, a_at: u32, b_at: u32) {
   );
 }
 
-@compute @workgroup_size(64)
+// The sums of the second 64 lanes, to those of the first.
+fn add_parts(acc: ptr<function, array<vec4<f32>, 16>>, part: u32, lane: u32) {
+  if (part == 1) {
+    rows_tile[0 * LANES + lane] = (*acc)[0];
+    rows_tile[1 * LANES + lane] = (*acc)[1];
+    rows_tile[2 * LANES + lane] = (*acc)[2];
+    rows_tile[3 * LANES + lane] = (*acc)[3];
+    rows_tile[4 * LANES + lane] = (*acc)[4];
+    rows_tile[5 * LANES + lane] = (*acc)[5];
+    rows_tile[6 * LANES + lane] = (*acc)[6];
+    rows_tile[7 * LANES + lane] = (*acc)[7];
+    columns_tile[0 * LANES + lane] = (*acc)[8];
+    columns_tile[1 * LANES + lane] = (*acc)[9];
+    columns_tile[2 * LANES + lane] = (*acc)[10];
+    columns_tile[3 * LANES + lane] = (*acc)[11];
+    columns_tile[4 * LANES + lane] = (*acc)[12];
+    columns_tile[5 * LANES + lane] = (*acc)[13];
+    columns_tile[6 * LANES + lane] = (*acc)[14];
+    columns_tile[7 * LANES + lane] = (*acc)[15];
+  }
+  workgroupBarrier();
+  if (part == 0) {
+    (*acc)[0] += rows_tile[0 * LANES + lane];
+    (*acc)[1] += rows_tile[1 * LANES + lane];
+    (*acc)[2] += rows_tile[2 * LANES + lane];
+    (*acc)[3] += rows_tile[3 * LANES + lane];
+    (*acc)[4] += rows_tile[4 * LANES + lane];
+    (*acc)[5] += rows_tile[5 * LANES + lane];
+    (*acc)[6] += rows_tile[6 * LANES + lane];
+    (*acc)[7] += rows_tile[7 * LANES + lane];
+    (*acc)[8] += columns_tile[0 * LANES + lane];
+    (*acc)[9] += columns_tile[1 * LANES + lane];
+    (*acc)[10] += columns_tile[2 * LANES + lane];
+    (*acc)[11] += columns_tile[3 * LANES + lane];
+    (*acc)[12] += columns_tile[4 * LANES + lane];
+    (*acc)[13] += columns_tile[5 * LANES + lane];
+    (*acc)[14] += columns_tile[6 * LANES + lane];
+    (*acc)[15] += columns_tile[7 * LANES + lane];
+  }
+}
+
+@compute @workgroup_size(WORKGROUP)
 fn forward(
   @builtin(workgroup_id) workgroup: vec3<u32>,
   @builtin(num_workgroups) groups: vec3<u32>,
-  @builtin(local_invocation_index) lane: u32,
+  @builtin(local_invocation_index) index: u32,
 ) {
+  let part = select(0u, index / LANES, PARTS > 1); // a constant where there is one
+  let lane = select(index, index % LANES, PARTS > 1);
   let id = workgroup.x + workgroup.y * groups.x;
   let blocks = (size.N + TILE - 1) / TILE;
   let n = (id % blocks) * TILE;
   let m = (id / blocks) * TILE;
   let column = lane % 8;
   let row = lane / 8;
-  let from_a = source_of_a(m, lane);
-  let from_b = source_of_b(n, lane);
+  let from_a = source_of_a(m, part, lane);
+  let from_b = source_of_b(n, part, lane);
   let to_a = min(from_a.k * ROW + (from_a.line - m) / 4, CHUNK_SIZE - 3 * ROW - 1);
   let to_b = min(from_b.k * ROW + (from_b.line - n) / 4, CHUNK_SIZE - 3 * ROW - 1);
   var acc: array<vec4<f32>, 16>; // [row][half of the columns]
@@ -181,11 +229,13 @@ fn forward(
     columns_tile[to_b + 2 * ROW] = of_b[2];
     columns_tile[to_b + 3 * ROW] = of_b[3];
     workgroupBarrier();
-    for (var k = 0u; k < BK; k += 4) {
-      multiply_4(&acc, k * ROW + row, k * ROW + column);
+    for (var k = 0u; k < PART; k += 4) {
+      multiply_4(&acc, (part * PART + k) * ROW + row, (part * PART + k) * ROW + column);
     }
     workgroupBarrier();
   }
+  if (PARTS > 1) { add_parts(&acc, part, lane); }
+  if (part > 0) { return; }
   let first = m + row * 4;
   let left = n + column * 4;
   store_row(first, left, acc[0], acc[1]);

@@ -12,7 +12,7 @@ function linearCase(n: number, c: number, k: number, bias: boolean): OpCase {
   return {
     label: `${n}×${c} → ${k}${bias ? " with bias" : ""}`,
     inputs: { x: [n, c], weight: [k, c], ...(bias ? { bias: [k] } : {}) },
-    variants: { "matmul.forward": matmulVariants(gpu, k) },
+    variants: { "matmul.forward": matmulVariants(gpu, { M: n, N: k, K: c }) },
     run: (t) => linear(t.x!, t.weight!, t.bias ?? null),
     reference: (v) =>
       matmulReference([n, k, c], { a: v.x!, b: v.weight!, bias: v.bias! }, { transposeB: true }),

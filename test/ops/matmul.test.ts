@@ -15,7 +15,7 @@ function matmulCase(m: number, n: number, k: number, transposeA = false, transpo
     label: `${m}×${k} · ${k}×${n}${transposeA ? ", a transposed" : ""}${transposeB ? ", b transposed" : ""}`,
     inputs: { a: transposeA ? [k, m] : [m, k], b: transposeB ? [n, k] : [k, n] },
     run: (t) => matmul(t.a!, t.b!, options),
-    variants: { "matmul.forward": matmulVariants(gpu, n) },
+    variants: { "matmul.forward": matmulVariants(gpu, { M: m, N: n, K: k }) },
     reference: (v) => matmulReference([m, n, k], { a: v.a!, b: v.b! }, options),
     referenceGrad: (v, dy) => {
       // da = dy·bᵀ and db = aᵀ·dy, transposed where the input was.

@@ -28,14 +28,26 @@ export function transposed({ tensor, rows, columns, rowStride, columnStride }: O
 
 const WORKGROUP = 64;
 
-/** What this adapter can use for a product with `columns` columns; the first is chosen untuned. */
-export function matmulVariants(gpu: Gpu, columns: number): Variant[] {
+/** Workgroup memory of two parts of a tile. */
+const PARTS_BYTES = 2 * 2 * 16 * 17 * 16;
+
+/** Tiles below which a large GPU has lanes to spare, and terms of a sum above which it is worth dividing. */
+const FEW_TILES = 512;
+const LONG_SUM = 128;
+
+/** What this adapter can use for a product of [M, K] and [K, N]; the first is chosen untuned. */
+export function matmulVariants(gpu: Gpu, { M, N, K }: { M: number; N: number; K: number }): Variant[] {
   const subgroup = subgroupLanes(gpu) > 0 ? ["subgroup_4x16", "subgroup_4x8"] : [];
   // A block of 16 columns takes about 1.6 times as long as one of 8.
-  if (1.6 * Math.ceil(columns / 16) > Math.ceil(columns / 8)) subgroup.reverse();
-  return gpu.isSoftware
-    ? [...subgroup, "scalar_4x4", "tile_64x64"]
-    : ["tile_64x64", ...subgroup, "scalar_4x4"];
+  if (1.6 * Math.ceil(N / 16) > Math.ceil(N / 8)) subgroup.reverse();
+  const tiles = ["tile_64x64"];
+  if (PARTS_BYTES <= gpu.limits.maxComputeWorkgroupStorageSize) tiles.push("tile_64x64x2");
+  if (tilesOf(M, N) <= FEW_TILES && K >= LONG_SUM) tiles.reverse();
+  return gpu.isSoftware ? [...subgroup, "scalar_4x4", ...tiles] : [...tiles, ...subgroup, "scalar_4x4"];
+}
+
+function tilesOf(M: number, N: number): number {
+  return Math.ceil(M / 64) * Math.ceil(N / 64);
 }
 
 /** out = a·b + bias, out row-major [a.rows, b.columns] */
@@ -53,7 +65,7 @@ export function multiply(
   };
   // Without a bias any buffer may stand at its place: what is read there is not used.
   const biasOrAny = bias ?? b.tensor;
-  const candidates = matmulVariants(ctx.gpu, N);
+  const candidates = matmulVariants(ctx.gpu, size);
   const shape = Object.values(size).join("x");
   const choice = ctx.gpu.variants.pick("matmul.forward", shape, candidates, candidates[0]!);
   const { variant } = choice;
@@ -64,7 +76,8 @@ export function multiply(
     ctx.run({ shader: shaders.matmul, entry: "forward", ...counted }, bindings, ctx.gpu.fold(blocks));
     return;
   }
-  const tile = variant === "tile_64x64";
+  const parts = variant === "tile_64x64" ? 1 : variant === "tile_64x64x2" ? 2 : 0;
+  const tile = parts > 0;
   const kWhole = K % 4 === 0 || tile; // the subgroup kernels read four k whichever way they lie
   const vec4 = {
     A_VEC4: K % 4 === 0 && alongColumns(a) ? 1 : kWhole && alongColumns(transposed(a)) ? 2 : 0,
@@ -72,11 +85,11 @@ export function multiply(
   };
   const bindings = { out, a: a.tensor, a4: a.tensor, b: b.tensor, b4: b.tensor, bias: biasOrAny, size };
   if (tile) {
-    const tiles = Math.ceil(M / 64) * Math.ceil(N / 64);
+    const constants = { ...vec4, PARTS: parts };
     ctx.run(
-      { shader: shaders.matmul_tile, entry: "forward", constants: vec4, ...counted },
+      { shader: shaders.matmul_tile, entry: "forward", constants, ...counted },
       bindings,
-      ctx.gpu.fold(tiles),
+      ctx.gpu.fold(tilesOf(M, N)),
     );
     return;
   }
