@@ -267,10 +267,10 @@ export class Flatten extends Module {
  * Layers one after the other. A `BatchNorm2d` with an activation after it runs as one fused op. Intermediate results are
  * given back as soon as only the graph needs them.
  */
-export class Sequential extends Module {
-  readonly layers: Module[];
+export class Sequential<L extends Module[] = Module[]> extends Module {
+  readonly layers: L;
 
-  constructor(...layers: Module[]) {
+  constructor(...layers: L) {
     super();
     for (const [i, layer] of layers.entries()) checkInstance("Sequential", `layer ${i}`, layer, Module);
     this.layers = layers;
@@ -278,7 +278,7 @@ export class Sequential extends Module {
   }
 
   override *normedLayers(): Iterable<NormedLayer> {
-    const { layers } = this;
+    const layers: Module[] = this.layers;
     for (const [i, layer] of layers.entries()) {
       const norm = layers[i + 1];
       const folds = layer instanceof Conv2d || layer instanceof ConvTranspose2d || layer instanceof Linear;

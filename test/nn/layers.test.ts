@@ -54,6 +54,22 @@ describe("layers", () => {
     expect(relativeError(values, data.map(f))).toBeLessThan(1e-6);
   });
 
+  it("Softmax, LogSoftmax are over another axis, if it is named", async () => {
+    const gpu = await testGpu();
+    const data = normals(12, 9);
+    const [x, soft, log] = gpu.scope(() => {
+      const x = gpu.tensor(data, [3, 4]);
+      return [x, new Softmax(0).forward(x), new LogSoftmax(-2).forward(x)];
+    });
+    const values = await x!.read();
+    const columns = [0, 1, 2, 3].map((c) => softmaxRow([0, 1, 2].map((r) => values[4 * r + c]!)));
+    const expected = [0, 1, 2].flatMap((r) => columns.map((column) => column[r]!));
+    expect(relativeError(await soft!.read(), expected)).toBeLessThan(1e-6);
+    expect(relativeError(await log!.read(), expected.map(Math.log))).toBeLessThan(1e-6);
+    expect(() => new Softmax("1" as never)).toThrow('Softmax: axis is "1"; expected');
+    for (const tensor of [x, soft, log]) tensor!.dispose();
+  });
+
   it("Softmax, LogSoftmax are over the last axis", async () => {
     const { data, values } = await run(new Softmax(), [4, 3, 5]);
     const expected = rowsOf(data, 5).flatMap(softmaxRow);
@@ -102,6 +118,21 @@ describe("layers", () => {
     expect(() => new Upsample({} as never)).toThrow(/^Upsample: neither size nor scaleFactor is given/);
     expect(() => new AdaptiveAvgPool2d(0)).toThrow("AdaptiveAvgPool2d: outputSize is 0; expected");
     expect(() => new Softplus({ beta: 0 })).toThrow("Softplus: beta is 0; expected a number above 0");
+  });
+
+  it("of a Sequential have their own types there, and are found by any number", async () => {
+    const gpu = await testGpu();
+    const model = new Sequential(new Conv2d(gpu, 1, 2, 3), new Sigmoid(), new ReLU());
+    model.layers[0].weight.fill(0.25); // no cast
+    expect([...(await model.layers[0].weight.read())]).toEqual(Array(18).fill(0.25));
+    const any: Sequential = model;
+    any.layers[2] = new Sigmoid();
+    expect(model.layers.map((layer: Module) => layer.constructor.name)).toEqual([
+      "Conv2d",
+      "Sigmoid",
+      "Sigmoid",
+    ]);
+    model.dispose();
   });
 
   it("of a Sequential are in its list", () => {
