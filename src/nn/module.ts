@@ -54,7 +54,10 @@ export abstract class Module {
   /** Batch statistics in batch-norm when true; running statistics when false. See `train` and `eval`. */
   training = true;
 
-  /** Where this layer is in its network (`blocks.3.first.conv`), for profiles; the network's constructor sets it. */
+  /**
+   * Where this layer is in its network (`blocks.3.first.conv`), for profiles. Networks of this package set it when they are made, others
+   * when they are asked for their parameters or get a mode.
+   */
   path = "";
 
   constructor() {
@@ -104,6 +107,7 @@ export abstract class Module {
 
   /** The parameters that are not frozen, each with its name (`blocks.3.first.conv.weight`); one that is shared, with the first. */
   namedParameters(): [string, Tensor][] {
+    nameNewPaths(this);
     const names = new Map<Tensor, string>();
     for (const [name, tensor] of this.tensors()) {
       if (tensor.requiresGrad && !names.has(tensor)) names.set(tensor, name);
@@ -119,6 +123,7 @@ export abstract class Module {
   /** Sets the mode of this module and all below it. */
   train(mode = true): this {
     checkFlag("train", "mode", mode);
+    nameNewPaths(this);
     for (const [, module] of this.modules()) module.training = mode;
     return this;
   }
@@ -270,6 +275,13 @@ export abstract class Module {
   /** Frees parameters, their gradients, and buffers. */
   dispose(): void {
     for (const [, tensor] of this.tensors()) tensor.dispose();
+  }
+}
+
+/** As `namePaths`, for networks whose constructors don't; a layer that a larger network has named keeps that name. */
+function nameNewPaths(network: Module): void {
+  for (const [path, module] of network.modules()) {
+    if (path.length > module.path.length) module.path = path;
   }
 }
 

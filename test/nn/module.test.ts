@@ -223,6 +223,32 @@ describe("freeze and apply", () => {
     expect(gpu.stats.liveBuffers).toBe(before - 16);
   });
 
+  it("gives layers of a network of one's own their places, in profiles and hooks", () => {
+    class Own extends Module {
+      readonly body = new Sequential(new Linear(gpu, 3, 3), new ReLU());
+      readonly heads = { left: new Linear(gpu, 3, 2) };
+
+      forward(x: Tensor): Tensor {
+        return this.heads.left.forward(this.body.forward(x));
+      }
+    }
+    const model = new Own();
+    const first = model.body.layers[0];
+    expect(first.path).toBe("layers.0");
+    model.parameters();
+    const paths = () => [first.path, model.body.path, model.heads.left.path, model.path];
+    expect(paths()).toEqual(["body.layers.0", "body", "heads.left", ""]);
+    model.body.eval(); // a part of it does not take them away
+    expect(paths()).toEqual(["body.layers.0", "body", "heads.left", ""]);
+    const x = gpu.zeros([2, 3]);
+    const notes = gpu.explain(() => gpu.scope(() => void model.forward(x).materialize()));
+    const layers = new Set(notes.map(({ layer }) => layer));
+    expect([layers.has("body.layers.0"), layers.has("heads.left"), layers.has("layers.0")]).toEqual([
+      ...[true, true, false],
+    ]);
+    for (const one of [x, model]) one.dispose();
+  });
+
   it("visits children before their parents", () => {
     const model = new Sequential(new Sequential(new ReLU(), new Flatten()), new ReLU());
     const seen: Module[] = [];
