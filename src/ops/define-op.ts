@@ -32,7 +32,7 @@ export type ShapesOf<I extends InputShapes> = { [K in keyof I]: ShapeOf<I[K]> };
 /** One gradient per input; null for inputs that need none. */
 export type Gradients<I extends InputShapes> = { [K in keyof I]: Tensor | null };
 
-/** What `forward` leaves for `backward`: tensors (inputs and the output included) and plain values. */
+/** What `forward` leaves for `backward`: tensors (inputs and the output included), lists of them, and plain values. */
 export type Saved = Record<string, unknown>;
 
 /** What an op's forward and backward work with. */
@@ -170,7 +170,13 @@ function makeOp<const I extends InputShapes, P, Plan extends { out: Shape }, S e
           const overwritten = changed();
           if (overwritten !== null) throw overwrittenError(publicName, overwritten);
           const grads = inContext(gpu, label, how, { needsGrad, targets, around }, (ctx) =>
-            checks.gradients(definition.backward!(ctx, grad, own, plan, params), shapes, dtypes, gpu),
+            checks.gradients(
+              definition.backward!(ctx, grad, own, plan, params),
+              [grad, ...tensorsOf(own)],
+              shapes,
+              dtypes,
+              gpu,
+            ),
           );
           const kept = new Set(Object.values(grads.result));
           for (const tensor of grads.made) if (!kept.has(tensor)) tensor.dispose();
@@ -286,11 +292,14 @@ function leafOf(input: Tensor | null | undefined): Tensor | null {
  */
 function holdSaved<S extends Saved>(saved: S): { own: S; changed: () => string | null } {
   const watches: [name: string, overwritten: () => boolean][] = [];
+  const hold = (name: string, value: unknown): unknown => {
+    if (Array.isArray(value)) return value.map((item, i) => hold(`${name}[${i}]`, item));
+    if (!(value instanceof Tensor)) return value;
+    watches.push([name, value.watch()]);
+    return value.saved();
+  };
   const own: Saved = {};
-  for (const [name, value] of Object.entries(saved)) {
-    own[name] = value instanceof Tensor ? value.saved() : value;
-    if (value instanceof Tensor) watches.push([name, value.watch()]);
-  }
+  for (const [name, value] of Object.entries(saved)) own[name] = hold(name, value);
   const changed = () => watches.find(([, overwritten]) => overwritten())?.[0] ?? null;
   return { own: own as S, changed };
 }
@@ -304,5 +313,7 @@ function overwrittenError(op: string, name: string): OverwrittenTensorError {
 }
 
 function tensorsOf(saved: Saved): Tensor[] {
-  return Object.values(saved).filter((value): value is Tensor => value instanceof Tensor);
+  return Object.values(saved)
+    .flatMap((value): unknown => (Array.isArray(value) ? value.flat(Number.POSITIVE_INFINITY) : value))
+    .filter((value): value is Tensor => value instanceof Tensor);
 }

@@ -121,9 +121,13 @@ export function checksOf<I extends InputShapes, P, Plan extends { out: Shape }, 
       return result;
     },
 
-    /** @throws UsageError unless backward gave one gradient, or null, for each input. */
+    /**
+     * `given`: the gradient that backward got, and what was saved.
+     * @throws UsageError unless backward gave one gradient, or null, for each input, each by a handle of its own.
+     */
     gradients(
       grads: Gradients<I>,
+      given: readonly Tensor[],
       shapes: ShapesOf<I>,
       dtypes: readonly (DType | undefined)[],
       gpu: Gpu,
@@ -138,6 +142,11 @@ export function checksOf<I extends InputShapes, P, Plan extends { out: Shape }, 
         if (grad === null) continue;
         const problem = gradientProblem(grad, shapes[names[i]!] ?? null, dtypes[i], gpu);
         if (problem) throw wrong(`a gradient of ${names[i]} that is ${problem[0]}`, problem[1]);
+        const other = names.slice(0, i).find((name) => grads[name] === grad);
+        if (other !== undefined || given.includes(grad as Tensor)) {
+          const whose = other === undefined ? "the one it got, or a saved tensor" : `also that of ${other}`;
+          throw wrong(`a gradient of ${names[i]} that is ${whose}`, "another handle: alias() gives one");
+        }
       }
       return grads;
     },

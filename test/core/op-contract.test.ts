@@ -4,6 +4,7 @@ import { describe, expect, it } from "vitest";
 import { FusenormError, UsageError } from "../../src/errors.ts";
 import { requestGpu } from "../../src/node/request.ts";
 import { customOp } from "../../src/ops/define-op.ts";
+import { mul } from "../../src/ops/elementwise/elementwise.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";
 import { testGpu } from "../helpers/gpu.ts";
 
@@ -116,6 +117,65 @@ describe("customOp", () => {
     expect(() => op({ x, y: null, z: x }, {})).toThrow(/^sameAgain: there is no option "z"/);
     expect(() => op({ x, y: 5 }, {})).toThrow(/^sameAgain: y is 5; expected a Tensor, or null/);
     x.dispose();
+  });
+
+  it("refuses a gradient by a handle that is somebody else's, and takes others on the same elements", async () => {
+    const gpu = await testGpu();
+    const [x, y] = [0.5, 2].map((value) => gpu.keep(gpu.full([2, 3], value, { requiresGrad: true })));
+    const ones = gpu.keep(gpu.full([2, 3], 1));
+    const forward = (ctx: Loose, inputs: Loose, plan: Loose) => ({
+      out: ctx.empty(plan.out),
+      saved: { of: inputs.x, list: [[inputs.y]] },
+    });
+    const run = (backward: Loose) =>
+      gpu.scope(() => (customOp(definition({ forward, backward })) as Loose)({ x, y }, {}).backward(ones));
+    const before = gpu.stats.liveBuffers;
+    const given = /a gradient of \w that is the one it got, or a saved tensor; expected another handle/;
+    expect(() => run((_: Loose, grad: Tensor) => ({ x: grad, y: null }))).toThrow(given);
+    expect(() => run((_: Loose, _grad: Tensor, { of }: Loose) => ({ x: of, y: null }))).toThrow(given);
+    expect(() => run((_: Loose, _grad: Tensor, { list }: Loose) => ({ x: null, y: list[0][0] }))).toThrow(
+      given,
+    );
+    const twice = (ctx: Loose) => {
+      const both = ctx.grad("x");
+      return { x: both, y: both };
+    };
+    expect(() => run(twice)).toThrow(/a gradient of y that is also that of x; expected another handle/);
+    expect([x!.grad, y!.grad]).toEqual([null, null]);
+    run((_: Loose, grad: Tensor, { list }: Loose) => ({ x: list[0][0].alias(), y: grad.alias() }));
+    x!.grad!.fill(5);
+    expect([...(await y!.grad!.read())]).toEqual(Array(6).fill(1));
+    expect([...(await ones.read())]).toEqual(Array(6).fill(1));
+    for (const t of [x, y]) t!.zeroGrad();
+    expect(gpu.stats.liveBuffers).toBe(before);
+    for (const t of [x, y, ones]) t!.dispose();
+  });
+
+  it("holds and watches saved tensors in lists", async () => {
+    const gpu = await testGpu();
+    const op = customOp(
+      definition({
+        forward: (ctx: Loose, { x }: Loose, plan: Loose) => {
+          const made = ctx.empty(plan.out);
+          gpu.copyRange(x.range, made.range);
+          return { out: ctx.empty(plan.out), saved: { list: [[made], x, 5] } };
+        },
+        backward: (_: Loose, grad: Tensor, { list }: Loose) => {
+          expect(list[2]).toBe(5);
+          return { x: mul(grad, mul(list[0][0], list[1])).detach(), y: null };
+        },
+      }),
+    ) as Loose;
+    const before = gpu.stats.liveBuffers;
+    const leaf = () => gpu.keep(gpu.full([2, 3], 3, { requiresGrad: true }));
+    const [x, ones] = [leaf(), gpu.keep(gpu.full([2, 3], 1))];
+    const [first, late] = [op({ x, y: null }, {}), op({ x, y: null }, {})];
+    first.backward(ones);
+    expect([...(await x.grad!.read())]).toEqual(Array(6).fill(9));
+    x.fill(4);
+    expect(() => late.backward(ones)).toThrow(/sameAgain backward: list\[1\] was overwritten/);
+    for (const t of [first, late, x, ones]) t.dispose();
+    expect(gpu.stats.liveBuffers).toBe(before);
   });
 
   it("refuses gradients that are missing, too many, or of another shape or type, and frees what there is", async () => {
