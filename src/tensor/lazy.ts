@@ -137,6 +137,7 @@ export class Lazy {
     this.storage = result.storage;
     result.storage.beforeWrite(() => {
       for (const read of this.readers) read();
+      this.dropWork(); // which would give the elements of before
     });
     if (!work.recompute) this.dropWork();
     return result;

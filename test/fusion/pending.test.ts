@@ -12,6 +12,7 @@ import { add, mul, scale } from "../../src/ops/elementwise/elementwise.ts";
 import { reshape } from "../../src/ops/reshape.ts";
 import { SGD } from "../../src/optim/sgd.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
+import { withChoices } from "../helpers/choices.ts";
 import { testGpu } from "../helpers/gpu.ts";
 import { normals, relativeError } from "../helpers/numbers.ts";
 import { FOLDED, leavesOf, lineOf, tally, within } from "./check.ts";
@@ -808,6 +809,44 @@ it("an activation of what was written over a batch-norm's output masks by what w
       expect(relativeError(await t.beta!.grad!.read(), sums)).toBeLessThan(1e-5);
     });
   });
+});
+
+it("elements that are written by their range or buffer are not worked out again", async () => {
+  const shape = [2, 6, 6, 8];
+  const size = 2 * 6 * 6 * 8;
+  const source =
+    "@group(0) @binding(0) var<storage, read_write> a: array<f32>;\n@compute @workgroup_size(1) fn main(@builtin(workgroup_id) id: vec3u) { a[id.x] = 5.0; }";
+  const fives = new Float32Array(size).fill(5);
+  const own = gpu.device.createBuffer({
+    size: 4 * size,
+    usage: GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST,
+  });
+  gpu.device.queue.writeBuffer(own, 0, fives);
+  const ways: Record<string, (y: Tensor) => void> = {
+    range: (y) => gpu.run({ shader: { name: "fives", source }, entry: "main" }, [y.range], [size]),
+    tensor: (y) => gpu.run({ shader: { name: "fives", source }, entry: "main" }, [y], [size]),
+    buffer: (y) => {
+      const encoder = gpu.device.createCommandEncoder();
+      encoder.copyBufferToBuffer(own, 0, y.buffer, y.range.byteOffset, 4 * size);
+      gpu.device.queue.submit([encoder.finish()]);
+    },
+  };
+  const choices = { family: "software", folding: "all", seed: 1 } as const;
+  for (const [way, write] of Object.entries(ways)) {
+    await withChoices(gpu, choices, async () => {
+      const [x, v] = [1, 2].map((seed) => gpu.tensor(normals(size, seed), shape, { requiresGrad: true }));
+      const up = gpu.full(shape, 1);
+      const y = batchNorm(x!, null, null, { training: true });
+      expect(y.recomputes).toBe(true);
+      write(y);
+      const z = mul(y, v!);
+      y.dispose(); // the graph alone has it now
+      z.backward(up);
+      expect(await v!.grad!.read(), way).toEqual(fives);
+      for (const t of [x, v, up, z]) t!.dispose();
+    });
+  }
+  own.destroy();
 });
 
 it("a product with itself asks for a pending tensor once", async () => {
