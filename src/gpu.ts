@@ -30,7 +30,7 @@ import {
 import { type KernelTiming, Profiler } from "./device/profiler.ts";
 import type { UniformSource } from "./device/uniforms.ts";
 import { type Choice, Variants } from "./device/variants.ts";
-import { DeviceError, ShapeError } from "./errors.ts";
+import { DeviceError, ShapeError, UsageError } from "./errors.ts";
 import {
   checkArray,
   checkChoice,
@@ -533,13 +533,13 @@ export class Gpu {
     const dispatches: Dispatch[] = [];
     const capture = new Capture(pool);
     const receivers = new Receivers();
+    const returned = new Set<Tensor>();
     let plan: Plan<T> | null = null;
     this.pool = pool;
     this.capturing = capture;
     this.receivers = receivers;
     this.commands.recording = dispatches;
     try {
-      const returned = new Set<Tensor>();
       const result = this.scopes.run("gpu.capture", fn, returned);
       this.pending.settle(); // a replay works out what the function has left, returned or not
       // What was there before is somebody else's, though the function may return it.
@@ -547,6 +547,12 @@ export class Gpu {
       const isOwn = (tensor: Tensor) =>
         returned.has(tensor) || (!tensor.isDisposed && own.has(tensor.range.storage));
       const outputs = [...tensorsIn(result)].filter(isOwn);
+      const foreign = [...tensorsIn(result)].find((tensor) => tensor.gpu !== this);
+      if (foreign) {
+        throw new UsageError(
+          `gpu.capture: the function returned ${show(foreign)} of another Gpu; expected one whose tensors are of this Gpu, which records no other's work`,
+        );
+      }
       for (const tensor of outputs) this.keep(tensor);
       const bytes = outer.stats.liveBytes + outer.stats.pooledBytes - before;
       receivers.close();
@@ -556,6 +562,7 @@ export class Gpu {
       return plan;
     } catch (error) {
       capture.release();
+      for (const tensor of returned) tensor.dispose();
       throw error;
     } finally {
       this.pool = outer;

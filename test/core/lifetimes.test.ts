@@ -190,6 +190,24 @@ describe("capture", () => {
     plan.dispose();
   });
 
+  it("refuses a function that works on another Gpu, whose dispatches it does not record", async () => {
+    const other = await requestGpu();
+    try {
+      const before = gpu.stats.liveBuffers;
+      const x = other.full([2], 3);
+      expect(() => gpu.capture(() => ({ y: scale(x, 2), z: gpu.full([2], 1) }))).toThrow(
+        /^gpu\.capture: the function returned a Tensor \[2\].* of another Gpu; expected/,
+      );
+      expect(gpu.stats.liveBuffers).toBe(before);
+      const plan = other.capture(() => scale(x, 2));
+      x.fill(4);
+      plan.run();
+      expect([...(await plan.result.read())]).toEqual([8, 8]);
+    } finally {
+      other.destroy();
+    }
+  });
+
   it("leaves the gradients of a replay to the leaves, whatever they have had since", async () => {
     for (const packed of [false, true]) {
       const [w, x] = [leaf([2, 3], 1), leaf([2, 3], 2).detach()];
