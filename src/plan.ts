@@ -3,7 +3,6 @@ import type { Dispatch } from "./device/commands.ts";
 import { DeviceError, UsageError, UseAfterDisposeError } from "./errors.ts";
 import type { Gpu } from "./gpu.ts";
 import type { DType } from "./tensor/dtype.ts";
-import { formatShape } from "./tensor/shape.ts";
 import type { Tensor } from "./tensor/tensor.ts";
 
 /** A leaf to whose gradient a captured function adds. */
@@ -44,22 +43,25 @@ export class Receivers {
     }
   }
 
-  /** Makes gradients those of the leaves that the replay is about to write. @throws UsageError where the function would add to others */
-  attach(): void {
-    const moved = [...this.leaves].filter(
-      ([leaf, { place }]) => !leaf.isDisposed && !isAt(leaf.grad, place!.range),
-    );
-    for (const [leaf, { zeroes }] of moved) {
-      if (zeroes || !leaf.grad) continue;
-      throw new UsageError(
-        `plan.run: a leaf ${formatShape(leaf.shape)} has a gradient that is none of the plan's, and to which the captured function ` +
-          "would add; call zeroGrad() before plan.run(), or in the captured function before backward()",
-      );
-    }
-    for (const [leaf, { adds, place }] of moved) {
+  /**
+   * Makes gradients those of the leaves that the replay is about to write. To be called after it: adds to them what leaves have got
+   * elsewhere and the function would not drop.
+   */
+  attach(): () => void {
+    const others: [leaf: Tensor, grad: Tensor][] = [];
+    for (const [leaf, { adds, zeroes, place }] of this.leaves) {
+      const { grad } = leaf;
+      if (leaf.isDisposed || isAt(grad, place!.range)) continue;
+      if (grad && !grad.isDisposed && !zeroes) others.push([leaf, grad.alias()]);
       leaf.placeGrad(place!.range, place!.dtype);
       if (adds) leaf.grad!.fill(0); // what the leaf has given up
     }
+    return () => {
+      for (const [leaf, grad] of others) {
+        leaf.gpu.accumulate(leaf.grad!, grad);
+        grad.dispose();
+      }
+    };
   }
 
   release(): void {
@@ -99,11 +101,11 @@ export class Plan<T> {
 
   /**
    * Replays the step on what its input tensors hold now (`tensor.write` between runs changes them): no allocation, no
-   * new bind group, one compute pass, one submit. Gradients that it gives to leaves are theirs afterwards, whatever they had.
+   * new bind group, one compute pass, one submit. Gradients that it gives to leaves are theirs afterwards, also where they were dropped
+   * outside of the captured function.
    * @throws UseAfterDisposeError after `dispose`
    * @throws DeviceError inside a captured function
-   * @throws UsageError if a tensor that the step reads has moved since, as parameters do when an optimizer is made; or if a leaf
-   * has got a gradient elsewhere, to which the step would add
+   * @throws UsageError if a tensor that the step reads has moved since, as parameters do when an optimizer is made
    */
   run(): void {
     if (this.disposed) {
@@ -121,9 +123,10 @@ export class Plan<T> {
         );
       }
     }
-    this.receivers.attach();
+    const addOthers = this.receivers.attach();
     for (const range of this.rewritten) if (range.storage.live) this.gpu.willWrite(range);
     this.gpu.replay(this.dispatches);
+    addOthers();
   }
 
   /** Gives the plan's buffers back, and with them the tensors of `result`. Calling it again does nothing. */
