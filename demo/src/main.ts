@@ -308,6 +308,8 @@ class Page {
     this.moved = false;
     this.every = 1;
     this.rates.quit();
+    // What went wrong was of other networks; that there is no WebGPU remains true.
+    if (this.live) element("notice").hidden = true;
     element("count").textContent = "step 0";
     element("failures").replaceChildren();
     for (const side of SIDES) {

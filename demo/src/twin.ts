@@ -160,8 +160,10 @@ export class Twin {
 
   private async middleGradient(): Promise<Look["gradient"]> {
     const middle = Math.floor((this.layers.length - 1) / 2);
-    const name = `${this.layers[middle]}.weight`;
-    const parameter = this.model.namedParameters().find(([path]) => path === name)![1];
+    const layer = this.layers[middle];
+    // Of a weight norm: the directions.
+    const names = [`${layer}.weight`, `${layer}.parametrizations.weight.original1`];
+    const parameter = this.model.namedParameters().find(([path]) => names.includes(path))![1];
     const gradient = parameter.grad!;
     const { min, max, variance, kurtosis } = await describe(gradient);
     const limit = Math.max(-min, max) * (1 + 1e-6);

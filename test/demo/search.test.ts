@@ -40,23 +40,6 @@ describe("the search for the largest rates", () => {
     }
   });
 
-  it("does not take Fixup for stuck where it begins: with a classifier of zeros", async () => {
-    const said: FromWorker[] = [];
-    const engine = new Engine(
-      await testGpu(),
-      await loadDataset("embedded"),
-      (message) => said.push(message),
-      () => 0,
-    );
-    await engine.begin({ ...DEFAULTS, norms: ["fixup", "batch"], depth: 8, batchSize: 8, rate: 0.001 });
-    for (let step = 0; step < 3; step += 1) await engine.step();
-    const ofFixup = said.flatMap((one) => (one.type === "look" && one.look.side === 0 ? [one.look] : []));
-    expect(ofFixup.map(({ step }) => step)).toEqual([0, 1, 2]);
-    expect(ofFixup[0]!.layers.at(-1)!.std).toBe(0);
-    expect(said.filter(({ type }) => type === "failure")).toEqual([]);
-    engine.pause();
-  });
-
   it("finds by trials what training at these rates comes to, and stops when it is told to", async () => {
     const gpu = await testGpu();
     const said: FromWorker[] = [];
