@@ -28,7 +28,7 @@ export const NORMS: readonly { norm: ResNetNorm; name: string; title: string }[]
   { norm: "group", name: "group norm", title: "With group norm" },
   { norm: "instance", name: "instance norm", title: "With instance norm" },
   { norm: "weight", name: "weight normalisation", title: "With weight normalisation" },
-  { norm: "last", name: "batch-norm before the classifier alone", title: "Batch-norm at the end alone" },
+  { norm: "last", name: "batch-norm at the end alone", title: "Batch-norm at the end alone" },
   { norm: "fixup", name: "Fixup", title: "Fixup" },
   { norm: "skipinit", name: "SkipInit", title: "SkipInit" },
 ];

@@ -70,7 +70,7 @@ async function takesImages(page: Page): Promise<void> {
     [0, 0, 0, 0],
   ];
   const files = [
-    { name: "large.jpg", buffer: await (await picture(white, [30, 30, 90, 1], 50)).jpeg().toBuffer() },
+    { name: "large.jpg", buffer: await (await picture(white, [30, 30, 90, 1], 30)).jpeg().toBuffer() },
     { name: "dark-cut-out.png", buffer: await (await picture(clear, [10, 10, 10, 1])).png().toBuffer() },
     { name: "light-cut-out.png", buffer: await (await picture(clear, [240, 240, 200, 1])).png().toBuffer() },
     { name: "studio.webp", buffer: await (await picture(black, [220, 220, 220, 1])).webp().toBuffer() },
@@ -97,7 +97,7 @@ async function takesImages(page: Page): Promise<void> {
   await page.waitForSelector("#refused:not([hidden])");
   expect(await text(page, "#refused")).toMatch(/^notes\.txt is no image that this browser can read/);
   expect(await points()).toEqual(before);
-  await expectAccessible(page);
+  expect(await violations(page)).toEqual([]);
   await page.click("#sample");
   expect(await page.isVisible("#refused")).toBe(false);
   // A file that misses the square does not take the browser away from the page.
@@ -157,7 +157,7 @@ describe("the demo in headless Chromium", () => {
     await expectAccessible(page);
     expect(problems).toEqual([]);
     await page.close();
-  }, 170_000);
+  }, 240_000);
 
   it("finds the largest rates, marks them, keeps them, and can be stopped", async () => {
     const { page, problems } = await demo.open("#depth=8&batch=8&rate=0.02");
