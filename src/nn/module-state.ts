@@ -58,23 +58,24 @@ export function isHooked(module: Module): boolean {
 }
 
 /**
- * Fields of a module by name; in place of arrays and plain objects what is in them, by names joined by dots (`blocks.0`,
- * `heads.left`), as PyTorch's `ModuleList`, `ModuleDict` and `ParameterList` have it.
+ * Fields of a module that are objects, by name; in place of arrays and plain objects what is in them, by names joined by dots
+ * (`blocks.0`, `heads.left`), as PyTorch's `ModuleList`, `ModuleDict` and `ParameterList` have it.
  */
-export function* fieldsOf(module: object): Iterable<[string, unknown]> {
-  const seen = new Set<object>();
-  function* within(name: string, value: unknown): Iterable<[string, unknown]> {
-    if (!(Array.isArray(value) || isPlain(value))) {
-      yield [name, value];
-      return;
-    }
-    if (seen.has(value)) return;
-    seen.add(value);
-    for (const [key, item] of Object.entries(value)) {
-      if (typeof item === "object" && item !== null) yield* within(`${name}.${key}`, item);
-    }
+export function fieldsOf(module: object): readonly (readonly [string, object])[] {
+  const fields: [string, object][] = [];
+  // Every step looks for parameters, so this is no generator.
+  gather(fields, "", module, null);
+  return fields;
+}
+
+function gather(fields: [string, object][], prefix: string, holder: object, seen: Set<object> | null): void {
+  for (const key of Object.keys(holder)) {
+    const value: unknown = (holder as Record<string, unknown>)[key];
+    if (typeof value !== "object" || value === null) continue;
+    const name = prefix + key;
+    if (!(Array.isArray(value) || isPlain(value))) fields.push([name, value]);
+    else if (!seen?.has(value)) gather(fields, `${name}.`, value, (seen ?? new Set()).add(value));
   }
-  for (const [name, value] of Object.entries(module)) yield* within(name, value);
 }
 
 /** What decides which kernels a step of a model dispatches, to be compared one by one: modes, settings, tensors, who is frozen, hooks. */

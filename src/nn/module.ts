@@ -205,7 +205,7 @@ export abstract class Module {
 
   /** Drops the gradients of all parameters. */
   zeroGrad(): void {
-    for (const parameter of this.parameters()) parameter.zeroGrad();
+    for (const [, tensor] of this.tensors()) if (tensor.requiresGrad) tensor.zeroGrad();
   }
 
   /** Parameters and buffers, read back to the host. */
