@@ -144,7 +144,7 @@ describe("flags", () => {
     ],
     [["train", "--out", "OUT", "--checkpoint-every", "0"], /0 is below 1/],
     [["train", "--out", "/proc/fusenorm"], /--out \/proc\/fusenorm can't be made: ENOENT/],
-    [["train", "--out", "/proc", "--data", data], /--out \/proc can't be written: /],
+    [["train", "--out", "/proc", "--data", data, "--batch-size", "10"], /--out \/proc can't be written: /],
     [
       ["reproduce", "random-matrx", "--out", "OUT"],
       /no experiment "random-matrx".*did you mean random-matrices/,
