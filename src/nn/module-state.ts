@@ -83,10 +83,8 @@ export function stepSettings(model: Module): unknown[] {
   const settings: unknown[] = [];
   for (const [, module] of model.modules()) {
     settings.push(module, ...(wrappers.get(module) ?? []));
-    for (const [, value] of fieldsOf(module)) {
-      if (isTensor(value)) settings.push(value, value.requiresGrad);
-      else if (typeof value !== "object") settings.push(value);
-    }
+    for (const value of Object.values(module)) if (typeof value !== "object") settings.push(value);
+    for (const [, value] of fieldsOf(module)) if (isTensor(value)) settings.push(value, value.requiresGrad);
   }
   return settings;
 }

@@ -292,9 +292,12 @@ describe("Trainer", () => {
       expect(hooked).toBe(2);
       remove();
       norm.momentum = 0;
-      await trainer.run();
+      await trainer.run({ onLog: () => trainer.stop() });
       expect(hooked).toBe(2);
       expect(Array.from(await norm.runningMean!.read(), Number)).toEqual(m7);
+      norm.momentum = 0.5; // and nothing else
+      await trainer.run();
+      expect(Array.from(await norm.runningMean!.read(), Number)).not.toEqual(m7);
       histories.push(JSON.stringify([trainer.history.log, await values(model)]));
       for (const one of [trainer, optimizer, model]) one.dispose();
     }
