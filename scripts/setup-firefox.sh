@@ -13,12 +13,7 @@ for name in firefox firefox-esr; do
 done
 command -v apt-get >/dev/null 2>&1 || fail "install firefox with the system's package manager"
 
-as_root() {
-  if [ "$(id -u)" = 0 ]; then "$@"
-  elif command -v sudo >/dev/null 2>&1; then sudo "$@"
-  else fail "this needs root, and sudo is not here; run it as root"
-  fi
-}
+. "$(dirname "$0")/lib/as-root.sh"
 as_root apt-get update
 # Ubuntu's package firefox is a snap, which is no use to a program that drives it; FUSENORM_FIREFOX may name another one.
 package=firefox

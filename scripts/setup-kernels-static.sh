@@ -12,11 +12,6 @@ if echo '#include <vulkan/vk_icd.h>' | "${CC:-cc}" -fsyntax-only -x c - >/dev/nu
 fi
 command -v apt-get >/dev/null 2>&1 || fail "install a C compiler and the Vulkan headers with the system's package manager (Fedora: gcc vulkan-headers; Arch: gcc vulkan-headers)"
 
-as_root() {
-  if [ "$(id -u)" = 0 ]; then "$@"
-  elif command -v sudo >/dev/null 2>&1; then sudo "$@"
-  else fail "this needs root, and sudo is not here; run it as root"
-  fi
-}
+. "$(dirname "$0")/lib/as-root.sh"
 as_root apt-get update
 as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends gcc libc6-dev libvulkan-dev

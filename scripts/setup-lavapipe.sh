@@ -30,14 +30,12 @@ case "${ID:-} ${ID_LIKE:-}" in
   *) fail "${PRETTY_NAME:-this system} is not known here; install Mesa's Vulkan drivers (lavapipe), 24 or newer, with its package manager" ;;
 esac
 
+. "$(dirname "$0")/lib/as-root.sh"
+
 # Prints the command; runs it, as root, unless this is a rehearsal.
-as_root() {
+step() {
   say "+ $*"
-  [ -z "$dry" ] || return 0
-  if [ "$(id -u)" = 0 ]; then "$@"
-  elif command -v sudo >/dev/null 2>&1; then sudo "$@"
-  else fail "this needs root, and sudo is not here; run it as root"
-  fi
+  [ -n "$dry" ] || as_root "$@"
 }
 
 if [ -z "$root" ]; then
@@ -88,16 +86,16 @@ if [ -n "$suite" ]; then
     file=$(mktemp)
     printf 'Types: deb\nURIs: %s\nSuites: %s\nComponents: main\nSigned-By: %s\n' "$uri" "$suite" "$key" >"$file"
     [ -z "$dry" ] || sed 's/^/    /' "$file"
-    as_root install -m 644 "$file" /etc/apt/sources.list.d/fusenorm-backports.sources
+    step install -m 644 "$file" /etc/apt/sources.list.d/fusenorm-backports.sources
     rm -f "$file"
   fi
 fi
 
-as_root apt-get update
+step apt-get update
 if [ -n "$suite" ]; then
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends -t "$suite" mesa-vulkan-drivers libvulkan1
+  step env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends -t "$suite" mesa-vulkan-drivers libvulkan1
 else
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends mesa-vulkan-drivers libvulkan1
+  step env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends mesa-vulkan-drivers libvulkan1
 fi
 [ -z "$dry" ] || { say "that was a rehearsal: nothing was changed"; exit 0; }
 
