@@ -546,8 +546,9 @@ export class Gpu {
       const own = new Set(capture.made);
       const isOwn = (tensor: Tensor) =>
         returned.has(tensor) || (!tensor.isDisposed && own.has(tensor.range.storage));
-      const outputs = [...tensorsIn(result)].filter(isOwn);
-      const foreign = [...tensorsIn(result)].find((tensor) => tensor.gpu !== this);
+      const found = [...tensorsIn(result)];
+      const outputs = found.filter(isOwn);
+      const foreign = found.find((tensor) => tensor.gpu !== this);
       if (foreign) {
         throw new UsageError(
           `gpu.capture: the function returned ${show(foreign)} of another Gpu; expected one whose tensors are of this Gpu, which records no other's work`,

@@ -1,6 +1,6 @@
 // Rectification, the one rule of it: zero where z is negative, else z, and NaN stays NaN. By the bits, since WGSL may assume
-// that there is no NaN, and a comparison then takes it for either: as integers, negative numbers are those from -0 to -infinity, least first,
-// and NaN with a sign comes after them. A part of several modules.
+// that there is no NaN, and a comparison then takes it for either: as integers, negative numbers are those from -0 to -infinity,
+// least first, and NaN with a sign comes after them. A part of several modules.
 
 //#fills activation as relu
 

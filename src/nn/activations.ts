@@ -9,13 +9,11 @@ import {
   type LeakyReluOptions,
 } from "../ops/activations.ts";
 import { logSoftmax, softmax } from "../ops/softmax/softmax.ts";
+import { MAX_RANK } from "../ops/strided.ts";
 import { checkSoftplus, type SoftplusOptions, sigmoid, softplus, tanh } from "../ops/unary.ts";
 import { checkInteger } from "../options.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { Module } from "./module.ts";
-
-/** Axes that kernels count with. */
-const MOST_AXES = 8;
 
 /** Applies an activation to each element; right after a `BatchNorm2d` in a `Sequential`, in its pass over memory. */
 export abstract class ActivationLayer extends Module {
@@ -98,7 +96,7 @@ export class Softplus extends Module {
 export class Softmax extends Module {
   constructor(readonly axis = -1) {
     super();
-    checkInteger("Softmax", "axis", axis, -MOST_AXES, MOST_AXES - 1);
+    checkInteger("Softmax", "axis", axis, -MAX_RANK, MAX_RANK - 1);
   }
 
   forward(x: Tensor): Tensor {
@@ -110,7 +108,7 @@ export class Softmax extends Module {
 export class LogSoftmax extends Module {
   constructor(readonly axis = -1) {
     super();
-    checkInteger("LogSoftmax", "axis", axis, -MOST_AXES, MOST_AXES - 1);
+    checkInteger("LogSoftmax", "axis", axis, -MAX_RANK, MAX_RANK - 1);
   }
 
   forward(x: Tensor): Tensor {

@@ -149,7 +149,7 @@ function makeOp<const I extends InputShapes, P, Plan extends { out: Shape }, S e
     tracer()?.op({ op: publicName, inputs: inputs as Record<string, Tensor | null>, params, out });
     if (isMarking()) out.requiresGrad = names.some((name) => inputs[name]?.requiresGrad);
     if (graph) {
-      const { own, changed } = holdSaved(saved);
+      const { own, tensors, changed } = holdSaved(saved);
       const { layer } = gpu;
       const targets = names.map((name) => ({
         name,
@@ -172,7 +172,7 @@ function makeOp<const I extends InputShapes, P, Plan extends { out: Shape }, S e
           const grads = inContext(gpu, label, how, { needsGrad, targets, around }, (ctx) =>
             checks.gradients(
               definition.backward!(ctx, grad, own, plan, params),
-              [grad, ...tensorsOf(own)],
+              [grad, ...tensors],
               shapes,
               dtypes,
               gpu,
@@ -183,7 +183,7 @@ function makeOp<const I extends InputShapes, P, Plan extends { out: Shape }, S e
           return names.map((name) => grads.result[name]);
         },
         () => {
-          for (const tensor of tensorsOf(own)) tensor.dispose();
+          for (const tensor of tensors) tensor.dispose();
         },
         {
           passes: (definition.passes ?? []).map((name) => names.indexOf(name)),
@@ -290,18 +290,23 @@ function leafOf(input: Tensor | null | undefined): Tensor | null {
  * The graph's own handles on the saved tensors, so that the user may dispose of theirs, and a function that names the first
  * one whose elements somebody has overwritten since, if any.
  */
-function holdSaved<S extends Saved>(saved: S): { own: S; changed: () => string | null } {
+function holdSaved<S extends Saved>(
+  saved: S,
+): { own: S; tensors: readonly Tensor[]; changed: () => string | null } {
   const watches: [name: string, overwritten: () => boolean][] = [];
+  const tensors: Tensor[] = [];
   const hold = (name: string, value: unknown): unknown => {
     if (Array.isArray(value)) return value.map((item, i) => hold(`${name}[${i}]`, item));
     if (!(value instanceof Tensor)) return value;
     watches.push([name, value.watch()]);
-    return value.saved();
+    const handle = value.saved();
+    tensors.push(handle);
+    return handle;
   };
   const own: Saved = {};
   for (const [name, value] of Object.entries(saved)) own[name] = hold(name, value);
   const changed = () => watches.find(([, overwritten]) => overwritten())?.[0] ?? null;
-  return { own: own as S, changed };
+  return { own: own as S, tensors, changed };
 }
 
 function overwrittenError(op: string, name: string): OverwrittenTensorError {
@@ -310,10 +315,4 @@ function overwrittenError(op: string, name: string): OverwrittenTensorError {
       `there: call backward() before write(), fill(), an optimizer's step, plan.run() or a kernel that changes it, or give ${op} ` +
       "a copy (scale(x, 1))",
   );
-}
-
-function tensorsOf(saved: Saved): Tensor[] {
-  return Object.values(saved)
-    .flatMap((value): unknown => (Array.isArray(value) ? value.flat(Number.POSITIVE_INFINITY) : value))
-    .filter((value): value is Tensor => value instanceof Tensor);
 }

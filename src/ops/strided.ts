@@ -7,7 +7,7 @@ import type { Tensor } from "../tensor/tensor.ts";
 import type { KernelContext } from "./elementwise/kernels.ts";
 import { strideGrid } from "./grid.ts";
 
-const MAX_RANK = 8; // of shaders/strided.wgsl
+export const MAX_RANK = 8; // of shaders/strided.wgsl
 
 /** Row-major strides in elements. */
 export function stridesOf(shape: Shape): number[] {

@@ -124,8 +124,8 @@ const maxOp = define("max");
 const minOp = define("min");
 
 /**
- * The largest element over `axes`, a list or one alone (negative ones count from the end), to shape `[]` over all of them if none are given; NaN where
- * there is one. Equal elements share the gradient equally, as in PyTorch's `amax`. Keeps x for backward.
+ * The largest element over `axes`, a list or one alone (negative ones count from the end), to shape `[]` over all of them if none are
+ * given; NaN where there is one. Equal elements share the gradient equally, as in PyTorch's `amax`. Keeps x for backward.
  * @throws ShapeError for an axis that x does not have, one named twice, or an empty list.
  */
 export function max(x: Tensor, axes?: number | readonly number[], options: ReduceAxesOptions = {}): Tensor {

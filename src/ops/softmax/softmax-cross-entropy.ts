@@ -153,7 +153,8 @@ function ofMaps(logits: Tensor, labels: Tensor, options: SoftmaxCrossEntropyOpti
 /**
  * −Σ_k target_k · log softmax(logits)_k, one loss for each row of logits [N, K], by a log-sum-exp that can't overflow; shape [] for
  * "mean" and "sum", [N] for "none". The targets are labels [N] (uint32), or probabilities [N, K] (float32), which get gradients
- * too. Of maps of logits, [N, H, W, K], each pixel is a row: labels are [N, H, W] then, and so are the losses of "none". PyTorch's `cross_entropy`: weights and smoothing are as there where they meet, and the mean is NaN if all rows are ignored.
+ * too. Of maps of logits, [N, H, W, K], each pixel is a row: labels are [N, H, W] then, and so are the losses of "none". PyTorch's
+ * `cross_entropy`: weights and smoothing are as there where they meet, and the mean is NaN if all rows are ignored.
  *
  * A label of K or more that is not `ignoreIndex` can't be seen from the host without waiting for the GPU: its loss and gradient are
  * NaN. A class whose target is 0 adds nothing, also where its logit is −∞ (PyTorch: NaN with probabilities).
