@@ -332,6 +332,7 @@ export class Gpu {
   /** @internal `listener` is told of every kernel that is new here, until the GPU's end. */
   tellNewKernels(listener: NewKernels): void {
     this.kernels.listener = listener;
+    this.commands.newKernels = listener;
   }
 
   // --- kernels -----------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ override MASKED: bool = false; // by the forward's mask, else by what (x - origi
 const REDUCES = true;
 const PARTIAL_ROWS = 2u; // sum(dz), sum(dz * xhat)
 const NEEDS_ORIGIN = false;
+const STORES_IN_LOOPS = true;
 
 struct OutChannels { origin: vec4<f32>, a: vec4<f32>, b: vec4<f32>, rstd: vec4<f32>, shift: vec4<f32> }
 fn out_channels_of(quad: u32) -> OutChannels {

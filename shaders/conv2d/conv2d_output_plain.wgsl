@@ -10,6 +10,8 @@ override JOIN: bool = false; // `out` holds other contributions to the same grad
 const REDUCES = false;
 const PARTIAL_ROWS = 0u;
 const NEEDS_ORIGIN = false;
+// Whether results are stored in loops, because much is done for each: written out it would take seconds to compile.
+override STORES_IN_LOOPS: bool = JOIN || HAS_ADDEND;
 
 // What is stored for four channels of a pixel, and the two numbers of each that are added up.
 struct Finished { value: vec4<f32>, u: vec4<f32>, v: vec4<f32> }

@@ -13,6 +13,7 @@
 const REDUCES = true;
 const PARTIAL_ROWS = 4u; // origin, offset, deviation, count
 const NEEDS_ORIGIN = true; // of the group: the mean of what is stored for its first pixels
+const STORES_IN_LOOPS = true;
 
 struct Finished { value: vec4<f32>, u: vec4<f32>, v: vec4<f32> }
 

@@ -35,7 +35,7 @@ fn either_8(low: Totals8, high: Totals8, is_high: bool) -> Totals8 {
   );
 }
 
-// Four channels at a time, in a loop: written out, stores and sums are most of what there is to compile.
+// Four channels at a time, where STORES_IN_LOOPS in a loop: written out, stores and sums are most of what there is to compile.
 fn store_8(
   sums: Sums8,
   pixels: vec4<u32>,
@@ -48,6 +48,12 @@ fn store_8(
 ) -> Totals8 {
   var totals = before;
   totals.pixels += dot(select(vec4<f32>(0), vec4<f32>(1), valid), vec4<f32>(1));
+  if (!STORES_IN_LOOPS) {
+    let k = task.k0 + first;
+    if (k < task.k_end) { totals.low = store_half(sums.low, pixels, valid, k, totals.low, b, sublane); }
+    if (k + 4 < task.k_end) { totals.high = store_half(sums.high, pixels, valid, k + 4, totals.high, b, sublane); }
+    return totals;
+  }
   for (var half = 0u; half < quads_from(task, first); half++) {
     let is_high = half == 1;
     let own = either_totals(totals.low, totals.high, is_high);
@@ -68,6 +74,12 @@ fn store_16(
   b: u32,
   sublane: u32,
 ) -> Totals16 {
+  if (!STORES_IN_LOOPS) {
+    return Totals16(
+      store_8(low, pixels, valid, task, 0, before.low, b, sublane),
+      store_8(high, pixels, valid, task, 8, before.high, b, sublane),
+    );
+  }
   var totals = before;
   for (var eight = 0u; eight < eights_of(task); eight++) {
     let is_high = eight == 1;
@@ -91,8 +103,8 @@ fn store_half(
   var totals = before;
   let channels = shared_out_channels(k / 4, sublane);
   let y = transpose(sums);
-  // Loops whose end no compiler knows to be 4: unrolled they take long to compile.
-  let end = select(0u, 4u, any(valid));
+  // In loops the end is one that no compiler knows to be 4: unrolled they take long to compile.
+  let end = select(4u, select(0u, 4u, any(valid)), STORES_IN_LOOPS);
   // The mean of what all lanes store for their first four pixels.
   if (NEEDS_ORIGIN && b == 0) {
     var first = vec4<f32>(0);

@@ -22,6 +22,9 @@ export interface Dispatch {
   serves: readonly Choice[];
 }
 
+/** Dispatches that are gathered at most, counted in submits, where kernels are to be compiled side by side. */
+const MOST_HELD = 8;
+
 export interface CommandStats {
   dispatches: number;
   submits: number;
@@ -45,6 +48,11 @@ export class Commands {
   private pending = 0;
   private touched = new Set<GPUBuffer>();
   private readonly staging: GPUBuffer[] = [];
+  /**
+   * While there is one that is due, submits wait for it: a device that compiles at the first dispatch lets no pipeline be made
+   * meanwhile, so that the host would wait for one kernel after the other.
+   */
+  newKernels: { readonly isDue: boolean } | null = null;
 
   constructor(
     private readonly device: GPUDevice,
@@ -58,7 +66,8 @@ export class Commands {
     if (this.idle) return; // nothing that a host's write would have to wait for
     for (const buffer of buffers) this.touched.add(buffer);
     this.pending += 1;
-    if (this.pending >= this.flushEvery && !this.recording) this.flush();
+    const most = this.newKernels?.isDue ? MOST_HELD * this.flushEvery : this.flushEvery;
+    if (this.pending >= most && !this.recording) this.flush();
   }
 
   /** Encodes a recorded list; the caller flushes. */

@@ -89,6 +89,8 @@ const MOST_MODULES = 256;
 /** Who is told of kernels that are new on a device, and of its end. */
 export interface NewKernels {
   add(spec: KernelSpec): void;
+  /** Whether it has been told of kernels that it hasn't begun with: it does when the host waits for something. */
+  readonly isDue: boolean;
   close(): void;
 }
 

@@ -24,7 +24,7 @@ export class CompileAhead implements NewKernels {
   private readonly waiting: KernelSpec[] = [];
   private readonly compilers: (Compiler | null)[];
   private readonly working = new Set<number>();
-  private isDue = false;
+  isDue = false;
   private taken = 0;
   private closed = false;
 

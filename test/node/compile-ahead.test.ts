@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import type { KernelSpec } from "../../src/device/kernels.ts";
-import { RecipeTrainer, shaders } from "../../src/index.ts";
+import { RecipeTrainer, shaders, sum } from "../../src/index.ts";
 import { CompileAhead, type Compiler, compilerOn, compilesLate } from "../../src/node/compile-ahead.ts";
 import { loadDataset } from "../../src/node/index.ts";
 import { requestAdapter, requestGpu } from "../../src/node/request.ts";
@@ -123,12 +123,32 @@ describe("requestGpu", () => {
   });
 });
 
+describe("submits while kernels are due", () => {
+  it("wait for each other, eight of them at most, and come as ever afterwards", async () => {
+    const gpu = await requestGpu({ flushEvery: 4 });
+    const listener = { add() {}, isDue: true, close() {} };
+    gpu.tellNewKernels(listener);
+    const numbers = Float32Array.from({ length: 60 }, (_, i) => Math.sin(i));
+    const copies = (count: number) => {
+      const before = gpu.stats.submits;
+      for (let i = 0; i < count; i += 1) sum(x); // one dispatch each
+      return gpu.stats.submits - before;
+    };
+    const x = gpu.tensor(numbers, [60]);
+    expect(copies(31)).toBe(0);
+    expect(copies(1)).toBe(1);
+    listener.isDue = false;
+    expect(copies(8)).toBe(2);
+    gpu.destroy();
+  });
+});
+
 describe("compilerOn", () => {
   it("compiles every kernel of a training step, without running it", async () => {
     const { adapter } = await requestAdapter();
     const gpu = await requestGpu();
     const specs: KernelSpec[] = [];
-    gpu.tellNewKernels({ add: (one) => void specs.push(one), close() {} });
+    gpu.tellNewKernels({ add: (one) => void specs.push(one), isDue: false, close() {} });
     const recipe = { depth: 8, width: 8, batchSize: 4, maxSteps: 1, lr: 0.1 };
     const trainer = new RecipeTrainer(gpu, await loadDataset("embedded"), recipe);
     await trainer.run({ evaluate: false });
