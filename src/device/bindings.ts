@@ -1,6 +1,6 @@
 // What a kernel binds: given by name, or as a list in the order of the shader's `@binding`s.
 
-import { ShapeError, UsageError } from "../errors.ts";
+import { ShapeError, UsageError, UseAfterDisposeError } from "../errors.ts";
 import { isPlain, nearest, show } from "../options.ts";
 import { type BufferRange, Storage } from "./buffers.ts";
 import { type BindingsByName, type Kernel, type Shader, slotsOf } from "./kernels.ts";
@@ -63,6 +63,11 @@ export function bound(source: KernelSource, bindings: NamedBindings): Bound {
   return { slots, values };
 }
 
+/** Whose buffers a kernel may bind. */
+interface DeviceOwner {
+  readonly device: GPUDevice;
+}
+
 /** What `bindings` has for `slot`, perhaps under another name of the same binding. */
 function boundTo({ module, entry }: KernelSource, slot: Slot, bindings: NamedBindings): NamedBinding {
   const value = bindings[slot.name];
@@ -77,7 +82,7 @@ function boundTo({ module, entry }: KernelSource, slot: Slot, bindings: NamedBin
 }
 
 /** The same of what a user gave. @throws UsageError, ShapeError for what can't be bound, is missing or not known */
-export function checkedNames(gpu: object, source: KernelSource, bindings: NamedBindings): Bound {
+export function checkedNames(gpu: DeviceOwner, source: KernelSource, bindings: NamedBindings): Bound {
   if (!isPlain(bindings)) {
     throw new UsageError(
       `gpu.run: bindings is ${show(bindings)}; expected an object of tensors and constants by name, or a list of them`,
@@ -97,7 +102,7 @@ export function checkedNames(gpu: object, source: KernelSource, bindings: NamedB
   return all;
 }
 
-function checkValue(gpu: object, { name, access, layout }: Slot, value: unknown): void {
+function checkValue(gpu: DeviceOwner, { name, access, layout }: Slot, value: unknown): void {
   const what = `binding ${name}`;
   if (access !== "uniform") checkBuffer(gpu, what, value, "a Tensor or a range");
   else if (value instanceof ArrayBuffer || ArrayBuffer.isView(value)) return;
@@ -111,7 +116,7 @@ function checkValue(gpu: object, { name, access, layout }: Slot, value: unknown)
 }
 
 /** What a user's list binds. @throws ShapeError for what can't be bound */
-export function checkedList(gpu: object, source: KernelSource, bindings: readonly Binding[]): Bound {
+export function checkedList(gpu: DeviceOwner, source: KernelSource, bindings: readonly Binding[]): Bound {
   const known = source.module.slotsOf(source.entry) ?? [];
   const slots: Slot[] = [];
   const values: NamedBinding[] = [];
@@ -128,12 +133,28 @@ export function checkedList(gpu: object, source: KernelSource, bindings: readonl
   return { slots, values };
 }
 
-function checkBuffer(gpu: object, name: string, value: unknown, expected: string): void {
+function checkBuffer(gpu: DeviceOwner, name: string, value: unknown, expected: string): void {
   if (isBindable(value)) {
     if (value.gpu === gpu) return;
     throw new ShapeError(`gpu.run: ${name} is a Tensor of another Gpu; expected one of this Gpu`);
   }
-  if (!((value as Partial<BufferRange> | undefined)?.storage instanceof Storage)) {
+  const { storage, byteOffset, byteLength } = (value ?? {}) as Partial<BufferRange>;
+  if (!(storage instanceof Storage)) {
     throw new ShapeError(`gpu.run: ${name} is ${show(value)}; expected ${expected}`);
+  }
+  if (storage.pool && storage.pool.device !== gpu.device) {
+    throw new ShapeError(`gpu.run: ${name} is a range of another Gpu; expected one of this Gpu`);
+  }
+  if (!storage.live) {
+    throw new UseAfterDisposeError(
+      `gpu.run: ${name} is a range of a tensor that was disposed; take \`tensor.range\` while it is in use`,
+    );
+  }
+  const isWithin = (at: unknown, end: number) => Number.isInteger(at) && Number(at) >= 0 && Number(at) <= end;
+  if (!isWithin(byteOffset, storage.byteLength) || !isWithin(byteLength, storage.byteLength - byteOffset!)) {
+    throw new ShapeError(
+      `gpu.run: ${name} is the range of ${show(byteLength)} bytes from ${show(byteOffset)} on; expected one within its buffer of ` +
+        `${storage.byteLength} bytes`,
+    );
   }
 }

@@ -149,7 +149,7 @@ export class BufferPool {
   private closed = false;
 
   constructor(
-    private readonly device: GPUDevice,
+    readonly device: GPUDevice,
     private readonly maxBytes: number,
     /** Shared with the pools of captured plans, so that the counters are those of the device. */
     readonly stats: MemoryStats = {

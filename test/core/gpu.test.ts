@@ -45,6 +45,35 @@ describe("Gpu", () => {
     out.dispose();
   });
 
+  it("binds ranges of its own buffers that are in use, and says so of others before anything is dispatched", async () => {
+    const source =
+      "@group(0) @binding(0) var<storage, read_write> out: array<f32>; @group(0) @binding(1) var<storage, read> x: array<f32>;" +
+      "@compute @workgroup_size(1) fn main() { out[0] = 2 * x[1]; }";
+    const spec = { shader: { name: "double", source }, entry: "main" };
+    const other = await requestGpu();
+    const elsewhere = other.tensor([3, 4], [2]);
+    const x = gpu.tensor([5, 6], [2]);
+    const out = gpu.tensor([-1], [1]);
+    const run = (range: Tensor["range"]) => gpu.run(spec, [out, range], [1]);
+    run(x.range);
+    expect(await out.item()).toBe(12);
+    const before = gpu.stats.dispatches;
+    const { range } = x;
+    const far = { ...range, byteOffset: range.storage.byteLength };
+    expect(() => run(elsewhere.range)).toThrow(
+      /^gpu\.run: binding 1 is a range of another Gpu; expected one of this Gpu$/,
+    );
+    expect(() => run(far)).toThrow(
+      /^gpu\.run: binding 1 is the range of 8 bytes from \d+ on; expected one within its buffer/,
+    );
+    expect(() => run({ ...range, byteLength: 0.5 })).toThrow(/the range of 0.5 bytes from 0 on/);
+    x.dispose();
+    expect(() => run(range)).toThrow(/^gpu\.run: binding 1 is a range of a tensor that was disposed; take/);
+    expect(gpu.stats.dispatches).toBe(before);
+    out.dispose();
+    other.destroy();
+  });
+
   it("returns scoped tensors to the caller, alone or in objects, and disposes the others", async () => {
     const kept: Tensor[] = [];
     const { pair, lone } = gpu.scope(() => {
