@@ -63,7 +63,7 @@ export interface DebugOptions {
 
 /** Options of a `Gpu`, whoever made the device. */
 export interface GpuOptions {
-  /** Dispatches gathered in one submit. Default 128. */
+  /** Dispatches gathered in one submit; up to eight times as many where kernels wait to be compiled side by side. Default 128. */
   flushEvery?: number;
   debug?: DebugOptions;
 }

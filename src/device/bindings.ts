@@ -10,6 +10,11 @@ import { pack, type UniformFields } from "./uniforms.ts";
 /** Stands on the prototype of what is `Bindable`. */
 export const BINDABLE = Symbol("fusenorm.Bindable");
 
+/** Whose buffers a kernel may bind. */
+interface DeviceOwner {
+  readonly device: GPUDevice;
+}
+
 /** Elements on a GPU, as far as a dispatch has to know them. */
 export interface Bindable {
   readonly [BINDABLE]: true;
@@ -61,11 +66,6 @@ export function bound(source: KernelSource, bindings: NamedBindings): Bound {
   const values: NamedBinding[] = [];
   for (const slot of slots) values.push(boundTo(source, slot, bindings));
   return { slots, values };
-}
-
-/** Whose buffers a kernel may bind. */
-interface DeviceOwner {
-  readonly device: GPUDevice;
 }
 
 /** What `bindings` has for `slot`, perhaps under another name of the same binding. */

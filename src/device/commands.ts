@@ -22,13 +22,13 @@ export interface Dispatch {
   serves: readonly Choice[];
 }
 
-/** Dispatches that are gathered at most, counted in submits, where kernels are to be compiled side by side. */
-const MOST_HELD = 8;
-
 export interface CommandStats {
   dispatches: number;
   submits: number;
 }
+
+/** So many times `flushEvery` dispatches are gathered at most while kernels are due to be compiled side by side. */
+const MOST_HELD = 8;
 
 /**
  * The one encoder. Dispatches are batched into one compute pass and submitted when `flushEvery` have
