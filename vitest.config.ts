@@ -1,5 +1,5 @@
 import { configDefaults, defineConfig } from "vitest/config";
-import { BaseSequencer, type TestSpecification } from "vitest/node";
+import { BaseSequencer, type Reporter, type TestSpecification } from "vitest/node";
 
 /** Begun first, the longest of all first: whatever is begun last may run alone on one of two cores. */
 const LONG = ["test/browser/", "test/deno/", "test/ops/", "test/cli/"];
@@ -34,6 +34,17 @@ const FOR_CHECK = [
 ];
 const isAlone = process.argv.slice(2).join(" ") === "run";
 
+/** Where a worker ends before its files do (a driver that crashes, say) vitest says no more than that it did: these were its files. */
+const unfinished: Reporter = {
+  onTestRunEnd(modules) {
+    const left = modules.filter((module) => ["pending", "queued"].includes(module.state()));
+    for (const { relativeModuleId, children } of left) {
+      const at = [...children.allTests()].find((test) => test.result().state === "pending");
+      console.error(`not finished: ${relativeModuleId}${at ? `, at "${at.fullName}" or soon after it` : ""}`);
+    }
+  },
+};
+
 /** What ends a process with its parent: for the workers, and by the environment for all that tests start. */
 const END_WITH_PARENT = ["--import", new URL("test/helpers/end-with-parent.js", import.meta.url).href];
 
@@ -48,6 +59,7 @@ export default defineConfig({
     maxWorkers: 2,
     sequence: { sequencer: LongOnesFirst },
     isolate: false,
+    reporters: ["default", unfinished],
     // Two workers leave no core to compile ahead on.
     env: {
       ...{ FUSENORM_CHOICES: "off", FUSENORM_COMPILE_AHEAD: "off" },

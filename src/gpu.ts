@@ -31,6 +31,7 @@ import { type KernelTiming, Profiler } from "./device/profiler.ts";
 import type { UniformSource } from "./device/uniforms.ts";
 import { type Choice, Variants } from "./device/variants.ts";
 import { DeviceError, ShapeError, UsageError } from "./errors.ts";
+import { Riders } from "./fusion/riders.ts";
 import {
   checkArray,
   checkChoice,
@@ -139,6 +140,8 @@ export class Gpu {
   receivers: Receivers | null = null;
   /** @internal the tensors whose elements are not in memory, or may be given back. */
   readonly pending = new Pending();
+  /** @internal small kernels ride along in dispatches of others. */
+  readonly riders: Riders;
   private readonly scopes = new Scopes();
   private readonly finite = new FiniteChecks(this);
   private destroyed = false;
@@ -158,6 +161,7 @@ export class Gpu {
     this.features = device.features as unknown as ReadonlySet<string>;
     this.debug = { poison: false, checkFinite: false, ...options.debug };
     this.commands = new Commands(device, options.flushEvery ?? 128);
+    this.riders = new Riders(this.commands);
     this.failures = new Failures(
       device,
       ownsDevice,
@@ -319,8 +323,11 @@ export class Gpu {
     const padded = Math.ceil(byteLength / 16) * 16;
     const { storage, recycled } = this.pool.acquire(padded, what);
     this.capturing?.made.push(storage);
-    if (recycled && this.debug.poison)
-      fillRange(this, { storage, byteOffset: 0, byteLength: padded }, 0x7fc00000);
+    if (recycled && this.debug.poison) {
+      // Whatever is held has no recycled buffer.
+      const range = { storage, byteOffset: 0, byteLength: padded };
+      this.commands.before(() => fillRange(this, range, 0x7fc00000));
+    }
     return storage;
   }
 
@@ -543,6 +550,7 @@ export class Gpu {
     try {
       const result = this.scopes.run("gpu.capture", fn, returned);
       this.pending.settle(); // a replay works out what the function has left, returned or not
+      this.riders.leave();
       // What was there before is somebody else's, though the function may return it.
       const own = new Set(capture.made);
       const isOwn = (tensor: Tensor) =>

@@ -17,6 +17,18 @@ for (const choice of variants) {
 
 const { kernels, of } = watchPipelines(device, folder, (label, entry) => label.replace(`.${entry}`, ""));
 const launches: Launch[] = [];
+// A dispatch's workgroups that do what rides along are none of its kernel's loop.
+let riding = 0;
+const ride = gpu.riders.ride.bind(gpu.riders);
+gpu.riders.ride = (rider) =>
+  ride({
+    ...rider,
+    divide(lanes) {
+      const divided = rider.divide(lanes);
+      riding = divided.workgroups;
+      return divided;
+    },
+  });
 for (const workload of names.split(",")) {
   const work = workloads[workload]!(gpu);
   gpu.commands.observe(
@@ -26,10 +38,11 @@ for (const workload of names.split(",")) {
         file: of(kernel.pipeline).file,
         op: label,
         work: flops > 0 ? (serves[0]?.key ?? "") : "",
-        workgroups: grid.reduce((product: number, n) => product * (n ?? 1), 1),
+        workgroups: grid.reduce((product: number, n) => product * (n ?? 1), 1) - riding,
         flops,
         bytes,
       });
+      riding = 0;
     },
     () => {
       work();

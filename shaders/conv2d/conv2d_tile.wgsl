@@ -31,6 +31,7 @@
 //#hole dy: conv2d_dy_plain
 //#hole output: conv2d_output_plain
 //#hole activation: activation_none
+//#hole rider: conv2d_rider_none
 
 override BM: u32 = 64;
 override BN: u32 = 64;

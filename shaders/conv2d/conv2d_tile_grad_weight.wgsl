@@ -2,11 +2,11 @@
 
 // x [N, IH, IW, IC] and dy (`w`) [N, OH, OW, OC] → partial sums [SLICES · PARTS, OC, R·S·ICG rounded up to a multiple of 4].
 struct Slice { k_first: u32, k_last: u32, group: u32, column: u32, first_pixel: u32, end_pixel: u32, index: u32 }
-fn slice_of(workgroup: vec3<u32>, groups: vec3<u32>) -> Slice {
+fn slice_of(own: u32) -> Slice {
   let OCG = OC / GROUPS;
   let k_blocks = (OCG + BM - 1) / BM;
   let column_blocks = (R * S * (IC / GROUPS) + BN - 1) / BN;
-  var id = workgroup.x + workgroup.y * groups.x;
+  var id = own;
   var slice: Slice;
   slice.column = (id % column_blocks) * BN;
   id /= column_blocks;
@@ -136,7 +136,12 @@ fn grad_weight_8x8(
   @builtin(num_workgroups) groups: vec3<u32>,
   @builtin(local_invocation_index) lane: u32,
 ) {
-  let slice = slice_of(workgroup, groups);
+  let index = workgroup.x + workgroup.y * groups.x;
+  if (is_riders(index)) {
+    ride_along(index, lane);
+    return;
+  }
+  let slice = slice_of(carried(index));
   let column = lane % (BN / 8);
   let row = lane / (BN / 8);
   var acc: array<vec4<f32>, 16>;
@@ -163,7 +168,12 @@ fn grad_weight_8x4(
   @builtin(num_workgroups) groups: vec3<u32>,
   @builtin(local_invocation_index) lane: u32,
 ) {
-  let slice = slice_of(workgroup, groups);
+  let index = workgroup.x + workgroup.y * groups.x;
+  if (is_riders(index)) {
+    ride_along(index, lane);
+    return;
+  }
+  let slice = slice_of(carried(index));
   let column = lane % (BN / 4);
   let row = lane / (BN / 4) % (BM / 8);
   let part = lane / (BN / 4) / (BM / 8);

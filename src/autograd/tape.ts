@@ -271,6 +271,7 @@ function propagate(node: GraphNode, whole: Tensor, pass: Pass): void {
   let grad = whole;
   let delivered = pass.sums.get(node);
   pass.sums.delete(node);
+  if (!delivered) gpu.riders.leave(); // it is those sums that ride along
   if (!delivered && node.sinks.passes.length > 0) {
     const found = sinkOf(node, pass);
     const applied = found?.sink.apply(grad);

@@ -22,6 +22,18 @@ export interface BufferRange {
   byteLength: number;
 }
 
+/** The smallest range of a buffer that holds all of `ranges`, and where in it they start; null where they are of several buffers. */
+export function hull(ranges: readonly BufferRange[]): { out: BufferRange; starts: number[] } | null {
+  const { storage } = ranges[0]!;
+  if (ranges.some((range) => range.storage !== storage)) return null;
+  const start = Math.min(...ranges.map(({ byteOffset }) => byteOffset));
+  const end = Math.max(...ranges.map(({ byteOffset, byteLength }) => byteOffset + byteLength));
+  return {
+    out: { storage, byteOffset: start, byteLength: end - start },
+    starts: ranges.map(({ byteOffset }) => byteOffset - start),
+  };
+}
+
 /** A reference-counted GPU buffer. Tensors, views and graph nodes each hold one reference. */
 export class Storage {
   /** Tells what was made earlier and what later. */

@@ -48,6 +48,7 @@ export class Commands {
   private pending = 0;
   private touched = new Set<GPUBuffer>();
   private readonly staging: GPUBuffer[] = [];
+  private held: (() => void) | null = null;
   /**
    * While there is one that is due, submits wait for it: a device that compiles at the first dispatch lets no pipeline be made
    * meanwhile, so that the host would wait for one kernel after the other.
@@ -59,8 +60,35 @@ export class Commands {
     private readonly flushEvery: number,
   ) {}
 
+  /** Puts `dispatch` off until the next command, of whatever kind, before which it is called; see `release`. */
+  hold(dispatch: () => void): void {
+    this.settle();
+    this.held = dispatch;
+  }
+
+  /** What is held will not be called: the caller does it. */
+  release(): void {
+    this.held = null;
+  }
+
+  /** Runs `fn`, whose commands go before what is held: they have nothing to do with what that binds. */
+  before(fn: () => void): void {
+    const { held } = this;
+    this.held = null;
+    fn();
+    this.held = held;
+  }
+
+  /** Calls what is held, if there is anything. */
+  settle(): void {
+    const { held } = this;
+    this.held = null;
+    held?.();
+  }
+
   /** `buffers` are those the bind group names: a later host write to one of them must wait its turn. */
   dispatch(dispatch: Dispatch, buffers: readonly GPUBuffer[]): void {
+    this.settle();
     this.recording?.push(dispatch);
     this.encode(dispatch);
     if (this.idle) return; // nothing that a host's write would have to wait for
@@ -72,6 +100,7 @@ export class Commands {
 
   /** Encodes a recorded list; the caller flushes. */
   replay(dispatches: readonly Dispatch[]): void {
+    this.settle();
     for (const dispatch of dispatches) this.encode(dispatch);
     this.pending += dispatches.length;
   }
@@ -81,11 +110,14 @@ export class Commands {
    * nothing meanwhile.
    */
   observe<T>(observer: (dispatch: Dispatch) => void, fn: () => T, { execute = true } = {}): T {
+    this.settle();
     const outer = this.idle;
     this.observers.add(observer);
     this.idle ||= !execute;
     try {
-      return fn();
+      const result = fn();
+      this.settle();
+      return result;
     } finally {
       this.observers.delete(observer);
       this.idle = outer;
@@ -134,6 +166,7 @@ export class Commands {
   /** Writes from the host. `queue.writeBuffer` overtakes work that is encoded but not submitted, hence the flush. */
   write(buffer: GPUBuffer, byteOffset: number, data: ArrayBuffer | ArrayBufferView): void {
     this.refuseHostWrite();
+    this.settle();
     if (this.touched.has(buffer)) this.flush();
     const view = ArrayBuffer.isView(data)
       ? new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
@@ -151,6 +184,7 @@ export class Commands {
   }
 
   flush(): void {
+    this.settle();
     if (!this.encoder) return;
     this.endPass();
     this.profiler?.resolve(this.encoder);
@@ -168,6 +202,7 @@ export class Commands {
         "capture: a tensor was read inside a captured function; return it and read it after run()",
       );
     }
+    this.settle();
     // Copies are whole words from a word boundary; the excess is cut off below.
     const start = byteOffset & ~3;
     const size = Math.ceil((byteOffset + byteLength - start) / 4) * 4;
@@ -200,6 +235,7 @@ export class Commands {
   }
 
   destroy(): void {
+    this.release();
     for (const buffer of this.staging.splice(0)) buffer.destroy();
     this.profiler?.destroy();
     this.profiler = null;

@@ -1,8 +1,10 @@
 // How kernels that stand next to each other do part of each other's work: what may be done with an element as a kernel loads
 // it (`Load`), as it stores it (`Store`), and with a gradient as the last contribution to it is stored (`GradientSink`).
+// A kernel of one op may also do what the next one has to do first, in workgroups of its own (`Rider`).
 // A port names parts of shaders, their constants and what they bind. Who offers a port knows what the part means; who links
 // the part into its kernel need not.
 
+import type { NamedBindings } from "../device/bindings.ts";
 import type { PartsOf } from "../generated/shaders.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 
@@ -67,4 +69,18 @@ export interface GradientSink extends Store {
    * the sums. Null if nothing would be gained.
    */
   apply(grad: Tensor): { grad: Tensor; partials: Partials } | null;
+}
+
+/** A small kernel of one op that may ride along in the dispatch of another, which reads and writes nothing of it. */
+export interface Rider extends Pick<Part, "part" | "constants"> {
+  /** What it takes beside the other kernel, whose workgroups have so many lanes: bindings by the names that the part declares. */
+  divide(lanes: number): { workgroups: number; bindings: NamedBindings };
+}
+
+/** A dispatch that waits for what comes after it. */
+export interface Carrier {
+  /** Whether its kernel can take such a rider along. */
+  takes(rider: Rider): boolean;
+  /** Dispatches it, with a rider that it takes or alone. */
+  run(rider: Rider | null): void;
 }

@@ -145,7 +145,7 @@ const convTranspose2dOp = defineOp({
           ctx,
           geometry,
           { dw: ctx.grad("weight"), dy: x, x: grad },
-          ctx.ending("weight", SliceSums),
+          { late: ctx.ending("weight", SliceSums) },
         ),
     };
   },

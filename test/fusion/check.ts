@@ -3,6 +3,7 @@
 import { expect } from "vitest";
 import * as shaders from "../../src/generated/shaders.ts";
 import type { DispatchNote } from "../../src/gpu.ts";
+import { Packed } from "../../src/optim/packed.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";
 import { type Choices, hash, withChoices } from "../helpers/choices.ts";
 import { testGpu } from "../helpers/gpu.ts";
@@ -14,14 +15,24 @@ const gpu = await testGpu();
 interface Mode extends Omit<Choices, "seed"> {
   name: string;
   folds: boolean;
+  /** Whether gradients lie next to each other, as those of an optimizer's parameters do: then what finishes them may ride along. */
+  packed?: boolean;
 }
 
 export const FOLDED: readonly Mode[] = [
   { name: "folded, software", family: "software", folding: "all", folds: true },
   { name: "folded, hardware", family: "hardware", folding: "all", folds: true },
 ];
+export const PACKED: Mode = {
+  name: "folded, hardware, packed",
+  family: "hardware",
+  folding: "all",
+  folds: true,
+  packed: true,
+};
 const MODES: readonly Mode[] = [
   ...FOLDED,
+  PACKED,
   { name: "separate", family: "software", folding: "none", folds: true },
   { name: "folds: false", family: "software", folding: "all", folds: false },
 ];
@@ -40,6 +51,12 @@ export function leavesOf({ leaves }: Pick<Program, "leaves">, seed: number): Rec
       gpu.tensor(leafData(name, shape, seed), shape, { requiresGrad: !isStatistic(name) }),
     ]),
   );
+}
+
+/** Puts the gradients of leaves next to each other; null where the mode wants them each by itself. */
+function packed({ packed }: Mode, t: Record<string, Tensor>): Packed | null {
+  const parameters = Object.values(t).filter(({ requiresGrad }) => requiresGrad);
+  return packed && parameters.length > 0 ? new Packed("a test", parameters) : null;
 }
 
 /** Data of leaves that a program moves is put back. */
@@ -95,6 +112,7 @@ export async function checkNumbers(
     const before = gpu.stats.liveBuffers;
     await within(mode, async () => {
       const t = leavesOf(program, seed);
+      const pack = packed(mode, t);
       const upstream = gpu.tensor(expected.upstream, expected.shape);
       const step = () => {
         const out = program.run(packageOps(t, mode.folds), t);
@@ -104,7 +122,7 @@ export async function checkNumbers(
       const eager = gpu.scope(step);
       await compare(`${label}, ${mode.name}`, eager, t, expected, tolerance);
       eager.dispose();
-      if (mode === MODES[0]) {
+      if (mode === MODES[0] || pack) {
         rewind(program, t, seed);
         const plan = gpu.capture(step);
         await compare(`${label}, captured`, plan.result, t, expected, tolerance);
@@ -115,6 +133,7 @@ export async function checkNumbers(
         for (const leaf of Object.values(t)) leaf.zeroGrad();
         plan.dispose();
       }
+      pack?.dispose();
       for (const tensor of [upstream, ...Object.values(t)]) tensor.dispose();
     });
     expect(gpu.stats.liveBuffers, `${label}, ${mode.name}: live buffers`).toBe(before);
@@ -184,6 +203,7 @@ export async function dispatchesOf(program: Program, mode: Mode): Promise<Dispat
   return within(mode, () => {
     const seed = 1;
     const t = leavesOf(program, seed);
+    const pack = packed(mode, t);
     const lists = { forward: [] as string[], backward: [] as string[] };
     gpu.scope(() => {
       let out: Tensor | undefined;
@@ -196,6 +216,7 @@ export async function dispatchesOf(program: Program, mode: Mode): Promise<Dispat
       const upstream = gpu.full(out!.shape, 1, { dtype: out!.dtype });
       lists.backward = tally(gpu.explain(() => out!.backward(upstream)));
     });
+    pack?.dispose();
     for (const tensor of Object.values(t)) tensor.dispose();
     return lists;
   });

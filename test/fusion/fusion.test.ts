@@ -4,7 +4,7 @@ import { describe, expect, it } from "vitest";
 import { ACTIVATIONS } from "../helpers/activations.ts";
 import { IS_SAMPLE } from "../helpers/gpu.ts";
 import { activations } from "../reference/activations.ts";
-import { bareLine, checkNumbers, type Dispatches, dispatchesOf, FOLDED, timesOf } from "./check.ts";
+import { bareLine, checkNumbers, type Dispatches, dispatchesOf, FOLDED, PACKED, timesOf } from "./check.ts";
 import { activated, castPrograms, programs } from "./programs.ts";
 
 /** Of programs that fold, all dispatches, in the order of the alphabet; see `lineOf`. */
@@ -178,6 +178,15 @@ describe("the dispatches of", () => {
       });
     }
   }
+  it("what is finished beside the gradient of a weight, where gradients lie next to each other", async () => {
+    for (const label of ["conv → norm → relu → conv", "conv → norm → conv"]) {
+      const { forward, backward } = LISTS["conv → norm → relu → conv"]!;
+      const own = "conv2d.grad_weight +x_affine";
+      const rest = backward.filter((line) => line !== own && line !== "batch_norm.grad_finalize");
+      const expected = { forward, backward: [...rest, `${own} +slopes`] };
+      expect(await dispatchesOf(programs[label]!, PACKED), label).toEqual(expected);
+    }
+  });
   it("a program that is kept from folding: none is folded", async () => {
     for (const mode of FOLDED) {
       for (const kept of [

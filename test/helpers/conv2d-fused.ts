@@ -4,9 +4,11 @@ import { expect } from "vitest";
 import type { NamedBindings } from "../../src/device/bindings.ts";
 import type { KernelSpec } from "../../src/device/kernels.ts";
 import type { Load, Partials, Store } from "../../src/fusion/ports.ts";
+import { batchNormKernels } from "../../src/ops/batch-norm/kernels.ts";
 import { accepts, type ConvVariant, pick } from "../../src/ops/conv2d/choose.ts";
 import { type Conv2dOptions, inferConv2d } from "../../src/ops/conv2d/conv2d.ts";
 import { gradInput, gradWeight, runForward } from "../../src/ops/conv2d/kernels.ts";
+import { SliceSums } from "../../src/ops/conv2d/slice-sums.ts";
 import { sizeOf } from "../../src/tensor/shape.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { conv2dReference, conv2dReferenceGrad, type ReferenceConv } from "../reference/conv2d.ts";
@@ -54,8 +56,9 @@ async function forced<T>(
     return made.at(-1)!;
   };
   for (const [kernel, variant] of Object.entries(variants)) gpu.variants.force(`conv2d.${kernel}`, variant);
+  let result: T;
   try {
-    return await body({
+    result = await body({
       gpu,
       empty,
       temp: empty,
@@ -65,8 +68,9 @@ async function forced<T>(
   } finally {
     for (const kernel of Object.keys(variants)) gpu.variants.force(`conv2d.${kernel}`, null);
     for (const tensor of made) tensor.dispose();
-    expect(gpu.stats.liveBuffers, "live buffers").toBe(before);
   }
+  expect(gpu.stats.liveBuffers, "live buffers").toBe(before);
+  return result;
 }
 
 const perChannel = (rows: number, channels: number, seed: number) => normals(rows * channels, seed, 0.2, 0.7);
@@ -332,6 +336,88 @@ export async function checkGradWeight({ variant, x, weight, extra = {}, input, d
     });
   }
   expect(relativeError(runs[0]!, expected.weight), `${label}: dw`).toBeLessThan(1e-5);
+  expect(runs[1], `${label}: same bits`).toEqual(runs[0]);
+  source.tensor.dispose();
+  dy.tensor.dispose();
+}
+
+export interface RiderCase extends WeightCase {
+  /** Of the batch-norm whose sums ride along. */
+  channels: number;
+  groups: number;
+  batchStatistics?: boolean;
+}
+
+/** The gradient of a weight, and in its dispatch what a batch-norm makes of partial sums of its gradient. */
+export async function checkRider({ channels, groups, batchStatistics = true, ...conv }: RiderCase) {
+  const { geometry, reference, weights, y } = convOf(conv.x, conv.weight, conv.extra ?? {});
+  const label = `${conv.variant} ${conv.x.join("×")} * ${conv.weight.join("×")}, ${groups} groups of ${channels} channels`;
+  const variants = { grad_weight: conv.variant, "grad_weight.input": "fused", "grad_weight.dy": "fused" };
+  const source = conv.input === "plain" ? plain(conv.x, 5) : normalised(conv.x, conv.input === "rectify", 5);
+  const dy = conv.dy === "plain" ? plain(y, 8) : inputGradient(y, 8);
+  const dw = conv2dReferenceGrad(reference, { x: source.values, weight: weights }, dy.values).weight;
+
+  const count = 3 * groups + 5;
+  // Of no groups, there is something to read all the same.
+  const partials = normals(Math.max(1, groups) * 2 * channels, 21, 0.3);
+  const numbers = perChannel(5, channels, 22);
+  const sums = new Float64Array(2 * channels);
+  partials.subarray(0, groups * 2 * channels).forEach((value, i) => {
+    sums[i % (2 * channels)]! += value;
+  });
+  const slopes = new Float64Array(4 * channels);
+  for (let c = 0; c < channels; c += 1) {
+    const [mean, meanXhat] = batchStatistics ? [sums[c]! / count, sums[channels + c]! / count] : [0, 0];
+    slopes[c] = -numbers[3 * channels + c]! * meanXhat;
+    slopes[channels + c] = -mean - numbers[4 * channels + c]! * meanXhat;
+    slopes[2 * channels + c] = numbers[c]!;
+    slopes[3 * channels + c] = numbers[channels + c]!;
+  }
+
+  const { info } = gpu as unknown as { info: { class: string } };
+  const outer = info.class;
+  info.class = "hardware"; // where the sums of slices wait for others
+  const runs: (readonly number[])[] = [];
+  try {
+    for (const rides of [true, true, false]) {
+      await forced(variants, async (ctx) => {
+        const late = new SliceSums(gpu);
+        const dwOut = ctx.empty(conv.weight);
+        const values = gpu.tensor(partials, [Math.max(1, groups), 2, channels]);
+        const saved = gpu.tensor(numbers, [5, channels]);
+        const out = ctx.empty([4, channels]);
+        // Not next to each other, nor at the beginning.
+        const rowBytes = 256 * Math.ceil(channels / 64);
+        const grads = gpu.zeros([rowBytes]);
+        const places = [1, 3].map((row) => grads.part(row * rowBytes, [channels]));
+        const kernels = batchNormKernels(gpu, count, channels, "float32");
+        const [dgamma, dbeta] = places as [Tensor, Tensor];
+        const coefficients = { dgamma, dbeta, batchStatistics };
+        const notes = gpu.explain(() => {
+          const given = { dw: dwOut, dy: dy.tensor, x: source.tensor };
+          gradWeight(ctx, geometry, given, { late, carries: rides });
+          const choice = kernels.choose("backward", false);
+          kernels.finalizeGrad(ctx, out, { values, groups }, saved, coefficients, choice);
+        });
+        const own = notes.filter(({ kernel }) => kernel !== "memory.fill").map(({ kernel }) => kernel);
+        expect(own, `${label}: dispatches`).toHaveLength(rides ? 1 : 2);
+        expect(own[0]!.includes("+slopes.grad_weight"), `${label}: ${own[0]}`).toBe(rides);
+        late.run();
+        const results = await Promise.all([dwOut, out, ...places].map(read));
+        const expected = [dw, slopes, sums.slice(channels), sums.slice(0, channels)];
+        ["dw", "slopes", "dgamma", "dbeta"].forEach((name, i) => {
+          const error =
+            groups === 0 && i > 1 ? Math.hypot(...results[i]!) : relativeError(results[i]!, expected[i]!);
+          expect(error, `${label}: ${name}`).toBeLessThan(1e-5);
+        });
+        if (rides) runs.push(results.flatMap((numbers) => [...numbers]));
+        for (const tensor of [values, saved, grads, ...places]) tensor.dispose();
+        late.dispose();
+      });
+    }
+  } finally {
+    info.class = outer;
+  }
   expect(runs[1], `${label}: same bits`).toEqual(runs[0]);
   source.tensor.dispose();
   dy.tensor.dispose();

@@ -56,6 +56,8 @@ export const testsOf: Record<string, readonly string[]> = {
   conv2d_output_gradient_sums: fused,
   conv2d_output_plain: [...fused, ...conv2d],
   conv2d_output_statistics: [...fused, order],
+  conv2d_rider_none: [fused[0]!, ...conv2d],
+  conv2d_rider_slopes: [fused[0]!, "test/fusion/fusion.test.ts"],
   conv2d_sizes: conv2d,
   conv2d_subgroup: [fused[1]!, ...conv2d],
   conv2d_subgroup_conv: [fused[1]!, ...conv2d],

@@ -1,7 +1,14 @@
 // What the tile kernels of conv2d do of the batch-norms around a convolution.
 
-import { describe, it } from "vitest";
-import { checkForward, checkGradInput, checkGradWeight } from "../helpers/conv2d-fused.ts";
+import { describe, expect, it } from "vitest";
+import { blockOf, conv2dVariants, tileSizes, vec4sOfTiles } from "../../src/ops/conv2d/choose.ts";
+import {
+  checkForward,
+  checkGradInput,
+  checkGradWeight,
+  checkRider,
+  convOf,
+} from "../helpers/conv2d-fused.ts";
 import { withFoldAt } from "../helpers/fold.ts";
 import { sampled, testGpu } from "../helpers/gpu.ts";
 
@@ -167,5 +174,37 @@ describe("conv2d, tile kernels with parts of batch-norm", () => {
       },
     ];
     for (const one of sampled(cases)) await checkGradWeight(one);
+  });
+
+  it("finishes the sums of another batch-norm beside dw", async () => {
+    const one = { x: [2, 7, 9, 16], weight: [24, 3, 3, 16], extra: { padding } } as const;
+    const wide = { x: [2, 9, 7, 32], weight: [80, 3, 3, 32], extra: { padding } } as const;
+    const cases: Parameters<typeof checkRider>[0][] = [
+      // More groups than lanes, and lanes that have no column.
+      { ...one, variant: "tile_16x144", input: "rectify", dy: "gradient", channels: 16, groups: 523 },
+      { ...one, variant: "tile_32x96", input: "plain", dy: "gradient", channels: 12, groups: 1 },
+      { ...one, variant: "tile_32x96x2", input: "normalise", dy: "plain", channels: 4, groups: 3000 },
+      { ...one, variant: "tile_16x72x7", input: "rectify", dy: "gradient", channels: 68, groups: 97 },
+      // Several workgroups, the last one with columns to spare.
+      { ...wide, variant: "tile_64x64", input: "plain", dy: "plain", channels: 520, groups: 24 },
+      { ...wide, variant: "tile_128x64", input: "normalise", dy: "gradient", channels: 2052, groups: 2 },
+    ];
+    for (const one of sampled(cases)) await checkRider(one);
+    const constants = { channels: 20, groups: 0, batchStatistics: false };
+    await checkRider({ ...one, variant: "tile_32x96", input: "plain", dy: "gradient", ...constants });
+    // In a grid with workgroups to spare.
+    const folded = { channels: 64, groups: 300 };
+    const plain = { ...wide, variant: "tile_64x64", input: "rectify", dy: "gradient" } as const;
+    await withFoldAt(gpu, 5, () => checkRider({ ...plain, ...folded }));
+  });
+
+  it("has room in the tiles of every kernel of dw for what rides along", () => {
+    const [N, H, W, C, K, R, S] = [8, 32, 32, 64, 64, 3, 3];
+    const { geometry } = convOf([N, H, W, C], [K, R, S, C], { padding });
+    const tiles = conv2dVariants(gpu, geometry).grad_weight.map(blockOf);
+    const checked = tiles.filter((tile) => tile?.family === "tile");
+    expect(checked.length).toBeGreaterThan(3);
+    for (const tile of checked)
+      expect(vec4sOfTiles(tile)).toBeGreaterThanOrEqual(2 * tileSizes(tile).WORKGROUP);
   });
 });

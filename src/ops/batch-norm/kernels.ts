@@ -1,5 +1,6 @@
 // Dispatches of shaders/batch_norm/batch_norm.wgsl.
 
+import { hull } from "../../device/buffers.ts";
 import type { Grid } from "../../device/commands.ts";
 import type { KernelSpec } from "../../device/kernels.ts";
 import { link } from "../../device/link.ts";
@@ -54,6 +55,9 @@ const MERGING: ReadonlySet<Entry> = new Set<Entry>([
   "grad_finalize",
 ]);
 type BoundBy<E extends Entry> = E extends Entry ? Omit<Entries[E], "params"> : never;
+
+/** Groups that a lane of a rider adds up, unless one workgroup for each column has not lanes enough. */
+const RIDER_GROUPS = 16;
 
 /** How one of the kernels is dispatched. */
 interface How {
@@ -380,7 +384,10 @@ export class BatchNormKernels {
     return { values, groups: division.slices };
   }
 
-  /** dgamma, dbeta and the coefficients of dx, [4, width], from partial sums. */
+  /**
+   * dgamma, dbeta and the coefficients of dx, [4, width], from partial sums: in the dispatch that waits for such work, if there is one,
+   * or by a kernel.
+   */
   finalizeGrad(
     ctx: Context,
     slopes: Tensor,
@@ -389,10 +396,37 @@ export class BatchNormKernels {
     { dgamma, dbeta, batchStatistics }: Pick<GradParams, "dgamma" | "dbeta" | "batchStatistics">,
     choice: BatchNormChoice,
   ): void {
+    if (this.rides(slopes, { values, groups }, saved, { dgamma, dbeta, batchStatistics })) return;
     const division = { ...this.sliced(choice), slices: groups };
     const flags = { BATCH_STATISTICS: batchStatistics };
     const bindings = { new_slopes: slopes, slices: values, numbers: saved, dgamma, dbeta };
     this.run(ctx, "grad_finalize", bindings, { division, flags, choice, grid: this.channelGrid(division) });
+  }
+
+  /** Whether `finalizeGrad` is done in a dispatch that waits for the like: shaders/conv2d/conv2d_rider_slopes.wgsl. */
+  private rides(
+    slopes: Tensor,
+    { values, groups }: Partials,
+    saved: Tensor,
+    { dgamma, dbeta, batchStatistics }: Pick<GradParams, "dgamma" | "dbeta" | "batchStatistics">,
+  ): boolean {
+    const grads = this.foldable ? hull([dgamma.range, dbeta.range]) : null;
+    if (!grads) return false;
+    const { width4: columns, count } = this.layout;
+    const [dgamma_at, dbeta_at] = grads.starts.map((start) => start / 16) as [number, number];
+    const buffers = { new_slopes: slopes, sums: values, numbers: saved, affine_grads: grads.out };
+    return this.gpu.riders.ride({
+      part: "slopes",
+      constants: { BATCH_STATISTICS: batchStatistics ? 1 : 0 },
+      divide(lanes) {
+        // The more groups, the more lanes share those of a column.
+        const most = Math.min(lanes, columns, Math.max(1, (RIDER_GROUPS * lanes) / Math.max(1, groups)));
+        const width = 2 ** Math.floor(Math.log2(most));
+        const workgroups = Math.ceil(columns / width);
+        const ride = { workgroups, width, columns, groups, count, dgamma_at, dbeta_at };
+        return { workgroups, bindings: { ...buffers, ride } };
+      },
+    });
   }
 
   /** dx from dz, or from dy with the activation that dy is past; and `addend`, if that is given. */

@@ -240,9 +240,16 @@ function gatherVariants(gpu: Gpu, g: ConvGeometry, map: GatherMap): ConvVariant[
 export function fits(gpu: Gpu, name: ConvVariant): boolean {
   const block = blockOf(name);
   if (block?.family !== "tile") return true;
-  const { BM, BN, BK, WORKGROUP } = tileSizes(block);
-  const bytes = 16 * BK * (BM / 4 + 1 + BN / 4 + 1);
-  return WORKGROUP <= largestWorkgroup(gpu) && bytes <= gpu.limits.maxComputeWorkgroupStorageSize;
+  const bytes = 16 * vec4sOfTiles(block);
+  return (
+    tileSizes(block).WORKGROUP <= largestWorkgroup(gpu) && bytes <= gpu.limits.maxComputeWorkgroupStorageSize
+  );
+}
+
+/** What the tiles of one workgroup take: `TILES_SIZE` of conv2d_tile.wgsl. In grad_weight, two for each lane at least. */
+export function vec4sOfTiles(tile: Tile): number {
+  const { BM, BN, BK } = tileSizes(tile);
+  return BK * (BM / 4 + 1 + BN / 4 + 1);
 }
 
 /** Pixels of x that a lane of a band kernel loads at a time, at most: `MOST` of conv2d_band.wgsl. */

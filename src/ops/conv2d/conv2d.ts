@@ -55,15 +55,14 @@ const op = defineOp({
     return { out, saved };
   },
   backward(ctx, grad, { x, weight }, { geometry }) {
-    return {
-      x: weight && contribute(ctx, geometry, grad, weight),
-      weight:
-        x &&
-        gradWeight(ctx, geometry, { dw: ctx.grad("weight"), dy: grad, x }, ctx.ending("weight", SliceSums)),
-      bias: ctx.needsGrad.bias
-        ? gradBias(ctx, geometry, ctx.grad("bias"), grad, ctx.ending("bias", SliceSums))
-        : null,
-    };
+    const dx = weight && contribute(ctx, geometry, grad, weight);
+    const dbias = ctx.needsGrad.bias
+      ? gradBias(ctx, geometry, ctx.grad("bias"), grad, ctx.ending("bias", SliceSums))
+      : null;
+    // Last of all, since whoever gets the sums of dx may ride along.
+    const how = { late: ctx.ending("weight", SliceSums), carries: dx?.delivered ?? false };
+    const dweight = x && gradWeight(ctx, geometry, { dw: ctx.grad("weight"), dy: grad, x }, how);
+    return { x: dx?.grad ?? null, weight: dweight, bias: dbias };
   },
 });
 
@@ -128,13 +127,16 @@ function sourcesOf({ x, weight, bias }: Forward): Tensor[] {
   return bias ? [x, weight, bias] : [x, weight];
 }
 
-/** dx. If this is the last contribution to it, the others are added on the way, and the gradient goes through x's sink. */
+/**
+ * dx. If this is the last contribution to it, the others are added on the way, and the gradient goes through x's sink; `delivered`: it
+ * has, and the sink's op will get its sums.
+ */
 function contribute(
   ctx: OpContext<{ x: "N H W C" }>,
   geometry: ConvGeometry,
   grad: Tensor,
   weight: Tensor,
-): Tensor {
+): { grad: Tensor; delivered: boolean } {
   const { gpu } = ctx;
   const choice = pick(gpu, geometry, "grad_input");
   const contribution = gathers(choice.variant) ? ctx.contribution("x") : null;
@@ -152,7 +154,7 @@ function contribute(
     { joins: others !== null, store },
   );
   if (sums) contribution!.deliver(sums);
-  return out;
+  return { grad: out, delivered: sums !== null };
 }
 
 /**

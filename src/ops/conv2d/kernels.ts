@@ -5,12 +5,12 @@ import type { KernelSpec } from "../../device/kernels.ts";
 import { type LinkedShader, link } from "../../device/link.ts";
 import type { Choice } from "../../device/variants.ts";
 import { FusenormError } from "../../errors.ts";
-import { type Load, NO_ACTIVATION, type Partials, type Store } from "../../fusion/ports.ts";
+import { type Load, NO_ACTIVATION, type Partials, type Rider, type Store } from "../../fusion/ports.ts";
 import type { PartsOf } from "../../generated/shaders.ts";
 import * as shaders from "../../generated/shaders.ts";
 import type { Gpu } from "../../gpu.ts";
-import type { Tensor } from "../../tensor/tensor.ts";
-import type { OpContext } from "../define-op.ts";
+import { Tensor } from "../../tensor/tensor.ts";
+import { inLayer, type OpContext } from "../define-op.ts";
 import { largestWorkgroup } from "../grid.ts";
 import { onlyLanes, subgroupLanes } from "../subgroups.ts";
 import {
@@ -137,12 +137,15 @@ export function gradInput(
   return null;
 }
 
-/** dw from dy and x: partial sums over slices of the output rows, then their sum in order, with those of other gradients if `late`. */
+/**
+ * dw from dy and x: partial sums over slices of the output rows, then their sum in order, with those of other gradients if `late`.
+ * `carries`: something may want to ride along, see `Riders`.
+ */
 export function gradWeight(
   ctx: Context,
   g: ConvGeometry,
   { dw, dy, x }: { dw: Tensor; dy: Tensor; x: Tensor },
-  late: SliceSums | null = null,
+  { late = null, carries = false }: { late?: SliceSums | null; carries?: boolean } = {},
 ): Tensor {
   const perGroup = g.C / g.groups;
   const columns = g.R * g.S * perGroup;
@@ -190,35 +193,80 @@ export function gradWeight(
       ? Math.ceil(columns / tile.BN) * Math.ceil(g.K / g.groups / tile.BM)
       : Math.ceil(lanes / workgroup) * Math.ceil(g.K / g.groups / channels)) * g.groups;
   const activation = input.activation ?? NO_ACTIVATION;
-  const shader = shaderOf(block, {
+  const parts = {
     input: partOf("x", input.part),
     dy: partOf("dy", upstream.part),
     activation: activation.part,
-  });
-  const { PARTS: parts = 1, WORKGROUP: lanesOfTile = 0 } = sizesOfTile ?? {};
-  const most = parts > 1 ? ROOM / Math.ceil(lanesOfTile / 64) : undefined;
-  return sumOfSlices(ctx, { ...sum, parts, most }, g.N * g.P, tiles, late, (out, slices) => {
-    const given = valuesOf(input.constants) + valuesOf(activation.constants);
-    const kernel = specOf(ctx.gpu, g, `weight,${variant},${shader.name}${given}`, () => ({
-      shader,
-      entry: tile ? `grad_weight_${tile.entry}` : row ? "grad_weight_row" : "grad_weight_16",
-      constants: {
-        ...mapSizes(g, map),
-        ...extentOf(map),
-        ...(sizesOfTile ?? { NARROW: narrow(ctx.gpu), WORKGROUP: workgroup }),
-        ...(row ? { K16: channels === 16 ? 1 : 0 } : {}),
-        ...input.constants,
-        ...activation.constants,
-      },
-      ...countedOf(g, choice),
-    }));
+  };
+  const { PARTS: shares = 1, WORKGROUP: lanesOfTile = 0 } = sizesOfTile ?? {};
+  const most = shares > 1 ? ROOM / Math.ceil(lanesOfTile / 64) : undefined;
+  const given = valuesOf(input.constants) + valuesOf(activation.constants);
+  const kernelOf = (rider: Rider | null) => {
+    const shader = rider
+      ? link(shaders.conv2d_tile, { ...parts, rider: partOf("rider", rider.part) })
+      : shaderOf(block, parts);
+    return specOf(
+      ctx.gpu,
+      g,
+      `weight,${variant},${shader.name}${given}${valuesOf(rider?.constants)}`,
+      () => ({
+        shader,
+        entry: tile ? `grad_weight_${tile.entry}` : row ? "grad_weight_row" : "grad_weight_16",
+        constants: {
+          ...mapSizes(g, map),
+          ...extentOf(map),
+          ...(sizesOfTile ?? { NARROW: narrow(ctx.gpu), WORKGROUP: workgroup }),
+          ...(row ? { K16: channels === 16 ? 1 : 0 } : {}),
+          ...input.constants,
+          ...activation.constants,
+          ...rider?.constants,
+        },
+        ...countedOf(g, choice),
+      }),
+    );
+  };
+  return sumOfSlices(ctx, { ...sum, parts: shares, most }, g.N * g.P, tiles, late, (out, slices, waits) => {
     const bindings: Record<string, NamedBinding> = {
       out,
       batch: { ...batchOf(g, slices), ...extentOf(map) },
     };
     bindOperand(bindings, "x", input);
     bindOperand(bindings, "dy", upstream);
-    ctx.run(kernel, bindings, ctx.gpu.fold(tiles * slices));
+    if (!carries || !waits || !tile)
+      return ctx.run(kernelOf(null), bindings, ctx.gpu.fold(tiles * slices));
+    hold(ctx.gpu, bindings, (run, kept, rider) => {
+      const more = rider?.divide(lanesOfTile);
+      const grid = ctx.gpu.fold(tiles * slices + (more?.workgroups ?? 0));
+      run(kernelOf(rider), { ...kept, ...more?.bindings }, grid);
+    });
+  });
+}
+
+/** Puts a dispatch of a convolution's backward off for something to ride along in it. */
+function hold(
+  gpu: Gpu,
+  bindings: Readonly<Record<string, NamedBinding>>,
+  dispatch: (run: Context["run"], bindings: Record<string, NamedBinding>, rider: Rider | null) => void,
+): void {
+  const { layer } = gpu;
+  const handles: Tensor[] = [];
+  const kept = { ...bindings };
+  for (const [name, value] of Object.entries(bindings)) {
+    if (!(value instanceof Tensor)) continue;
+    value.range; // in memory by now, as if it were dispatched
+    const handle = value.alias();
+    handles.push(handle);
+    kept[name] = handle;
+  }
+  gpu.riders.hold({
+    takes: ({ part }) => Object.hasOwn(PARTS.rider, part),
+    run(rider) {
+      try {
+        inLayer(gpu, "conv2d backward", layer, ({ run }) => dispatch(run, kept, rider));
+      } finally {
+        for (const handle of handles) handle.dispose();
+      }
+    },
   });
 }
 
@@ -386,9 +434,10 @@ const PARTS = {
     statistics: "conv2d_output_statistics",
     gradient_sums: "conv2d_output_gradient_sums",
   },
+  rider: { slopes: "conv2d_rider_slopes" },
 } as const satisfies Record<
-  "x" | "dy" | "output",
-  Record<string, PartsOf<"conv2d_tile">["input" | "dy" | "output"]>
+  "x" | "dy" | "output" | "rider",
+  Record<string, PartsOf<"conv2d_tile">["input" | "dy" | "output" | "rider"]>
 >;
 
 /** @throws FusenormError for a part that nobody asked `accepts` or `operand` about */
@@ -466,7 +515,7 @@ function foldLanes(ctx: Context, lanes: number): [number, number] {
 /**
  * Runs `partials` over as many slices of `rows` as keep the adapter busy, which are `most` workgroups on a GPU, and adds them up: at the
  * end of the pass, where `late` is given. Each slice gives as many partial results as it has `parts`; they have their last dimension,
- * `count`, rounded up to a multiple of 4.
+ * `count`, rounded up to a multiple of 4. Where they `wait`, they may be written later, but before the next dispatch.
  */
 function sumOfSlices(
   ctx: Context,
@@ -480,13 +529,13 @@ function sumOfSlices(
   rows: number,
   tiles: number,
   late: SliceSums | null,
-  partials: (out: Tensor, slices: number) => void,
+  partials: (out: Tensor, slices: number, waits: boolean) => void,
 ): Tensor {
   const { gpu } = ctx;
   const wanted = Math.ceil((gpu.isSoftware ? SOFTWARE_WORKGROUPS : most) / tiles);
   const slices = sliceCount(rows, wanted);
   if (slices * parts === 1 && count % 4 === 0) {
-    partials(out, 1);
+    partials(out, 1, false);
     return out;
   }
   // By what is wanted, not by what the rows give: a smaller last batch takes the same kernel.
@@ -495,11 +544,11 @@ function sumOfSlices(
   // While variants are timed the sum's time belongs to its own.
   if (late && gpu.variants.trials.size === 0) {
     const place = late.add(sum);
-    partials(place, slices);
+    partials(place, slices, true);
     place.dispose();
   } else {
     const scratch = ctx.temp([4 * vec4sOf(sum)]);
-    partials(scratch, slices);
+    partials(scratch, slices, false);
     addUp(ctx.run, scratch, [{ ...sum, at: 0 }]);
   }
   return out;

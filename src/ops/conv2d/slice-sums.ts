@@ -1,7 +1,7 @@
 // Partial sums over slices, added up: the last step of a convolution's gradients of weights and biases.
 
 import type { Ending } from "../../autograd/tape.ts";
-import { BINDING_ALIGNMENT, type BufferRange, type Storage } from "../../device/buffers.ts";
+import { BINDING_ALIGNMENT, hull, type Storage } from "../../device/buffers.ts";
 import type { Choice } from "../../device/variants.ts";
 import * as shaders from "../../generated/shaders.ts";
 import type { Gpu } from "../../gpu.ts";
@@ -102,7 +102,7 @@ export class SliceSums implements Ending {
 /** Adds up partial sums that lie in one buffer, of gradients all `shared` or none of them. */
 export function addUp(run: OpContext["run"], partials: Tensor, sums: readonly Placed[]): void {
   const { shared } = sums[0]!;
-  const { out, starts } = hull(sums.map((sum) => sum.out.range));
+  const { out, starts } = hull(sums.map((sum) => sum.out.range))!;
   const sizes = sums.flatMap(({ slices, rows, count, at }) => [slices, rows, count, at]);
   const vec4s = Math.max(...sums.map((sum) => vec4sOf(sum) / sum.slices));
   const entry = shared ? "sum_partials_workgroup" : "sum_partials";
@@ -110,15 +110,4 @@ export function addUp(run: OpContext["run"], partials: Tensor, sums: readonly Pl
   const bindings = { out, partials, sums: { sizes, out_at: starts.map((start) => start / 4) } };
   const workgroups = Math.min(1024, Math.ceil(vec4s / (shared ? 4 : WORKGROUP)));
   run({ shader: shaders.sum_partials, entry, serves }, bindings, [workgroups, sums.length]);
-}
-
-/** The smallest range of a buffer that holds all of `ranges`, and where in it they start. */
-function hull(ranges: readonly BufferRange[]): { out: BufferRange; starts: number[] } {
-  const start = Math.min(...ranges.map(({ byteOffset }) => byteOffset));
-  const end = Math.max(...ranges.map(({ byteOffset, byteLength }) => byteOffset + byteLength));
-  const { storage } = ranges[0]!;
-  return {
-    out: { storage, byteOffset: start, byteLength: end - start },
-    starts: ranges.map(({ byteOffset }) => byteOffset - start),
-  };
 }
