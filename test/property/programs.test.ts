@@ -152,6 +152,7 @@ async function checkProgram(program: Program): Promise<void> {
     const { observed, kernels } = await withChoices(gpu, choices, () => execute(gpu, program, folds));
     compare(name, observed, expected!);
     expect(gpu.stats.liveBuffers, `${name}: live buffers`).toBe(live);
+    if (kernels.some((kernel) => kernel.includes("+slopes"))) count(seen.patterns, "rides along");
     if (choices.folding === "all" && choices.family === "software") {
       const parts = new Set(kernels.flatMap((kernel) => kernel.match(/\+\w+/g) ?? []));
       if (parts.size > 0) seen.folded += 1;

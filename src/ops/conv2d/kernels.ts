@@ -232,8 +232,7 @@ export function gradWeight(
     };
     bindOperand(bindings, "x", input);
     bindOperand(bindings, "dy", upstream);
-    if (!carries || !waits || !tile)
-      return ctx.run(kernelOf(null), bindings, ctx.gpu.fold(tiles * slices));
+    if (!carries || !waits || !tile) return ctx.run(kernelOf(null), bindings, ctx.gpu.fold(tiles * slices));
     hold(ctx.gpu, bindings, (run, kept, rider) => {
       const more = rider?.divide(lanesOfTile);
       const grid = ctx.gpu.fold(tiles * slices + (more?.workgroups ?? 0));
