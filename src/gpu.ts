@@ -386,6 +386,11 @@ export class Gpu {
     this.capturing?.overwritten.push(range);
   }
 
+  /** @internal in a captured function: `check` is called before each replay, and throws where that would do harm. */
+  beforeReplay(check: () => void): void {
+    this.capturing?.checks.push(check);
+  }
+
   /** @internal `run` for kernels that write nothing but new tensors. */
   dispatch<S extends Shader, E extends EntryOf<S>>(
     spec: KernelSpec<S, E>,
@@ -566,9 +571,7 @@ export class Gpu {
       for (const tensor of outputs) this.keep(tensor);
       const bytes = outer.stats.liveBytes + outer.stats.pooledBytes - before;
       receivers.close();
-      const { borrowed } = capture;
-      const rewritten = capture.rewritten();
-      plan = new Plan(this, result, outputs, dispatches, borrowed, rewritten, receivers, pool, bytes);
+      plan = new Plan(this, result, outputs, dispatches, capture, receivers, pool, bytes);
       return plan;
     } catch (error) {
       capture.release();

@@ -1,4 +1,5 @@
 import type { BufferPool, BufferRange, Storage } from "./device/buffers.ts";
+import type { Capture } from "./device/capture.ts";
 import type { Dispatch } from "./device/commands.ts";
 import { DeviceError, UsageError, UseAfterDisposeError } from "./errors.ts";
 import type { Gpu } from "./gpu.ts";
@@ -78,6 +79,10 @@ function isAt(grad: Tensor | null, { storage, byteOffset }: BufferRange): boolea
 /** A recorded step, made by `gpu.capture`: its dispatches, bound to buffers of its own. */
 export class Plan<T> {
   private disposed = false;
+  private readonly borrowed: ReadonlySet<Storage>;
+  /** What a replay overwrites that others may have seen. */
+  private readonly rewritten: readonly BufferRange[];
+  private readonly checks: readonly (() => void)[];
 
   /** @internal use `gpu.capture`. */
   constructor(
@@ -86,14 +91,16 @@ export class Plan<T> {
     readonly result: T,
     private readonly outputs: readonly Tensor[],
     private readonly dispatches: readonly Dispatch[],
-    private readonly borrowed: ReadonlySet<Storage>,
-    /** What a replay overwrites that others may have seen. */
-    private readonly rewritten: readonly BufferRange[],
+    capture: Capture,
     private readonly receivers: Receivers,
     private readonly pool: BufferPool,
     /** Bytes of the buffers that the steps' intermediate results share. */
     readonly byteLength: number,
-  ) {}
+  ) {
+    this.borrowed = capture.borrowed;
+    this.rewritten = capture.rewritten();
+    this.checks = capture.checks;
+  }
 
   get dispatchCount(): number {
     return this.dispatches.length;
@@ -105,7 +112,8 @@ export class Plan<T> {
    * outside of the captured function.
    * @throws UseAfterDisposeError after `dispose`
    * @throws DeviceError inside a captured function
-   * @throws UsageError if a tensor that the step reads has moved since, as parameters do when an optimizer is made
+   * @throws UsageError if a tensor that the step reads has moved since, as parameters do when an optimizer is made; or for what would
+   *   throw in the function itself, such as the `update` of an average that the model has now
    */
   run(): void {
     if (this.disposed) {
@@ -123,6 +131,7 @@ export class Plan<T> {
         );
       }
     }
+    for (const check of this.checks) check();
     const addOthers = this.receivers.attach();
     for (const range of this.rewritten) if (range.storage.live) this.gpu.willWrite(range);
     this.gpu.replay(this.dispatches);

@@ -8,6 +8,8 @@ export class Capture {
   readonly made: Storage[] = [];
   /** What was overwritten, its own buffers among it. */
   readonly overwritten: BufferRange[] = [];
+  /** Called before each replay; they throw where it would do harm. */
+  readonly checks: (() => void)[] = [];
 
   constructor(private readonly pool: BufferPool) {}
 

@@ -76,12 +76,15 @@ abstract class WeightAverage {
 
   /** Takes the model's weights into the averages: after `optimizer.step()`. May be captured. */
   update(): void {
-    if (this.swapped) {
+    const { gpu, count, share, latest } = this;
+    const check = () => {
+      if (!this.swapped) return;
       throw new UsageError(
         `${this.name}.update: the model has the averages; expected its own weights: swap() first`,
       );
-    }
-    const { gpu, count, share, latest } = this;
+    };
+    check();
+    gpu.beforeReplay(check);
     const shader = shaders.average;
     const advance = { shader, entry: "advance", constants: { SHARE: latest } } as const;
     gpu.run(advance, { count, new_share: share }, [1], "average");

@@ -62,6 +62,7 @@ describe("EMA and SWA", () => {
           expect(relativeError(await x.read(), expected[i]!)).toBeLessThan(1e-6);
         }
         expect(() => average.update()).toThrow(/the model has the averages/);
+        if (plan) expect(() => plan!.run()).toThrow(/the model has the averages/);
         expect(await average.stateDict()).toEqual(state);
         average.swap();
         expect(await model.stateDict()).toEqual(before);
