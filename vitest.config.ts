@@ -1,3 +1,4 @@
+import { writeFileSync } from "node:fs";
 import { configDefaults, defineConfig } from "vitest/config";
 import { BaseSequencer, type Reporter, type TestSpecification } from "vitest/node";
 
@@ -34,14 +35,22 @@ const FOR_CHECK = [
 ];
 const isAlone = process.argv.slice(2).join(" ") === "run";
 
-/** Where a worker ends before its files do (a driver that crashes, say) vitest says no more than that it did: these were its files. */
+/**
+ * Where a worker ends before its files do (a driver that crashes, say) vitest says no more than that it did: these were its files. If that
+ * is all that went wrong, their names go to the file FUSENORM_UNFINISHED, too.
+ */
 const unfinished: Reporter = {
-  onTestRunEnd(modules) {
+  onTestRunEnd(modules, errors, reason) {
     const left = modules.filter((module) => ["pending", "queued"].includes(module.state()));
     for (const { relativeModuleId, children } of left) {
       const at = [...children.allTests()].find((test) => test.result().state === "pending");
       console.error(`not finished: ${relativeModuleId}${at ? `, at "${at.fullName}" or soon after it` : ""}`);
     }
+    const file = process.env.FUSENORM_UNFINISHED;
+    const isExit = ({ cause }: { cause?: unknown }) =>
+      /Worker exited/.test((cause as Error | undefined)?.message ?? "");
+    if (file && reason === "passed" && errors.every(isExit))
+      writeFileSync(file, left.map(({ relativeModuleId }) => `${relativeModuleId}\n`).join(""));
   },
 };
 
