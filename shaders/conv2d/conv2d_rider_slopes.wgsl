@@ -41,11 +41,10 @@ fn ride_along(index: u32, lane: u32) {
   let column = index * ride.width + lane % ride.width;
   var dz = vec4<f32>(0);
   var dz_xhat = vec4<f32>(0);
-  if (part < parts && column < ride.columns) {
-    for (var group = part; group < ride.groups; group += parts) {
-      dz += sums[2 * group * ride.columns + column];
-      dz_xhat += sums[(2 * group + 1) * ride.columns + column];
-    }
+  // Lanes without a column, or without a part, add up what nobody reads.
+  for (var group = part; group < ride.groups; group += parts) {
+    dz += sums[2 * group * ride.columns + column];
+    dz_xhat += sums[(2 * group + 1) * ride.columns + column];
   }
   tiles[lane] = dz;
   tiles[WORKGROUP + lane] = dz_xhat;
