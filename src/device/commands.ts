@@ -75,8 +75,11 @@ export class Commands {
   before(fn: () => void): void {
     const { held } = this;
     this.held = null;
-    fn();
-    this.held = held;
+    try {
+      fn();
+    } finally {
+      this.held = held;
+    }
   }
 
   /** Calls what is held, if there is anything. */
