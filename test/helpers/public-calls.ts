@@ -27,7 +27,7 @@ const ALL = ["float32", "float16", "uint32", "uint8"];
 
 /** Not called by users: what TypeScript hides, and what the comments call internal. */
 const INTERNAL: Record<string, string> = {
-  Gpu: "checkSize track allocate adopt willWrite dispatch encode fillRange copyRange checkFinite readRange report retire replay check tellNewKernels",
+  Gpu: "checkSize track allocate adopt willWrite dispatch encode fillRange copyRange checkFinite readRange report retire replay beforeReplay check tellNewKernels",
   Tensor:
     "watch overwrite part moveTo takeGradSlot placeGrad joinSlot saved store activated plus beforeWrite checkData checkUpstream checkLive static empty " +
     "static from static full static over static lazy",
