@@ -16,6 +16,11 @@ export class Riders {
     this.carrier = carrier;
   }
 
+  /** Whether a dispatch waits at all. */
+  get waits(): boolean {
+    return this.carrier !== null;
+  }
+
   /** Whether what waits has taken `rider` along; else the caller dispatches a kernel for it. */
   ride(rider: Rider): boolean {
     const { carrier } = this;

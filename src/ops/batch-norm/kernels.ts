@@ -410,7 +410,7 @@ export class BatchNormKernels {
     saved: Tensor,
     { dgamma, dbeta, batchStatistics }: Pick<GradParams, "dgamma" | "dbeta" | "batchStatistics">,
   ): boolean {
-    const grads = this.foldable ? hull([dgamma.range, dbeta.range]) : null;
+    const grads = this.foldable && this.gpu.riders.waits ? hull([dgamma.range, dbeta.range]) : null;
     if (!grads) return false;
     const { width4: columns, count } = this.layout;
     const [dgamma_at, dbeta_at] = grads.starts.map((start) => start / 16) as [number, number];
