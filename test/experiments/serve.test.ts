@@ -270,6 +270,7 @@ describe("the live view survives", () => {
         );
       });
       socket.on("error", () => {});
+      socket.resume(); // one that has something left to read does not close
       socket.on("close", () => {
         closed += 1;
       });
